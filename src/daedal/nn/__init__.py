@@ -1,0 +1,1 @@
+"""Layers that more than one network uses: norms, rotary positions, attention, feed-forward, caches, quantised linears."""
