@@ -1,0 +1,309 @@
+"""Text to token ids and back: one class over the `tokenizers` library, whichever of the ecosystem's files a folder holds.
+
+`Tokenizer.load` reads tokenizer.json, GPT-2's vocab.json + merges.txt, and SentencePiece's tokenizer.model, and honours
+tokenizer_config.json, special_tokens_map.json, chat_template.jinja and generation_config.json. `Tokenizer.train` makes a byte-level BPE.
+`Tokenizer.save` writes a folder that transformers' AutoTokenizer opens with the same ids.
+
+Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is made of, unless the caller says `special=True`.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+
+from daedal.errors import DaedalError
+
+# One alternative a line, first match wins: an English clitic; a word with the one sign or space before it; digits in groups of two (fewer
+# bits per byte than three in small models); a run of punctuation with the line ends after it; line ends; spaces but the last; spaces.
+SPLIT = "|".join((
+    r"['’](?i:ll|re|ve|[dmst])(?!\p{L})",
+    r"[^\p{L}\p{N}\r\n]?[\p{L}\p{M}]+",
+    r"\p{N}{1,2}",
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+))  # fmt: skip
+LINE_START = re.compile(r"(?<=\n)(?=\S)")
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with the roles of its special tokens and its chat template.
+
+    Attributes: `backend` the tokenizers object, `roles` maps bos_token/eos_token/unk_token/pad_token to text, `eos_ids` every id that ends
+    a text (a chat model has several), `chat_template` Jinja source or None.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        roles: dict[str, str] | None = None,
+        chat_template: str | None = None,
+        eos_ids: Sequence[int] = (),
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.config = dict(config or {})  # what tokenizer_config.json said, written back by save()
+        self.chat_template = chat_template
+        self.roles = {role: text for role, text in (roles or {}).items() if text}
+        missing = [text for text in self.roles.values() if backend.token_to_id(text) is None]
+        backend.add_special_tokens([AddedToken(text, normalized=False) for text in missing])
+        own = [i for i in (self._id("eos_token"),) if i is not None]
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_ids]))
+        self._lock = threading.Lock()
+
+    # -- files ---------------------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model, vocab.json)."""
+        path = Path(path)
+        folder = path if path.is_dir() else path.parent
+        config = _read_json(folder / "tokenizer_config.json")
+        backend, roles = _read_backend(path)
+        for role, value in {**_read_json(folder / "special_tokens_map.json"), **config}.items():
+            if role in ROLES and value:
+                roles[role] = value["content"] if isinstance(value, dict) else value
+        for index, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+            if backend.token_to_id(token["content"]) is None:
+                flags = {k: token[k] for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in token}
+                backend.add_tokens([AddedToken(token["content"], **flags)])
+        ends = _read_json(folder / "generation_config.json").get("eos_token_id") or []
+        tokenizer = cls(
+            backend,
+            roles=roles,
+            chat_template=_read_template(folder, config),
+            eos_ids=ends if isinstance(ends, list) else [ends],
+            config=config,
+        )
+        if config.get("add_bos_token") is not None or config.get("add_eos_token") is not None:
+            tokenizer._frame(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
+        return tokenizer
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens with the same ids."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        kept = {k: v for k, v in self.config.items() if k not in (*ROLES, "chat_template", "auto_map", "added_tokens_decoder", "backend")}
+        template = {"chat_template": self.chat_template} if self.chat_template else {}
+        config = {**kept, **self.roles, **template, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        special_tokens: Sequence[str] = ("<|endoftext|>",),
+        *,
+        bos: str | None = None,
+        eos: str | None = None,
+        add_bos: bool = False,
+        chat_template: str | None = None,
+    ) -> "Tokenizer":
+        """Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) of `vocab_size` ids, special tokens included and first.
+
+        Lossless: no normalisation, every byte has an id. The same texts give the same merges. `eos` and `bos` default to the first special token.
+        """
+        if vocab_size < 256 + len(special_tokens):
+            raise DaedalError(f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need their own ids.")
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])  # fmt: skip
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[AddedToken(text, normalized=False, special=True) for text in special_tokens],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
+        first = special_tokens[0] if special_tokens else None
+        tokenizer = cls(backend, roles={"bos_token": bos or first, "eos_token": eos or first}, chat_template=chat_template)
+        tokenizer._frame(add_bos, False)
+        return tokenizer
+
+    def _frame(self, add_bos: bool, add_eos: bool) -> None:
+        """Say what stands around every encoded text, in the tokenizers pipeline and in the config both, so that other tools agree."""
+        bos, eos = (self.roles.get("bos_token") if add_bos else None), (self.roles.get("eos_token") if add_eos else None)
+        used = [(text, self.backend.token_to_id(text)) for text in dict.fromkeys([bos, eos]) if text]
+        single = [f"{bos}:0"] * bool(bos) + ["$A:0"] + [f"{eos}:0"] * bool(eos)
+        pair = single + [f"{bos}:1"] * bool(bos) + ["$B:1"] + [f"{eos}:1"] * bool(eos)
+        self.backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=used)
+        self.config |= {"add_bos_token": bool(bos), "add_eos_token": bool(eos)}
+
+    # -- text to ids ---------------------------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
+        """Ids of a text. `special=True` reads control tokens written in it (a rendered chat template, never a user's words).
+
+        `add_bos`: None frames the text as the tokenizer's own files say, True puts one bos in front, False adds nothing.
+        """
+        return self.encode_batch([text], special=special, add_bos=add_bos)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False, add_bos: bool | None = None) -> list[list[int]]:
+        """`encode` of many texts, in parallel on all cores."""
+        backend = self.backend if special or self._splits_specials else self._plain
+        with self._lock:  # the flag is a property of the shared backend
+            backend.encode_special_tokens = not special
+            rows = [row.ids for row in backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)]
+        if add_bos and self.bos_id is None:
+            raise DaedalError("This tokenizer has no bos_token; encode with add_bos=False.")
+        return [[self.bos_id, *row] for row in rows] if add_bos else rows
+
+    @cached_property
+    def _splits_specials(self) -> bool:
+        """Whether the model cannot reach a special token from plain characters (BPE cannot, when no merge builds one)."""
+        state = json.loads(self.backend.to_str())["model"]
+        if state["type"] != "BPE":
+            return False
+        built = {"".join(m) if isinstance(m, list) else m.replace(" ", "", 1) for m in state["merges"]}
+        whole = set(state["vocab"]) if state.get("ignore_merges") else set()
+        return not any(text in built or text in whole or len(text) == 1 for text in self.special_tokens)
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same tokenizer without special tokens: a unigram or word model would find `</s>` in a text by itself, as a word of its list."""
+        state = json.loads(self.backend.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+        vocabulary = state["model"]["vocab"]
+        hidden = {text: f"\U0010fffe{i}" for i, text in enumerate(self.special_tokens) if text != state["model"].get("unk_token")}
+        state["model"]["vocab"] = (
+            {hidden.get(text, text): i for text, i in vocabulary.items()}
+            if isinstance(vocabulary, dict)
+            else [[hidden.get(text, text), score] for text, score in vocabulary]
+        )
+        return tokenizers.Tokenizer.from_str(json.dumps(state))
+
+    # -- ids to text ---------------------------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of a whole id sequence; bytes that are no UTF-8 become U+FFFD."""
+        from daedal.data.detokenizer import Detokenizer
+
+        stream = Detokenizer(self, skip_special=skip_special)
+        return "".join([stream.push(i) for i in ids]) + stream.flush()
+
+    # -- what there is -------------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Control tokens, text to id."""
+        return {token.content: i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self.special_tokens.values())
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Matches any control token, longest first; matches nothing when there are none."""
+        return re.compile("|".join(re.escape(t) for t in sorted(self.special_tokens, key=len, reverse=True)) or r"(?!)")
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the greatest id."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    def token(self, index: int) -> str | None:
+        """The token as its file writes it (`Ġthe`, `▁the`, `<0x0A>`); None for an id that is not used."""
+        return self.backend.id_to_token(index)
+
+    def token_id(self, text: str) -> int | None:
+        """Id of the token written `text`, None when there is no such token."""
+        return self.backend.token_to_id(text)
+
+    def _id(self, role: str) -> int | None:
+        return self.backend.token_to_id(self.roles[role]) if role in self.roles else None
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.eos_ids[0] if self.eos_ids else None
+
+    @property
+    def pad_id(self) -> int:
+        """The padding id; masked everywhere, so without one any id serves: eos, else 0."""
+        pad = self._id("pad_token")
+        return pad if pad is not None else (self.eos_id or 0)
+
+
+def _parts(text: str, size: int = 1 << 16) -> list[str]:
+    """A long text in parts for all cores. The cuts are where a line starts with a word or sign, which SPLIT cuts too, so nothing changes."""
+    cuts = [0]
+    while cuts[-1] + size < len(text) and (found := LINE_START.search(text, cuts[-1] + size)):
+        cuts.append(found.start())
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DaedalError(f"{path} is not valid JSON ({error}); download it again.") from error
+
+
+def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """chat_template.jinja wins over tokenizer_config.json, where a list of named templates means its `default`."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, list):
+        return next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    return template
+
+
+def _read_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """The backend of a folder or file, and the roles that the file itself knows."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json") if path.is_dir() else (path.name,)
+    folder = path if path.is_dir() else path.parent
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise DaedalError(f"No tokenizer in {path}: it needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt.")
+    if found.suffix == ".model":
+        return _from_sentencepiece(found)
+    try:
+        if found.name == "vocab.json":
+            return _from_gpt2(found)
+        return tokenizers.Tokenizer.from_file(str(found)), {}
+    except DaedalError:
+        raise
+    except Exception as error:  # the Rust side raises bare Exception
+        raise DaedalError(f"{found} is not a tokenizer that can be read ({error}); download it again.") from error
+
+
+def _from_sentencepiece(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    from daedal.data import sentencepiece
+
+    model = sentencepiece.read(path)
+    roles = {"bos_token": model.piece(model.bos_id), "eos_token": model.piece(model.eos_id), "pad_token": model.piece(model.pad_id)}
+    return sentencepiece.build(model), {role: text for role, text in roles.items() if text}
+
+
+def _from_gpt2(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    merges = path.with_name("merges.txt")
+    if not merges.is_file():
+        raise DaedalError(f"{path} has no merges.txt beside it; copy both files of the tokenizer.")
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(path), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    end = "<|endoftext|>"
+    return backend, {"bos_token": end, "eos_token": end} if backend.token_to_id(end) is not None else {}
