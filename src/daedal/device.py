@@ -1,0 +1,110 @@
+"""The machine in hand: which device, which compute dtype, and its measured peaks (never a table). Imported by every floor."""
+
+import json
+import os
+import platform
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from daedal.errors import DaedalError
+
+
+def cache_folder() -> Path:
+    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE` moves it."""
+    return Path(os.environ.get("DAEDAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DaedalError(f"device {name!r} is not one torch knows; use auto, cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DaedalError(f"device {name!r} is asked for, but this torch sees no CUDA device; use device=cpu.")
+    return device
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether bf16 matrices multiply faster than fp32 ones here (AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "mps":
+        return True
+    return any(check() for check in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported))
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the device has units for it, else fp32."""
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        return torch.bfloat16 if has_bf16_units(device) else torch.float32
+    if name not in names:
+        raise DaedalError(f"dtype {name!r} is not one of auto, fp32, bf16, fp16.")
+    return names[name]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best_time(call, device: torch.device, repeats: int = 5) -> float:  # noqa: ANN001
+    """Seconds of the fastest of `repeats` calls, after one to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@lru_cache
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured matrix rate in operations a second (a multiply-add is two), remembered a week per machine and thread count."""
+    n = 4096 if device.type == "cuda" else 1024
+
+    def measure() -> float:
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        return 2 * n**3 / best_time(lambda: a @ b, device)
+
+    return remembered(f"matrix {device} {dtype}", measure)
+
+
+@lru_cache
+def read_bandwidth(device: torch.device) -> float:
+    """Measured bytes a second of a streaming read of 256 MiB."""
+
+    def measure() -> float:
+        data = torch.ones(64 * 2**20, device=device)
+        return data.nbytes / best_time(data.sum, device)
+
+    return remembered(f"read {device}", measure)
+
+
+def remembered(key: str, measure) -> float:  # noqa: ANN001
+    """A measurement kept on disk for a week."""
+    key = f"{platform.node()} {torch.__version__} threads={torch.get_num_threads()} {key}"
+    path = cache_folder() / "peaks.json"
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        known = {}
+    if key not in known or time.time() - known[key]["at"] > 7 * 86400:
+        known[key] = {"value": measure(), "at": time.time()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known, indent=1))
+            os.replace(partial, path)
+        except OSError:
+            pass  # a cache that cannot be written costs a second next time
+    return known[key]["value"]

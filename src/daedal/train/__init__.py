@@ -1,0 +1,1 @@
+"""Recipe to weights: recipes, objectives, optimizers, the one trainer, parallelism."""

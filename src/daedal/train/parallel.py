@@ -1,0 +1,69 @@
+"""Scale-out by torchrun: DDP or FSDP2 around the module that computes the loss, and full state dicts out of either."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def start(device: torch.device) -> tuple[int, int]:
+    """(rank, world size) of this process; joins the group when torchrun started it."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def finish() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap(module: nn.Module, layers: nn.ModuleList, kind: str, world: int, dtype: torch.dtype) -> nn.Module:
+    """The module as it is (one process), in DDP, or sharded layer by layer with FSDP2 (bf16 compute over fp32 shards)."""
+    if world == 1:
+        return module
+    if kind == "ddp":
+        return DistributedDataParallel(module)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype != torch.float32 else MixedPrecisionPolicy()
+    for layer in layers:
+        fully_shard(layer, mp_policy=policy)
+    return fully_shard(module, mp_policy=policy)
+
+
+def sync_gradients(module: nn.Module, on: bool) -> None:
+    """Off while micro-batches accumulate; on for the last, which reduces."""
+    if isinstance(module, DistributedDataParallel):
+        module.require_backward_grad_sync = on
+    elif isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(on)
+
+
+def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Whole tensors on the CPU, whatever the sharding, so that any number of processes can resume."""
+    return {"model": get_model_state_dict(network, options=FULL), "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers]}
+
+
+def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:
+    set_model_state_dict(network, state["model"], options=StateDictOptions(full_state_dict=True))
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        set_optimizer_state_dict(network, optimizer, saved, options=StateDictOptions(full_state_dict=True))
+
+
+def total(value: float, device: torch.device, world: int) -> float:
+    """Sum over processes."""
+    if world == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.item()

@@ -1,0 +1,154 @@
+"""A recipe: the YAML that says how weights are made, checked by pydantic, with `key=value` overrides.
+
+One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason in `ModelRecipe` and `OptimizerRecipe`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from daedal.data.documents import Source
+from daedal.errors import DaedalError, nearest
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRecipe(Section):
+    """`depth` layers of width 64*depth in heads of 64 (aspect ratio and head size of nanochat's sweeps); `options` are config.json fields
+    that override what follows from it. Or `start`: a folder or Hub name to go on from."""
+
+    family: str = "llama"
+    depth: int = 6
+    context: int = 512
+    options: dict[str, Any] = {}
+    start: str | None = None
+
+    def config(self, vocab_size: int, bos: int | None, eos: int | None) -> dict[str, Any]:
+        """config.json of the network: feed-forward 8/3 of the width (equal parameters to a plain 4x), rounded to 64."""
+        width = self.options.get("hidden_size", 64 * self.depth)
+        heads = max(1, width // 64)
+        inner = -(-8 * width // (3 * 64)) * 64
+        return {
+            "model_type": self.family, "vocab_size": vocab_size, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": self.depth,
+            "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": self.context, "bos_token_id": bos,
+            "eos_token_id": eos, "rms_norm_eps": 1e-6, **self.options,
+        }  # fmt: skip
+
+
+class TokenizerRecipe(Section):
+    """A tokenizer's folder, or a byte-level BPE trained on the training data (`documents` of it at most)."""
+
+    path: str | None = None
+    vocab_size: int = 8192
+    special_tokens: list[str] = ["<|bos|>", "<|eos|>"]
+    documents: int = 200_000
+
+
+class DataRecipe(Section):
+    train: list[Source]
+    validation: list[Source] = []
+    validation_documents: int = 200
+
+
+class OptimizerRecipe(Section):
+    """Muon for matrices with AdamW for the rest, or AdamW for all. None: the rate follows from the width."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    matrix_lr: float | None = None
+    adam_lr: float | None = None
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = 1.0
+    warmup: int = 50
+    decay: float = 0.5  # the share of the steps at the end over which the rate falls linearly
+    final: float = 0.0  # to this share of the peak
+
+    def rates(self, width: int) -> tuple[float, float]:
+        """(matrix_lr, adam_lr). Muon's update has unit RMS gain whatever the width, so its rate is constant; Adam's falls with
+        sqrt(width) (Yang et al. 2022, as nanochat applies it)."""
+        base = 0.006 if self.name == "muon" else 0.002
+        return self.matrix_lr or 0.02, self.adam_lr or base * (384 / width) ** 0.5
+
+    def factor(self, step: int, steps: int) -> float:
+        """Warm-up, stable, decay: the rate of `step` (from 0) as a share of its peak."""
+        left = (steps - step) / max(1.0, self.decay * steps)
+        return min(1.0, (step + 1) / max(1, self.warmup), self.final + (1 - self.final) * left)
+
+
+class Recipe(Section):
+    task: Literal["pretrain"] = "pretrain"
+    out: str
+    steps: int
+    seed: int = 0
+    checkpoint_every: int = 250
+    evaluate_every: int = 250
+    sample_every: int = 500
+    prompts: list[str] = ["Once upon a time", "One day, a little girl"]
+    model: ModelRecipe = ModelRecipe()
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    data: DataRecipe
+    rows: int = 32  # sequences a step, over all processes
+    micro_rows: int = 8  # sequences a forward pass
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    z_loss: float = 0.0
+    balance_loss: float = 0.01  # mixture-of-experts load balancing
+    ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
+    compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    tensorboard: bool = False
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:  # type: ignore[assignment]
+    """Read a recipe; each override is `key=value` with dots for sections (`model.depth=4`), the value read as YAML."""
+    path = Path(path)
+    if not path.is_file():
+        known = [str(p) for p in Path("recipes").rglob("*.yaml")]
+        raise DaedalError(f"{path} is not a recipe file{nearest(str(path), known)}; recipes here: {', '.join(sorted(known)) or 'none'}.")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise DaedalError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise DaedalError(f"{path} holds no keys; a recipe is a YAML mapping such as recipes/text/tiny.yaml.")
+    raw.setdefault("out", f"runs/{path.stem}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise DaedalError(f"{override!r} is not key=value; write for example steps=100 or model.depth=4.")
+        place = raw
+        *sections, leaf = key.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[leaf] = yaml.safe_load(value)
+    return check(raw, str(path))
+
+
+def check(raw: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = fields_beside(first["loc"])
+            raise DaedalError(f"{where}: unknown key {key!r}{nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}.") from None
+        value = json.dumps(first.get("input"), default=str)[:80]
+        raise DaedalError(f"{where}: {key} = {value} does not fit: {first['msg'][:1].lower()}{first['msg'][1:]}.") from None
+
+
+def fields_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the section that holds the last part of a pydantic location."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Source
+    return sorted(section.model_fields)

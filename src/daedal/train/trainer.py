@@ -1,0 +1,208 @@
+"""The trainer: one loop for every objective.
+
+It is given a network, endless batches that know their own position, and an objective; it steps, logs a line a step to
+`out/metrics.jsonl`, writes atomic checkpoints, and started again with the same `out` it goes on to the same losses, bit for bit on a CPU.
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from daedal import device as machine
+from daedal.errors import DaedalError
+from daedal.networks.decoder import Decoder
+from daedal.train import checkpoint, parallel
+from daedal.train.progress import Progress
+from daedal.train.recipe import Recipe
+
+Batch = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    def __iter__(self) -> Iterator[Batch]: ...
+    def state(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split."""
+
+    loss: Callable[[Decoder, Batch], Tensor]
+    count: Callable[[Batch], int]
+
+
+class Loss(nn.Module):
+    """The network and its objective as one module, which is what DDP and FSDP wrap."""
+
+    def __init__(self, network: Decoder, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, part: Batch) -> Tensor:
+        return self.objective.loss(self.network, part)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the checkpoint is written, the run can go on."""
+
+
+class Trainer:
+    """`optimizers()` builds them once the network is sharded; `evaluate(network) -> metrics` and `sample(network) -> text` run every so
+    many steps of a one-process run."""
+
+    def __init__(
+        self, recipe: Recipe, network: Decoder, optimizers: Callable[[], list[torch.optim.Optimizer]], batches: Batches, objective: Objective, *,
+        tokens_per_step: int, evaluate: Callable[[Decoder], dict[str, float]] | None = None, sample: Callable[[Decoder], str] | None = None,
+        rank: int = 0, world: int = 1, device: torch.device = torch.device("cpu"), resume: dict[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.network, self.batches = recipe, network, batches
+        self.objective, self.evaluate, self.sample = objective, evaluate, sample
+        self.rank, self.world, self.device = rank, world, device
+        dtype = network.compute_dtype or torch.float32
+        self.out, self.tokens_per_step = Path(recipe.out), tokens_per_step
+        self.flops_per_step = tokens_per_step * network.flops_per_token(recipe.model.context // 2, train=True)
+        self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
+        if recipe.compile:
+            network.layers = nn.ModuleList(torch.compile(layer) for layer in network.layers)
+        self.optimizers = optimizers()  # after sharding has replaced the parameters
+        self.peak = machine.matrix_peak(device, dtype) * world
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.step, self.seconds = 0, 0.0
+        self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
+        self.stop = False
+        if resume:
+            self.restore(resume)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved) and DaedalError on a loss that is not a number."""
+        handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.rank == 0 else {}
+        try:
+            with Progress(self.recipe.steps, self.rank == 0) as progress:
+                batches = iter(self.batches)
+                while self.step < self.recipe.steps:
+                    progress.update(self.one_step(next(batches)))
+                    self.sometimes(progress)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def one_step(self, batch: Batch) -> dict[str, Any]:
+        started = time.perf_counter()
+        factor = self.recipe.optimizer.factor(self.step, self.recipe.steps)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        loss = self.gradients(batch)
+        if not math.isfinite(loss):
+            raise DaedalError(
+                f"the loss is {loss} at step {self.step + 1}; the last good checkpoint in {self.out / 'checkpoints'} is kept. "
+                "Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup."
+            )
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip or math.inf)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average()
+        machine.synchronize(self.device)
+        self.step += 1
+        took = time.perf_counter() - started
+        self.seconds += took
+        speed = self.tokens_per_step / took
+        return self.log({
+            "step": self.step, "loss": loss, "grad_norm": norm, "lr": factor, "tokens": self.step * self.tokens_per_step,
+            "tokens_per_second": speed, "mfu": self.flops_per_step / took / self.peak, "seconds": self.seconds,
+        })  # fmt: skip
+
+    def gradients(self, batch: Batch) -> float:
+        """Gradients of the mean loss of a global batch; each process works on its rows, in micro-batches."""
+        rows = len(next(iter(batch.values()))) // self.world
+        mine = {key: value[self.rank * rows : (self.rank + 1) * rows] for key, value in batch.items()}
+        count, total = self.objective.count(batch), 0.0
+        starts = range(0, rows, self.recipe.micro_rows)
+        for start in starts:
+            part = {key: value[start : start + self.recipe.micro_rows].to(self.device) for key, value in mine.items()}
+            parallel.sync_gradients(self.module, start == starts[-1])
+            loss = self.module(part) / count
+            (loss * self.world).backward()  # DDP and FSDP average gradients over processes
+            total += loss.item()
+        return parallel.total(total, self.device, self.world)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        if self.ema is not None:
+            torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - self.recipe.ema)
+
+    def sometimes(self, progress: Progress) -> None:
+        """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
+        r, last = self.recipe, self.step == self.recipe.steps
+        if self.evaluate and self.world == 1 and (last or self.step % r.evaluate_every == 0):
+            progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
+        if self.sample and self.world == 1 and (last or self.step % r.sample_every == 0):
+            progress.text(self.sample(self.network))
+        if last or self.stop or self.step % r.checkpoint_every == 0:
+            self.save(progress, last)
+        if self.stop:
+            raise Interrupted(f"stopped at step {self.step}; the same command goes on from there.")
+
+    def on_signal(self, number: int, frame: Any) -> None:
+        if self.stop:
+            sys.exit(130)  # the second Ctrl-C does not wait for the step to end
+        self.stop = True
+
+    # -- what is kept -------------------------------------------------------------------------------------------------------------
+
+    def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> dict[str, Any]:
+        if self.rank == 0:
+            with open(self.out / file, "a") as f:
+                f.write(json.dumps(metrics) + "\n")
+        return metrics
+
+    def save(self, progress: Progress, last: bool) -> None:
+        state = parallel.full_state(self.network, self.optimizers) | {
+            "step": self.step, "seconds": self.seconds, "data": self.batches.state(), "rng": torch.get_rng_state(),
+            "ema": None if self.ema is None else list(self.ema), "recipe": self.recipe.model_dump_json(),
+        }  # fmt: skip
+        if self.rank:
+            return
+        try:
+            checkpoint.save(self.out / "checkpoints", self.step, state)
+        except OSError as error:
+            sentence = f"the checkpoint of step {self.step} could not be written to {self.out} ({error.strerror}); the one before it is whole. Free some space."
+            if last:
+                raise DaedalError(sentence) from None
+            progress.text("warning: " + sentence)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        parallel.restore(self.network, self.optimizers, state)
+        self.step, self.seconds = state["step"], state["seconds"]
+        torch.set_rng_state(state["rng"])
+        if self.ema is not None:
+            self.ema = state["ema"]
+        for file in ("metrics.jsonl", "evaluations.jsonl"):
+            if self.rank == 0 and (self.out / file).exists():  # lines past the checkpoint will be written again
+                lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]
+                (self.out / file).write_text("".join(lines))
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights to ship: the average if there is one."""
+        if self.ema is not None:
+            for p, average in zip(self.network.parameters(), self.ema, strict=True):
+                p.data.copy_(average)
+        return self.network.state_dict()
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Lines of a JSONL file, less one that a kill cut short."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
