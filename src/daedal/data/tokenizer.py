@@ -163,6 +163,13 @@ class Tokenizer:
             raise DaedalError("This tokenizer has no bos_token; encode with add_bos=False.")
         return [[self.bos_id, *row] for row in rows] if add_bos else rows
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a trusted text (control tokens are read, nothing is added) and the [start, end) characters that each stands for."""
+        with self._lock:
+            self.backend.encode_special_tokens = False
+            row = self.backend.encode(text, add_special_tokens=False)
+        return row.ids, row.offsets
+
     @cached_property
     def _splits_specials(self) -> bool:
         """Whether the model cannot reach a special token from plain characters (BPE cannot, when no merge builds one)."""

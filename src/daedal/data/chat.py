@@ -1,0 +1,176 @@
+"""Chat templates: messages to the text, or the ids, that a chat model was trained on.
+
+A template is Jinja source that came with somebody's weights: untrusted code, so it runs in a sandbox that sees only plain JSON values.
+Its words are trusted with control tokens, the messages are not: `<|im_end|>` inside a message is encoded as plain characters.
+
+    ids = chat.encode(tokenizer, [{"role": "user", "content": "Hello"}])
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError
+
+Message = Mapping[str, Any]
+
+# Unicode noncharacters: never in text, so they can mark places through a rendering.
+START, END, GUARD, CUT = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+NO_MARKS = {ord(mark): None for mark in (START, END, GUARD, CUT)}
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: what the assistant says, put between two marks."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+    def _mark(self, caller: Any) -> str:
+        return f"{START}{caller()}{END}"
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
+    """Jinja's own filter escapes HTML, which no chat model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return environment.from_string(template)
+
+
+def _plain(value: Any, tokenizer: Tokenizer) -> Any:
+    """A copy made of JSON types only, with a guard inside whatever is spelled like a control token."""
+    if isinstance(value, str):
+        return tokenizer.special_pattern.sub(lambda m: m[0][0] + GUARD + m[0][1:], str(value).translate(NO_MARKS))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, tokenizer) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, tokenizer) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise DaedalError(f"A message may hold text, numbers, lists and mappings, not a {type(value).__name__}.")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text. `spans`: the [start, end) characters that the assistant wrote, where the template says so.
+
+    `guarded` is the same text with a guard inside every control token that a message tried to spell.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    guarded: str
+
+
+def _find_spans(marked: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Take the generation marks out of a text and say where they were."""
+    text, starts, spans = [], [], []
+    length = 0
+    for part in marked.replace(START, "\0" + START + "\0").replace(END, "\0" + END + "\0").split("\0") if START in marked else [marked]:
+        if part == START:
+            starts.append(length)
+        elif part == END:
+            spans.append((starts.pop(), length))
+        else:
+            text.append(part)
+            length += len(part)
+    return "".join(text), tuple(spans)
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final: bool = False,
+    template: str | None = None,
+    **variables: Any,
+) -> Rendered:
+    """Run the tokenizer's chat template (or `template`). `tools` are JSON schemas, `documents` mappings with title and text.
+
+    `continue_final` ends the text inside the last message, for the model to go on with it. Other keywords reach the template as variables.
+    """
+    template = template or tokenizer.chat_template
+    if not template:
+        raise DaedalError("This tokenizer has no chat template; give one with template=, or use a chat model (often named -Instruct).")
+    chat = _plain(list(messages), tokenizer)
+    if continue_final:
+        if not chat or not isinstance(chat[-1].get("content"), str):
+            raise DaedalError("continue_final needs a last message whose content is text.")
+        chat[-1]["content"] += CUT
+    values = {"messages": chat, "tools": _plain(tools, tokenizer), "documents": _plain(documents, tokenizer)}
+    try:
+        text = _compile(template).render(
+            **tokenizer.roles, **variables, **values, add_generation_prompt=add_generation_prompt and not continue_final
+        )
+    except (jinja2.TemplateError, TypeError, KeyError) as error:
+        raise DaedalError(f"The chat template refused these messages: {error}") from error
+    if continue_final:
+        if CUT not in text:
+            raise DaedalError("The chat template leaves the last message out, so it cannot be continued.")
+        text = text[: text.rindex(CUT)]
+        text += END * (text.count(START) - text.count(END))
+    guarded, _ = _find_spans(text)
+    clean, spans = _find_spans(text.replace(GUARD, ""))
+    return Rendered(clean, spans, guarded)
+
+
+def encode(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> list[int]:
+    """Ids of a conversation, ready for the model to answer. Options as for `render`."""
+    return encode_rendered(tokenizer, render(tokenizer, messages, **options))[0]
+
+
+def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> tuple[list[int], list[bool]]:
+    """Ids of a whole conversation, and for each whether the assistant wrote it: the tokens that supervised fine-tuning learns.
+
+    The template must say what the assistant writes, with `{% generation %}`.
+    """
+    rendered = render(tokenizer, messages, **{"add_generation_prompt": False, **options})
+    if not rendered.spans and any(message.get("role") == "assistant" for message in messages):
+        raise DaedalError("The chat template marks no assistant text; put {% generation %}...{% endgeneration %} around it.")
+    return encode_rendered(tokenizer, rendered)
+
+
+def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int], list[bool]]:
+    """(ids, whether the token begins inside an assistant span). A guard cuts the text, so no control token forms across it."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    base = 0
+    for part in rendered.guarded.split(GUARD):
+        part_ids, offsets = tokenizer.encode_with_offsets(part)
+        ids += part_ids
+        mask += [any(a <= base + start < b for a, b in rendered.spans) for start, _ in offsets]
+        base += len(part)
+    return ids, mask
