@@ -1,0 +1,1 @@
+"""How content is drawn from a network: autoregression and its constraints."""
