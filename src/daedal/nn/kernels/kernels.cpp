@@ -1,0 +1,498 @@
+// CPU kernels for decoding: linear layers with packed weights, attention of one query over a KV cache, and the small layers
+// between them. AVX2 + FMA + F16C; VNNI where the compiler is told that the CPU has it. Plain C ABI, no torch headers.
+//
+// Every kernel is `void kernel(const Args&, int thread, int threads)`: it does its share of the work and returns. `run` executes a
+// list of them inside one parallel region with a barrier after each, so a whole decode step of a network is one call.
+//
+// Legend: M rows of activations, N outputs, K inputs, fp32 activations in and out, accumulation in int32 and fp32.
+//
+// Numbers. A decode step reads every weight once, so it is bound by memory; the arithmetic only has to keep up (about 4 cycles per
+// 32 bytes and core here). Hence the choices:
+//   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with one scale per 256 (error 2^-16: as good as exact),
+//         vpmaddwd gives 16 products an instruction without the saturation of 8-bit vpmaddubsw.
+//   int4: 8 rows side by side, groups of 32 inputs with an fp16 scale; activations become int8 with a scale per 32. Eight rows share
+//         a vector, so there is no sum across lanes, and a whole group fits 16-bit partial sums: 8 * 2 * 15 * 127 < 2^15.
+//   bf16: (N, K) row by row; a bf16 is the upper half of an fp32, so widening is a shift or a mask.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifndef __AVX2__
+#error "these kernels need AVX2"
+#endif
+
+namespace {
+
+using i64 = int64_t;
+constexpr i64 BLOCK = 256;  // inputs that share an activation scale; int32 sums of a block can't overflow
+constexpr i64 GROUP = 32;   // inputs that share an int4 weight scale
+
+i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
+
+struct Range { i64 begin, end; };
+Range share(i64 total, int thread, int threads) { return {total * thread / threads, total * (thread + 1) / threads}; }
+
+// ---- vector helpers ------------------------------------------------------------------------------------------------------
+
+float sum(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+int sum(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+__m256i load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+__m256i widen8(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
+__m256 half8(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+__m256 bf16_8(const uint16_t* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)); }
+
+// acc + pairs of int16 products
+__m256i dot16(__m256i acc, __m256i a, __m256i b) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_dpwssd_epi32(acc, a, b);
+#elif defined(__AVXVNNI__)
+    return _mm256_dpwssd_avx_epi32(acc, a, b);
+#else
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+#endif
+}
+
+// exp(x), relative error 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2]
+__m256 exp8(__m256 x) {
+    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.3f)), _mm256_set1_ps(88.3f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x));
+    __m256 p = _mm256_set1_ps(1.0f / 5040);
+    for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+}
+
+// A buffer per thread that only grows.
+template <int slot> char* scratch(size_t bytes) {
+    static thread_local std::vector<char> buffer;
+    if (buffer.size() < bytes + 64) buffer.resize(bytes + 64);
+    return (char*)round_up((i64)buffer.data(), 64);
+}
+
+// ---- quantising activations ----------------------------------------------------------------------------------------------
+
+// max |x| over n (a multiple of 8, zero padded); compared as integers so that NaN and infinity come through
+float max_abs(const float* x, i64 n) {
+    __m256i top = _mm256_setzero_si256();
+    for (i64 i = 0; i < n; i += 8) top = _mm256_max_epi32(top, _mm256_and_si256(load(x + i), _mm256_set1_epi32(0x7fffffff)));
+    alignas(32) int lanes[8];
+    _mm256_store_si256((__m256i*)lanes, top);
+    int best = 0;
+    for (int lane : lanes) best = lane > best ? lane : best;
+    float out;
+    memcpy(&out, &best, 4);
+    return out;
+}
+
+// x[K] -> int16 in [-limit, limit], a scale per BLOCK
+void quantise16(const float* x, i64 k, float limit, int16_t* out, float* scale) {
+    for (i64 b = 0; b < k; b += BLOCK, x += BLOCK, out += BLOCK) {
+        i64 n = k - b < BLOCK ? k - b : BLOCK;
+        float top = max_abs(x, n), inverse = top > 0 ? limit / top : 0;
+        *scale++ = top / limit;
+        __m256 by = _mm256_set1_ps(inverse);
+        for (i64 i = 0; i < n; i += 16) {
+            __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), by));
+            __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), by));
+            _mm256_storeu_si256((__m256i*)(out + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8));
+        }
+    }
+}
+
+// x[K] -> int8, a scale per GROUP and -8 times the sum of each group (what the offset of unsigned nibbles costs)
+void quantise8(const float* x, i64 k, int8_t* out, float* scale, int* offset) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (i64 g = 0; g < k; g += GROUP, x += GROUP, out += GROUP) {
+        float top = max_abs(x, GROUP), inverse = top > 0 ? 127 / top : 0;
+        *scale++ = top / 127;
+        __m256i q[4], total = _mm256_setzero_si256();
+        for (int i = 0; i < 4; i++) {
+            q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
+            total = _mm256_add_epi32(total, q[i]);
+        }
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        _mm256_storeu_si256((__m256i*)out, _mm256_permutevar8x32_epi32(bytes, order));
+        *offset++ = -8 * sum(total);
+    }
+}
+
+// ---- linear: out[m][n] = sum_k x[m][k] * w[n][k] + bias[n], up to three weights on one input ---------------------------------
+
+struct Weight { const void* data; const void* scale; const float* bias; float* out; i64 n; };
+struct Linear { const float* x; i64 m, k, stride, bits, count; Weight weights[3]; };  // k is a multiple of 32, stride that of x's rows
+
+constexpr int TILE = 4;  // rows of activations that share a pass over the weights
+
+struct Activations {  // of one call, in the form that its weights want
+    i64 k, blocks;
+    const float* fp32;  // m x k (bf16: even and odd inputs of each 16 apart)
+    int16_t* int16; int8_t* int8; float* scale; int* offset;
+};
+
+Activations prepare(const Linear& a) {
+    Activations x{a.k, ceil_div(a.k, BLOCK), a.x, nullptr, nullptr, nullptr, nullptr};
+    i64 groups = a.k / GROUP;
+    if (a.bits == 8) {
+        x.int16 = (int16_t*)scratch<0>(a.m * a.k * 2);
+        x.scale = (float*)scratch<1>(a.m * x.blocks * 4);
+        for (i64 m = 0; m < a.m; m++) quantise16(a.x + m * a.stride, a.k, 32767, x.int16 + m * a.k, x.scale + m * x.blocks);
+    } else if (a.bits == 4) {
+        x.int8 = (int8_t*)scratch<0>(a.m * a.k);
+        x.scale = (float*)scratch<1>(a.m * groups * 4);
+        x.offset = (int*)scratch<2>(a.m * groups * 4);
+        for (i64 m = 0; m < a.m; m++) quantise8(a.x + m * a.stride, a.k, x.int8 + m * a.k, x.scale + m * groups, x.offset + m * groups);
+    } else {
+        float* to = (float*)scratch<0>(a.m * a.k * 4);
+        x.fp32 = to;
+        for (i64 m = 0; m < a.m; m++)
+            for (i64 i = 0; i < a.k; i += 16, to += 16) {
+                __m256 lo = _mm256_loadu_ps(a.x + m * a.stride + i), hi = _mm256_loadu_ps(a.x + m * a.stride + i + 8);
+                if (a.bits == 16) {
+                    __m256 even = _mm256_shuffle_ps(lo, hi, 0x88), odd = _mm256_shuffle_ps(lo, hi, 0xdd);
+                    lo = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
+                    hi = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), 0xd8));
+                }
+                _mm256_storeu_ps(to, lo);
+                _mm256_storeu_ps(to + 8, hi);
+            }
+    }
+    return x;
+}
+
+// One output of M activations.
+template <int M> void dot_int8(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+    const int8_t* data = (const int8_t*)w.data + n * x.k;
+    __m256 total[M];
+    for (int m = 0; m < M; m++) total[m] = _mm256_setzero_ps();
+    for (i64 b = 0; b < x.blocks; b++) {
+        i64 begin = b * BLOCK, end = begin + BLOCK < x.k ? begin + BLOCK : x.k;
+        __m256i even[M], odd[M];
+        for (int m = 0; m < M; m++) even[m] = odd[m] = _mm256_setzero_si256();
+        for (i64 i = begin; i < end; i += 32) {
+            __m256i first = widen8(data + i), second = widen8(data + i + 16);
+            for (int m = 0; m < M; m++) {
+                const int16_t* a = x.int16 + (m0 + m) * x.k + i;
+                even[m] = dot16(even[m], first, load(a));
+                odd[m] = dot16(odd[m], second, load(a + 16));
+            }
+        }
+        for (int m = 0; m < M; m++) {
+            __m256 scale = _mm256_set1_ps(x.scale[(m0 + m) * x.blocks + b]);
+            total[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(even[m], odd[m])), scale, total[m]);
+        }
+    }
+    for (int m = 0; m < M; m++) w.out[(m0 + m) * stride + n] = sum(total[m]) * ((const float*)w.scale)[n] + (w.bias ? w.bias[n] : 0);
+}
+
+template <int M, int R> void dot_bf16(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+    const uint16_t* data = (const uint16_t*)w.data + n * x.k;
+    const __m256i upper = _mm256_set1_epi32(0xffff0000);
+    __m256 acc[M][R];
+    for (int m = 0; m < M; m++) for (int r = 0; r < R; r++) acc[m][r] = _mm256_setzero_ps();
+    for (i64 i = 0; i < x.k; i += 16)
+        for (int r = 0; r < R; r++) {
+            __m256i pair = load(data + r * x.k + i);
+            __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(pair, upper));
+            for (int m = 0; m < M; m++) {
+                const float* a = x.fp32 + (m0 + m) * x.k + i;
+                acc[m][r] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(a + 8), _mm256_fmadd_ps(even, _mm256_loadu_ps(a), acc[m][r]));
+            }
+        }
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) w.out[(m0 + m) * stride + n + r] = sum(acc[m][r]) + (w.bias ? w.bias[n + r] : 0);
+}
+
+template <int M, int R> void dot_fp32(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+    const float* data = (const float*)w.data + n * x.k;
+    __m256 acc[M][R];
+    for (int m = 0; m < M; m++) for (int r = 0; r < R; r++) acc[m][r] = _mm256_setzero_ps();
+    for (i64 i = 0; i < x.k; i += 8)
+        for (int r = 0; r < R; r++) {
+            __m256 v = _mm256_loadu_ps(data + r * x.k + i);
+            for (int m = 0; m < M; m++) acc[m][r] = _mm256_fmadd_ps(v, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i), acc[m][r]);
+        }
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) w.out[(m0 + m) * stride + n + r] = sum(acc[m][r]) + (w.bias ? w.bias[n + r] : 0);
+}
+
+// Eight outputs of M activations. data: (N/8, K/32, 4, 8 rows, 4 inputs) bytes, low nibble input 4v+j, high nibble 16+4v+j.
+template <int M> void dot_int4(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+    i64 groups = x.k / GROUP;
+    const uint8_t* data = (const uint8_t*)w.data + n * x.k / 2;
+    const uint16_t* scale = (const uint16_t*)w.scale + n * groups;
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256 total[M];
+    for (int m = 0; m < M; m++) total[m] = _mm256_setzero_ps();
+    for (i64 g = 0; g < groups; g++, data += 128, scale += 8) {
+        __m256i acc[M];
+        for (int m = 0; m < M; m++) acc[m] = _mm256_setzero_si256();
+        for (int v = 0; v < 4; v++) {
+            __m256i both = load(data + 32 * v), low = _mm256_and_si256(both, nibble), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+            for (int m = 0; m < M; m++) {
+                const int* a = (const int*)(x.int8 + (m0 + m) * x.k + g * GROUP);
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+                acc[m] = _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(acc[m], low, _mm256_set1_epi32(a[v])), high, _mm256_set1_epi32(a[4 + v]));
+#else
+                __m256i products = _mm256_maddubs_epi16(low, _mm256_set1_epi32(a[v]));
+                acc[m] = _mm256_add_epi16(acc[m], _mm256_add_epi16(products, _mm256_maddubs_epi16(high, _mm256_set1_epi32(a[4 + v]))));
+#endif
+            }
+        }
+        __m256 s = half8(scale);
+        for (int m = 0; m < M; m++) {
+            i64 at = (m0 + m) * groups + g;
+#if !(defined(__AVX512VNNI__) && defined(__AVX512VL__))
+            acc[m] = _mm256_madd_epi16(acc[m], _mm256_set1_epi16(1));
+#endif
+            __m256 value = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[m], _mm256_set1_epi32(x.offset[at])));
+            total[m] = _mm256_fmadd_ps(value, _mm256_mul_ps(s, _mm256_set1_ps(x.scale[at])), total[m]);
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        float out[8];
+        _mm256_storeu_ps(out, total[m]);
+        for (i64 r = 0; r < 8 && n + r < w.n; r++) w.out[(m0 + m) * stride + n + r] = out[r] + (w.bias ? w.bias[n + r] : 0);
+    }
+}
+
+template <int M> void rows(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
+    if (a.bits == 4) for (; n < stop; n += 8) dot_int4<M>(w, x, m, n, w.n);
+    if (a.bits == 8) for (; n < stop; n++) dot_int8<M>(w, x, m, n, w.n);
+    constexpr int R = M == 1 ? 4 : 2;  // rows in flight: enough sums to hide the latency of an FMA
+    for (; n + R <= stop; n += R) a.bits == 16 ? dot_bf16<M, R>(w, x, m, n, w.n) : dot_fp32<M, R>(w, x, m, n, w.n);
+    for (; n < stop; n++) a.bits == 16 ? dot_bf16<M, 1>(w, x, m, n, w.n) : dot_fp32<M, 1>(w, x, m, n, w.n);
+}
+
+void linear(const Linear& a, int thread, int threads) {
+    Activations x = prepare(a);
+    for (i64 i = 0; i < a.count; i++) {
+        const Weight& w = a.weights[i];
+        Range mine = share(ceil_div(w.n, 8), thread, threads);
+        for (i64 block = mine.begin; block < mine.end; block++) {  // 8 outputs: their weights stay in cache for all activations
+            i64 n = block * 8, stop = n + 8 < w.n ? n + 8 : w.n;
+            for (i64 m = 0; m < a.m; m += TILE) {
+                i64 left = a.m - m;
+                if (left >= 4) rows<4>(a, w, x, m, n, stop);
+                else if (left == 3) rows<3>(a, w, x, m, n, stop);
+                else if (left == 2) rows<2>(a, w, x, m, n, stop);
+                else rows<1>(a, w, x, m, n, stop);
+            }
+        }
+    }
+}
+
+// ---- attention of one query a sequence over its cache slot -------------------------------------------------------------------
+
+// q (B, H, K), k and v (B, Hkv, K) -> out (B, H, K). Row b writes its key and value at positions[b] of slot slots[b] and attends to
+// what is there up to that position. keys, values: (slots, Hkv, max_len, K), fp32 or bf16. window 0: all keys. softcap 0: none.
+struct Attend {
+    const float *q, *k, *v; void *keys, *values; const i64 *slots, *positions; float* out;
+    i64 batch, heads, kv_heads, dim, max_len, bf16, window; double scale, softcap;
+};
+
+__m256 load8(const float* p) { return _mm256_loadu_ps(p); }
+__m256 load8(const uint16_t* p) { return bf16_8(p); }
+void store(float* p, const float* x, i64 n) { memcpy(p, x, n * 4); }
+void store(uint16_t* p, const float* x, i64 n) {  // round to nearest even
+    for (i64 i = 0; i < n; i++) { uint32_t bits; memcpy(&bits, x + i, 4); p[i] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; }
+}
+
+// sums of eight vectors, in order
+__m256 sums(const __m256* v) {
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+template <class T> void scores(const float* q, const T* keys, i64 begin, i64 end, i64 dim, float* out) {
+    for (i64 j = begin; j < end; j += 8) {  // may run past `end`: those scores are overwritten or ignored, the rows exist or are clamped
+        __m256 acc[8];
+        for (int r = 0; r < 8; r++) {
+            const T* key = keys + (j + r < end ? j + r : end - 1) * dim;
+            acc[r] = _mm256_setzero_ps();
+            for (i64 d = 0; d < dim; d += 8) acc[r] = _mm256_fmadd_ps(_mm256_loadu_ps(q + d), load8(key + d), acc[r]);
+        }
+        _mm256_storeu_ps(out + j - begin, sums(acc));
+    }
+}
+
+// scores -> probabilities in place; n is padded with -inf to a multiple of 8
+void softmax(float* s, i64 n, float scale, float softcap) {
+    for (i64 i = 0; i < n; i++) s[i] = softcap ? softcap * std::tanh(s[i] * scale / softcap) : s[i] * scale;
+    for (i64 i = n; i < round_up(n, 8); i++) s[i] = -INFINITY;
+    n = round_up(n, 8);
+    float top = -INFINITY;
+    for (i64 i = 0; i < n; i++) top = s[i] > top ? s[i] : top;
+    __m256 total = _mm256_setzero_ps();
+    for (i64 i = 0; i < n; i += 8) {
+        __m256 e = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), _mm256_set1_ps(top)));
+        total = _mm256_add_ps(total, e);
+        _mm256_storeu_ps(s + i, e);
+    }
+    __m256 inverse = _mm256_set1_ps(1 / sum(total));
+    for (i64 i = 0; i < n; i += 8) _mm256_storeu_ps(s + i, _mm256_mul_ps(_mm256_loadu_ps(s + i), inverse));
+}
+
+template <int V, class T> void mix(const float* p, const T* values, i64 begin, i64 end, i64 dim, float* out) {  // out[8V] += p . values
+    __m256 acc[V];
+    for (int d = 0; d < V; d++) acc[d] = _mm256_loadu_ps(out + 8 * d);
+    for (i64 j = begin; j < end; j++) {
+        __m256 weight = _mm256_set1_ps(p[j - begin]);
+        for (int d = 0; d < V; d++) acc[d] = _mm256_fmadd_ps(weight, load8(values + j * dim + 8 * d), acc[d]);
+    }
+    for (int d = 0; d < V; d++) _mm256_storeu_ps(out + 8 * d, acc[d]);
+}
+
+template <class T> void attend_head(const Attend& a, i64 b, i64 head) {
+    i64 group = a.heads / a.kv_heads, at = a.positions[b], end = at + 1, begin = a.window && end > a.window ? end - a.window : 0;
+    T* keys = (T*)a.keys + (a.slots[b] * a.kv_heads + head) * a.max_len * a.dim;
+    T* values = (T*)a.values + (a.slots[b] * a.kv_heads + head) * a.max_len * a.dim;
+    store(keys + at * a.dim, a.k + (b * a.kv_heads + head) * a.dim, a.dim);
+    store(values + at * a.dim, a.v + (b * a.kv_heads + head) * a.dim, a.dim);
+    i64 room = round_up(end - begin, 8);
+    float* p = (float*)scratch<3>(group * room * 4);
+    const float* q = a.q + (b * a.heads + head * group) * a.dim;
+    float* out = a.out + (b * a.heads + head * group) * a.dim;
+    for (i64 g = 0; g < group; g++) {
+        scores(q + g * a.dim, keys, begin, end, a.dim, p + g * room);
+        softmax(p + g * room, end - begin, a.scale, a.softcap);
+    }
+    memset(out, 0, group * a.dim * 4);
+    for (i64 j = begin; j < end; j += 64)  // 64 values stay in L1 for all queries of the group
+        for (i64 g = 0; g < group; g++) {
+            i64 stop = j + 64 < end ? j + 64 : end, d = 0;
+            for (; d + 64 <= a.dim; d += 64) mix<8>(p + g * room + j - begin, values + d, j, stop, a.dim, out + g * a.dim + d);
+            for (; d < a.dim; d += 8) mix<1>(p + g * room + j - begin, values + d, j, stop, a.dim, out + g * a.dim + d);
+        }
+}
+
+void attend(const Attend& a, int thread, int threads) {
+    Range mine = share(a.batch * a.kv_heads, thread, threads);
+    for (i64 i = mine.begin; i < mine.end; i++)
+        a.bf16 ? attend_head<uint16_t>(a, i / a.kv_heads, i % a.kv_heads) : attend_head<float>(a, i / a.kv_heads, i % a.kv_heads);
+}
+
+// ---- small layers ------------------------------------------------------------------------------------------------------------
+
+struct RmsNorm { const float *x, *weight; float* out; i64 rows, dim; double eps, offset; };
+
+void rms_norm(const RmsNorm& a, int thread, int threads) {
+    Range mine = share(a.rows, thread, threads);
+    for (i64 row = mine.begin; row < mine.end; row++) {
+        const float* x = a.x + row * a.dim;
+        float* out = a.out + row * a.dim;
+        __m256 squares = _mm256_setzero_ps();
+        i64 i = 0;
+        for (; i + 8 <= a.dim; i += 8) squares = _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i), squares);
+        float total = sum(squares);
+        for (; i < a.dim; i++) total += x[i] * x[i];
+        float inverse = 1 / std::sqrt(total / a.dim + (float)a.eps), offset = a.offset;
+        for (i = 0; i < a.dim; i++) out[i] = x[i] * inverse * (a.weight[i] + offset);
+    }
+}
+
+struct Binary { const float *a, *b; float* out; i64 n; };
+
+void add(const Binary& a, int thread, int threads) {
+    Range mine = share(a.n, thread, threads);
+    for (i64 i = mine.begin; i < mine.end; i++) a.out[i] = a.a[i] + a.b[i];
+}
+
+void mul(const Binary& a, int thread, int threads) {
+    Range mine = share(a.n, thread, threads);
+    for (i64 i = mine.begin; i < mine.end; i++) a.out[i] = a.a[i] * a.b[i];
+}
+
+struct Act { const float* x; float* out; i64 n, gelu; };
+
+// silu: x * sigmoid(x). gelu's tanh form is x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)).
+__m256 act8(__m256 x, bool gelu) {
+    __m256 t = x;
+    if (gelu) t = _mm256_mul_ps(_mm256_mul_ps(x, _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(0.044715f), _mm256_set1_ps(1))), _mm256_set1_ps(1.5957691216f));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1), exp8(_mm256_sub_ps(_mm256_setzero_ps(), t))));
+}
+
+void act(const Act& a, int thread, int threads) {
+    Range mine = share(ceil_div(a.n, 8), thread, threads);
+    for (i64 i = mine.begin * 8; i < mine.end * 8; i += 8) {
+        if (i + 8 <= a.n) { _mm256_storeu_ps(a.out + i, act8(_mm256_loadu_ps(a.x + i), a.gelu)); continue; }
+        float last[8] = {};
+        memcpy(last, a.x + i, (a.n - i) * 4);
+        _mm256_storeu_ps(last, act8(_mm256_loadu_ps(last), a.gelu));
+        memcpy(a.out + i, last, (a.n - i) * 4);
+    }
+}
+
+// Rotates channels (i, i + half) of the first 2 * half of x (tokens, heads, dim); cos and sin are (tokens, half).
+struct Rope { const float *x, *cos, *sin; float* out; i64 tokens, heads, dim, half; };
+
+void rope(const Rope& a, int thread, int threads) {
+    Range mine = share(a.tokens * a.heads, thread, threads);
+    for (i64 row = mine.begin; row < mine.end; row++) {
+        const float *x = a.x + row * a.dim, *cos = a.cos + row / a.heads * a.half, *sin = a.sin + row / a.heads * a.half;
+        float* out = a.out + row * a.dim;
+        for (i64 i = 0; i < a.half; i++) {
+            float first = x[i], second = x[i + a.half];
+            out[i] = first * cos[i] - second * sin[i];
+            out[i + a.half] = second * cos[i] + first * sin[i];
+        }
+        for (i64 i = 2 * a.half; i < a.dim; i++) out[i] = x[i];
+    }
+}
+
+// ---- measured read bandwidth: the roofline -------------------------------------------------------------------------------
+
+struct Read { const char* data; i64 bytes; i64* out; };
+
+void read(const Read& a, int thread, int threads) {
+    Range mine = share(a.bytes / 128, thread, threads);
+    __m256i acc[4] = {};
+    for (i64 i = mine.begin; i < mine.end; i++)
+        for (int v = 0; v < 4; v++) acc[v] = _mm256_add_epi32(acc[v], load(a.data + i * 128 + v * 32));
+    a.out[thread] = sum(_mm256_add_epi32(_mm256_add_epi32(acc[0], acc[1]), _mm256_add_epi32(acc[2], acc[3])));
+}
+
+}  // namespace
+
+// ---- the one entry point --------------------------------------------------------------------------------------------------
+
+struct Op { i64 code; i64 args[23]; };
+
+extern "C" void run(const Op* ops, i64 count, int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int thread = omp_get_thread_num(), all = omp_get_num_threads();
+        for (i64 i = 0; i < count; i++) {
+            const void* args = ops[i].args;
+            switch (ops[i].code) {
+                case 0: linear(*(const Linear*)args, thread, all); break;
+                case 1: attend(*(const Attend*)args, thread, all); break;
+                case 2: rms_norm(*(const RmsNorm*)args, thread, all); break;
+                case 3: add(*(const Binary*)args, thread, all); break;
+                case 4: mul(*(const Binary*)args, thread, all); break;
+                case 5: act(*(const Act*)args, thread, all); break;
+                case 6: rope(*(const Rope*)args, thread, all); break;
+                case 7: read(*(const Read*)args, thread, all); break;
+            }
+            if (i + 1 < count) {
+#pragma omp barrier
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+"""Linear layers and embeddings with packed weights, for inference: int8, int4 and bf16 weights, fp32 activations.
+
+    quantize_(network, bits=8)     # every nn.Linear swapped in place; a tied embedding and head share one packed matrix
+    dequantize_(network)           # and back
+
+Decoding reads every weight once a token, so fewer bytes is more speed. int8 has one scale an output row; int4 has one an output row
+and 32 inputs. The packed layout is the kernels' own (daedal.nn.kernels) and the one on disk, so loading is a memory map. Where the
+kernels are not available the same tensors go through PyTorch.
+
+Legend: M rows, N outputs, K inputs (padded to a multiple of 32), B batch, T tokens.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daedal.errors import DaedalError
+from daedal.nn import kernels
+
+GROUP = 32  # inputs that share an int4 scale
+WIDE = 24  # from this many rows on, PyTorch's matrix product on unpacked weights is the faster one for 16 and 32 bits
+
+
+# ---- packing: pure functions ------------------------------------------------------------------------------------------------
+
+
+def pad(weight: Tensor, rows: int = 1, columns: int = 32) -> Tensor:
+    """Zeros to multiples of `rows` and `columns`."""
+    return F.pad(weight, (0, -weight.shape[1] % columns, 0, -weight.shape[0] % rows))
+
+
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K) -> int8 (N, K) and scale (N) fp32, round to nearest."""
+    scale = weight.float().abs().amax(1).clamp(min=1e-12) / 127
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+def int4_scales(groups: Tensor, steps: int = 12) -> Tensor:
+    """(..., G) -> (..., 1): the scale of each group that loses least in squares, among those that put its extreme weight on
+    level -8 (the side with one level more) or clip it a little."""
+    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    best, scale = torch.full_like(extreme, torch.inf), torch.ones_like(extreme)
+    for step in range(steps):
+        trial = (extreme / -(8.7 - 0.15 * step)).half().float()
+        trial = torch.where(trial == 0, 1.0, trial)
+        loss = (round_int4(groups, trial) * trial - groups).square().sum(-1, keepdim=True)
+        scale, best = torch.where(loss < best, trial, scale), torch.minimum(loss, best)
+    return scale
+
+
+def round_int4(weight: Tensor, scale: Tensor) -> Tensor:
+    return (weight / scale).round().clamp(-8, 7)
+
+
+def pack_int4(levels: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """levels (N, K) in -8..7 and scale (N, K/32), N a multiple of 8 -> bytes (N/8, K/32, 128) and fp16 (N/8, K/32, 8).
+    A group's bytes are (4, 8 rows, 4): the low nibble is input 4v+j of row r, the high nibble input 16+4v+j."""
+    N, K = levels.shape
+    nibbles = (levels + 8).to(torch.uint8).view(N // 8, 8, K // 32, 2, 4, 4).permute(0, 2, 3, 4, 1, 5)  # block, group, half, v, r, j
+    packed = nibbles[:, :, 0] | nibbles[:, :, 1] << 4
+    return packed.reshape(N // 8, K // 32, 128), scale.half().view(N // 8, 8, K // 32).transpose(1, 2).contiguous()
+
+
+def unpack_int4(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `pack_int4`: levels (N, K) int8 and scale (N, K/32)."""
+    blocks, groups = packed.shape[:2]
+    nibbles = torch.stack([packed & 15, packed >> 4], 2).view(blocks, groups, 2, 4, 8, 4)
+    levels = nibbles.permute(0, 4, 1, 2, 3, 5).reshape(blocks * 8, groups * 32).to(torch.int8) - 8
+    return levels, scale.transpose(1, 2).reshape(blocks * 8, groups)
+
+
+# ---- modules ----------------------------------------------------------------------------------------------------------------
+
+
+class QuantLinear(nn.Module):
+    """`nn.Linear` with packed weights. `bits` 8: weight int8 (N, K) and scale (N); 4: see `pack_int4`; 16: weight bf16 (N, K)."""
+
+    def __init__(self, in_features: int, out_features: int, bits: int, bias: bool = False) -> None:
+        super().__init__()
+        if bits not in (4, 8, 16):
+            raise DaedalError(f"weights of {bits} bits are not supported; choose 4, 8 or 16.")
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        columns, blocks = in_features + -in_features % 32, -(-out_features // 8)
+        shapes: dict[int, tuple[tuple[int, ...], torch.dtype, tuple[int, ...] | None, torch.dtype]] = {
+            4: ((blocks, columns // 32, 128), torch.uint8, (blocks, columns // 32, 8), torch.float16),
+            8: ((out_features, columns), torch.int8, (out_features,), torch.float32),
+            16: ((out_features, columns), torch.bfloat16, None, torch.float32),
+        }
+        shape, dtype, scale_shape, scale_dtype = shapes[bits]
+        self.register_buffer("weight", torch.empty(shape, dtype=dtype))
+        self.register_buffer("scale", None if scale_shape is None else torch.empty(scale_shape, dtype=scale_dtype))
+        self.register_buffer("bias", torch.empty(out_features) if bias else None)
+        self._fallback: tuple[Tensor, ...] | None = None
+
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None, bits: int) -> "QuantLinear":
+        """Round a weight (N, K) to the nearest."""
+        self = cls(weight.shape[1], weight.shape[0], bits, bias is not None)
+        if bits == 16:
+            self.weight = pad(weight).to(torch.bfloat16)
+        elif bits == 8:
+            self.weight, self.scale = quantize_int8(pad(weight.float()))
+        else:
+            groups = pad(weight.float(), 8).unflatten(1, (-1, GROUP))
+            scale = int4_scales(groups)
+            self.weight, self.scale = pack_int4(round_int4(groups, scale).flatten(1), scale[..., 0])
+        self.bias = None if bias is None else bias.detach().float()
+        return self
+
+    def dequantized(self) -> Tensor:
+        """The weight that the packed form stands for, (N, K) fp32."""
+        if self.bits == 4:
+            levels, scale = unpack_int4(self.weight, self.scale)
+            dense = (levels.unflatten(1, (-1, GROUP)) * scale.float()[..., None]).flatten(1)
+        else:
+            dense = self.weight.float() if self.scale is None else self.weight * self.scale.float()[:, None]
+        return dense[: self.out_features, : self.in_features]
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Dequantised rows: index (...) -> (..., K) fp32."""
+        if self.bits == 4:
+            block, lane = index.flatten() // 8, index.flatten() % 8
+            levels, scale = unpack_int4(self.weight[block], self.scale[block])
+            mine = torch.arange(len(lane), device=lane.device) * 8 + lane
+            rows = (levels[mine].unflatten(1, (-1, GROUP)) * scale[mine].float()[..., None]).flatten(1)
+        else:
+            rows = self.weight[index.flatten()].float()
+            rows = rows if self.scale is None else rows * self.scale.float()[index.flatten()][:, None]
+        return rows[:, : self.in_features].unflatten(0, index.shape)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., K) -> (..., N)
+        return self.call_together(x, (self,))[0]
+
+    def call_together(self, x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+        """Several projections of one input: one kernel call when all are packed alike."""
+        packed: list[QuantLinear] = [m.packed if isinstance(m, TiedHead) else m for m in modules]  # type: ignore[misc]
+        alike = len(packed) <= 3 and all(isinstance(m, QuantLinear) and m.bits == self.bits for m in packed)
+        if not alike:
+            return tuple(module(x) for module in modules)
+        if not self._runs_natively(x):
+            return tuple(module._torch(x) for module in packed)
+        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        rows = F.pad(rows, (0, -rows.shape[1] % 32)) if rows.shape[1] % 32 else rows
+        outs = kernels.linear(rows, [(m.weight, m._scale(), m.bias, m.out_features) for m in packed], self.bits)
+        return tuple(out.view(*x.shape[:-1], -1).to(x.dtype) for out in outs)
+
+    def _runs_natively(self, x: Tensor) -> bool:
+        if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad) or not kernels.available():
+            return False
+        return self.bits != 16 or x.numel() // x.shape[-1] < WIDE
+
+    def _scale(self) -> Tensor | None:
+        right = torch.float16 if self.bits == 4 else torch.float32
+        if self.scale is not None and self.scale.dtype != right:  # a `.to(dtype)` over the whole network reached it
+            self.scale = self.scale.to(right)
+        return self.scale
+
+    def _torch(self, x: Tensor) -> Tensor:
+        """The same product by PyTorch's own operators; differentiable in x on every path that gradients can take."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.device.type != "cpu" or x.numel() // x.shape[-1] >= WIDE or (torch.is_grad_enabled() and x.requires_grad):
+            return F.linear(x, self.dequantized().to(x.dtype), bias)
+        rows = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, self.in_features_padded - x.shape[-1]))
+        if self.bits == 16:
+            out = F.linear(rows.to(torch.bfloat16), self.weight).float()
+        elif self.bits == 8:
+            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self._scale())
+        else:
+            if self._fallback is None:
+                levels, scale = (pad(t, rows=16, columns=1) for t in unpack_int4(self.weight, self._scale()))
+                packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((levels + 8).int(), 1)
+                self._fallback = packed, torch.stack([scale, torch.zeros_like(scale)], -1).transpose(0, 1).float().contiguous()
+            out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._fallback[0], GROUP, self._fallback[1])
+        out = out[:, : self.out_features].view(*x.shape[:-1], -1).to(x.dtype)
+        return out if bias is None else out + bias
+
+    @property
+    def in_features_padded(self) -> int:
+        return self.in_features + -self.in_features % 32
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bits={self.bits}, bias={self.bias is not None}"
+
+
+class QuantEmbedding(QuantLinear):
+    """An embedding whose rows are the packed rows of a matrix (V, D): tokens (B, T) -> (B, T, D) fp32."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.rows(tokens)
+
+
+class TiedHead(nn.Module):
+    """A head that multiplies by the matrix of a `QuantEmbedding`, which owns it: (..., D) -> (..., V)."""
+
+    def __init__(self, embedding: QuantEmbedding) -> None:
+        super().__init__()
+        object.__setattr__(self, "packed", embedding)  # a reference, not a child: the matrix is in the state dict once
+        self.in_features, self.out_features = embedding.in_features, embedding.out_features
+
+    packed: QuantEmbedding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.packed.call_together(x, (self,))[0]
+
+    def call_together(self, x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+        return self.packed.call_together(x, modules)
+
+
+# ---- whole networks -----------------------------------------------------------------------------------------------------------
+
+
+def head_bits(bits: int) -> int:
+    """The head and a tied embedding see every token's whole error, so int4 networks keep them in int8."""
+    return max(bits, 8)
+
+
+def swappable(network: nn.Module) -> list[tuple[str, nn.Linear, int]]:
+    """(name, module, 1 for the head) of every linear layer to pack. A mixture's router (`mlp.gate`) stays as it is: it is small and picks."""
+    names = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return [(name, module, int(name.endswith("lm_head"))) for name, module in names if not name.endswith("mlp.gate")]
+
+
+def tied(network: nn.Module) -> bool:
+    head, embed = getattr(network, "lm_head", None), getattr(network, "embed_tokens", None)
+    return head is not None and embed is not None and getattr(head, "weight", 0) is getattr(embed, "weight", 1)
+
+
+@torch.no_grad()
+def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
+    """Swap every `nn.Linear` for a packed one, in place, one matrix at a time. Activations become fp32."""
+    share = tied(network)
+    for name, module, head in swappable(network):
+        width = head_bits(bits) if head else bits
+        if head and share:
+            embedding = QuantEmbedding.of(module.weight, None, width)
+            network.embed_tokens, network.lm_head = embedding, TiedHead(embedding)
+        else:
+            network.set_submodule(name, QuantLinear.of(module.weight, module.bias, width))
+        del module
+    return finish_(network)
+
+
+def finish_(network: nn.Module) -> nn.Module:
+    """What is left of the network in fp32 activations, and the packed weights on huge pages."""
+    if hasattr(network, "compute_dtype"):
+        network.compute_dtype = torch.float32
+    return settle_(network)
+
+
+@torch.no_grad()
+def dequantize_(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Plain `nn.Linear` and `nn.Embedding` again, in place."""
+    from daedal.nn.linear import Linear
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, QuantEmbedding):
+            network.embed_tokens = nn.Embedding.from_pretrained(module.dequantized().to(dtype).contiguous(), freeze=False)
+            network.lm_head = Linear(module.in_features, module.out_features, bias=False, device="meta")
+            network.lm_head.weight = network.embed_tokens.weight
+        elif isinstance(module, QuantLinear):
+            plain = Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+            plain.weight = nn.Parameter(module.dequantized().to(dtype).contiguous())
+            plain.bias = None if module.bias is None else nn.Parameter(module.bias.to(dtype))
+            network.set_submodule(name, plain)
+    return network
+
+
+def settle_(network: nn.Module) -> nn.Module:
+    """Move packed weights, in the order of use, to one stretch of memory on huge pages; each old copy goes as the new one stands."""
+    slots: list[tuple[Any, str, int]] = []
+    size = 0
+    for module in network.modules():
+        for leaf in ("weight", "scale") if isinstance(module, QuantLinear) else ():
+            tensor = getattr(module, leaf)
+            if tensor is not None and tensor.device.type == "cpu":
+                slots.append((module, leaf, size))
+                size += tensor.nbytes + -tensor.nbytes % 64
+    memory = kernels.huge(size) if size else torch.empty(0, dtype=torch.uint8)
+    for module, leaf, start in slots:
+        old = getattr(module, leaf)
+        new = memory[start : start + old.nbytes].view(old.dtype).view(old.shape)
+        setattr(module, leaf, new.copy_(old))
+    return network
