@@ -94,7 +94,7 @@ def chi_square(counts: torch.Tensor, expected: torch.Tensor) -> tuple[float, flo
 @pytest.mark.parametrize("shape", SHAPES)
 def test_draws_follow_the_distribution(shape: dict, short: int, monkeypatch) -> None:
     monkeypatch.setattr(S._draw, "__defaults__", (short,))  # 4: the shortlist is not enough, 256: it holds everything
-    logits, draws = random_logits(2, 1)[0] / 2, 8_000
+    logits, draws = random_logits(2, 1)[0] / 2, 4_000
     params = SamplingParams(seed=0, **shape)
     rows = [(dataclasses.replace(params, seed=i), (), ()) for i in range(draws)]
     tokens = torch.tensor(S.sample_batch(logits.expand(draws, V), rows))
