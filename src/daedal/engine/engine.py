@@ -1,0 +1,270 @@
+"""The engine: many requests through one network, a step at a time (continuous batching, Yu et al. 2022).
+
+    engine = Engine(network, tokenizer)
+    request = engine.submit(tokenizer.encode("Once"), SamplingParams(temperature=0))
+    while not request.finished:
+        engine.step()
+    print(request.text)
+
+A step is one ragged call of the network: one token each of the requests that decode, guesses to verify, and parts of prompts. What comes
+out of a request equals the naive loop (daedal.processes.autoregression) token for token, whatever runs beside it and whichever of
+prefix caching, preemption and speculation is on. `submit` and `cancel` may be called from any thread, `step` from one.
+
+Legend: N flat tokens of a step, V vocabulary, k guesses.
+"""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from daedal.data.tokenizer import Tokenizer
+from daedal.engine.paged import PagedCache
+from daedal.engine.replays import Replays
+from daedal.engine.request import Request, Token, new_request, take
+from daedal.engine.scheduler import Cache, Scheduler, Work
+from daedal.engine.slots import SlotCache
+from daedal.engine.speculative import Draft, look_up
+from daedal.errors import DaedalError
+from daedal.processes.autoregression import activation_dtype
+from daedal.processes.sampling import Row, SamplingParams, likeliest, logprobs, sample_batch
+
+if TYPE_CHECKING:
+    from daedal.networks.decoder import Decoder
+
+
+class Engine:
+    """A network, a cache and a queue.
+
+    `max_batch` requests run at once, none longer than `max_len` tokens; a step runs at most `token_budget` tokens. `cache='slots'` keeps
+    max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
+    `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
+    """
+
+    def __init__(
+        self,
+        network: "Decoder",
+        tokenizer: Tokenizer | None = None,
+        *,
+        max_batch: int = 16,
+        max_len: int | None = None,
+        token_budget: int = 256,
+        cache: str = "slots",
+        block_size: int = 16,
+        prefix_caching: bool = True,
+        memory_budget: int | None = None,
+        cache_dtype: torch.dtype | None = None,
+        draft: "Decoder | None" = None,
+        guesses: int = 4,
+        prompt_lookup: int = 0,
+        replay: bool = True,
+    ) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        self.device = network.embed_tokens.weight.device
+        self.max_len = min(max_len or 4096, network.config.max_position_embeddings)
+        if token_budget < max_batch:
+            raise DaedalError(f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve.")
+        self.cache = self._make_cache(cache, max_batch, block_size, prefix_caching, memory_budget, cache_dtype or activation_dtype(network))
+        self.max_len = self.cache.max_len
+        self.scheduler = Scheduler(self.cache, token_budget)
+        self.ends = frozenset(tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id))
+        self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
+        self.guesses, self.prompt_lookup = guesses, prompt_lookup
+        self.replays = Replays(network, self.cache, max_batch) if replay and isinstance(self.cache, SlotCache) else None
+        self._new: deque[Request] = deque()
+        self._ids = itertools.count()
+        self.steps = self.tokens_run = self.guessed = self.accepted = 0
+        self.overhead_s = 0.0  # time in steps outside the networks
+
+    def _make_cache(
+        self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype
+    ) -> Cache:
+        config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
+        if kind == "slots":
+            if memory_budget is not None:
+                fitting = memory_budget // (per_token * self.max_len)
+                if fitting < 1:
+                    raise DaedalError(
+                        f"memory_budget={memory_budget} bytes hold {memory_budget // per_token} tokens, less than max_len={self.max_len}; "
+                        "lower max_len or use cache='paged'."
+                    )
+                max_batch = min(max_batch, fitting)
+            return SlotCache(config, max_batch, self.max_len, dtype, self.device, prefix_caching)
+        if kind != "paged":
+            raise DaedalError(f"cache={kind!r} must be 'slots' or 'paged'.")
+        budget = memory_budget if memory_budget is not None else per_token * self.max_len * max_batch
+        blocks = budget // (per_token * block_size)
+        return PagedCache(config, max_batch, self.max_len, blocks, block_size, dtype, self.device, prefix_caching)
+
+    # -- requests ------------------------------------------------------------------------------------------------------------------------
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams | None = None) -> Request:
+        """Queue a prompt. With `params.n` above 1 the result's `samples` are all n requests, which share the prompt's work."""
+        params = (params or SamplingParams()).seeded()
+        if not prompt:
+            raise DaedalError("The prompt has no tokens; start with at least the bos token.")
+        if len(prompt) >= self.max_len:
+            raise DaedalError(f"The prompt has {len(prompt)} tokens and the context {self.max_len}; shorten it or raise max_len.")
+        if (params.stop or params.grammar) and self.tokenizer is None:
+            raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
+        limit = min(params.max_tokens, self.max_len - len(prompt))
+        samples = [new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer) for i in range(params.n)]
+        for request in samples:
+            request.samples = samples
+            request.waits_for = samples[0] if request is not samples[0] and self.cache.prefix_caching else None
+        self._new.extend(samples)
+        return samples[0]
+
+    def cancel(self, request: Request) -> None:
+        """Stop a request, wherever it is; its memory is free before the next step."""
+        request.cancelled = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would have something to do."""
+        return bool(self._new or self.scheduler.waiting or self.scheduler.running)
+
+    def stream(self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[tuple[int, Token]]:
+        """Run prompts to their ends and yield (index of the prompt, token) as they come. A reader that stops early cancels them."""
+        each = params if isinstance(params, Sequence) else [params] * len(prompts)
+        requests = {self.submit(prompt, p): i for i, (prompt, p) in enumerate(zip(prompts, each, strict=True))}
+        owner = {sample: i for request, i in requests.items() for sample in request.samples}
+        try:
+            while not all(request.finished for request in owner):
+                yield from ((owner[request], token) for request, token in self.step() if request in owner)
+        finally:
+            for request in owner:
+                self.cancel(request)
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
+        """Run prompts to their ends: one request a prompt, with its output, text and samples."""
+        each = params if isinstance(params, Sequence) else [params] * len(prompts)
+        requests = [self.submit(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
+        while not all(sample.finished for request in requests for sample in request.samples):
+            self.step()
+        return requests
+
+    # -- one step ------------------------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Request, Token]]:
+        """One call of the network. Returns what came out, in order of admission."""
+        began = time.perf_counter()
+        self._collect()
+        drafted = self._guess()
+        work = self.scheduler.plan()
+        if not work:
+            return []
+        before = time.perf_counter()
+        logits = self._run(work)
+        after = time.perf_counter()
+        out = self._deliver([w for w in work if w.complete], logits)
+        self.steps += 1
+        self.tokens_run += sum(w.count for w in work)
+        self.overhead_s += time.perf_counter() - after + before - began - drafted
+        return out
+
+    def _collect(self) -> None:
+        """Take in what other threads submitted and cancelled."""
+        while self._new:
+            self.scheduler.waiting.append(self._new.popleft())
+        for request in [r for r in (*self.scheduler.waiting, *self.scheduler.running) if r.cancelled]:
+            self._finish(request, "cancelled")
+
+    def _finish(self, request: Request, reason: str) -> None:
+        request.finished = reason
+        if request.slot is None:
+            self.scheduler.waiting.remove(request)
+        else:
+            self.scheduler.release(request)
+
+    def _guess(self) -> float:
+        """Guesses for the requests that decode; returns the seconds that the draft network took."""
+        decoding = [r for r in self.scheduler.running if len(r.tokens) - self.cache.lengths[r.slot] == 1]
+        if self.prompt_lookup and decoding:
+            look_up(decoding, self.prompt_lookup)
+        if self.draft is None or not decoding:
+            return 0.0
+        began = time.perf_counter()
+        self.draft.guess([r for r in decoding if not r.guesses], self.guesses)
+        return time.perf_counter() - began
+
+    def _run(self, work: list[Work]) -> Tensor:
+        """Logits (rows, V) of the requests that caught up: one row each, and one more for each guess."""
+        if self.replays is not None and all(w.count == 1 for w in work):
+            logits = self.replays([w.tokens()[0] for w in work], [w.request.slot for w in work])
+            if logits is not None:
+                return logits
+        step = self.cache.step([(w.request.slot, w.count) for w in work])
+        tokens = torch.tensor([list(itertools.chain.from_iterable(w.tokens() for w in work))], device=self.device)  # (1, N)
+        hidden = self.network.hidden(tokens, cache=step)[0]  # (N, D)
+        step.commit()
+        rows, at = [], 0
+        for w in work:
+            at += w.count
+            if w.complete:
+                rows.extend(range(at - 1 - len(w.guesses), at))
+        return self.network.head(hidden[rows] if len(rows) < len(hidden) else hidden)
+
+    def _deliver(self, work: list[Work], logits: Tensor) -> list[tuple[Request, Token]]:
+        """Draw, keep the guesses that agree, and hand out the tokens."""
+        rows: list[Row] = []
+        masks: list[Tensor | None] = []
+        for w in work:
+            rows.extend(_rows(w))
+            masks.extend(_masks(w, logits.shape[-1]))
+        masked = logits
+        if any(mask is not None for mask in masks):
+            masked = torch.stack([line if mask is None else line.masked_fill(~mask, float("-inf")) for line, mask in zip(logits, masks, strict=True)])
+        drawn = sample_batch(masked, rows)
+        wanted = any(w.request.params.logprobs is not None for w in work)
+        scores = logprobs(logits, drawn).tolist() if wanted else [None] * len(drawn)
+        out, at = [], 0
+        for w in work:
+            for i in range(len(w.guesses) + 1):
+                top = w.request.params.logprobs or 0
+                best = tuple(likeliest(logits[at + i], top)) if top else ()
+                score = scores[at + i] if w.request.params.logprobs is not None else None
+                out.append((w.request, take(w.request, drawn[at + i], self.ends, score, best)))
+                if w.request.finished or i == len(w.guesses) or drawn[at + i] != w.guesses[i]:
+                    break
+            self.guessed, self.accepted = self.guessed + len(w.guesses), self.accepted + i
+            at += len(w.guesses) + 1
+            self._settle(w)
+        return out
+
+    def _settle(self, work: Work) -> None:
+        """Forget the keys of guesses that failed, name what is final, and let finished requests go."""
+        request = work.request
+        self.cache.lengths[request.slot] = min(self.cache.lengths[request.slot], len(request.tokens) - 1)
+        self.cache.note(request.slot)
+        request.guesses = []
+        if request.finished:
+            self.scheduler.release(request)
+
+
+def _as_tuple(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def _rows(work: Work) -> list[Row]:
+    """What each row of logits is drawn with: the output so far and the guesses before it."""
+    request = work.request
+    return [(request.params, request.prompt, request.output + work.guesses[:i] if i else request.output) for i in range(len(work.guesses) + 1)]
+
+
+def _masks(work: Work, vocabulary: int) -> list[Tensor | None]:
+    """The tokens that the request's grammar allows in each row, walking it along the guesses and back."""
+    matcher = work.request.matcher
+    if matcher is None:
+        return [None] * (len(work.guesses) + 1)
+    masks: list[Tensor | None] = [matcher.allowed(vocabulary)]
+    for guess in work.guesses:
+        matcher.accept(guess)
+        masks.append(matcher.allowed(vocabulary))
+    matcher.rollback(len(work.guesses))
+    return masks

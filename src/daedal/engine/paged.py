@@ -1,0 +1,190 @@
+"""Paged keys and values (Kwon et al. 2023): fixed blocks handed out one by one, so memory follows what sequences really hold.
+
+A full block is named by a hash of its tokens and the block before it; another sequence with the same beginning shares it, counted. A freed
+block keeps its name until it is needed for something else, so a prompt seen a while ago still costs nothing.
+
+Legend: N flat tokens of a ragged call, Hkv key heads, K head dim.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daedal.engine.slots import attend_last
+from daedal.errors import DaedalError
+from daedal.networks.decoder import DecoderConfig
+from daedal.nn.attention import attend
+
+ROOT = 0  # the name before a sequence's first block
+Name = int
+
+
+class BlockPool:
+    """Which blocks are free, how often each is referenced, and what the full ones contain."""
+
+    def __init__(self, count: int) -> None:
+        self.refs = [0] * count
+        self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))  # least recently used first
+        self.names: list[tuple[Name, tuple[int, ...]] | None] = [None] * count  # (name of the block before, its tokens)
+        self.known: dict[Name, int] = {}
+
+    def take(self) -> int:
+        """A block for new tokens; it forgets what it held."""
+        block, _ = self.free.popitem(last=False)
+        self._forget(block)
+        self.refs[block] = 1
+        return block
+
+    def share(self, block: int) -> int:
+        self.free.pop(block, None)
+        self.refs[block] += 1
+        return block
+
+    def drop(self, block: int) -> None:
+        self.refs[block] -= 1
+        if not self.refs[block]:
+            self.free[block] = None
+            if self.names[block] is None:  # nothing to find in it: first to be used again
+                self.free.move_to_end(block, last=False)
+
+    def name(self, block: int, parent: Name, tokens: tuple[int, ...]) -> Name:
+        """Give a full block its name; of two blocks with one name the first stays known."""
+        name = hash((parent, tokens))
+        if self.names[block] is None and name not in self.known:
+            self.names[block], self.known[name] = (parent, tokens), block
+        return name
+
+    def find(self, parent: Name, tokens: tuple[int, ...]) -> tuple[int, Name] | None:
+        name = hash((parent, tokens))
+        block = self.known.get(name)
+        return (block, name) if block is not None and self.names[block] == (parent, tokens) else None
+
+    def _forget(self, block: int) -> None:
+        if self.names[block] is not None:
+            self.known.pop(hash(self.names[block]), None)
+            self.names[block] = None
+
+
+class PagedCache:
+    """Keys and values of up to `slots` sequences in `blocks` blocks of `block_size` tokens: (Hkv, blocks, block_size, K) a layer."""
+
+    def __init__(
+        self, config: DecoderConfig, slots: int, max_len: int, blocks: int, block_size: int = 16, dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu", prefix_caching: bool = True,
+    ) -> None:
+        if blocks < 1:
+            raise DaedalError(f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget.")
+        shape = (config.num_key_value_heads, blocks, block_size, config.head_dim)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.block_size, self.max_len, self.prefix_caching = block_size, min(max_len, blocks * block_size), prefix_caching
+        self.pool, self.blocks = BlockPool(blocks), blocks
+        self.tables: list[list[int]] = [[] for _ in range(slots)]
+        self.named: list[list[Name]] = [[] for _ in range(slots)]  # names of the leading full blocks
+        self.held: list[Sequence[int]] = [()] * slots
+        self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
+
+    def open(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+        """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no slot is left."""
+        if not self.free:
+            return None
+        slot = self.free.pop()
+        self.held[slot] = tokens
+        while self.prefix_caching and len(self.tables[slot]) < (len(tokens) - 1) // self.block_size:
+            hit = self.pool.find(self._parent(slot), self._block_tokens(slot, len(self.tables[slot])))
+            if hit is None:
+                break
+            self.tables[slot].append(self.pool.share(hit[0]))
+            self.named[slot].append(hit[1])
+        self.lengths[slot] = len(self.tables[slot]) * self.block_size
+        return slot, self.lengths[slot]
+
+    def _parent(self, slot: int) -> Name:
+        return self.named[slot][-1] if self.named[slot] else ROOT
+
+    def _block_tokens(self, slot: int, index: int) -> tuple[int, ...]:
+        return tuple(self.held[slot][index * self.block_size : (index + 1) * self.block_size])
+
+    def room(self, length: int) -> bool:
+        """Whether a new sequence of `length` tokens would find blocks now, one more for each sequence that runs included."""
+        return -(-length // self.block_size) + len(self.tables) - len(self.free) <= len(self.pool.free)
+
+    def grow(self, slot: int, length: int) -> bool:
+        """Blocks for `length` tokens; False when there are not enough, and nothing is taken."""
+        table, need = self.tables[slot], -(-length // self.block_size)
+        if need - len(table) > len(self.pool.free):
+            return False
+        while len(table) < need:
+            table.append(self.pool.take())
+        return True
+
+    def note(self, slot: int) -> None:
+        """Tokens of this slot are final up to its length: name the blocks that they fill."""
+        while self.prefix_caching and (len(self.named[slot]) + 1) * self.block_size <= self.lengths[slot]:
+            index = len(self.named[slot])
+            self.named[slot].append(self.pool.name(self.tables[slot][index], self._parent(slot), self._block_tokens(slot, index)))
+
+    def close(self, slot: int) -> None:
+        """Give a sequence's blocks back, its last ones to be used again first."""
+        for block in reversed(self.tables[slot]):
+            self.pool.drop(block)
+        self.tables[slot], self.named[slot], self.held[slot], self.lengths[slot] = [], [], (), 0
+        self.free.append(slot)
+
+    def step(self, segments: list[tuple[int, int]]) -> "PagedStep":
+        return PagedStep(self, segments)
+
+    def check(self) -> None:
+        """The invariants, for tests: counts add up, and no block is both free and referenced."""
+        used = [block for table in self.tables for block in table]
+        assert sum(self.pool.refs) == len(used)
+        assert all((block in self.pool.free) == (refs == 0) for block, refs in enumerate(self.pool.refs))
+        assert all(self.pool.names[block] is not None for block in self.pool.known.values())
+
+
+class PagedStep:
+    """One call of the network over paged sequences; the same protocol as a step of KVCache."""
+
+    def __init__(self, cache: PagedCache, segments: list[tuple[int, int]]) -> None:
+        self.cache, self.segments = cache, segments
+        size, device = cache.block_size, cache.keys[0].device
+        spans = [(slot, cache.lengths[slot], cache.lengths[slot] + count) for slot, count in segments]
+        positions = [p for _, start, end in spans for p in range(start, end)]
+        self.positions = torch.tensor([positions], device=device)
+        self.lengths = torch.tensor([[end for _, start, end in spans for _ in range(start, end)]], device=device)
+        places = [(cache.tables[slot][p // size], p % size) for slot, start, end in spans for p in range(start, end)]
+        self.block, self.offset = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
+        self.tables = [torch.tensor(cache.tables[slot][: -(-end // size)], device=device) for slot, _, end in spans]
+
+    def _gather(self, cached: Tensor, table: Tensor, low: int, end: int, dtype: torch.dtype) -> Tensor:
+        """(Hkv, S, K): the keys or values of one sequence from position `low` to `end`."""
+        first = low // self.cache.block_size
+        whole = cached[:, table[first:]].flatten(1, 2)
+        return whole[:, low - first * self.cache.block_size : end - first * self.cache.block_size].to(dtype)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+    ) -> Tensor:
+        """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
+        shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[:, self.block, self.offset] = k.transpose(0, 1).to(keys.dtype)
+        values[:, self.block, self.offset] = v.transpose(0, 1).to(values.dtype)
+        out, at = torch.empty_like(q), 0
+        for (slot, count), table in zip(self.segments, self.tables, strict=True):
+            old, rows = self.cache.lengths[slot], slice(at, at + count)
+            low = 0 if window is None else max(0, old + 1 - window)
+            seen_k, seen_v = (self._gather(t, table, low, old + count, q.dtype) for t in (keys, values))
+            if count == 1:
+                out[at] = attend_last(q[at].view(len(seen_k), -1, q.shape[-1]), seen_k, seen_v, scale, softcap).view(q.shape[1:])
+            else:
+                k_in, v_in = seen_k.transpose(0, 1)[None], seen_v.transpose(0, 1)[None]
+                out[rows] = attend(q[None, rows], k_in, v_in, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
+            at += count
+        return out.view(shape)
+
+    def commit(self) -> None:
+        for slot, count in self.segments:
+            self.cache.lengths[slot] += count

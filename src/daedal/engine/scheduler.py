@@ -1,0 +1,120 @@
+"""Which requests run in the next call of the network, and with how many tokens each.
+
+Everything is catching up: a request has `len(tokens)` tokens and the cache has some of them, whether that is a prompt in chunks, one new
+token, guesses to verify, or a request that was preempted and starts over. One budget of tokens a step; those that decode come first,
+then prompts under way, then waiting requests in order. When blocks run out the youngest request is put back to the head of the queue.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from daedal.engine.paged import PagedCache
+from daedal.engine.request import Request
+from daedal.engine.slots import SlotCache
+
+Cache = SlotCache | PagedCache
+
+
+@dataclass(slots=True)
+class Work:
+    """Run `count` tokens of a request: known ones first, then `guesses`."""
+
+    request: Request
+    start: int
+    count: int
+    guesses: list[int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the request has caught up, so that its logits are wanted."""
+        return self.start + self.count == len(self.request.tokens) + len(self.guesses)
+
+    def tokens(self) -> list[int]:
+        known = self.request.tokens[self.start : self.start + self.count - len(self.guesses)]
+        return known + self.guesses
+
+
+class Scheduler:
+    """Queues of requests over one cache. `running` is in order of admission, oldest first."""
+
+    def __init__(self, cache: Cache, token_budget: int) -> None:
+        self.cache, self.token_budget = cache, token_budget
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.preemptions = 0
+
+    def plan(self) -> list[Work]:
+        """The work of one step, in order of admission."""
+        work: dict[Request, Work] = {}
+        budget, pressed = self.token_budget, self.preemptions
+        behind = [request for request in self.running if self._need(request) > 1]
+        for request in [*(r for r in self.running if self._need(r) == 1), *behind]:
+            if budget and request.slot is not None:
+                self._continue(request, budget, work)
+                budget = self.token_budget - sum(w.count for w in work.values())
+        if pressed == self.preemptions:
+            self._admit(budget, work)
+        return [work[request] for request in self.running if request in work]
+
+    def _need(self, request: Request) -> int:
+        return len(request.tokens) - self.cache.lengths[request.slot] if request.slot is not None else 0
+
+    def _continue(self, request: Request, budget: int, work: dict[Request, Work]) -> None:
+        start, need = self.cache.lengths[request.slot], self._need(request)
+        guesses = request.guesses[: budget - 1] if need == 1 else []
+        guesses = guesses[: max(0, self.cache.max_len - start - 1)]
+        if guesses and not self.cache.grow(request.slot, start + 1 + len(guesses)):
+            guesses = []  # a guess is not worth another request's place
+        count = min(need, budget) + len(guesses)
+        while not self.cache.grow(request.slot, start + count):
+            victim = self.running[-1]
+            self.preempt(victim)
+            work.pop(victim, None)
+            if victim is request:
+                return
+        work[request] = Work(request, start, count, guesses)
+
+    def _admit(self, budget: int, work: dict[Request, Work]) -> None:
+        for request in list(self.waiting):
+            if not budget or not self.cache.free:
+                return
+            if request.waits_for is not None and self._still_waits(request):
+                continue
+            if self.running and not self.cache.room(len(request.tokens)):
+                return
+            opened = self.cache.open(request.tokens)
+            if opened is None:
+                return
+            request.slot, reused = opened
+            count = min(len(request.tokens) - reused, budget)
+            if not self.cache.grow(request.slot, reused + count):
+                self.cache.close(request.slot)
+                request.slot = None
+                return
+            if not request.preemptions:
+                request.reused = reused
+            self.waiting.remove(request)
+            self.running.append(request)
+            work[request] = Work(request, reused, count, [])
+            budget -= count
+
+    def _still_waits(self, request: Request) -> bool:
+        """A sample waits until its sibling has run the prompt that both share."""
+        first = request.waits_for
+        if first is None or first.finished or first.preemptions or (first.slot is not None and self._need(first) <= 1):
+            request.waits_for = None
+            return False
+        return True
+
+    def preempt(self, request: Request) -> None:
+        """Take a running request's memory; it starts over when there is room, and draws the same tokens."""
+        self.release(request)
+        request.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(request)
+
+    def release(self, request: Request) -> None:
+        """Out of the running, its slot given back."""
+        self.running.remove(request)
+        self.cache.close(request.slot)
+        request.slot, request.guesses = None, []

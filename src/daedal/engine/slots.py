@@ -1,0 +1,150 @@
+"""Contiguous slots: each running sequence owns one row of a KV cache. The fast default on CPU, where exact lengths beat gathering pages.
+
+A slot that is free again remembers its tokens. A new sequence that begins alike takes that slot over, or copies the common part from
+another: a chat goes on where it stopped, and n samples run their prompt once.
+
+Legend: N flat tokens of a ragged call, H heads, K head dim, S keys.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daedal.networks.decoder import DecoderConfig
+from daedal.nn import kernels
+from daedal.nn.attention import attend
+from daedal.nn.cache import KVCache, Step
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many first items are equal, by halving (slices compare at C speed)."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class SlotCache(KVCache):
+    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows."""
+
+    def __init__(
+        self, config: DecoderConfig, slots: int, max_len: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+        prefix_caching: bool = True,
+    ) -> None:
+        super().__init__(config, slots + 1, max_len, dtype, device)
+        self.spare, self.prefix_caching = slots, prefix_caching
+        self.free = list(range(slots))[::-1]  # the next slot to take is the last
+        self.held: list[list[int]] = [[] for _ in range(slots + 1)]  # the tokens whose keys and values a slot has
+
+    def open(self, tokens: list[int]) -> tuple[int, int] | None:
+        """(slot, how many of `tokens` it already has, less than all), or None when every slot is taken."""
+        if not self.free:
+            return None
+        source, reused = self._best(tokens) if self.prefix_caching else (self.free[-1], 0)
+        slot = source if source in self.free else self.free[-1]
+        self.free.remove(slot)
+        if slot != source and reused:
+            for cached in (*self.keys, *self.values):
+                cached[slot, :, :reused] = cached[source, :, :reused]
+        self.lengths[slot], self.held[slot] = reused, tokens
+        return slot, reused
+
+    def _best(self, tokens: list[int]) -> tuple[int, int]:
+        """(slot, common length) of the longest common beginning; free slots win ties, the longest free among them."""
+        best, longest = self.free[-1], 0
+        for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
+            have = self.lengths[slot]
+            if have > longest and (same := min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)) > longest:
+                best, longest = slot, same
+        return best, longest
+
+    def grow(self, slot: int, length: int) -> bool:
+        """Room for `length` tokens: a slot has it from the start."""
+        return True
+
+    def room(self, length: int) -> bool:
+        return True
+
+    def close(self, slot: int) -> None:
+        """Give a slot back; what it holds stays until another sequence needs the place."""
+        self.held[slot] = list(self.held[slot][: self.lengths[slot]]) if self.prefix_caching else []
+        self.lengths[slot] = len(self.held[slot])
+        self.free.insert(0, slot)
+
+    def note(self, slot: int) -> None:
+        """Tokens of this slot are final up to its length."""
+
+    def step(self, segments: list[tuple[int, int]]) -> "RaggedStep":
+        return RaggedStep(self, segments)
+
+
+class RaggedStep(Step):
+    """A Step that runs its single-token segments together: in one kernel where there is one, else one small product a sequence."""
+
+    def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
+        super().__init__(cache, segments)
+        rows, at = [], 0
+        self.chunks: list[tuple[int, int, int]] = []  # (slot, first row, count) of longer segments
+        for slot, count in segments:
+            if count == 1:
+                rows.append((at, slot))
+            else:
+                self.chunks.append((slot, at, count))
+            at += count
+        device = cache.keys[0].device
+        self.single = torch.tensor([row for row, _ in rows], device=device)
+        self.slots = [slot for _, slot in rows]
+        self.slot_ids = torch.tensor(self.slots, device=device)
+        self.at = self.positions[0, self.single] if rows else self.single
+        kernel_takes = cache.keys[0].dtype in (torch.float32, torch.bfloat16) and cache.keys[0].shape[-1] % 8 == 0
+        self.native = device.type == "cpu" and kernel_takes and kernels.available()
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+    ) -> Tensor:
+        """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
+        shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
+        out = torch.empty_like(q)
+        if self.slots:
+            rows = (q, k, v) if not self.chunks else (q[self.single], k[self.single], v[self.single])
+            found = self._singles(layer, *rows, scale, window, softcap)
+            if not self.chunks:
+                return found.view(shape)
+            out[self.single] = found
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        for slot, at, count in self.chunks:
+            old, new = self.cache.lengths[slot], self.cache.lengths[slot] + count
+            keys[slot, :, old:new] = k[at : at + count].transpose(0, 1)
+            values[slot, :, old:new] = v[at : at + count].transpose(0, 1)
+            low = 0 if window is None else max(0, old + 1 - window)
+            seen = (t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values))
+            out[at : at + count] = attend(q[None, at : at + count], *seen, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
+        return out.view(shape)
+
+    def _singles(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None
+    ) -> Tensor:  # q (B, H, K), one new token of each of B sequences
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        if self.native and q.dtype == torch.float32:
+            return kernels.attend(q, k, v, keys, values, self.slot_ids, self.at, scale=scale, window=window, softcap=softcap)
+        keys[self.slot_ids, :, self.at] = k.to(keys.dtype)
+        values[self.slot_ids, :, self.at] = v.to(values.dtype)
+        grouped = q.view(len(q), keys.shape[1], -1, q.shape[-1])  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
+        outs = []
+        for i, slot in enumerate(self.slots):
+            end = self.cache.lengths[slot] + 1
+            low = 0 if window is None else max(0, end - window)
+            outs.append(attend_last(grouped[i], keys[slot, :, low:end].to(q.dtype), values[slot, :, low:end].to(q.dtype), scale, softcap))
+        return torch.stack(outs).view(q.shape)
+
+
+def attend_last(q: Tensor, keys: Tensor, values: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """The newest token sees everything: q (Hkv, G, K), keys and values (Hkv, S, K) -> like q."""
+    if softcap is None:
+        return F.scaled_dot_product_attention(q[None], keys[None], values[None], scale=scale)[0]
+    scores = torch.tanh(q @ keys.mT * (scale / softcap)) * softcap
+    return scores.softmax(-1) @ values

@@ -1,0 +1,248 @@
+"""The engine equals the naive loop token for token: mixed lengths, every cache, every feature, every order of events.
+
+Networks here are tiny, random and float64, so that no two logits are near enough for the order of a sum to matter.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daedal import networks
+from daedal.data.tokenizer import Tokenizer
+from daedal.engine.engine import Engine
+from daedal.engine.paged import PagedCache
+from daedal.engine.slots import common_prefix
+from daedal.errors import DaedalError
+from daedal.processes.autoregression import generate, generate_text
+from daedal.processes.grammar import Grammar
+from daedal.processes.sampling import SamplingParams
+
+VOCABULARY = 24
+EOS = 2
+
+
+def tiny(seed: int = 0, **sizes) -> "networks.Decoder":
+    torch.manual_seed(seed)
+    shape = {
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96, "eos_token_id": EOS,
+    }  # fmt: skip
+    network = networks.build(networks.config_from_dict({**shape, **sizes})).eval().double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.4) if p.dim() > 1 else None
+    return network
+
+
+TARGET = tiny()
+SLIDING = tiny(1, model_type="mistral", sliding_window=5)
+DRAFT = tiny(2, num_hidden_layers=1)
+with torch.no_grad():  # a draft that is often right
+    DRAFT.load_state_dict({name: TARGET.state_dict()[name] for name in DRAFT.state_dict()})
+
+PROMPTS = st.lists(st.lists(st.integers(3, 8), min_size=1, max_size=20), min_size=1, max_size=6)
+FEATURES = st.fixed_dictionaries({
+    "cache": st.sampled_from(["slots", "paged"]),
+    "max_batch": st.integers(1, 4),
+    "token_budget": st.integers(4, 24),
+    "block_size": st.sampled_from([1, 3, 8]),
+    "prefix_caching": st.booleans(),
+    "prompt_lookup": st.sampled_from([0, 0, 3]),
+    "draft": st.sampled_from([None, DRAFT]),
+    "blocks": st.integers(0, 20),
+})  # fmt: skip
+SETTINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.0, 0.8]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 3),
+    max_tokens=st.integers(1, 16),
+    ignore_eos=st.booleans(),
+)
+
+
+def build(network, features: dict, **more) -> Engine:
+    options = dict(features)
+    blocks = options.pop("blocks", 0)
+    need = -(-40 // options["block_size"])  # the longest request here fits
+    if options["cache"] == "paged":
+        options["memory_budget"] = (need + blocks) * options["block_size"] * network.cache_bytes_per_token(torch.float64)
+    return Engine(network, **options, **more)
+
+
+def settled(engine: Engine) -> bool:
+    """Nothing is held after everything finished."""
+    if isinstance(engine.cache, PagedCache):
+        engine.cache.check()
+        return len(engine.cache.pool.free) == engine.cache.blocks and not any(engine.cache.tables)
+    return len(engine.cache.free) == engine.cache.spare
+
+
+@settings(max_examples=120, deadline=None)
+@given(PROMPTS, FEATURES, st.data(), st.sampled_from([TARGET, SLIDING]))
+def test_output_equals_the_naive_loop(prompts: list[list[int]], features: dict, data, network) -> None:
+    params = [data.draw(SETTINGS) for _ in prompts]
+    engine = build(network, features)
+    requests = engine.generate(prompts, params)
+    for request, prompt, p in zip(requests, prompts, params, strict=True):
+        assert request.output == generate(network, prompt, p, eos_ids=[EOS])
+    assert settled(engine)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(3, 8), min_size=1, max_size=20), FEATURES, SETTINGS, st.integers(2, 4))
+def test_samples_share_the_prompt_and_equal_their_own_runs(prompt: list[int], features: dict, params: SamplingParams, n: int) -> None:
+    params = SamplingParams(temperature=1.0, seed=params.seed, max_tokens=params.max_tokens, n=n)
+    engine = build(TARGET, features)
+    first = engine.generate([prompt], params)[0]
+    assert [s.output for s in first.samples] == [generate(TARGET, prompt, params.sample_of(i), eos_ids=[EOS]) for i in range(n)]
+    assert settled(engine)
+
+
+@settings(max_examples=80, deadline=None)
+@given(PROMPTS, FEATURES, st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=4), st.integers(0, 3))
+def test_cancelling_anything_at_any_step_disturbs_nothing(prompts, features: dict, cancels, late: int) -> None:
+    engine, params = build(TARGET, features), SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+    requests, steps = [engine.submit(prompt, params) for prompt in prompts[: len(prompts) - late or 1]], 0
+    while engine.busy:
+        for index, when in cancels:
+            if when == steps and index < len(requests):
+                engine.cancel(requests[index])
+        if steps == 2:  # some come later
+            requests += [engine.submit(prompt, params) for prompt in prompts[len(requests) :]]
+        engine.step()
+        if isinstance(engine.cache, PagedCache):
+            engine.cache.check()
+        steps += 1
+    for request in requests:
+        want = generate(TARGET, request.prompt, params)
+        assert request.finished in ("length", "cancelled")
+        assert request.output == (want if request.finished == "length" else want[: len(request.output)])
+    assert settled(engine)
+
+
+def test_preemption_happens_and_changes_nothing() -> None:
+    prompts = [[3 + i, 4, 5, 6] for i in range(4)]
+    params = SamplingParams(temperature=0.9, seed=1, max_tokens=20, ignore_eos=True)
+    engine = Engine(TARGET, cache="paged", block_size=2, max_batch=4, memory_budget=24 * 2 * TARGET.cache_bytes_per_token(torch.float64))
+    requests = engine.generate(prompts, params)
+    assert engine.scheduler.preemptions > 0 and settled(engine)
+    assert [r.output for r in requests] == [generate(TARGET, p, params) for p in prompts]
+
+
+@pytest.mark.parametrize("cache", ["slots", "paged"])
+def test_prefix_hits_grow_with_the_shared_prefix(cache: str) -> None:
+    base = [3 + (7 * i) % 19 for i in range(32)]
+    hits = []
+    for shared in range(0, 33, 4):
+        engine = Engine(TARGET, cache=cache, block_size=4)
+        engine.generate([base], SamplingParams(temperature=0, max_tokens=2))
+        hits.append(engine.generate([base[:shared] + [20] * 4], SamplingParams(temperature=0, max_tokens=2))[0].reused)
+    assert hits == sorted(hits) and hits[0] == 0 and hits[-1] == 32
+    off = Engine(TARGET, cache=cache, prefix_caching=False)
+    assert [off.generate([base], SamplingParams(max_tokens=2))[0].reused for _ in range(2)] == [0, 0]
+
+
+def test_a_freed_block_keeps_its_name_until_reused() -> None:
+    engine = Engine(TARGET, cache="paged", block_size=4, memory_budget=12 * 4 * TARGET.cache_bytes_per_token(torch.float64))
+    base, params = list(range(3, 23)), SamplingParams(temperature=0, max_tokens=1)
+    assert [engine.generate([base], params)[0].reused for _ in range(2)] == [0, 16]
+    engine.generate([[23 - i % 4 for i in range(40)]], params)  # needs the place
+    assert engine.generate([base], params)[0].reused < 16
+    assert settled(engine)
+
+
+def test_speculation_is_worth_it() -> None:
+    prompt, params = [3, 4, 5], SamplingParams(temperature=0.7, seed=0, max_tokens=40, ignore_eos=True)
+    plain, same = Engine(TARGET), Engine(TARGET, draft=tiny(), guesses=4)
+    assert plain.generate([prompt], params)[0].output == same.generate([prompt], params)[0].output
+    assert same.accepted == same.guessed > 0 and same.steps < plain.steps / 3  # a draft that is the target is always right
+    looking = Engine(TARGET, prompt_lookup=3)
+    biased = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, logit_bias={7: 50.0})
+    looking.generate([prompt], biased)
+    assert looking.accepted > 10 and looking.steps < 20
+
+
+@pytest.mark.parametrize("cache", ["slots", "paged"])
+def test_long_prompts_do_not_stall_those_that_decode(cache: str) -> None:
+    engine = Engine(TARGET, cache=cache, token_budget=8, max_batch=4)
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    first = engine.submit([3, 4], params)
+    engine.step()
+    engine.submit([5] * 60, params)
+    before = len(first.output)
+    for _ in range(6):
+        engine.step()
+    assert len(first.output) == before + 6
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return Tokenizer.train(["abc"], 270, ("<|endoftext|>",))
+
+
+@pytest.fixture(scope="module")
+def speaker(words: Tokenizer):
+    return tiny(3, vocab_size=words.vocab_size, eos_token_id=None)
+
+
+@pytest.mark.parametrize("features", [{}, {"prompt_lookup": 3}, {"cache": "paged"}])
+def test_stop_strings_grammar_and_text(words: Tokenizer, speaker, features: dict) -> None:
+    letters = SamplingParams(seed=0, max_tokens=40, stop=("ab", "cca"), grammar=Grammar.regex(words, "[abc ]{30,50}"))
+    json = SamplingParams(seed=1, max_tokens=60, grammar=Grammar.json(words, {"enum": ["yes", "no", "perhaps"]}))
+    free = SamplingParams(seed=2, max_tokens=20, top_k=60)
+    engine = Engine(speaker, words, **features)
+    prompts = [words.encode("a"), words.encode("b "), words.encode("éab")]
+    requests = engine.generate(prompts, [letters, json, free])
+    for request, prompt, params in zip(requests, prompts, (letters, json, free), strict=True):
+        assert request.text == generate_text(speaker, words, prompt, params)
+    assert requests[0].finished == requests[1].finished == "stop"
+    assert "ab" not in requests[0].text and requests[1].text in ('"yes"', '"no"', '"perhaps"')
+
+
+def test_streaming_and_logprobs(words: Tokenizer, speaker) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=2)
+    engine, prompts = Engine(speaker, words), [words.encode("ab"), words.encode("c")]
+    got: dict[int, list] = {0: [], 1: []}
+    for index, token in engine.stream(prompts, params):
+        got[index].append(token)
+    for index, prompt in enumerate(prompts):
+        ids = [token.id for token in got[index]]
+        assert ids == generate(speaker, prompt, params, eos_ids=words.eos_ids)
+        logits = speaker(torch.tensor([prompt + ids])).detach()[0, len(prompt) - 1 : -1].log_softmax(-1)
+        for token, line in zip(got[index], logits, strict=True):
+            assert token.logprob == pytest.approx(float(line[token.id]), abs=1e-5) and len(token.likeliest) == 2
+            assert token.likeliest[0] == (token.id, pytest.approx(token.logprob))
+
+
+def test_a_reader_that_leaves_frees_everything(words: Tokenizer, speaker) -> None:
+    engine = Engine(speaker, words)
+    stream = engine.stream([words.encode("ab")] * 3, SamplingParams(max_tokens=30))
+    next(stream)
+    stream.close()
+    engine.step()
+    assert not engine.busy and settled(engine)
+
+
+def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
+    engine = Engine(TARGET, max_len=10)
+    with pytest.raises(DaedalError, match="12 tokens and the context 10"):
+        engine.submit([3] * 12)
+    with pytest.raises(DaedalError, match="no tokens"):
+        engine.submit([])
+    with pytest.raises(DaedalError, match="tokenizer"):
+        engine.submit([3], SamplingParams(stop=("a",)))
+    with pytest.raises(DaedalError, match="share a tokenizer"):
+        Engine(TARGET, draft=speaker)
+    with pytest.raises(DaedalError, match="max_len"):
+        Engine(TARGET, memory_budget=100)
+    with pytest.raises(DaedalError, match="'slots' or 'paged'"):
+        Engine(TARGET, cache="pages")
+
+
+@given(st.lists(st.integers(0, 1), max_size=12), st.lists(st.integers(0, 1), max_size=12))
+def test_common_prefix(a: list[int], b: list[int]) -> None:
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n] and (n == min(len(a), len(b)) or a[n] != b[n])
