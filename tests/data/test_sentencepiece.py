@@ -11,14 +11,15 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
 oracle = pytest.importorskip("sentencepiece")
-WORDS = "the lamp keeper climbed stair and lit while sea was dark wind sang over rocks of bay été naïve 日本 ababa aaaa".split()
+TEXT = "the lamp keeper climbed stair and lit while sea was dark wind sang over rocks of bay été naïve 日本 ababa aaaa"
+WORDS = TEXT.split()
 TEXTS = [
     "the lamp keeper climbed the stair",
     "  two spaces,  and   three ",
     "unknown ☃ and 😀 signs, été",
     "line\nbreak and tab\t too",
     "ababababa aaaaaaaaa abababa",
-    "ﬁne ｆｕｌｌ width ①",
+    "ﬁne ｆｕｌｌ width ①",  # noqa: RUF001
     "",
     " ",
 ]
@@ -93,12 +94,12 @@ def test_stream_keeps_leading_space(tmp_path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff" * 30, b"plain text, no protobuf at all"])
 def test_broken_file(tmp_path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(DaedalError, match="tokenizer.model"):
+    with pytest.raises(DaedalError, match=r"tokenizer\.model"):
         ours.read(tmp_path / "tokenizer.model")
 
 
 def test_truncated_file(tmp_path) -> None:
     path, _ = train(tmp_path, **LLAMA)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DaedalError, match="tokenizer.model"):
+    with pytest.raises(DaedalError, match=r"tokenizer\.model"):
         Tokenizer.load(path)

@@ -94,7 +94,8 @@ def test_guidance_equals_transformers(network, theirs) -> None:
     guide = transformers.UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, theirs, unconditional_ids=torch.tensor([weak]), use_cache=False)
     want = theirs.generate(torch.tensor([PROMPT]), max_new_tokens=10, do_sample=False, eos_token_id=None, logits_processor=[guide])
     for cached in (False, True):
-        ours = A.generate(network, PROMPT, SamplingParams(temperature=0, max_tokens=10), cached=cached, contrast=A.Contrast(network, weak, A.guided(scale)))
+        contrast = A.Contrast(network, weak, A.guided(scale))
+        ours = A.generate(network, PROMPT, SamplingParams(temperature=0, max_tokens=10), cached=cached, contrast=contrast)
         assert ours == want[0, len(PROMPT) :].tolist()
 
 

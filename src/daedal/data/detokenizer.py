@@ -72,9 +72,9 @@ class TokenBytes:
 
 def token_bytes(tokenizer: "Tokenizer") -> TokenBytes:
     """The table of a tokenizer, made once and kept on it."""
-    if not hasattr(tokenizer, "_token_bytes"):
-        tokenizer._token_bytes = TokenBytes(tokenizer)
-    return tokenizer._token_bytes
+    if "bytes" not in tokenizer.derived:
+        tokenizer.derived["bytes"] = TokenBytes(tokenizer)
+    return tokenizer.derived["bytes"]
 
 
 class Detokenizer:

@@ -10,7 +10,7 @@ Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is
 import json
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from daedal.errors import DaedalError
 # One alternative a line, first match wins: an English clitic; a word with the one sign or space before it; digits in groups of two (fewer
 # bits per byte than three in small models); a run of punctuation with the line ends after it; line ends; spaces but the last; spaces.
 SPLIT = "|".join((
-    r"['’](?i:ll|re|ve|[dmst])(?!\p{L})",
+    r"['\u2019](?i:ll|re|ve|[dmst])(?!\p{L})",
     r"[^\p{L}\p{N}\r\n]?[\p{L}\p{M}]+",
     r"\p{N}{1,2}",
     r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
@@ -46,7 +46,7 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         *,
-        roles: dict[str, str] | None = None,
+        roles: Mapping[str, str | None] | None = None,
         chat_template: str | None = None,
         eos_ids: Sequence[int] = (),
         config: dict[str, Any] | None = None,
@@ -60,6 +60,7 @@ class Tokenizer:
         own = [i for i in (self._id("eos_token"),) if i is not None]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_ids]))
         self._lock = threading.Lock()
+        self.derived: dict[str, Any] = {}  # what other modules make of this tokenizer once and keep with it
 
     # -- files ---------------------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,8 @@ class Tokenizer:
         for role, value in {**_read_json(folder / "special_tokens_map.json"), **config}.items():
             if role in ROLES and value:
                 roles[role] = value["content"] if isinstance(value, dict) else value
-        for index, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+        listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+        for token in (token for _, token in listed):
             if backend.token_to_id(token["content"]) is None:
                 flags = {k: token[k] for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in token}
                 backend.add_tokens([AddedToken(token["content"], **flags)])
@@ -159,9 +161,12 @@ class Tokenizer:
         with self._lock:  # the flag is a property of the shared backend
             backend.encode_special_tokens = not special
             rows = [row.ids for row in backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)]
-        if add_bos and self.bos_id is None:
+        bos = self.bos_id
+        if not add_bos:
+            return rows
+        if bos is None:
             raise DaedalError("This tokenizer has no bos_token; encode with add_bos=False.")
-        return [[self.bos_id, *row] for row in rows] if add_bos else rows
+        return [[bos, *row] for row in rows]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a trusted text (control tokens are read, nothing is added) and the [start, end) characters that each stands for."""

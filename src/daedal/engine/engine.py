@@ -177,7 +177,7 @@ class Engine:
 
     def _finish(self, request: Request, reason: str) -> None:
         request.finished = reason
-        if request.slot is None:
+        if request.slot < 0:
             self.scheduler.waiting.remove(request)
         else:
             self.scheduler.release(request)
@@ -203,7 +203,7 @@ class Engine:
         tokens = torch.tensor([list(itertools.chain.from_iterable(w.tokens() for w in work))], device=self.device)  # (1, N)
         hidden = self.network.hidden(tokens, cache=step)[0]  # (N, D)
         step.commit()
-        rows, at = [], 0
+        at, rows = 0, list[int]()
         for w in work:
             at += w.count
             if w.complete:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from daedal.data.detokenizer import Detokenizer
 from daedal.data.tokenizer import Tokenizer
 from daedal.processes.autoregression import PromptLookup, StopStrings
-from daedal.processes.grammar import Matcher
 from daedal.processes.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from daedal.processes.grammar import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class Request:
     error: str = ""
     samples: list["Request"] = field(default_factory=list)  # all n of them, this one among them
     waits_for: "Request | None" = None  # a sample waits until its sibling has run the shared prompt
-    slot: int | None = None
+    slot: int = -1  # its place in the cache, -1 while it has none
     reused: int = 0  # tokens of the prompt that the cache already had
     preemptions: int = 0
     cancelled: bool = False
     guesses: list[int] = field(default_factory=list)
-    matcher: Matcher | None = None
+    matcher: "Matcher | None" = None
     words: Detokenizer | None = None
     held: StopStrings | None = None
     lookup: PromptLookup | None = None

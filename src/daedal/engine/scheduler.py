@@ -49,7 +49,7 @@ class Scheduler:
         budget, pressed = self.token_budget, self.preemptions
         behind = [request for request in self.running if self._need(request) > 1]
         for request in [*(r for r in self.running if self._need(r) == 1), *behind]:
-            if budget and request.slot is not None:
+            if budget and request.slot >= 0:
                 self._continue(request, budget, work)
                 budget = self.token_budget - sum(w.count for w in work.values())
         if pressed == self.preemptions:
@@ -57,7 +57,7 @@ class Scheduler:
         return [work[request] for request in self.running if request in work]
 
     def _need(self, request: Request) -> int:
-        return len(request.tokens) - self.cache.lengths[request.slot] if request.slot is not None else 0
+        return len(request.tokens) - self.cache.lengths[request.slot] if request.slot >= 0 else 0
 
     def _continue(self, request: Request, budget: int, work: dict[Request, Work]) -> None:
         start, need = self.cache.lengths[request.slot], self._need(request)
@@ -89,7 +89,7 @@ class Scheduler:
             count = min(len(request.tokens) - reused, budget)
             if not self.cache.grow(request.slot, reused + count):
                 self.cache.close(request.slot)
-                request.slot = None
+                request.slot = -1
                 return
             if not request.preemptions:
                 request.reused = reused
@@ -101,7 +101,7 @@ class Scheduler:
     def _still_waits(self, request: Request) -> bool:
         """A sample waits until its sibling has run the prompt that both share."""
         first = request.waits_for
-        if first is None or first.finished or first.preemptions or (first.slot is not None and self._need(first) <= 1):
+        if first is None or first.finished or first.preemptions or (first.slot >= 0 and self._need(first) <= 1):
             request.waits_for = None
             return False
         return True
@@ -117,4 +117,4 @@ class Scheduler:
         """Out of the running, its slot given back."""
         self.running.remove(request)
         self.cache.close(request.slot)
-        request.slot, request.guesses = None, []
+        request.slot, request.guesses = -1, []

@@ -10,7 +10,7 @@ Legend: B batch, T tokens, V vocabulary, k guessed tokens.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ class Feed:
     """
 
     def __init__(self, network: "Decoder", max_len: int | None = None) -> None:
-        self.network, self.ids = network, []
+        self.network = network
+        self.ids: list[int] = []
         device = network.embed_tokens.weight.device
         self.cache = KVCache(network.config, 1, max_len, activation_dtype(network), device) if max_len else None
 
@@ -99,31 +100,32 @@ def stream(
     size = len(prompt) + params.max_tokens
     feed = Feed(network, size if cached else None)
     other = Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None) if contrast else None
-    logits, weaker = feed(prompt), other(contrast.prompt) if other else None
+    fresh, weaker = prompt, contrast.prompt if contrast else prompt
     output: list[int] = []
     while True:
-        shaped = contrast.combine(logits, weaker) if other else logits
+        logits = feed(fresh)
+        shaped = contrast.combine(logits, other(weaker)) if contrast and other else logits
         shaped = matcher.mask(shaped[None])[0] if matcher else shaped
         token = sample_batch(shaped[None], [(params, prompt, output)])[0]
         output.append(token)
         yield token, float(logprobs(logits[None], [token])[0])
         if token in ends or len(output) == params.max_tokens or (matcher and matcher.accept(token)):
             return
-        logits, weaker = feed([token]), other([token]) if other else None
+        fresh = weaker = [token]
 
 
-def generate(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: object) -> list[int]:
+def generate(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any) -> list[int]:
     """The new token ids of one continuation; options as for `stream`."""
     return [token for token, _ in stream(network, prompt, params, **options)]
 
 
-def generate_n(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: object) -> list[list[int]]:
+def generate_n(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any) -> list[list[int]]:
     """`params.n` continuations, each with its own seed."""
     params = params.seeded()
     return [generate(network, prompt, params.sample_of(i), **options) for i in range(params.n)]
 
 
-def generate_text(network: "Decoder", tokenizer: "Tokenizer", prompt: Sequence[int], params: SamplingParams, **options: object) -> str:
+def generate_text(network: "Decoder", tokenizer: "Tokenizer", prompt: Sequence[int], params: SamplingParams, **options: Any) -> str:
     """The text of one continuation, cut at the first stop string."""
     from daedal.data.detokenizer import Detokenizer
 
@@ -164,6 +166,9 @@ class StopStrings:
 # -- beam search ---------------------------------------------------------------------------------------------------------------------------
 
 
+Hypothesis = tuple[tuple[int, ...], float]  # ids so far, summed log-probability
+
+
 @dataclass(frozen=True)
 class Beam:
     ids: tuple[int, ...]
@@ -188,7 +193,7 @@ def beam_search(
     cache = KVCache(network.config, beams, len(prompt) + max_tokens, activation_dtype(network), network.embed_tokens.weight.device)
     logits = _beam_step(network, cache, [list(prompt)]).expand(beams, -1)
     _reorder(cache, [0] * beams, len(prompt))
-    running = [((), 0.0)] + [((), -INF)] * (beams - 1)  # (ids, summed log-probability); one real beam until they part
+    running: list[Hypothesis] = [((), 0.0), *(((), -INF) for _ in range(beams - 1))]  # one real beam until they part
     done: list[Beam] = []
     for length in range(1, max_tokens + 1):
         running, parents, ended = _extend(running, logits, ends if length < max_tokens else None)
@@ -201,15 +206,14 @@ def beam_search(
     return done
 
 
-Hypothesis = tuple[tuple[int, ...], float]
-
-
 def _extend(running: list[Hypothesis], logits: Tensor, ends: set[int] | None) -> tuple[list[Hypothesis], list[int], list[Hypothesis]]:
     """(running beams, their parents, those that ended). An end counts only among the best `beams`; `ends=None`: everything ends here."""
     beams = len(running)
     scores = torch.tensor([total for _, total in running], device=logits.device)[:, None] + logits.float().log_softmax(-1)
     values, flat = scores.flatten().topk(min(beams * (1 + max(1, len(ends or ()))), scores.numel()))
-    going, parents, ended = [], [], []
+    going: list[Hypothesis] = []
+    ended: list[Hypothesis] = []
+    parents: list[int] = []
     for rank, (total, at) in enumerate(zip(values.tolist(), flat.tolist(), strict=True)):
         parent, token = divmod(at, logits.shape[-1])
         hypothesis = ((*running[parent][0], token), total)

@@ -19,18 +19,19 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
 # One line with single spaces: with free white space a weak model can fill its whole budget with blanks.
-STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 def _trie(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     """llguidance's view of the vocabulary, made once a tokenizer (about a second for a large one)."""
-    if not hasattr(tokenizer, "_grammar_trie"):
+    if "trie" not in tokenizer.derived:
         try:
-            trie = llguidance.LLTokenizer(tokenizer.backend.to_str(), n_vocab=tokenizer.vocab_size, eos_token=list(tokenizer.eos_ids) or None)
+            tokenizer.derived["trie"] = llguidance.LLTokenizer(
+                tokenizer.backend.to_str(), n_vocab=tokenizer.vocab_size, eos_token=list(tokenizer.eos_ids) or None
+            )
         except Exception as error:  # the Rust side raises bare exceptions
             raise DaedalError(f"Constrained decoding cannot use this tokenizer: {error}.") from error
-        tokenizer._grammar_trie = trie
-    return tokenizer._grammar_trie
+    return tokenizer.derived["trie"]
 
 
 class Grammar:
