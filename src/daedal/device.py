@@ -41,7 +41,14 @@ def has_bf16_units(device: torch.device) -> bool:
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bf16 where the device has units for it, else fp32."""
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    names = {
+        "fp32": torch.float32,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
     if name == "auto":
         return torch.bfloat16 if has_bf16_units(device) else torch.float32
     if name not in names:
@@ -54,7 +61,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def best_time(call, device: torch.device, repeats: int = 5) -> float:  # noqa: ANN001
+def best_time(call, device: torch.device, repeats: int = 5) -> float:
     """Seconds of the fastest of `repeats` calls, after one to warm up."""
     call()
     times = []
@@ -90,7 +97,7 @@ def read_bandwidth(device: torch.device) -> float:
     return remembered(f"read {device}", measure)
 
 
-def remembered(key: str, measure) -> float:  # noqa: ANN001
+def remembered(key: str, measure) -> float:
     """A measurement kept on disk for a week."""
     key = f"{platform.node()} {torch.__version__} threads={torch.get_num_threads()} {key}"
     path = cache_folder() / "peaks.json"
@@ -108,3 +115,16 @@ def remembered(key: str, measure) -> float:  # noqa: ANN001
         except OSError:
             pass  # a cache that cannot be written costs a second next time
     return known[key]["value"]
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """(total, free) bytes of the device's memory; a CPU's free memory counts what the system can reclaim."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return total, int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return total, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in os.sysconf_names else total

@@ -3,4 +3,4 @@
 from daedal.checkpoints.folder import load, read_config, save
 from daedal.checkpoints.hub import resolve
 
-__all__ = ["load", "save", "read_config", "resolve"]
+__all__ = ["load", "read_config", "resolve", "save"]

@@ -38,18 +38,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise DaedalError(f"{path} is not valid JSON ({error}); download or save it again.") from None
 
 
-def load(
-    folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", allow_pickle: bool = False
-) -> Decoder:
+def load(folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", allow_pickle: bool = False) -> Decoder:
     """The network of a model folder. `dtype` None keeps the dtype on disk. Quantised folders of Daedal load packed."""
-    raw = read_config(folder)
-    config = config_from_dict(raw)
-    with torch.device("meta"):
-        network = build(config)
-    if quantization := raw.get("quantization_config"):
-        from daedal.checkpoints.quantize import prepare_
-
-        prepare_(network, quantization)
+    network = empty_network(folder)
     missing = assign(network, tensors(Path(folder), allow_pickle), dtype, device)
     if missing == {"lm_head.weight"}:  # files of tied models leave the head out even where config.json forgets to say so
         network.lm_head.weight = network.embed_tokens.weight
@@ -58,14 +49,26 @@ def load(
     return network.eval()
 
 
+def empty_network(folder: str | Path) -> Decoder:
+    """The network of a folder on the meta device: shapes without weights."""
+    raw = read_config(folder)
+    with torch.device("meta"):
+        network = build(config_from_dict(raw))
+    if quantization := raw.get("quantization_config"):
+        from daedal.checkpoints.quantize import prepare_
+
+        prepare_(network, quantization)
+    return network
+
+
 def assign(network: Decoder, stream: Iterator[tuple[str, Tensor]], dtype: torch.dtype | None, device: torch.device | str) -> set[str]:
     """Fill a meta-device network from disk tensors; the names that stayed empty are returned, a tied head not among them."""
-    empty = {name: t for name, t in [*network.named_parameters(), *network.named_buffers()]}
+    empty = dict([*network.named_parameters(), *network.named_buffers()])
     layout, unknown = network.names.layout(empty), []
     for disk, tensor in stream:
         entry = layout.get(disk) or layout.get(network.names.prefix + disk)  # base models are saved without the prefix
         if entry is None:
-            if disk.endswith(IGNORED) or network.config.tie_word_embeddings and "lm_head" in disk:
+            if disk.endswith(IGNORED) or (network.config.tie_word_embeddings and "lm_head" in disk):
                 continue
             unknown.append(disk)
             continue

@@ -43,3 +43,29 @@ def download(repo: str) -> Path:
     except (LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DaedalError(f"{repo!r} is not downloaded and the Hub cannot be reached ({reason}); go online once, or give a local folder.") from None
+
+
+def pulled() -> list[tuple[str, int]]:
+    """(name, bytes) of the models in the Hugging Face cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return sorted((r.repo_id, r.size_on_disk) for r in scan_cache_dir().repos if r.repo_type == "model")
+    except CacheNotFound:
+        return []
+
+
+def remove(repo: str) -> int:
+    """Delete a pulled model; the bytes freed."""
+    from huggingface_hub import scan_cache_dir
+
+    names = [name for name, _ in pulled()]
+    if repo not in names:
+        there = f"pulled are {', '.join(names)}" if names else "nothing is pulled"
+        raise DaedalError(f"{repo!r} is not a pulled model{nearest(repo, names)}; {there}.")
+    cache = scan_cache_dir()
+    found = next(r for r in cache.repos if r.repo_id == repo and r.repo_type == "model")
+    strategy = cache.delete_revisions(*(revision.commit_hash for revision in found.revisions))
+    strategy.execute()
+    return strategy.expected_freed_size

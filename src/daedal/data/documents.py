@@ -1,7 +1,7 @@
 """Documents from files, as a stream that is shuffled, repeatable and resumable at the cost of one chunk.
 
 A source is a file, a folder, or a Hub dataset (`hub:owner/name`), of parquet, jsonl, txt, each optionally .zst. Its chunks (a parquet row
-group, or a file, or `tales:N` generated ones) are visited in an order fixed by (seed, epoch); inside a chunk documents are shuffled in windows. Several sources are
+group, or a file, or `tales:COUNT:SEED` generated ones) are visited in an order fixed by (seed, epoch); inside a chunk documents are shuffled in windows. Several sources are
 interleaved so that each has given its share of characters at every moment. The whole position is a small dict of integers.
 """
 
@@ -70,7 +70,7 @@ def chunks(source: Source) -> list[Chunk]:
     return out
 
 
-def parquet(path: Path):  # noqa: ANN201
+def parquet(path: Path):
     import pyarrow.parquet as pq
 
     try:
@@ -84,7 +84,7 @@ def read(chunk: Chunk, source: Source) -> Iterator[str]:
     if source.path.startswith("tales:"):
         from daedal.data.worlds import tales
 
-        return tales(int(source.path.removeprefix("tales:")))
+        return tales(*map(int, source.path.split(":")[1:]))
     reader = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_jsonl}.get(kind(chunk.path), read_text)
     return (text for text in reader(chunk, source) if text and text.strip())
 
@@ -109,7 +109,9 @@ def read_jsonl(chunk: Chunk, source: Source) -> Iterator[str]:
             row = json.loads(line)
             text = row[source.column]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DaedalError(f"{chunk.path} line {number} has no JSON field {source.column!r} ({type(error).__name__}); mend the line or set column=.") from None
+            raise DaedalError(
+                f"{chunk.path} line {number} has no JSON field {source.column!r} ({type(error).__name__}); mend the line or set column=."
+            ) from None
         if all(accepts(row.get(column), wanted) for column, wanted in source.where.items()):
             yield text
 

@@ -1,7 +1,8 @@
 """Documents to rows of exactly T+1 tokens: best fit, every token used once, resumable.
 
-A buffer of tokenised documents feeds each row: the longest that still fits goes in; when none fits, the longest is cut to fill the row
-and its rest goes back to the buffer. (Dropping the rest, as is common, costs a third of a small corpus.)
+A buffer of tokenised documents feeds each row: the oldest opens it (so no length waits for long), then the longest that still fits goes in;
+when none fits, the longest is cut to fill the row. What is cut off goes back to the buffer. (Dropping it, as is common, costs a third of a
+small corpus; opening rows with the longest instead of the oldest feeds short documents first and long ones last.)
 """
 
 from bisect import bisect_right, insort
@@ -19,7 +20,13 @@ class PackedRows:
     """Endless batches (rows, length + 1) int64; each document is bos, its tokens, eos."""
 
     def __init__(
-        self, sources: list[Source], tokenizer: Tokenizer, rows: int, length: int, seed: int = 0, buffer: int = 512,
+        self,
+        sources: list[Source],
+        tokenizer: Tokenizer,
+        rows: int,
+        length: int,
+        seed: int = 0,
+        buffer: int = 256,
         state: dict[str, Any] | None = None,
     ) -> None:
         self.mixture = Mixture(sources, seed, state and state["mixture"])
@@ -37,27 +44,26 @@ class PackedRows:
             yield torch.tensor([self.row() for _ in range(self.rows)])
 
     def row(self) -> list[int]:
-        out: list[int] = []
+        self.fill()
+        out = self.take(min(range(len(self.buffer)), key=lambda i: self.buffer[i][1]), self.length)
         while (space := self.length - len(out)) > 0:
             self.fill()
-            at = bisect_right(self.buffer, space, key=lambda item: item[0]) - 1
-            if at >= 0:
-                out += self.buffer.pop(at)[2]
-            else:
-                ids = self.buffer.pop()[2]
-                out += ids[:space]
-                self.add(ids[space:])
+            out += self.take(bisect_right(self.buffer, space, key=lambda item: item[0]) - 1, space)
         return out
+
+    def take(self, at: int, space: int) -> list[int]:
+        """The document at index `at` of the buffer (-1: the longest), or as much of it as fits."""
+        _, serial, ids = self.buffer.pop(at)
+        if len(ids) > space:
+            insort(self.buffer, (len(ids) - space, serial, ids[space:]))  # keeps its age, so it opens the next row
+        return ids[:space]
 
     def fill(self) -> None:
         while len(self.buffer) < self.size:
             texts = [next(self.texts) for _ in range(min(64, self.size - len(self.buffer)))]
             for ids in self.tokenizer.encode_batch(texts, add_bos=False):
-                self.add([self.tokenizer.bos_id, *ids, self.tokenizer.eos_ids[0]])
-
-    def add(self, ids: list[int]) -> None:
-        self.serial += 1
-        insort(self.buffer, (len(ids), self.serial, ids))
+                self.serial += 1
+                insort(self.buffer, (len(ids) + 2, self.serial, [self.tokenizer.bos_id, *ids, self.tokenizer.eos_ids[0]]))
 
     def state(self) -> dict[str, Any]:
         """All that the next batches depend on: tensors, integers and floats only."""

@@ -149,8 +149,15 @@ class Decoder(nn.Module):
     `compute_dtype`, when set, is the dtype of activations; weights keep their own (fp32 masters, bf16 compute)."""
 
     def __init__(
-        self, config: DecoderConfig, blocks: list[nn.Module], norm: nn.Module, *, names: Names, embed_scale: float | None = None,
-        learned_positions: bool = False, softcap: float | None = None,
+        self,
+        config: DecoderConfig,
+        blocks: list[nn.Module],
+        norm: nn.Module,
+        *,
+        names: Names,
+        embed_scale: float | None = None,
+        learned_positions: bool = False,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
         self.config, self.names, self.embed_scale, self.softcap = config, names, embed_scale, softcap
@@ -169,7 +176,11 @@ class Decoder(nn.Module):
         return self.head(self.hidden(tokens, cache, positions, mask))
 
     def hidden(
-        self, tokens: Tensor, cache: Any = None, positions: Tensor | None = None, mask: Tensor | None = None,
+        self,
+        tokens: Tensor,
+        cache: Any = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
         router_logits: list[Tensor] | None = None,
     ) -> Tensor:
         """tokens (B, T) -> normalised last hidden states (B, T, D)."""

@@ -95,7 +95,6 @@ def interleaved(disk: str, heads: int, *ours: str) -> Fused:
     return Fused(disk, ours, join, split)
 
 
-
 GPT2_NAMES = Names(
     prefix="transformer.",
     last_norm="ln_f.",

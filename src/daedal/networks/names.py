@@ -68,4 +68,3 @@ class Names:
     def to_disk(self, disk: str, tensors: list[Tensor], fused: Fused | None) -> Tensor:
         tensor = tensors[0] if fused is None else fused.join(tensors)
         return (tensor.mT if self.is_transposed(disk) else tensor).contiguous()
-

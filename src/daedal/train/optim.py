@@ -81,8 +81,15 @@ def matrices_and_rest(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
 
 
 def build_optimizers(
-    network: nn.Module, *, optimizer: str, matrix_lr: float, adam_lr: float, weight_decay: float, betas: tuple[float, float],
-    momentum: float, dtype: torch.dtype,
+    network: nn.Module,
+    *,
+    optimizer: str,
+    matrix_lr: float,
+    adam_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    momentum: float,
+    dtype: torch.dtype,
 ) -> list[torch.optim.Optimizer]:
     """[Muon, AdamW], or [AdamW] alone when `optimizer` is "adamw". Vectors and embeddings are not decayed."""
     matrices, rest = matrices_and_rest(network)

@@ -6,7 +6,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,7 +57,10 @@ def sync_gradients(module: nn.Module, on: bool) -> None:
 
 def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Whole tensors on the CPU, whatever the sharding, so that any number of processes can resume."""
-    return {"model": get_model_state_dict(network, options=FULL), "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers]}
+    return {
+        "model": get_model_state_dict(network, options=FULL),
+        "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers],
+    }
 
 
 def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:

@@ -135,7 +135,9 @@ def refuse_other(before: dict[str, Any], recipe: Recipe) -> None:
     now = json.loads(recipe.model_dump_json())
     for key in ("model", "tokenizer", "data", "rows", "seed"):
         if before[key] != now[key]:
-            raise DaedalError(f"{recipe.out} holds a run with another {key}; give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over.")
+            raise DaedalError(
+                f"{recipe.out} holds a run with another {key}; give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over."
+            )
 
 
 def optimizers(recipe: Recipe, network: Decoder, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
@@ -146,7 +148,7 @@ def optimizers(recipe: Recipe, network: Decoder, dtype: torch.dtype) -> list[tor
     )  # fmt: skip
 
 
-def evaluation(recipe: Recipe, tokenizer: Tokenizer):  # noqa: ANN201
+def evaluation(recipe: Recipe, tokenizer: Tokenizer):
     """Held-out bits per byte, or None without validation data."""
     if not recipe.data.validation:
         return None
@@ -160,7 +162,7 @@ def evaluation(recipe: Recipe, tokenizer: Tokenizer):  # noqa: ANN201
     return evaluate
 
 
-def sampling(recipe: Recipe, tokenizer: Tokenizer):  # noqa: ANN201
+def sampling(recipe: Recipe, tokenizer: Tokenizer):
     """One sample a prompt, as text to look at while training."""
 
     def sample(network: Decoder) -> str:

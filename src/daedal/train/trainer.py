@@ -60,13 +60,24 @@ class Trainer:
     many steps of a one-process run."""
 
     def __init__(
-        self, recipe: Recipe, network: Decoder, optimizers: Callable[[], list[torch.optim.Optimizer]], batches: Batches, objective: Objective, *,
-        tokens_per_step: int, evaluate: Callable[[Decoder], dict[str, float]] | None = None, sample: Callable[[Decoder], str] | None = None,
-        rank: int = 0, world: int = 1, device: torch.device = torch.device("cpu"), resume: dict[str, Any] | None = None,
+        self,
+        recipe: Recipe,
+        network: Decoder,
+        optimizers: Callable[[], list[torch.optim.Optimizer]],
+        batches: Batches,
+        objective: Objective,
+        *,
+        tokens_per_step: int,
+        evaluate: Callable[[Decoder], dict[str, float]] | None = None,
+        sample: Callable[[Decoder], str] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | None = None,
+        resume: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
         self.objective, self.evaluate, self.sample = objective, evaluate, sample
-        self.rank, self.world, self.device = rank, world, device
+        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
         dtype = network.compute_dtype or torch.float32
         self.out, self.tokens_per_step = Path(recipe.out), tokens_per_step
         self.flops_per_step = tokens_per_step * network.flops_per_token(recipe.model.context // 2, train=True)
@@ -74,7 +85,7 @@ class Trainer:
         if recipe.compile:
             network.layers = nn.ModuleList(torch.compile(layer) for layer in network.layers)
         self.optimizers = optimizers()  # after sharding has replaced the parameters
-        self.peak = machine.matrix_peak(device, dtype) * world
+        self.peak = machine.matrix_peak(self.device, dtype) * world
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.step, self.seconds = 0, 0.0
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None

@@ -1,0 +1,69 @@
+"""The command line. `daedal "a prompt"` is `daedal text "a prompt"`; each verb is a thin file here.
+
+stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
+"""
+
+import os
+import sys
+
+import typer
+
+from daedal.cli import chat, convert, doctor, evaluate, history, models, quantize, text, train
+
+app = typer.Typer(
+    name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help='A prompt becomes content, on your own machine. `daedal "Once upon a time"` writes a story; the verbs below do the rest.',
+)  # fmt: skip
+app.command("text")(text.text)
+app.command("chat")(chat.chat)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("quantize")(quantize.quantize)
+app.command("convert")(convert.convert)
+app.add_typer(models.app, name="models")
+app.command("history")(history.history)
+app.command("again")(history.again)
+app.command("doctor")(doctor.doctor)
+
+VERBS = {"text", "chat", "train", "eval", "quantize", "convert", "models", "history", "again", "doctor"}
+
+
+def main() -> None:
+    """Entry point: runs a verb, prints an error a user can mend as one line, and sets the exit code."""
+    from daedal.errors import DaedalError
+
+    args = sys.argv[1:]
+    if (args and args[0] not in VERBS | {"--help", "-h", "--version"}) or (not args and not sys.stdin.isatty()):
+        args = ["text", *args]
+    if args == ["--version"]:
+        from daedal import __version__
+
+        print(__version__)
+        return
+    try:
+        code = app(args, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except DaedalError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        fail("out of memory; close other programs, take a smaller model, or load it with --quantize 8", 1)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        fail(f"out of memory: {str(error).splitlines()[0]}; take a smaller model, a shorter context, or --quantize 8", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a misuse that the option parser found
+            fail(error.format_message() + " (see --help)", 2)
+        if type(error).__name__ in ("Abort",):
+            fail("interrupted", 130)
+        raise
+
+
+def fail(sentence: str, code: int) -> None:
+    print(f"daedal: {sentence}", file=sys.stderr)
+    sys.exit(code)

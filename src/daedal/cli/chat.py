@@ -1,0 +1,138 @@
+"""`daedal chat`: a conversation in the terminal."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
+
+
+def chat(
+    model: Annotated[str, typer.Option(help="A chat model: house model, folder or Hub name.")] = "house/text",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first answer; each answer adds one.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option()] = 0.8,
+    top_p: Annotated[float, typer.Option()] = 0.95,
+    quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
+) -> None:
+    """Talk with a model. A model without a chat template continues the text of the conversation instead."""
+    from daedal.pipelines.text import load
+
+    pipeline = load(model, quantize=quantize)
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p} | ({} if seed is None else {"seed": seed})
+    Conversation(pipeline, settings, system).run()
+
+
+class Conversation:
+    """Messages, the settings of answers, and the commands that change them."""
+
+    def __init__(self, pipeline, settings: dict, system: str | None) -> None:
+        self.pipeline, self.settings = pipeline, settings
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.templated = bool(pipeline.tokenizer.chat_template)
+
+    def run(self) -> None:
+        interactive = sys.stdin.isatty()
+        if interactive:
+            kind = "" if self.templated else " It has no chat template, so it goes on with your text."
+            print(f"daedal: {self.pipeline.name}.{kind} {HELP}", file=sys.stderr)
+        while (line := self.read(interactive)) is not None:
+            if line.startswith("/"):
+                if self.command(line) == "exit":
+                    return
+            elif line.strip():
+                self.messages.append({"role": "user", "content": line})
+                self.answer()
+
+    def read(self, interactive: bool) -> str | None:
+        """One message; lines that end in a backslash are joined. None at the end of input."""
+        lines, prompt = [], "> "
+        while True:
+            try:
+                line = input(prompt if interactive else "")
+            except EOFError:
+                return "\n".join(lines) if lines else None
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
+                if not lines:
+                    raise
+                lines = []
+                continue
+            lines.append(line.removesuffix("\\"))
+            if not line.endswith("\\"):
+                return "\n".join(lines)
+            prompt = "… "
+
+    def prompt(self):
+        return self.messages if self.templated else "\n".join(message["content"] for message in self.messages)
+
+    def answer(self) -> None:
+        from daedal.errors import DaedalError
+        from daedal.pipelines import history
+
+        prompt, pieces = self.prompt(), []
+        try:
+            stream = self.pipeline.stream(prompt, **self.settings)
+        except DaedalError as error:
+            self.messages.pop()
+            print(f"daedal: {error}", file=sys.stderr)
+            return
+        try:
+            for piece in stream:
+                pieces.append(piece)
+                print(piece.text, end="", flush=True)
+        except KeyboardInterrupt:
+            pass
+        print(flush=True)
+        result = self.pipeline.result(prompt, self.settings, stream.params, pieces, stream.finish_reason)
+        self.messages.append({"role": "assistant", "content": result.text})
+        history.add("chat", result.recipe, result.text, result.finish_reason)
+        if "seed" in self.settings:
+            self.settings["seed"] += 1
+
+    def command(self, line: str) -> str | None:
+        name, _, rest = line[1:].strip().partition(" ")
+        if name in ("exit", "quit", "bye"):
+            return "exit"
+        if name == "system":
+            self.messages = [m for m in self.messages if m["role"] != "system"]
+            self.messages[:0] = [{"role": "system", "content": rest}] if rest else []
+        elif name in ("retry", "undo"):
+            while self.messages and self.messages[-1]["role"] == "assistant":
+                self.messages.pop()
+            if name == "undo" and self.messages and self.messages[-1]["role"] == "user":
+                self.messages.pop()
+            elif name == "retry" and self.messages:
+                self.answer()
+        elif name == "save" and rest:
+            self.save(rest)
+        elif name == "seed" and rest.isdigit():
+            self.settings["seed"] = int(rest)
+        elif name == "set" and len(rest.split()) == 2:
+            self.set(*rest.split())
+        else:
+            print(HELP, file=sys.stderr)
+        return None
+
+    def set(self, name: str, value: str) -> None:
+        import yaml
+
+        from daedal.errors import DaedalError
+
+        try:
+            self.pipeline.params(self.settings | {name: yaml.safe_load(value)})
+        except (DaedalError, TypeError) as error:
+            print(f"daedal: {error}", file=sys.stderr)
+        else:
+            self.settings[name] = yaml.safe_load(value)
+
+    def save(self, path: str) -> None:
+        import json
+
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"messages": self.messages, "model": self.pipeline.name}, file, indent=2, ensure_ascii=False)
+        except OSError as error:
+            print(f"daedal: {path} could not be written ({error.strerror})", file=sys.stderr)

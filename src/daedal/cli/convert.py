@@ -1,0 +1,33 @@
+"""`daedal convert MODEL OUT`: another dtype, shard size, or a packed model back to a plain transformers folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; transformers, vLLM and llama.cpp's converter open it.")],
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
+    shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin (tensors only).")] = False,
+) -> None:
+    """Write a model as a plain transformers folder of safetensors."""
+    from daedal import checkpoints
+    from daedal.checkpoints.quantize import copy_companions
+    from daedal.device import compute_dtype
+    from daedal.networks import build
+    from daedal.nn.quantized import dequantize_
+
+    import torch  # isort: skip
+
+    folder, wanted = checkpoints.resolve(model), compute_dtype(dtype, torch.device("cpu"))
+    network = checkpoints.load(folder, allow_pickle=allow_pickle)
+    if "quantization_config" in checkpoints.read_config(folder):
+        dequantize_(network)
+        with torch.device("meta"):
+            network.names = build(network.config).names
+    checkpoints.save(network.to(wanted), out, int(shard_mb * 1e6))
+    copy_companions(folder, out)
+    print(out)

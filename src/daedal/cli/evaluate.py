@@ -1,0 +1,46 @@
+"""`daedal eval`: held-out bits per byte, or tasks of the lm-evaluation-harness."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")] = "house/text",
+    data: Annotated[str | None, typer.Option(help="Held-out text: parquet, jsonl or txt, a file or a folder.")] = None,
+    column: Annotated[str, typer.Option(help="Text column.")] = "text",
+    split: Annotated[str | None, typer.Option(help="Keep rows whose `split` column has this value.")] = None,
+    documents: Annotated[int, typer.Option(help="At most so many documents.")] = 1000,
+    context: Annotated[int | None, typer.Option(help="Window in tokens; the model's own by default.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated lm-evaluation-harness tasks (extra: evals).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples a task.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Measure a model, with 95 % confidence intervals."""
+    from daedal.errors import DaedalError
+    from daedal.pipelines.text import load
+
+    if not data and not tasks:
+        raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
+    pipeline = load(model, quantize=quantize)
+    report: dict = {"model": model}
+    if data:
+        from daedal.evals.perplexity import held_out
+
+        report["held_out"] = held_out(pipeline, data, column, split, documents, context)
+    if tasks:
+        from daedal.evals.harness import run_tasks
+
+        report["tasks"] = run_tasks(pipeline, tasks.split(","), limit)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    if data:
+        m = report["held_out"]
+        print(f"bits per byte  {m['bits_per_byte']:.4f} +- {m['bits_per_byte_ci95']:.4f} (95 %, {m['documents']} documents, {m['bytes']:,} bytes)")
+        print(f"perplexity     {m['perplexity']:.3f} per token [{m['perplexity_low']:.3f}, {m['perplexity_high']:.3f}] ({m['tokens']:,} tokens)")
+    for name, metrics in report.get("tasks", {}).items():
+        for metric, m in metrics.items():
+            print(f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}")

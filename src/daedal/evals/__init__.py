@@ -1,0 +1,1 @@
+"""Measures with error bars."""
