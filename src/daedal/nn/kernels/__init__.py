@@ -4,11 +4,12 @@ The first use on a machine compiles the file with one `g++` call (3 s) into the 
 library is there, and where there is no compiler or no AVX2, callers take their PyTorch path. `DAEDAL_KERNELS=0` switches it off.
 
 Every operation is a record of 24 words (a code, pointers, sizes) that `run` executes; a list of records is one call into one
-parallel region. `recording` collects the records of a whole decode step, see daedal.nn.replay.
+parallel region. `watched_by` hands the records of a whole decode step to a capture, see daedal.nn.replay.
 
 Legend: M rows, N outputs, K inputs, B batch, T tokens, H heads.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -18,8 +19,11 @@ import platform
 import shutil
 import struct
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +36,7 @@ CODES = {name: code for code, name in enumerate(["linear", "attend", "rms_norm",
 _library: ctypes.CDLL | None = None
 _failure = ""
 _next_look = 0.0
-_tape: list[bytes] | None = None  # records of the step being captured
+_watcher = threading.local()  # .capture: who is told of every record, in the thread that captures
 
 
 # ---- building ---------------------------------------------------------------------------------------------------------------
@@ -131,17 +135,29 @@ def status() -> str:
 # ---- calling ----------------------------------------------------------------------------------------------------------------
 
 
-def run(records: list[bytes]) -> None:
-    """Execute records one after another in one parallel region."""
+def program(records: list[bytes]) -> Callable[[], None]:
+    """Records as one call into one parallel region."""
     assert _library is not None
-    _library.run(b"".join(records), len(records), torch.get_num_threads())
+    run, text, count = _library.run, b"".join(records), len(records)
+    return lambda: run(text, count, torch.get_num_threads())
 
 
-def launch(name: str, form: str, *args: float) -> None:
-    """Execute one record now, and keep it when a step is being captured. `form` has a struct letter an argument."""
+@contextlib.contextmanager
+def watched_by(capture: Any) -> Iterator[None]:
+    """Inside, every record launched by this thread is also given to `capture.record`, and the tensors it wrote to `capture.wrote`."""
+    _watcher.capture = capture
+    try:
+        yield
+    finally:
+        _watcher.capture = None
+
+
+def launch(name: str, form: str, *args: float, wrote: tuple[Tensor, ...] = ()) -> None:
+    """Execute one record. `form` has a struct letter an argument."""
     record = struct.pack(f"=q{form}", CODES[name], *args).ljust(RECORD.size, b"\0")
-    if _tape is not None:
-        _tape.append(record)
+    if (capture := getattr(_watcher, "capture", None)) is not None:
+        capture.record(record)
+        capture.wrote(*wrote)
     assert _library is not None
     _library.run(record, 1, torch.get_num_threads())
 
@@ -152,7 +168,7 @@ def linear(x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, 
     words = []
     for (weight, scale, bias, n), y in zip(weights, out, strict=True):
         words += [weight.data_ptr(), 0 if scale is None else scale.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr(), n]
-    launch("linear", "q" * (6 + len(words)), x.data_ptr(), *x.shape, x.stride(0), bits, len(weights), *words)
+    launch("linear", "q" * (6 + len(words)), x.data_ptr(), *x.shape, x.stride(0), bits, len(weights), *words, wrote=(x, *out))
     return out
 
 
@@ -166,27 +182,27 @@ def attend(
     out = torch.empty_like(q)
     pointers = [t.data_ptr() for t in (q, k, v, keys, values, slots, positions, out)]
     sizes = [*q.shape[:2], k.shape[1], q.shape[2], keys.shape[2], keys.dtype == torch.bfloat16, window or 0]
-    launch("attend", "q" * 15 + "dd", *pointers, *sizes, scale, softcap or 0.0)
+    launch("attend", "q" * 15 + "dd", *pointers, *sizes, scale, softcap or 0.0, wrote=(q, k, v, out))
     return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # (..., D) -> (..., D)
     out = torch.empty_like(x)
-    launch("rms_norm", "qqqqqdd", x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], eps, 0.0)
+    launch("rms_norm", "qqqqqdd", x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], eps, 0.0, wrote=(out,))
     return out
 
 
 def binary(name: str, a: Tensor, b: Tensor) -> Tensor:
     """`add` or `mul` of two contiguous tensors of one shape."""
     out = torch.empty_like(a)
-    launch(name, "qqqq", a.data_ptr(), b.data_ptr(), out.data_ptr(), a.numel())
+    launch(name, "qqqq", a.data_ptr(), b.data_ptr(), out.data_ptr(), a.numel(), wrote=(out,))
     return out
 
 
 def act(x: Tensor, kind: int) -> Tensor:
     """silu (kind 0) or gelu's tanh form (kind 1)."""
     out = torch.empty_like(x)
-    launch("act", "qqqq", x.data_ptr(), out.data_ptr(), x.numel(), kind)
+    launch("act", "qqqq", x.data_ptr(), out.data_ptr(), x.numel(), kind, wrote=(out,))
     return out
 
 
@@ -195,7 +211,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
     out = torch.empty_like(x)
     tokens, half = cos.numel() // cos.shape[-1], cos.shape[-1]
-    launch("rope", "q" * 8, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), tokens, x.shape[-2], x.shape[-1], half)
+    launch("rope", "q" * 8, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), tokens, x.shape[-2], x.shape[-1], half, wrote=(x, cos, sin, out))
     return out
 
 

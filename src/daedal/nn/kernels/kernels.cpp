@@ -1,8 +1,8 @@
 // CPU kernels for decoding: linear layers with packed weights, attention of one query over a KV cache, and the small layers
 // between them. AVX2 + FMA + F16C; VNNI where the compiler is told that the CPU has it. Plain C ABI, no torch headers.
 //
-// Every kernel is `void kernel(const Args&, int thread, int threads)`: it does its share of the work and returns. `run` executes a
-// list of them inside one parallel region with a barrier after each, so a whole decode step of a network is one call.
+// Every kernel is `void kernel(const Args&, Team&, int thread)`: it does its share of the work and returns. `run` executes a list
+// of them inside one parallel region with a barrier after each, so a whole decode step of a network is one call.
 //
 // Legend: M rows of activations, N outputs, K inputs, fp32 activations in and out, accumulation in int32 and fp32.
 //
@@ -16,7 +16,9 @@
 
 #include <immintrin.h>
 #include <omp.h>
+#include <sched.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -36,7 +38,30 @@ i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
 struct Range { i64 begin, end; };
-Range share(i64 total, int thread, int threads) { return {total * thread / threads, total * (thread + 1) / threads}; }
+
+// The threads of one call. OpenMP's own barrier spins for milliseconds, which is ruinous when another process has one of the cores;
+// this one soon yields. Work that takes long is handed out in pieces, so that a thread that lost its core for a while holds up less.
+struct Team {
+    std::atomic<int> threads{1};
+    std::atomic<int> arrived{0}, round{0};
+    std::atomic<i64> next{0};
+
+    Range share(i64 total, int thread) const { return {total * thread / threads, total * (thread + 1) / threads}; }
+    Range take(i64 total, i64 piece) {
+        i64 begin = next.fetch_add(piece, std::memory_order_relaxed), end = begin + piece;
+        return {begin, end < total ? end : total};
+    }
+    void barrier() {
+        int now = round.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            arrived.store(0, std::memory_order_relaxed);
+            next.store(0, std::memory_order_relaxed);
+            round.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int i = 0; round.load(std::memory_order_acquire) == now; i++) i < 1000 ? _mm_pause() : (void)sched_yield();
+    }
+};
 
 // ---- vector helpers ------------------------------------------------------------------------------------------------------
 
@@ -279,13 +304,16 @@ template <int M> void rows(const Linear& a, const Weight& w, const Activations& 
     for (; n < stop; n++) a.bits == 16 ? dot_bf16<M, 1>(w, x, m, n, w.n) : dot_fp32<M, 1>(w, x, m, n, w.n);
 }
 
-void linear(const Linear& a, int thread, int threads) {
+void linear(const Linear& a, Team& team, int thread) {
     Activations x = prepare(a);
-    for (i64 i = 0; i < a.count; i++) {
-        const Weight& w = a.weights[i];
-        Range mine = share(ceil_div(w.n, 8), thread, threads);
-        for (i64 block = mine.begin; block < mine.end; block++) {  // 8 outputs: their weights stay in cache for all activations
-            i64 n = block * 8, stop = n + 8 < w.n ? n + 8 : w.n;
+    i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations; where each weight's begin
+    for (i64 i = 0; i < 3; i++) blocks[i + 1] = blocks[i] + (i < a.count ? ceil_div(a.weights[i].n, 8) : 0);
+    i64 piece = ceil_div(blocks[3], team.threads * 16);
+    for (Range mine = team.take(blocks[3], piece); mine.begin < mine.end; mine = team.take(blocks[3], piece))
+        for (i64 block = mine.begin; block < mine.end; block++) {
+            int i = (block >= blocks[1]) + (block >= blocks[2]);
+            const Weight& w = a.weights[i];
+            i64 n = (block - blocks[i]) * 8, stop = n + 8 < w.n ? n + 8 : w.n;
             for (i64 m = 0; m < a.m; m += TILE) {
                 i64 left = a.m - m;
                 if (left >= 4) rows<4>(a, w, x, m, n, stop);
@@ -294,7 +322,6 @@ void linear(const Linear& a, int thread, int threads) {
                 else rows<1>(a, w, x, m, n, stop);
             }
         }
-    }
 }
 
 // ---- attention of one query a sequence over its cache slot -------------------------------------------------------------------
@@ -382,8 +409,8 @@ template <class T> void attend_head(const Attend& a, i64 b, i64 head) {
         }
 }
 
-void attend(const Attend& a, int thread, int threads) {
-    Range mine = share(a.batch * a.kv_heads, thread, threads);
+void attend(const Attend& a, Team& team, int thread) {
+    Range mine = team.share(a.batch * a.kv_heads, thread);
     for (i64 i = mine.begin; i < mine.end; i++)
         a.bf16 ? attend_head<uint16_t>(a, i / a.kv_heads, i % a.kv_heads) : attend_head<float>(a, i / a.kv_heads, i % a.kv_heads);
 }
@@ -392,8 +419,8 @@ void attend(const Attend& a, int thread, int threads) {
 
 struct RmsNorm { const float *x, *weight; float* out; i64 rows, dim; double eps, offset; };
 
-void rms_norm(const RmsNorm& a, int thread, int threads) {
-    Range mine = share(a.rows, thread, threads);
+void rms_norm(const RmsNorm& a, Team& team, int thread) {
+    Range mine = team.share(a.rows, thread);
     for (i64 row = mine.begin; row < mine.end; row++) {
         const float* x = a.x + row * a.dim;
         float* out = a.out + row * a.dim;
@@ -409,13 +436,13 @@ void rms_norm(const RmsNorm& a, int thread, int threads) {
 
 struct Binary { const float *a, *b; float* out; i64 n; };
 
-void add(const Binary& a, int thread, int threads) {
-    Range mine = share(a.n, thread, threads);
+void add(const Binary& a, Team& team, int thread) {
+    Range mine = team.share(a.n, thread);
     for (i64 i = mine.begin; i < mine.end; i++) a.out[i] = a.a[i] + a.b[i];
 }
 
-void mul(const Binary& a, int thread, int threads) {
-    Range mine = share(a.n, thread, threads);
+void mul(const Binary& a, Team& team, int thread) {
+    Range mine = team.share(a.n, thread);
     for (i64 i = mine.begin; i < mine.end; i++) a.out[i] = a.a[i] * a.b[i];
 }
 
@@ -428,8 +455,8 @@ __m256 act8(__m256 x, bool gelu) {
     return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1), exp8(_mm256_sub_ps(_mm256_setzero_ps(), t))));
 }
 
-void act(const Act& a, int thread, int threads) {
-    Range mine = share(ceil_div(a.n, 8), thread, threads);
+void act(const Act& a, Team& team, int thread) {
+    Range mine = team.share(ceil_div(a.n, 8), thread);
     for (i64 i = mine.begin * 8; i < mine.end * 8; i += 8) {
         if (i + 8 <= a.n) { _mm256_storeu_ps(a.out + i, act8(_mm256_loadu_ps(a.x + i), a.gelu)); continue; }
         float last[8] = {};
@@ -442,8 +469,8 @@ void act(const Act& a, int thread, int threads) {
 // Rotates channels (i, i + half) of the first 2 * half of x (tokens, heads, dim); cos and sin are (tokens, half).
 struct Rope { const float *x, *cos, *sin; float* out; i64 tokens, heads, dim, half; };
 
-void rope(const Rope& a, int thread, int threads) {
-    Range mine = share(a.tokens * a.heads, thread, threads);
+void rope(const Rope& a, Team& team, int thread) {
+    Range mine = team.share(a.tokens * a.heads, thread);
     for (i64 row = mine.begin; row < mine.end; row++) {
         const float *x = a.x + row * a.dim, *cos = a.cos + row / a.heads * a.half, *sin = a.sin + row / a.heads * a.half;
         float* out = a.out + row * a.dim;
@@ -460,8 +487,8 @@ void rope(const Rope& a, int thread, int threads) {
 
 struct Read { const char* data; i64 bytes; i64* out; };
 
-void read(const Read& a, int thread, int threads) {
-    Range mine = share(a.bytes / 128, thread, threads);
+void read(const Read& a, Team& team, int thread) {
+    Range mine = team.share(a.bytes / 128, thread);
     __m256i acc[4] = {};
     for (i64 i = mine.begin; i < mine.end; i++)
         for (int v = 0; v < 4; v++) acc[v] = _mm256_add_epi32(acc[v], load(a.data + i * 128 + v * 32));
@@ -475,24 +502,24 @@ void read(const Read& a, int thread, int threads) {
 struct Op { i64 code; i64 args[23]; };
 
 extern "C" void run(const Op* ops, i64 count, int threads) {
+    Team team;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        int thread = omp_get_thread_num(), all = omp_get_num_threads();
+        int thread = omp_get_thread_num();
+        team.threads = omp_get_num_threads();  // all threads store the same
         for (i64 i = 0; i < count; i++) {
             const void* args = ops[i].args;
             switch (ops[i].code) {
-                case 0: linear(*(const Linear*)args, thread, all); break;
-                case 1: attend(*(const Attend*)args, thread, all); break;
-                case 2: rms_norm(*(const RmsNorm*)args, thread, all); break;
-                case 3: add(*(const Binary*)args, thread, all); break;
-                case 4: mul(*(const Binary*)args, thread, all); break;
-                case 5: act(*(const Act*)args, thread, all); break;
-                case 6: rope(*(const Rope*)args, thread, all); break;
-                case 7: read(*(const Read*)args, thread, all); break;
+                case 0: linear(*(const Linear*)args, team, thread); break;
+                case 1: attend(*(const Attend*)args, team, thread); break;
+                case 2: rms_norm(*(const RmsNorm*)args, team, thread); break;
+                case 3: add(*(const Binary*)args, team, thread); break;
+                case 4: mul(*(const Binary*)args, team, thread); break;
+                case 5: act(*(const Act*)args, team, thread); break;
+                case 6: rope(*(const Rope*)args, team, thread); break;
+                case 7: read(*(const Read*)args, team, thread); break;
             }
-            if (i + 1 < count) {
-#pragma omp barrier
-            }
+            team.barrier();
         }
     }
 }
