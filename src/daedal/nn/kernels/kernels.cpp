@@ -8,7 +8,7 @@
 //
 // Numbers. A decode step reads every weight once, so it is bound by memory; the arithmetic only has to keep up (about 4 cycles per
 // 32 bytes and core here). Hence the choices:
-//   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with one scale per 256 (error 2^-16: as good as exact),
+//   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with one scale a row (error 2^-16: as good as exact),
 //         vpmaddwd gives 16 products an instruction without the saturation of 8-bit vpmaddubsw.
 //   int4: 8 rows side by side, groups of 32 inputs with an fp16 scale; activations become int8 with a scale per 32. Eight rows share
 //         a vector, so there is no sum across lanes, and a whole group fits 16-bit partial sums: 8 * 2 * 15 * 127 < 2^15.
@@ -31,7 +31,8 @@
 namespace {
 
 using i64 = int64_t;
-constexpr i64 BLOCK = 256;  // inputs that share an activation scale; int32 sums of a block can't overflow
+constexpr i64 LONGEST = 8192;  // inputs whose products of int8 and int16, over 16 lanes of int32, can't overflow
+constexpr i64 PIECES = 16;  // of work a thread, for large layers
 constexpr i64 GROUP = 32;   // inputs that share an int4 weight scale
 
 i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
@@ -51,7 +52,8 @@ struct Team {
         i64 begin = next.fetch_add(piece, std::memory_order_relaxed), end = begin + piece;
         return {begin, end < total ? end : total};
     }
-    void barrier() {
+    // `ahead` is memory that this thread is likely to read next: fetched into cache while it has nothing else to do
+    void barrier(Range ahead = {0, 0}) {
         int now = round.load(std::memory_order_relaxed);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             arrived.store(0, std::memory_order_relaxed);
@@ -59,7 +61,10 @@ struct Team {
             round.store(now + 1, std::memory_order_release);
             return;
         }
-        for (int i = 0; round.load(std::memory_order_acquire) == now; i++) i < 1000 ? _mm_pause() : (void)sched_yield();
+        for (int i = 0; round.load(std::memory_order_acquire) == now; i++) {
+            if (ahead.begin < ahead.end) _mm_prefetch((const char*)ahead.begin, _MM_HINT_T1), ahead.begin += 64;
+            else i < 1000 ? _mm_pause() : (void)sched_yield();
+        }
     }
 };
 
@@ -125,19 +130,16 @@ float max_abs(const float* x, i64 n) {
     return out;
 }
 
-// x[K] -> int16 in [-limit, limit], a scale per BLOCK
-void quantise16(const float* x, i64 k, float limit, int16_t* out, float* scale) {
-    for (i64 b = 0; b < k; b += BLOCK, x += BLOCK, out += BLOCK) {
-        i64 n = k - b < BLOCK ? k - b : BLOCK;
-        float top = max_abs(x, n), inverse = top > 0 ? limit / top : 0;
-        *scale++ = top / limit;
-        __m256 by = _mm256_set1_ps(inverse);
-        for (i64 i = 0; i < n; i += 16) {
-            __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), by));
-            __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), by));
-            _mm256_storeu_si256((__m256i*)(out + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8));
-        }
+// x[n] -> int16 in [-limit, limit]; returns the scale
+float quantise16(const float* x, i64 n, float limit, int16_t* out) {
+    float top = max_abs(x, n);
+    __m256 by = _mm256_set1_ps(top > 0 ? limit / top : 0);
+    for (i64 i = 0; i < n; i += 16) {
+        __m256i lo = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), by));
+        __m256i hi = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), by));
+        _mm256_storeu_si256((__m256i*)(out + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8));
     }
+    return top / limit;
 }
 
 // x[K] -> int8, a scale per GROUP and -8 times the sum of each group (what the offset of unsigned nibbles costs)
@@ -165,18 +167,19 @@ struct Linear { const float* x; i64 m, k, stride, bits, count; Weight weights[3]
 constexpr int TILE = 4;  // rows of activations that share a pass over the weights
 
 struct Activations {  // of one call, in the form that its weights want
-    i64 k, blocks;
+    i64 k;
     const float* fp32;  // m x k (bf16: even and odd inputs of each 16 apart)
     int16_t* int16; int8_t* int8; float* scale; int* offset;
 };
 
 Activations prepare(const Linear& a) {
-    Activations x{a.k, ceil_div(a.k, BLOCK), a.x, nullptr, nullptr, nullptr, nullptr};
+    Activations x{a.k, a.x, nullptr, nullptr, nullptr, nullptr};
     i64 groups = a.k / GROUP;
     if (a.bits == 8) {
         x.int16 = (int16_t*)scratch<0>(a.m * a.k * 2);
-        x.scale = (float*)scratch<1>(a.m * x.blocks * 4);
-        for (i64 m = 0; m < a.m; m++) quantise16(a.x + m * a.stride, a.k, 32767, x.int16 + m * a.k, x.scale + m * x.blocks);
+        x.scale = (float*)scratch<1>(a.m * 4);
+        float limit = a.k <= LONGEST ? 32767 : 32767 * LONGEST / a.k;
+        for (i64 m = 0; m < a.m; m++) x.scale[m] = quantise16(a.x + m * a.stride, a.k, limit, x.int16 + m * a.k);
     } else if (a.bits == 4) {
         x.int8 = (int8_t*)scratch<0>(a.m * a.k);
         x.scale = (float*)scratch<1>(a.m * groups * 4);
@@ -200,60 +203,57 @@ Activations prepare(const Linear& a) {
     return x;
 }
 
-// One output of M activations.
+__m256 total(const __m256* v) { return _mm256_add_ps(_mm256_add_ps(v[0], v[1]), _mm256_add_ps(v[2], v[3])); }
+void finish(const Weight& w, i64 row, i64 n, float value, float scale) { w.out[row + n] = value * scale + (w.bias ? w.bias[n] : 0); }
+
+// One output of M activations. One row of weights at a time: memory is read in one straight line, which is what prefetchers follow.
 template <int M> void dot_int8(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
     const int8_t* data = (const int8_t*)w.data + n * x.k;
-    __m256 total[M];
-    for (int m = 0; m < M; m++) total[m] = _mm256_setzero_ps();
-    for (i64 b = 0; b < x.blocks; b++) {
-        i64 begin = b * BLOCK, end = begin + BLOCK < x.k ? begin + BLOCK : x.k;
-        __m256i even[M], odd[M];
-        for (int m = 0; m < M; m++) even[m] = odd[m] = _mm256_setzero_si256();
-        for (i64 i = begin; i < end; i += 32) {
-            __m256i first = widen8(data + i), second = widen8(data + i + 16);
-            for (int m = 0; m < M; m++) {
-                const int16_t* a = x.int16 + (m0 + m) * x.k + i;
-                even[m] = dot16(even[m], first, load(a));
-                odd[m] = dot16(odd[m], second, load(a + 16));
-            }
-        }
+    __m256i acc[M][2];
+    for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = _mm256_setzero_si256();
+    for (i64 i = 0; i < x.k; i += 32) {
+        __m256i first = widen8(data + i), second = widen8(data + i + 16);
         for (int m = 0; m < M; m++) {
-            __m256 scale = _mm256_set1_ps(x.scale[(m0 + m) * x.blocks + b]);
-            total[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(even[m], odd[m])), scale, total[m]);
+            const int16_t* a = x.int16 + (m0 + m) * x.k + i;
+            acc[m][0] = dot16(acc[m][0], first, load(a));
+            acc[m][1] = dot16(acc[m][1], second, load(a + 16));
         }
     }
-    for (int m = 0; m < M; m++) w.out[(m0 + m) * stride + n] = sum(total[m]) * ((const float*)w.scale)[n] + (w.bias ? w.bias[n] : 0);
+    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(_mm256_add_epi32(acc[m][0], acc[m][1])), x.scale[m0 + m] * ((const float*)w.scale)[n]);
 }
 
-template <int M, int R> void dot_bf16(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+template <int M> void dot_bf16(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
     const uint16_t* data = (const uint16_t*)w.data + n * x.k;
     const __m256i upper = _mm256_set1_epi32(0xffff0000);
-    __m256 acc[M][R];
-    for (int m = 0; m < M; m++) for (int r = 0; r < R; r++) acc[m][r] = _mm256_setzero_ps();
-    for (i64 i = 0; i < x.k; i += 16)
-        for (int r = 0; r < R; r++) {
-            __m256i pair = load(data + r * x.k + i);
+    __m256 acc[M][4];
+    for (int m = 0; m < M; m++) for (int v = 0; v < 4; v++) acc[m][v] = _mm256_setzero_ps();
+    for (i64 i = 0; i < x.k; i += 32)
+        for (int half = 0; half < 2; half++) {
+            __m256i pair = load(data + i + 16 * half);
             __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(pair, upper));
             for (int m = 0; m < M; m++) {
-                const float* a = x.fp32 + (m0 + m) * x.k + i;
-                acc[m][r] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(a + 8), _mm256_fmadd_ps(even, _mm256_loadu_ps(a), acc[m][r]));
+                const float* a = x.fp32 + (m0 + m) * x.k + i + 16 * half;
+                int v = M == 1 ? 2 * half : 0;  // one row of activations needs four sums in flight to hide the latency of an FMA
+                acc[m][v] = _mm256_fmadd_ps(even, _mm256_loadu_ps(a), acc[m][v]);
+                acc[m][v + 1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(a + 8), acc[m][v + 1]);
             }
         }
-    for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) w.out[(m0 + m) * stride + n + r] = sum(acc[m][r]) + (w.bias ? w.bias[n + r] : 0);
+    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(total(acc[m])), 1);
 }
 
-template <int M, int R> void dot_fp32(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+template <int M> void dot_fp32(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
     const float* data = (const float*)w.data + n * x.k;
-    __m256 acc[M][R];
-    for (int m = 0; m < M; m++) for (int r = 0; r < R; r++) acc[m][r] = _mm256_setzero_ps();
-    for (i64 i = 0; i < x.k; i += 8)
-        for (int r = 0; r < R; r++) {
-            __m256 v = _mm256_loadu_ps(data + r * x.k + i);
-            for (int m = 0; m < M; m++) acc[m][r] = _mm256_fmadd_ps(v, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i), acc[m][r]);
+    __m256 acc[M][4];
+    for (int m = 0; m < M; m++) for (int v = 0; v < 4; v++) acc[m][v] = _mm256_setzero_ps();
+    for (i64 i = 0; i < x.k; i += 32)
+        for (int v = 0; v < 4; v++) {
+            __m256 weights = _mm256_loadu_ps(data + i + 8 * v);
+            for (int m = 0; m < M; m++) {
+                __m256& to = acc[m][M == 1 ? v : v % 2];
+                to = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i + 8 * v), to);
+            }
         }
-    for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) w.out[(m0 + m) * stride + n + r] = sum(acc[m][r]) + (w.bias ? w.bias[n + r] : 0);
+    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(total(acc[m])), 1);
 }
 
 // Eight outputs of M activations. data: (N/8, K/32, 4, 8 rows, 4 inputs) bytes, low nibble input 4v+j, high nibble 16+4v+j.
@@ -299,16 +299,15 @@ template <int M> void dot_int4(const Weight& w, const Activations& x, i64 m0, i6
 template <int M> void rows(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
     if (a.bits == 4) for (; n < stop; n += 8) dot_int4<M>(w, x, m, n, w.n);
     if (a.bits == 8) for (; n < stop; n++) dot_int8<M>(w, x, m, n, w.n);
-    constexpr int R = M == 1 ? 4 : 2;  // rows in flight: enough sums to hide the latency of an FMA
-    for (; n + R <= stop; n += R) a.bits == 16 ? dot_bf16<M, R>(w, x, m, n, w.n) : dot_fp32<M, R>(w, x, m, n, w.n);
-    for (; n < stop; n++) a.bits == 16 ? dot_bf16<M, 1>(w, x, m, n, w.n) : dot_fp32<M, 1>(w, x, m, n, w.n);
+    if (a.bits == 16) for (; n < stop; n++) dot_bf16<M>(w, x, m, n, w.n);
+    if (a.bits == 32) for (; n < stop; n++) dot_fp32<M>(w, x, m, n, w.n);
 }
 
 void linear(const Linear& a, Team& team, int thread) {
     Activations x = prepare(a);
-    i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations; where each weight's begin
+    i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations: where each weight's begin
     for (i64 i = 0; i < 3; i++) blocks[i + 1] = blocks[i] + (i < a.count ? ceil_div(a.weights[i].n, 8) : 0);
-    i64 piece = ceil_div(blocks[3], team.threads * 16);
+    i64 piece = ceil_div(blocks[3], team.threads * PIECES);
     for (Range mine = team.take(blocks[3], piece); mine.begin < mine.end; mine = team.take(blocks[3], piece))
         for (i64 block = mine.begin; block < mine.end; block++) {
             int i = (block >= blocks[1]) + (block >= blocks[2]);
@@ -501,6 +500,17 @@ void read(const Read& a, Team& team, int thread) {
 
 struct Op { i64 code; i64 args[23]; };
 
+// The bytes that a thread probably reads first in the next linear layer: its first piece, as `linear` hands them out.
+Range ahead(const Op* op, const Op* end, int thread, int threads) {
+    while (op < end && op->code != 0) op++;
+    if (op == end) return {0, 0};
+    const Linear& a = *(const Linear*)op->args;
+    i64 total = 0, bytes = a.k * a.bits / 8;
+    for (i64 i = 0; i < a.count; i++) total += a.weights[i].n;
+    i64 begin = (i64)a.weights[0].data + thread * ceil_div(total, 8 * threads * PIECES) * 8 * bytes, most = a.weights[0].n * bytes;
+    return {begin, begin + (most < 65536 ? most : 65536)};
+}
+
 extern "C" void run(const Op* ops, i64 count, int threads) {
     Team team;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -519,7 +529,7 @@ extern "C" void run(const Op* ops, i64 count, int threads) {
                 case 6: rope(*(const Rope*)args, team, thread); break;
                 case 7: read(*(const Read*)args, team, thread); break;
             }
-            team.barrier();
+            team.barrier(ahead(ops + i + 1, ops + count, thread, team.threads));
         }
     }
 }
