@@ -130,13 +130,22 @@ def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     raise DaedalError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} is there.")
 
 
-def save(network: Decoder, folder: str | Path, max_shard_bytes: int = 5_000_000_000, extra_config: dict[str, Any] | None = None) -> None:
-    """Write config.json and safetensors that transformers opens. The folder appears whole or not at all."""
+def save(
+    network: Decoder,
+    folder: str | Path,
+    max_shard_bytes: int = 5_000_000_000,
+    extra_config: dict[str, Any] | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write config.json and safetensors that transformers opens. The folder appears whole or not at all. `state` stands in for the
+    network's own weights (an average, or those gathered from several processes)."""
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = {name: t for name, t in network.state_dict().items() if not (network.config.tie_word_embeddings and name.startswith("lm_head."))}
+    state = {
+        name: t for name, t in (state or network.state_dict()).items() if not (network.config.tie_word_embeddings and name.startswith("lm_head."))
+    }
     layout = network.names.layout(state)
     disk = {name: network.names.to_disk(name, [state[n].detach().cpu() for n in ours], fused) for name, (fused, ours) in layout.items()}
     write_shards(disk, partial, max_shard_bytes)

@@ -72,23 +72,21 @@ class Conversation:
         from daedal.errors import DaedalError
         from daedal.pipelines import history
 
-        prompt, pieces = self.prompt(), []
         try:
-            stream = self.pipeline.stream(prompt, **self.settings)
+            stream = self.pipeline.stream(self.prompt(), **self.settings)
         except DaedalError as error:
             self.messages.pop()
             print(f"daedal: {error}", file=sys.stderr)
             return
         try:
             for piece in stream:
-                pieces.append(piece)
                 print(piece.text, end="", flush=True)
         except KeyboardInterrupt:
             pass
         print(flush=True)
-        result = self.pipeline.result(prompt, self.settings, stream.params, pieces, stream.finish_reason)
+        result = stream.result()
         self.messages.append({"role": "assistant", "content": result.text})
-        history.add("chat", result.recipe, result.text, result.finish_reason)
+        history.add("chat", result)
         if "seed" in self.settings:
             self.settings["seed"] += 1
 

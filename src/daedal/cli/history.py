@@ -42,7 +42,8 @@ def again(number: Annotated[int, typer.Argument(metavar="ID", help="A number fro
         )
     if (now := runtime(pipeline.network)) != entry.runtime:
         print(f"daedal: this machine runs the model differently now ({now} instead of {entry.runtime}); the last words may differ.", file=sys.stderr)
-    result = reproduce(pipeline, entry.prompt, entry.settings, len(entry.result) if entry.finish_reason == "cancelled" else None)
+    recipe = {"prompt": entry.prompt, "settings": entry.settings, "sample": entry.sample}
+    result = reproduce(pipeline, recipe, entry.tokens if entry.finish_reason == "cancelled" else None)
     text = (entry.prompt if isinstance(entry.prompt, str) else "") + result.text
     print(text)
     if result.text != entry.result:

@@ -32,55 +32,47 @@ def text(
     """Continue a prompt with a language model."""
     prompt = with_stdin(prompt)
     settings: dict[str, Any] = {
-        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "stop": list(stop or ()),
+        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "stop": list(stop or ()), "n": n,
     }  # fmt: skip
     if seed is not None:
         settings["seed"] = seed
     if schema is not None:
         settings["schema"] = read_schema(schema)
+    from daedal.pipelines import history
     from daedal.pipelines.text import load
 
     pipeline = load(model, device=device, quantize=quantize)
     show = not (as_json or no_stream or output or n > 1)
-    results = []
-    for index in range(n):
-        results.append(one(pipeline, prompt, settings, index, n, show))
-        if results[-1].finish_reason == "cancelled":
-            break
+    stream = pipeline.start(prompt, **settings)
+    try:
+        print_pieces(stream, prompt) if show else wait(stream)
+    except KeyboardInterrupt:
+        pass  # one Ctrl-C stops the answer; what there is of it is kept
+    results = [stream.result(index) for index in range(n)]
+    for result in results:
+        history.add("text", result)
     finish(results, prompt, as_json, output, show)
 
 
-def one(pipeline, prompt: str, settings: dict[str, Any], index: int, n: int, show: bool):
-    """Make sample `index`, on the terminal as it comes if `show`; log it."""
-    from daedal.pipelines import history
-
-    ids = pipeline.encode(prompt)
-    base = pipeline.fitted(ids, pipeline.params(settings))
-    settings["seed"] = base.seed  # the samples after the first derive theirs from it
-    params, pieces = base.sample_of(index), []
-    stream = pipeline.start(ids, params)
-    if show and sys.stdout.isatty():
-        sys.stdout.write(f"\033[1m{prompt}\033[0m")
-    elif show:
-        sys.stdout.write(prompt)
+def print_pieces(stream, prompt: str) -> None:  # noqa: ANN001
+    """The text as it comes, the prompt in front of it (bold on a terminal)."""
+    sys.stdout.write(f"\033[1m{prompt}\033[0m" if sys.stdout.isatty() else prompt)
     try:
         for piece in stream:
-            pieces.append(piece)
-            if show:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
-            elif sys.stderr.isatty():
-                sys.stderr.write(f"\r{len(pieces)}/{params.max_tokens} tokens" + (f", text {index + 1}/{n}" if n > 1 else ""))
-    except KeyboardInterrupt:
-        pass  # one Ctrl-C stops the answer, and what there is of it is kept
-    if not show and sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")
-    if show:
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    result = pipeline.result(prompt, settings, params, pieces, stream.finish_reason)
-    history.add("text", result.recipe, result.text, result.finish_reason)
-    return result
+
+
+def wait(stream) -> None:  # noqa: ANN001
+    """A count on stderr while nothing is shown."""
+    total = stream.params.n * stream.params.max_tokens
+    while not stream.done:
+        stream.advance()
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{stream.made}/{total} tokens" + ("\r\033[K" if stream.done else ""))
 
 
 def finish(results: list, prompt: str, as_json: bool, output: Path | None, shown: bool) -> None:
@@ -103,7 +95,8 @@ def as_dict(result) -> dict[str, Any]:
     recipe = result.recipe
     return {
         "text": result.text, "prompt": recipe["prompt"], "finish_reason": result.finish_reason, "model": recipe["model"], "digest": recipe["digest"],
-        "seed": recipe["settings"]["seed"], "tokens": list(result.tokens), "logprobs": list(result.logprobs),
+        "seed": recipe["settings"]["seed"],
+        "sample": recipe["sample"], "tokens": list(result.tokens), "logprobs": list(result.logprobs),
     }  # fmt: skip
 
 

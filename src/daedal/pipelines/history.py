@@ -7,15 +7,19 @@ import json
 import os
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daedal.errors import DaedalError
 
+if TYPE_CHECKING:
+    from daedal.pipelines.text import Text
+
 SCHEMA = """CREATE TABLE IF NOT EXISTS generations (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, medium TEXT NOT NULL, model TEXT NOT NULL, digest TEXT,
-    prompt TEXT NOT NULL, settings TEXT NOT NULL, runtime TEXT NOT NULL, result TEXT NOT NULL, finish_reason TEXT NOT NULL)"""
+    prompt TEXT NOT NULL, settings TEXT NOT NULL, sample INTEGER NOT NULL, runtime TEXT NOT NULL,
+    result TEXT NOT NULL, tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL)"""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class Entry:
     digest: str | None
     prompt: Any
     settings: dict[str, Any]
+    sample: int  # which of the n
     runtime: dict[str, Any]
     result: str
+    tokens: int
     finish_reason: str
 
 
@@ -52,17 +58,18 @@ def connect() -> sqlite3.Connection:
     return connection
 
 
-def add(medium: str, recipe: dict[str, Any], result: str, finish_reason: str) -> int | None:
+def add(medium: str, result: "Text") -> int | None:
     """Log one generation; its id, or None when the log is off."""
     if location() is None:
         return None
+    r = result.recipe
+    row = {
+        "at": time.time(), "medium": medium, "model": r["model"], "digest": r["digest"], "prompt": json.dumps(r["prompt"]),
+        "settings": json.dumps(r["settings"]), "sample": r["sample"], "runtime": json.dumps(r["runtime"]), "result": result.text,
+        "tokens": len(result.tokens), "finish_reason": result.finish_reason,
+    }  # fmt: skip
     with connect() as connection:
-        row = (
-            time.time(), medium, recipe["model"], recipe["digest"], json.dumps(recipe["prompt"]), json.dumps(recipe["settings"]),
-            json.dumps(recipe["runtime"]), result, finish_reason,
-        )  # fmt: skip
-        columns = "at, medium, model, digest, prompt, settings, runtime, result, finish_reason"
-        return connection.execute(f"INSERT INTO generations ({columns}) VALUES ({','.join('?' * 9)})", row).lastrowid
+        return connection.execute(f"INSERT INTO generations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())).lastrowid
 
 
 def entries(limit: int = 20) -> list[Entry]:
@@ -81,5 +88,5 @@ def get(number: int) -> Entry:
 
 
 def entry(row: tuple[Any, ...]) -> Entry:
-    number, at, medium, model, digest, prompt, settings, runtime, result, reason = row
-    return Entry(number, at, medium, model, digest, json.loads(prompt), json.loads(settings), json.loads(runtime), result, reason)
+    values = dict(zip([field.name for field in fields(Entry)], row, strict=True))
+    return Entry(**values | {key: json.loads(values[key]) for key in ("prompt", "settings", "runtime")})

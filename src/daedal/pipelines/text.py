@@ -9,6 +9,7 @@ for piece in pipeline.stream("One day"):
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from daedal import checkpoints
 from daedal import device as machine
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
+from daedal.engine.engine import Engine
 from daedal.errors import DaedalError, nearest
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
@@ -71,29 +73,30 @@ class TextPipeline:
 
     def __call__(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Text | list[Text]:
         """The continuation of a prompt (text, chat messages or token ids); a list of them when n > 1."""
-        results = list(self.results(prompt, on_progress=on_progress, **settings))
+        results = self.results(prompt, on_progress=on_progress, **settings)
         return results if settings.get("n", 1) > 1 else results[0]
 
-    def results(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Iterator[Text]:
-        ids, params = self.encode(prompt), self.params(settings)
-        params = self.fitted(ids, params)
-        for index in range(params.n):
-            one = params.sample_of(index)
-            stream, pieces = Stream(self, ids, one), []
-            for piece in stream:
-                pieces.append(piece)
-                if on_progress:
-                    on_progress(len(pieces), one.max_tokens)
-            yield self.result(prompt, settings, one, pieces, stream.finish_reason)
+    def results(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> list[Text]:
+        """All n continuations, made side by side."""
+        stream = self.start(prompt, **settings)
+        while not stream.done:
+            stream.advance()
+            if on_progress:
+                on_progress(stream.made, stream.params.n * stream.params.max_tokens)
+        return [stream.result(index) for index in range(stream.params.n)]
 
     def stream(self, prompt: Prompt, **settings: Any) -> "Stream":
         """The pieces of one continuation as they are made; closing the iterator stops the work."""
-        ids = self.encode(prompt)
-        return self.start(ids, self.fitted(ids, self.params(settings)).sample_of(0))
+        return self.start(prompt, **{**settings, "n": 1})
 
-    def start(self, ids: list[int], params: SamplingParams) -> "Stream":
-        """`stream` for a prompt that is encoded and settings that are complete."""
-        return Stream(self, ids, params)
+    def start(self, prompt: Prompt, **settings: Any) -> "Stream":
+        ids = self.encode(prompt)
+        return Stream(self, prompt, ids, self.fitted(ids, self.params(settings)), settings)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """One engine for all calls. Its prefix cache is off: a text must come out the same whatever was asked before it."""
+        return Engine(self.network, self.tokenizer, prefix_caching=False)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a plain text gets the bos token where the model has one."""
@@ -133,64 +136,90 @@ class TextPipeline:
             raise DaedalError(f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it.")
         return dataclasses.replace(params, max_tokens=min(params.max_tokens, context - len(ids)))
 
-    def result(self, prompt: Prompt, settings: dict[str, Any], params: SamplingParams, pieces: list[Piece], reason: str) -> Text:
-        recipe = {
-            "model": self.name, "digest": digest(self.folder) if self.folder else None, "prompt": prompt if isinstance(prompt, str) else list(prompt),
-            "settings": {**settings, "n": 1, "seed": params.seed}, "runtime": runtime(self.network),
-        }  # fmt: skip
-        return Text("".join(p.text for p in pieces), tuple(p.token for p in pieces), tuple(p.logprob for p in pieces), reason, recipe)
-
 
 class Stream:
-    """An iterator of `Piece`; afterwards `finish_reason` says why it ended."""
+    """Continuations under way: an iterator over the pieces of the first; `result(i)` is what there is of sample i."""
 
-    def __init__(self, pipeline: TextPipeline, ids: list[int], params: SamplingParams) -> None:
-        self.pipeline, self.ids, self.params = pipeline, ids, params
-        self.finish_reason = "cancelled"
-        self.pieces = self.run()
+    def __init__(self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: SamplingParams, settings: dict[str, Any]) -> None:
+        self.pipeline, self.prompt, self.params, self.settings = pipeline, prompt, params, settings
+        wanted = dataclasses.replace(params, logprobs=params.logprobs or 0)
+        self.samples = pipeline.engine.submit(ids, wanted).samples
+        self.shown = 0
+
+    @property
+    def done(self) -> bool:
+        return all(sample.finished for sample in self.samples)
+
+    @property
+    def made(self) -> int:
+        """Tokens so far, over all samples."""
+        return sum(len(sample.output) for sample in self.samples)
+
+    def advance(self) -> None:
+        """One step of the engine. A Ctrl-C within it cancels the samples and is passed on."""
+        try:
+            self.pipeline.engine.step()
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Stop the work; `result` then gives what there is."""
+        for sample in self.samples:
+            self.pipeline.engine.cancel(sample)
+        self.pipeline.engine.step()
 
     def __iter__(self) -> Iterator[Piece]:
-        return self.pieces
+        first = self.samples[0]
+        try:
+            while True:
+                while self.shown < len(first.stream):
+                    token = first.stream[self.shown]
+                    self.shown += 1
+                    yield Piece(token.id, token.text, token.logprob or 0.0)
+                if self.done:
+                    return
+                self.advance()
+        finally:
+            if not self.done:
+                self.cancel()
 
-    def __next__(self) -> Piece:
-        return next(self.pieces)
-
-    def run(self) -> Iterator[Piece]:
-        from daedal.data.detokenizer import Detokenizer
-        from daedal.processes.autoregression import StopStrings, stream
-
-        tokenizer, ends = self.pipeline.tokenizer, set(self.pipeline.tokenizer.eos_ids)
-        words, held = Detokenizer(tokenizer, self.ids), StopStrings(self.params.stop)
-        drawn = stream(self.pipeline.network, self.ids, self.params, eos_ids=ends, cached=True)
-        for count, (token, logprob) in enumerate(drawn, 1):
-            text = held.push(words.push(token))
-            ended = token in ends and not self.params.ignore_eos
-            last = held.stopped or ended or count == self.params.max_tokens
-            if last:
-                self.finish_reason = "stop" if held.stopped or ended else "length"
-                text += "" if held.stopped else held.push(words.flush()) + held.flush()
-            yield Piece(token, text, logprob)
-            if last:
-                return
+    def result(self, index: int = 0) -> Text:
+        sample, p = self.samples[index], self.pipeline
+        recipe = {
+            "model": p.name,
+            "digest": digest(p.folder) if p.folder else None,
+            "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
+            "settings": {**self.settings, "seed": self.params.seed},
+            "sample": index,
+            "runtime": runtime(p.network),
+        }
+        logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
+        return Text(sample.text, tuple(sample.output), logprobs, sample.finished or "cancelled", recipe)
 
 
-def reproduce(pipeline: TextPipeline, prompt: Prompt, settings: dict[str, Any], characters: int | None = None) -> Text:
-    """A logged generation again; one that was cancelled ends after `characters`."""
-    ids = pipeline.encode(prompt)
-    params = pipeline.fitted(ids, pipeline.params(settings))
-    stream, pieces = pipeline.start(ids, params), []
-    for piece in stream:
-        pieces.append(piece)
-        if characters is not None and sum(len(p.text) for p in pieces) >= characters:
-            break
-    return pipeline.result(prompt, settings, params, pieces, stream.finish_reason)
+def reproduce(pipeline: TextPipeline, recipe: dict[str, Any], tokens: int | None = None) -> Text:
+    """A text again from its recipe; one that was cancelled ends after `tokens`."""
+    stream = pipeline.start(recipe["prompt"], **recipe["settings"])
+    sample = stream.samples[recipe["sample"]]
+    while not sample.finished and (tokens is None or len(sample.output) < tokens):
+        stream.advance()
+    if not stream.done:
+        stream.cancel()
+    return stream.result(recipe["sample"])
 
 
 def runtime(network: Decoder) -> dict[str, Any]:
     """What the last bits of a result may depend on, beside the weights."""
     weight = network.embed_tokens.weight
     bits = {m.bits for m in network.modules() if isinstance(m, QuantLinear | QuantEmbedding)}
-    return {"device": weight.device.type, "dtype": str(weight.dtype).removeprefix("torch."), "bits": sorted(bits), "kernels": kernels.available()}
+    return {
+        "device": weight.device.type,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "bits": sorted(bits),
+        "threads": torch.get_num_threads(),
+        "kernels": kernels.available(),
+    }
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None) -> TextPipeline:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -55,12 +55,14 @@ def sync_gradients(module: nn.Module, on: bool) -> None:
         module.set_requires_gradient_sync(on)
 
 
+def whole_model(network: nn.Module) -> dict[str, Tensor]:
+    """All weights as whole tensors on the CPU."""
+    return get_model_state_dict(network, options=FULL)
+
+
 def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Whole tensors on the CPU, whatever the sharding, so that any number of processes can resume."""
-    return {
-        "model": get_model_state_dict(network, options=FULL),
-        "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers],
-    }
+    return {"model": whole_model(network), "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers]}
 
 
 def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:

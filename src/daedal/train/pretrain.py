@@ -122,10 +122,10 @@ def run(recipe: Recipe) -> Path:
         resume=resume,
     )  # fmt: skip
     trainer.run()
-    trainer.result()
+    state = trainer.result()
     if rank == 0:
-        network.compute_dtype = None
-        write_model(network, tokenizer, out / "model")
+        checkpoints.save(network, out / "model", state=state)
+        tokenizer.save(out / "model")
     parallel.finish()
     return out / "model"
 
@@ -179,8 +179,3 @@ def sampling(recipe: Recipe, tokenizer: Tokenizer):
         return "\n".join(texts)
 
     return sample
-
-
-def write_model(network: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
-    checkpoints.save(network, folder)
-    tokenizer.save(folder)

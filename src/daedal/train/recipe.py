@@ -5,10 +5,10 @@ One dial, `model.depth`, fixes width, heads and learning rates; each rule stands
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from daedal.data.documents import Source
 from daedal.errors import DaedalError, nearest
@@ -103,7 +103,13 @@ class Recipe(Section):
     ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    tensorboard: bool = False
+    tensorboard: bool = False  # also write out/tensorboard (extra: tensorboard)
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Self:
+        if self.ema and self.parallel == "fsdp":
+            raise ValueError("an average of sharded weights is not kept; leave ema out or use parallel: ddp")
+        return self
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:  # type: ignore[assignment]
@@ -140,6 +146,8 @@ def check(raw: dict[str, Any], where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             known = fields_beside(first["loc"])
             raise DaedalError(f"{where}: unknown key {key!r}{nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}.") from None
+        if not key:
+            raise DaedalError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
         value = json.dumps(first.get("input"), default=str)[:80]
         raise DaedalError(f"{where}: {key} = {value} does not fit: {first['msg'][:1].lower()}{first['msg'][1:]}.") from None
 

@@ -90,6 +90,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
         self.stop = False
+        self.board = tensorboard(self.out) if recipe.tensorboard and rank == 0 else None
         if resume:
             self.restore(resume)
 
@@ -178,6 +179,9 @@ class Trainer:
         if self.rank == 0:
             with open(self.out / file, "a") as f:
                 f.write(json.dumps(metrics) + "\n")
+            if self.board:
+                for name, value in metrics.items():
+                    self.board.add_scalar(name, value, metrics["step"])
         return metrics
 
     def save(self, progress: Progress, last: bool) -> None:
@@ -211,9 +215,17 @@ class Trainer:
         if self.ema is not None:
             for p, average in zip(self.network.parameters(), self.ema, strict=True):
                 p.data.copy_(average)
-        return self.network.state_dict()
+        return parallel.whole_model(self.network)
 
 
 def whole_lines(path: Path) -> list[str]:
     """Lines of a JSONL file, less one that a kill cut short."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise DaedalError('tensorboard: true needs the package; pip install "daedal[tensorboard]".') from None
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,92 @@
+"""The text pipeline: prompts of three kinds, streams, seeds, and texts that can be made again from their recipe."""
+
+import json
+import math
+
+import pytest
+
+import daedal
+from daedal.errors import DaedalError
+from daedal.pipelines import history
+from daedal.pipelines.text import reproduce
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder):
+    return daedal.load(str(tiny_folder))
+
+
+def test_a_text_a_list_of_ids_and_a_stream_agree(pipeline):
+    text = pipeline("Once upon", seed=1, max_tokens=20)
+    ids = pipeline(pipeline.encode("Once upon"), seed=1, max_tokens=20)
+    pieces = list(pipeline.stream("Once upon", seed=1, max_tokens=20))
+    assert text.text == ids.text == "".join(p.text for p in pieces) == str(text)
+    assert text.tokens == tuple(p.token for p in pieces) and all(math.isfinite(p.logprob) and p.logprob <= 0 for p in pieces)
+    assert text.finish_reason in ("length", "stop")
+
+
+def test_seeds(pipeline):
+    a, b, c = (pipeline("Once", seed=seed, max_tokens=20).text for seed in (1, 1, 2))
+    assert a == b != c
+    many = pipeline("Once", seed=1, max_tokens=20, n=3)
+    assert many[0].text == a and len({m.text for m in many}) == 3
+
+
+def test_reproduces_from_the_recipe(pipeline):
+    for sample in pipeline("One day", max_tokens=20, n=2, temperature=0.9, top_p=0.9):
+        recipe = json.loads(json.dumps(sample.recipe))
+        assert reproduce(pipeline, recipe).text == sample.text and recipe["digest"]
+
+
+def test_closing_a_stream_stops_the_work(pipeline):
+    stream = pipeline.start("Once", max_tokens=50, ignore_eos=True)
+    for i, _ in enumerate(stream):
+        if i == 4:
+            break
+    stream.cancel()
+    assert stream.result().finish_reason == "cancelled" and 5 <= len(stream.result().tokens) < 10
+    assert not pipeline.engine.busy
+
+
+def test_schema(pipeline):
+    schema = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 9}}, "required": ["age"], "additionalProperties": False}
+    assert json.loads(pipeline("Tell", schema=schema, max_tokens=50, seed=0).text)["age"] <= 9
+
+
+def test_the_context_limits_max_tokens(pipeline):
+    assert len(pipeline("Once", max_tokens=1000, ignore_eos=True, seed=0).tokens) < 64
+    with pytest.raises(DaedalError, match="context of 64"):
+        pipeline("Once upon a time " * 40)
+
+
+def test_errors_name_the_mend(pipeline):
+    with pytest.raises(DaedalError, match="did you mean 'temperature'"):
+        pipeline("x", temprature=1)
+    with pytest.raises(DaedalError, match="chat template"):
+        pipeline([{"role": "user", "content": "hi"}])
+    with pytest.raises(DaedalError, match="outside the vocabulary"):
+        pipeline([1, 100000])
+
+
+def test_quantised_on_loading(tiny_folder, pipeline):
+    packed = daedal.load(str(tiny_folder), quantize=8)
+    assert packed("Once", max_tokens=5, seed=0).tokens and packed.network.weight_bytes() < 0.5 * pipeline.network.weight_bytes()
+
+
+def test_history_logs_and_turns_off(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "h.db"))
+    result = pipeline("Once", seed=4, max_tokens=8)
+    number = history.add("text", result)
+    entry = history.get(number)
+    assert (entry.prompt, entry.result, entry.settings["seed"], entry.tokens) == ("Once", result.text, 4, len(result.tokens))
+    assert [e.id for e in history.entries()] == [number]
+    with pytest.raises(DaedalError, match="newest is 1"):
+        history.get(7)
+    monkeypatch.setenv("DAEDAL_HISTORY", "0")
+    assert history.add("text", result) is None
+
+
+def test_shows_itself_in_a_notebook(pipeline, tmp_path):
+    result = pipeline("Once", seed=4, max_tokens=8)
+    assert "seed 4" in result._repr_markdown_()
+    assert result.save(tmp_path / "a.txt").read_text() == "Once" + result.text
