@@ -29,7 +29,8 @@ from daedal.nn.cache import KVCache
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
 CAPTURING = threading.Lock()  # rebinding a function is visible to all threads
-VALUE_DEPENDENT = {aten._local_scalar_dense.default, aten.nonzero.default, aten.item.default, aten.masked_select.default, aten.equal.default}
+VALUE_DEPENDENT = {aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default}
+VALUE_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class NotCapturable(RuntimeError):
@@ -63,7 +64,7 @@ class Capture(TorchDispatchMode):
         native = NATIVE.get(func)
         if native is not None and (result := native(*args, **kwargs)) is not None:
             return result
-        if func in VALUE_DEPENDENT:
+        if looks_at_values(func, args):
             if any(memory_of(t) in self.live for t in args if isinstance(t, Tensor)):
                 raise NotCapturable(f"{func} looks at the values of a tensor")
             return func(*args, **kwargs)
@@ -83,6 +84,13 @@ class Capture(TorchDispatchMode):
         elif any(memory_of(t) not in {memory_of(g) for g in given} for t in made):  # not a view
             self.live |= {memory_of(t) for t in made}
             self.steps.append(lambda: copy_all(made, func(*args, **kwargs)))
+
+
+def looks_at_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the result's shape, or a Python value, depends on what tensors hold. Indexing does so by bool masks only."""
+    if func is aten.index.Tensor:
+        return any(index is not None and index.dtype == torch.bool for index in args[1])
+    return func in VALUE_DEPENDENT or bool(VALUE_TAGS & set(func.tags))
 
 
 def copy_all(targets: list[Tensor], result: Any) -> None:

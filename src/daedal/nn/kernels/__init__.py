@@ -94,9 +94,11 @@ def build(wait: bool = True) -> bool:
 def available() -> bool:
     """Whether the kernels can be called now. The first call starts the build if need be and never waits for it."""
     global _library, _next_look
+    if os.environ.get("DAEDAL_KERNELS") == "0":
+        return False
     if _library is not None:
         return True
-    if time.monotonic() < _next_look or os.environ.get("DAEDAL_KERNELS") == "0":
+    if time.monotonic() < _next_look:
         return False
     path = library_path()
     if path.exists():

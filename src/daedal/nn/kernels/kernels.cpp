@@ -164,8 +164,6 @@ void quantise8(const float* x, i64 k, int8_t* out, float* scale, int* offset) {
 struct Weight { const void* data; const void* scale; const float* bias; float* out; i64 n; };
 struct Linear { const float* x; i64 m, k, stride, bits, count; Weight weights[3]; };  // k is a multiple of 32, stride that of x's rows
 
-constexpr int TILE = 4;  // rows of activations that share a pass over the weights
-
 struct Activations {  // of one call, in the form that its weights want
     i64 k;
     const float* fp32;  // m x k (bf16: even and odd inputs of each 16 apart)
@@ -222,18 +220,18 @@ template <int M> void dot_int8(const Weight& w, const Activations& x, i64 m0, i6
     for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(_mm256_add_epi32(acc[m][0], acc[m][1])), x.scale[m0 + m] * ((const float*)w.scale)[n]);
 }
 
+// bf16 and fp32: four sums in flight hide the latency of an FMA, and every M adds in the same order, so a row does not depend on its batch.
 template <int M> void dot_bf16(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
     const uint16_t* data = (const uint16_t*)w.data + n * x.k;
     const __m256i upper = _mm256_set1_epi32(0xffff0000);
     __m256 acc[M][4];
     for (int m = 0; m < M; m++) for (int v = 0; v < 4; v++) acc[m][v] = _mm256_setzero_ps();
     for (i64 i = 0; i < x.k; i += 32)
-        for (int half = 0; half < 2; half++) {
-            __m256i pair = load(data + i + 16 * half);
+        for (int v = 0; v < 4; v += 2) {
+            __m256i pair = load(data + i + 8 * v);
             __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(pair, upper));
             for (int m = 0; m < M; m++) {
-                const float* a = x.fp32 + (m0 + m) * x.k + i + 16 * half;
-                int v = M == 1 ? 2 * half : 0;  // one row of activations needs four sums in flight to hide the latency of an FMA
+                const float* a = x.fp32 + (m0 + m) * x.k + i + 8 * v;
                 acc[m][v] = _mm256_fmadd_ps(even, _mm256_loadu_ps(a), acc[m][v]);
                 acc[m][v + 1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(a + 8), acc[m][v + 1]);
             }
@@ -248,10 +246,7 @@ template <int M> void dot_fp32(const Weight& w, const Activations& x, i64 m0, i6
     for (i64 i = 0; i < x.k; i += 32)
         for (int v = 0; v < 4; v++) {
             __m256 weights = _mm256_loadu_ps(data + i + 8 * v);
-            for (int m = 0; m < M; m++) {
-                __m256& to = acc[m][M == 1 ? v : v % 2];
-                to = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i + 8 * v), to);
-            }
+            for (int m = 0; m < M; m++) acc[m][v] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i + 8 * v), acc[m][v]);
         }
     for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(total(acc[m])), 1);
 }
@@ -296,11 +291,13 @@ template <int M> void dot_int4(const Weight& w, const Activations& x, i64 m0, i6
     }
 }
 
-template <int M> void rows(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
+template <int M> void outputs(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
     if (a.bits == 4) for (; n < stop; n += 8) dot_int4<M>(w, x, m, n, w.n);
     if (a.bits == 8) for (; n < stop; n++) dot_int8<M>(w, x, m, n, w.n);
-    if (a.bits == 16) for (; n < stop; n++) dot_bf16<M>(w, x, m, n, w.n);
-    if (a.bits == 32) for (; n < stop; n++) dot_fp32<M>(w, x, m, n, w.n);
+    if constexpr (M <= 2) {
+        if (a.bits == 16) for (; n < stop; n++) dot_bf16<M>(w, x, m, n, w.n);
+        if (a.bits == 32) for (; n < stop; n++) dot_fp32<M>(w, x, m, n, w.n);
+    }
 }
 
 void linear(const Linear& a, Team& team, int thread) {
@@ -313,12 +310,10 @@ void linear(const Linear& a, Team& team, int thread) {
             int i = (block >= blocks[1]) + (block >= blocks[2]);
             const Weight& w = a.weights[i];
             i64 n = (block - blocks[i]) * 8, stop = n + 8 < w.n ? n + 8 : w.n;
-            for (i64 m = 0; m < a.m; m += TILE) {
-                i64 left = a.m - m;
-                if (left >= 4) rows<4>(a, w, x, m, n, stop);
-                else if (left == 3) rows<3>(a, w, x, m, n, stop);
-                else if (left == 2) rows<2>(a, w, x, m, n, stop);
-                else rows<1>(a, w, x, m, n, stop);
+            for (i64 m = 0, left; (left = a.m - m) > 0;) {
+                if (left >= 4 && a.bits < 16) outputs<4>(a, w, x, m, n, stop), m += 4;
+                else if (left >= 2) outputs<2>(a, w, x, m, n, stop), m += 2;
+                else outputs<1>(a, w, x, m, n, stop), m += 1;
             }
         }
 }
