@@ -50,8 +50,7 @@ class Scheduler:
         behind = [request for request in self.running if self._need(request) > 1]
         for request in [*(r for r in self.running if self._need(r) == 1), *behind]:
             if budget and request.slot >= 0:
-                self._continue(request, budget, work)
-                budget = self.token_budget - sum(w.count for w in work.values())
+                budget += self._continue(request, budget, work)
         if pressed == self.preemptions:
             self._admit(budget, work)
         return [work[request] for request in self.running if request in work]
@@ -59,7 +58,9 @@ class Scheduler:
     def _need(self, request: Request) -> int:
         return len(request.tokens) - self.cache.lengths[request.slot] if request.slot >= 0 else 0
 
-    def _continue(self, request: Request, budget: int, work: dict[Request, Work]) -> None:
+    def _continue(self, request: Request, budget: int, work: dict[Request, Work]) -> int:
+        """Add a running request's work, preempting others for its place if need be; returns the change of the budget."""
+        freed = 0
         start, need = self.cache.lengths[request.slot], self._need(request)
         guesses = request.guesses[: budget - 1] if need == 1 else []
         guesses = guesses[: max(0, self.cache.max_len - start - 1)]
@@ -69,10 +70,11 @@ class Scheduler:
         while not self.cache.grow(request.slot, start + count):
             victim = self.running[-1]
             self.preempt(victim)
-            work.pop(victim, None)
+            freed += work.pop(victim).count if victim in work else 0
             if victim is request:
-                return
+                return freed
         work[request] = Work(request, start, count, guesses)
+        return freed - count
 
     def _admit(self, budget: int, work: dict[Request, Work]) -> None:
         for request in list(self.waiting):
