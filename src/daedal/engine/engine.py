@@ -68,7 +68,12 @@ class Engine:
         self.max_len = min(max_len or 4096, network.config.max_position_embeddings)
         if token_budget < max_batch:
             raise DaedalError(f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve.")
-        self.cache = self._make_cache(cache, max_batch, block_size, prefix_caching, memory_budget, cache_dtype or activation_dtype(network))
+        dtype = cache_dtype or activation_dtype(network)
+        try:
+            self.cache = self._make_cache(cache, max_batch, block_size, prefix_caching, memory_budget, dtype)
+        except (RuntimeError, MemoryError) as error:
+            size = network.cache_bytes_per_token(dtype) * self.max_len * max_batch / 1e9
+            raise DaedalError(f"A cache of {max_batch} x {self.max_len} tokens needs {size:.1f} GB, which is not there; lower either.") from error
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
         self.ends = frozenset(tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id))
@@ -219,7 +224,7 @@ class Engine:
             masks.extend(_masks(w, logits.shape[-1]))
         masked = logits
         if any(mask is not None for mask in masks):
-            masked = torch.stack([line if mask is None else line.masked_fill(~mask, float("-inf")) for line, mask in zip(logits, masks, strict=True)])
+            masked = torch.stack([line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf")) for line, mask in zip(logits, masks, strict=True)])
         drawn = sample_batch(masked, rows)
         wanted = any(w.request.params.logprobs is not None for w in work)
         scores = logprobs(logits, drawn).tolist() if wanted else [None] * len(drawn)
