@@ -28,5 +28,5 @@ def config_from_dict(raw: dict[str, Any]) -> "DecoderConfig":
 
 
 def build(config: "DecoderConfig") -> "Decoder":
-    """A network of that config with weights as torch initialises them; see `Decoder.init_weights` and `daedal.checkpoints.load`."""
+    """A network of that config, its weights not yet filled: `Decoder.init_weights` draws them, `daedal.checkpoints.load` reads them."""
     return importlib.import_module(f"daedal.networks.{FAMILIES[config.model_type][0]}").build(config)

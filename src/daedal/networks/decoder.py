@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.networks.names import Names
 from daedal.nn.attention import attend
-from daedal.nn.linear import Linear
+from daedal.nn.linear import Embedding, Linear
 from daedal.nn.rope import Rope, tables
 
 
@@ -162,8 +162,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.names, self.embed_scale, self.softcap = config, names, embed_scale, softcap
         self.compute_dtype: torch.dtype | None = None
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned_positions else None
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size) if learned_positions else None
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -44,6 +44,11 @@ def memory_of(tensor: Tensor) -> int:
 class Capture(TorchDispatchMode):
     """Watches a function and keeps its `steps`: lists of kernel records, and calls."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch's switch: True would import its compiler, two seconds, to keep it out of a mode that no compiled code ever enters."""
+        return False
+
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.live = {memory_of(t) for t in inputs}  # memory whose contents follow from the inputs
