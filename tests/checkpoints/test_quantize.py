@@ -20,7 +20,10 @@ TINY = {
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def folder(request, tmp_path):
     torch.manual_seed(0)
-    save(build(config_from_dict({**TINY, "tie_word_embeddings": request.param})), tmp_path / "full")
+    network = build(config_from_dict({**TINY, "tie_word_embeddings": request.param}))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
+    save(network, tmp_path / "full")
     (tmp_path / "full" / "tokenizer.json").write_text("{}")
     return tmp_path / "full"
 

@@ -23,7 +23,10 @@ TINY = {
 
 def tiny(family: str = "llama", tied: bool = True, **more: object) -> nn.Module:
     torch.manual_seed(0)
-    return build(config_from_dict({"model_type": family, **TINY, "tie_word_embeddings": tied, **more})).eval()
+    network = build(config_from_dict({"model_type": family, **TINY, "tie_word_embeddings": tied, **more}))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else nn.init.uniform_(parameter, 0.5, 1.5)
+    return network.eval()
 
 
 def off(ours: torch.Tensor, reference: torch.Tensor) -> float:
@@ -71,7 +74,7 @@ def test_a_quantised_network_is_its_dequantised_self(bits: int, tied: bool) -> N
         packed = quantize_(network, bits)(tokens)
         names = [name for name in network.state_dict() if "lm_head" in name]
         plain = dequantize_(network)(tokens)
-    assert off(packed, full) < 3 * ERROR[bits] and off(packed, plain) < 0.02
+    assert off(packed, full) < 4 * ERROR[bits] and off(packed, plain) < (0.06 if bits == 4 else 0.02)  # int4: activations are int8
     assert bool(names) != tied  # a tied matrix is stored once, as the embedding
     assert not tied or network.lm_head.weight is network.embed_tokens.weight
 

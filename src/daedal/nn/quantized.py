@@ -20,7 +20,8 @@ from daedal.errors import DaedalError
 from daedal.nn import kernels
 
 GROUP = 32  # inputs that share an int4 scale
-WIDE = 24  # from this many rows on, PyTorch's matrix product on unpacked weights is the faster one for 16 and 32 bits
+WIDE = 24  # from this many rows on, a matrix product of PyTorch is worth unpacking the weights for
+BF16_UNITS = torch.cpu._is_avx512_bf16_supported()  # then PyTorch's bf16 product is the fastest there is
 
 
 # ---- packing: pure functions ------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class QuantLinear(nn.Module):
     def _runs_natively(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad) or not kernels.available():
             return False
-        return self.bits != 16 or x.numel() // x.shape[-1] < WIDE
+        return not (self.bits == 16 and BF16_UNITS and x.numel() // x.shape[-1] >= WIDE)
 
     def _scale(self) -> Tensor | None:
         right = torch.float16 if self.bits == 4 else torch.float32
@@ -164,7 +165,8 @@ class QuantLinear(nn.Module):
     def _torch(self, x: Tensor) -> Tensor:
         """The same product by PyTorch's own operators; differentiable in x on every path that gradients can take."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if x.device.type != "cpu" or x.numel() // x.shape[-1] >= WIDE or (torch.is_grad_enabled() and x.requires_grad):
+        narrow = x.numel() // x.shape[-1] < WIDE or (self.bits == 16 and BF16_UNITS)
+        if x.device.type != "cpu" or not narrow or (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, self.dequantized().to(x.dtype), bias)
         rows = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, self.in_features_padded - x.shape[-1]))
         if self.bits == 16:

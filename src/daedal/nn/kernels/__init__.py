@@ -69,11 +69,12 @@ def command(out: Path) -> list[str]:
 
 
 def build(wait: bool = True) -> bool:
-    """Compile the library if it is missing; True when it is ready. With `wait=False` a detached process does the work."""
-    global _failure
+    """Compile the library if it is missing; True when it can be called. With `wait=False` a detached process does the work."""
+    global _failure, _next_look
     path = library_path()
     if path.exists():
-        return True
+        _next_look = 0.0
+        return available()
     if compiler() is None:
         _failure = "no C++ compiler; install g++"
         return False
@@ -88,7 +89,7 @@ def build(wait: bool = True) -> bool:
         ["sh", "-c", script, "sh", str(path), str(part), *command(part)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )
-    return process.wait() == 0 if wait else False
+    return wait and process.wait() == 0 and build()
 
 
 def available() -> bool:
