@@ -45,10 +45,10 @@ class TokenBytes:
     """The bytes of every token of one tokenizer: `table[id]`, made when first asked for."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
-        state = json.loads(tokenizer.backend.to_str())
-        self.kind, self.strips = _kind(state.get("decoder"))
+        decoder = tokenizer.backend.decoder
+        self.kind, self.strips = _kind(json.loads(decoder.__getstate__()) if decoder else None)
         self._token = tokenizer.backend.id_to_token
-        self._added = {token["id"]: token["content"] for token in state["added_tokens"]}
+        self._added = tokenizer.backend.get_added_tokens_decoder()
         self._table: dict[int, bytes] = {}
 
     def __getitem__(self, index: int) -> bytes:

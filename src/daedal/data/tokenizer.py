@@ -157,8 +157,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = False, add_bos: bool | None = None) -> list[list[int]]:
         """`encode` of many texts, in parallel on all cores."""
-        backend = self.backend if special or self._splits_specials else self._plain
         with self._lock:  # the flag is a property of the shared backend
+            backend = self.backend if special or self._splits_specials else self._plain
             backend.encode_special_tokens = not special
             rows = [row.ids for row in backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)]
         bos = self.bos_id
@@ -177,13 +177,12 @@ class Tokenizer:
 
     @cached_property
     def _splits_specials(self) -> bool:
-        """Whether the model cannot reach a special token from plain characters (BPE cannot, when no merge builds one)."""
-        state = json.loads(self.backend.to_str())["model"]
-        if state["type"] != "BPE":
+        """Whether the backend itself keeps control tokens out of plain text. BPE does, when no merge builds one from characters."""
+        if not isinstance(self.backend.model, models.BPE):
             return False
-        built = {"".join(m) if isinstance(m, list) else m.replace(" ", "", 1) for m in state["merges"]}
-        whole = set(state["vocab"]) if state.get("ignore_merges") else set()
-        return not any(text in built or text in whole or len(text) == 1 for text in self.special_tokens)
+        self.backend.encode_special_tokens = True
+        rows = self.backend.encode_batch_fast(list(self.special_tokens), add_special_tokens=False)
+        return not any(index in row.ids for index, row in zip(self.special_tokens.values(), rows, strict=True))
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
