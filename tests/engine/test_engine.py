@@ -250,6 +250,7 @@ def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
 @pytest.mark.parametrize("bits", [32, 8])
 def test_replayed_steps_draw_what_the_network_says(bits: int) -> None:
     """On the fast path (fp32, native kernels) each token is the network's own best, up to rounding, with the right log-probability."""
+    slack = 2e-3 if bits == 32 else 1e-2  # packed weights round activations, long inputs in another way than short ones
     network = tiny(4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2).float()
     if bits < 32:
         quantize_(network, bits=bits)
@@ -258,7 +259,7 @@ def test_replayed_steps_draw_what_the_network_says(bits: int) -> None:
     for request in engine.generate([list(range(3, 4 + 3 * i)) for i in range(5)], params):
         lines = network(torch.tensor([request.tokens])).detach()[0, len(request.prompt) - 1 : -1].log_softmax(-1)
         for token, line in zip(request.stream, lines, strict=True):
-            assert token.logprob == pytest.approx(float(line[token.id]), abs=2e-3) and line[token.id] > line.max() - 2e-3
+            assert token.logprob == pytest.approx(float(line[token.id]), abs=slack) and line[token.id] > line.max() - slack
     assert engine.replays is not None and engine.replays.captured
 
 

@@ -49,7 +49,10 @@ def network(tokenizer: Tokenizer):
         "model_type": "llama", "vocab_size": tokenizer.vocab_size + 5, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1,
     }  # fmt: skip
-    return networks.build(networks.config_from_dict(config)).eval()
+    network = networks.build(networks.config_from_dict(config)).eval()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3) if p.dim() > 1 else None
+    return network
 
 
 def text_of(tokenizer: Tokenizer, network, grammar: Grammar, seed: int) -> str:
