@@ -32,7 +32,8 @@ namespace {
 
 using i64 = int64_t;
 constexpr i64 LONGEST = 8192;  // inputs whose products of int8 and int16, over 16 lanes of int32, can't overflow
-constexpr i64 PIECES = 16;  // of work a thread, for large layers
+constexpr i64 PIECES = 8;   // of a thread's share of a layer
+constexpr int MOST = 128;   // threads
 constexpr i64 GROUP = 32;   // inputs that share an int4 weight scale
 
 i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
@@ -45,20 +46,26 @@ struct Range { i64 begin, end; };
 struct Team {
     std::atomic<int> threads{1};
     std::atomic<int> arrived{0}, round{0};
-    std::atomic<i64> next{0};
+    struct alignas(64) Counter { std::atomic<i64> taken{0}; } counters[MOST];
     std::atomic<char*> shared{nullptr};  // a buffer of thread 0 that all see
 
     Range share(i64 total, int thread) const { return {total * thread / threads, total * (thread + 1) / threads}; }
-    Range take(i64 total, i64 piece) {
-        i64 begin = next.fetch_add(piece, std::memory_order_relaxed), end = begin + piece;
-        return {begin, end < total ? end : total};
+    // The next piece of this thread's own share, in order (memory is read in one straight line), then of the others' shares.
+    Range take(i64 total, i64 piece, int thread) {
+        for (int i = 0; i < threads; i++) {
+            int owner = (thread + i) % threads;
+            Range all = share(total, owner);
+            i64 begin = all.begin + counters[owner].taken.fetch_add(piece, std::memory_order_relaxed);
+            if (begin < all.end) return {begin, begin + piece < all.end ? begin + piece : all.end};
+        }
+        return {0, 0};
     }
     // `ahead` is memory that this thread is likely to read next: fetched into cache while it has nothing else to do
     void barrier(Range ahead = {0, 0}) {
         int now = round.load(std::memory_order_relaxed);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             arrived.store(0, std::memory_order_relaxed);
-            next.store(0, std::memory_order_relaxed);
+            for (int i = 0; i < threads; i++) counters[i].taken.store(0, std::memory_order_relaxed);
             round.store(now + 1, std::memory_order_release);
             return;
         }
@@ -436,7 +443,7 @@ void wide(const Linear& a, Team& team, int thread) {
     team.barrier();
     i64 starts[4] = {};
     for (i64 i = 0; i < 3; i++) starts[i + 1] = starts[i] + (i < a.count ? ceil_div(a.weights[i].n, PANELS * COLUMNS) : 0);
-    for (Range block = team.take(starts[3], 1); block.begin < block.end; block = team.take(starts[3], 1)) {
+    for (Range block = team.take(starts[3], 1, thread); block.begin < block.end; block = team.take(starts[3], 1, thread)) {
         int i = (block.begin >= starts[1]) + (block.begin >= starts[2]);
         wide_block(a, a.weights[i], x, x_scale, (block.begin - starts[i]) * PANELS * COLUMNS);
     }
@@ -448,7 +455,7 @@ void linear(const Linear& a, Team& team, int thread) {
     i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations: where each weight's begin
     for (i64 i = 0; i < 3; i++) blocks[i + 1] = blocks[i] + (i < a.count ? ceil_div(a.weights[i].n, 8) : 0);
     i64 piece = ceil_div(blocks[3], team.threads * PIECES);
-    for (Range mine = team.take(blocks[3], piece); mine.begin < mine.end; mine = team.take(blocks[3], piece))
+    for (Range mine = team.take(blocks[3], piece, thread); mine.begin < mine.end; mine = team.take(blocks[3], piece, thread))
         for (i64 block = mine.begin; block < mine.end; block++) {
             int i = (block >= blocks[1]) + (block >= blocks[2]);
             const Weight& w = a.weights[i];
@@ -645,12 +652,13 @@ Range ahead(const Op* op, const Op* end, int thread, int threads) {
     const Linear& a = *(const Linear*)op->args;
     i64 total = 0, bytes = a.k * a.bits / 8;
     for (i64 i = 0; i < a.count; i++) total += a.weights[i].n;
-    i64 begin = (i64)a.weights[0].data + thread * ceil_div(total, 8 * threads * PIECES) * 8 * bytes, most = a.weights[0].n * bytes;
+    i64 begin = (i64)a.weights[0].data + total / 8 * thread / threads * 8 * bytes, most = a.weights[0].n * bytes;
     return {begin, begin + (most < 65536 ? most : 65536)};
 }
 
 extern "C" void run(const Op* ops, i64 count, int threads) {
     Team team;
+    if (threads > MOST) threads = MOST;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         int thread = omp_get_thread_num();
