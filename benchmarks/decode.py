@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 from daedal import checkpoints
 from daedal.checkpoints.quantize import quantize
 from daedal.networks import build, config_from_dict

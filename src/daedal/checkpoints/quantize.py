@@ -13,20 +13,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daedal.errors import DaedalError
 from daedal.networks.names import Names
-from daedal.nn.quantized import GROUP, QuantEmbedding, QuantLinear, TiedHead, head_bits, quantize_, swappable, tied
+from daedal.nn.quantized import GROUP, QuantEmbedding, QuantLinear, TiedHead, finish_, head_bits, quantize_, swappable, tied
 
 METHOD = "daedal"
 COMPANIONS = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*")  # tokenizer, chat template, card
 
 
-def prepare_(network: nn.Module, quantization_config: dict[str, Any]) -> nn.Module:
+def prepare_(network: Any, quantization_config: dict[str, Any]) -> Any:
     """Swap the layers of a meta-device network for packed ones, empty, as the folder's `quantization_config` says."""
-    method, bits = quantization_config.get("quant_method"), quantization_config.get("bits")
+    method, bits = quantization_config.get("quant_method"), quantization_config.get("bits", 8)
     if method != METHOD:
         raise DaedalError(f"the folder is quantised with {method!r}, which Daedal does not read; use the unquantised model and `daedal quantize` it.")
     share = tied(network)
@@ -38,8 +37,7 @@ def prepare_(network: nn.Module, quantization_config: dict[str, Any]) -> nn.Modu
         else:
             network.set_submodule(name, QuantLinear(module.in_features, module.out_features, width, module.bias is not None).to(module.weight.device))
     network.names = Names(prefix="")  # the folder uses the module's own names
-    network.compute_dtype = torch.float32
-    return network
+    return finish_(network)
 
 
 def quantize(

@@ -50,7 +50,7 @@ def gptq_linear(linear: nn.Linear, hessian: Tensor) -> QuantLinear:
 
 
 @torch.no_grad()
-def gptq_(network: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+def gptq_(network: Any, calibration: Iterable[Tensor]) -> Any:
     """Swap the linear layers of a decoder's blocks for int4 ones, calibrated on batches of token ids (B, T); the head follows as
     `quantize_` does it. A layer that no calibration token reaches (an idle expert) is rounded to the nearest."""
     states = [first_states(network, tokens) for tokens in calibration]
@@ -60,8 +60,8 @@ def gptq_(network: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
         layers = {name: module for name, module, _ in swappable(block)}
         hessians = gather(block, layers, states)
         for name, module in layers.items():
-            seen = hessians[name] is not None
-            block.set_submodule(name, gptq_linear(module, hessians[name]) if seen else QuantLinear.of(module.weight, module.bias, 4))
+            hessian = hessians[name]
+            block.set_submodule(name, QuantLinear.of(module.weight, module.bias, 4) if hessian is None else gptq_linear(module, hessian))
         states = [(block(x, *rest), *rest) for x, *rest in states]
     return finish_(quantize_(network, 4))
 
@@ -70,7 +70,7 @@ class Reached(Exception):
     """Carries what the first block was called with."""
 
 
-def first_states(network: nn.Module, tokens: Tensor) -> tuple[Any, ...]:
+def first_states(network: Any, tokens: Tensor) -> tuple[Any, ...]:
     """The arguments of the first block: x (B, T, D) and its context."""
 
     def stop(module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ kernels are not available the same tensors go through PyTorch.
 Legend: M rows, N outputs, K inputs (padded to a multiple of 32), B batch, T tokens.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -96,11 +96,11 @@ class QuantLinear(nn.Module):
         self._fallback: tuple[Tensor, ...] | None = None
 
     weight: Tensor
-    scale: Tensor | None
+    scale: Any  # Tensor, None with 16 bits
     bias: Tensor | None
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, bits: int) -> "QuantLinear":
+    def of(cls, weight: Tensor, bias: Tensor | None, bits: int) -> Self:
         """Round a weight (N, K) to the nearest."""
         self = cls(weight.shape[1], weight.shape[0], bits, bias is not None)
         if bits == 16:
@@ -156,7 +156,7 @@ class QuantLinear(nn.Module):
             return False
         return not (self.bits == 16 and BF16_UNITS and x.numel() // x.shape[-1] >= WIDE)
 
-    def _scale(self) -> Tensor | None:
+    def _scale(self) -> Any:  # Tensor, None with 16 bits
         right = torch.float16 if self.bits == 4 else torch.float32
         if self.scale is not None and self.scale.dtype != right:  # a `.to(dtype)` over the whole network reached it
             self.scale = self.scale.to(right)
@@ -249,14 +249,13 @@ def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
 
 
 def finish_(network: nn.Module) -> nn.Module:
-    """What is left of the network in fp32 activations, and the packed weights on huge pages."""
-    if hasattr(network, "compute_dtype"):
-        network.compute_dtype = torch.float32
-    return settle_(network)
+    """Activations are fp32 from here on, whatever dtype the embeddings have."""
+    network.compute_dtype = torch.float32  # type: ignore[assignment]
+    return network
 
 
 @torch.no_grad()
-def dequantize_(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def dequantize_(network: Any, dtype: torch.dtype = torch.float32) -> Any:
     """Plain `nn.Linear` and `nn.Embedding` again, in place."""
     from daedal.nn.linear import Linear
 
@@ -268,24 +267,7 @@ def dequantize_(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Mo
         elif isinstance(module, QuantLinear):
             plain = Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
             plain.weight = nn.Parameter(module.dequantized().to(dtype).contiguous())
-            plain.bias = None if module.bias is None else nn.Parameter(module.bias.to(dtype))
+            if module.bias is not None:
+                plain.bias = nn.Parameter(module.bias.to(dtype))
             network.set_submodule(name, plain)
-    return network
-
-
-def settle_(network: nn.Module) -> nn.Module:
-    """Move packed weights, in the order of use, to one stretch of memory on huge pages; each old copy goes as the new one stands."""
-    slots: list[tuple[Any, str, int]] = []
-    size = 0
-    for module in network.modules():
-        for leaf in ("weight", "scale") if isinstance(module, QuantLinear) else ():
-            tensor = getattr(module, leaf)
-            if tensor is not None and tensor.device.type == "cpu":
-                slots.append((module, leaf, size))
-                size += tensor.nbytes + -tensor.nbytes % 64
-    memory = kernels.huge(size) if size else torch.empty(0, dtype=torch.uint8)
-    for module, leaf, start in slots:
-        old = getattr(module, leaf)
-        new = memory[start : start + old.nbytes].view(old.dtype).view(old.shape)
-        setattr(module, leaf, new.copy_(old))
     return network
