@@ -149,7 +149,9 @@ def main() -> None:
         "roofline_ratio": round(roofline_ratio(network, options.requests), 2),
         "overhead_us_per_step": round(1e6 * batched.overhead_s / batched.steps),
     }
-    print(f"one by one {speed['alone']:8.1f} tokens/s    together {speed['batched']:8.1f} tokens/s    ratio {result['ratio']:.2f} (roofline of fp32 arithmetic {result['roofline_ratio']:.2f})")
+    print(
+        f"one by one {speed['alone']:8.1f} tokens/s    together {speed['batched']:8.1f} tokens/s    ratio {result['ratio']:.2f} (roofline of fp32 arithmetic {result['roofline_ratio']:.2f})"
+    )
     print(f"the plain loop, one by one {naive:.1f} tokens/s, ratio {result['ratio_to_naive_loop']:.2f}")
     print(f"outside the network: {result['overhead_us_per_step']} us a step ({wanted} tokens from {len(requests)} requests)")
     print(json.dumps(result))

@@ -217,8 +217,16 @@ def time_to_loss(args: argparse.Namespace) -> dict[str, float]:
     result = {}
     for share in (0.25, 0.375, 0.5, 0.75, 1.0):
         took, loss = run(Daedal(*shape), max(20, int(args.loss_steps * share)))
-        print(f"daedal: {int(args.loss_steps * share)} steps, {took:.1f} s ({took / base_time:.2f} of the baseline's time), validation loss {loss:.4f}")
-        result = {"baseline_seconds": base_time, "baseline_loss": base_loss, "daedal_seconds": took, "daedal_loss": loss, "time_ratio": took / base_time}
+        print(
+            f"daedal: {int(args.loss_steps * share)} steps, {took:.1f} s ({took / base_time:.2f} of the baseline's time), validation loss {loss:.4f}"
+        )
+        result = {
+            "baseline_seconds": base_time,
+            "baseline_loss": base_loss,
+            "daedal_seconds": took,
+            "daedal_loss": loss,
+            "time_ratio": took / base_time,
+        }
         if loss <= base_loss:
             break
     return result

@@ -19,7 +19,7 @@ TEXTS = [
     "unknown ☃ and 😀 signs, été",
     "line\nbreak and tab\t too",
     "ababababa aaaaaaaaa abababa",
-    "ﬁne ｆｕｌｌ width ①",  # noqa: RUF001
+    "ﬁne ｆｕｌｌ width ①",
     "",
     " ",
 ]

@@ -14,7 +14,7 @@ from daedal.errors import DaedalError
 CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEXTS = [
     "Hello, it's 12345 words in 3.5 lines.\n\n  Indented; tabs\tand spaces   at the end  ",
-    "naïve café — “quoted” l’été, Привет мир, 東京タワー, हिन्दी भाषा, 😀👩‍👩‍👧 emoji\r\nnext line",  # noqa: RUF001
+    "naïve café — “quoted” l’été, Привет мир, 東京タワー, हिन्दी भाषा, 😀👩‍👩‍👧 emoji\r\nnext line",
     "def f(x):\n    return x ** 2  # comment\n\n\n\nprint(f(10_000))",
     " leading space, and a\u00a0hard one \ufffd and \x00 too",
     "",

@@ -240,7 +240,7 @@ def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
         Engine(TARGET, draft=speaker)
     with pytest.raises(DaedalError, match="max_len"):
         Engine(TARGET, memory_budget=100)
-    with pytest.raises(DaedalError, match="needs .* GB"):
+    with pytest.raises(DaedalError, match=r"needs .* GB"):
         Engine(tiny(max_position_embeddings=10**13), max_len=10**13, max_batch=1, token_budget=1)
     with pytest.raises(DaedalError, match="'slots' or 'paged'"):
         Engine(TARGET, cache="pages")

@@ -25,7 +25,9 @@ def test_linear_is_a_matrix_product_with_bias(rows: int, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("heads", "groups", "dim", "window", "softcap"), [(6, 2, 64, None, None), (4, 4, 40, 5, None), (5, 1, 72, None, 3.0), (2, 1, 128, 7, 2.0)])
+@pytest.mark.parametrize(
+    ("heads", "groups", "dim", "window", "softcap"), [(6, 2, 64, None, None), (4, 4, 40, 5, None), (5, 1, 72, None, 3.0), (2, 1, 128, 7, 2.0)]
+)
 def test_attend_reads_its_slot_and_writes_the_new_key(heads, groups, dim, window, softcap, dtype) -> None:
     lengths, slots = torch.tensor([0, 5, 30]), torch.tensor([2, 0, 3])
     keys, values = (torch.randn(4, groups, 32, dim).to(dtype) for _ in range(2))

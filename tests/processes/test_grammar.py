@@ -19,7 +19,7 @@ SCHEMA = {
     "properties": {
         "name": {"type": "string", "maxLength": 8},
         "age": {"type": "integer", "minimum": 0, "maximum": 120},
-        "tags": {"type": "array", "items": {"enum": ["a", "b\"é"]}, "maxItems": 3},
+        "tags": {"type": "array", "items": {"enum": ["a", 'b"é']}, "maxItems": 3},
         "note": {"anyOf": [{"type": "null"}, {"type": "boolean"}]},
     },
     "required": ["name", "age", "tags"],

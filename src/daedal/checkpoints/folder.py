@@ -170,7 +170,7 @@ def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int) ->
         shards[-1][name] = tensor
     if len(shards) == 1:
         return save_file(shards[0], folder / SINGLE, {"format": "pt"})
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,17 +45,15 @@ def text(
     pipeline = load(model, device=device, quantize=quantize)
     show = not (as_json or no_stream or output or n > 1)
     stream = pipeline.start(prompt, **settings)
-    try:
+    with suppress(KeyboardInterrupt):  # one Ctrl-C stops the answer; what there is of it is kept
         print_pieces(stream, prompt) if show else wait(stream)
-    except KeyboardInterrupt:
-        pass  # one Ctrl-C stops the answer; what there is of it is kept
     results = [stream.result(index) for index in range(n)]
     for result in results:
         history.add("text", result)
     finish(results, prompt, as_json, output, show)
 
 
-def print_pieces(stream, prompt: str) -> None:  # noqa: ANN001
+def print_pieces(stream, prompt: str) -> None:
     """The text as it comes, the prompt in front of it (bold on a terminal)."""
     sys.stdout.write(f"\033[1m{prompt}\033[0m" if sys.stdout.isatty() else prompt)
     try:
@@ -66,7 +65,7 @@ def print_pieces(stream, prompt: str) -> None:  # noqa: ANN001
         sys.stdout.flush()
 
 
-def wait(stream) -> None:  # noqa: ANN001
+def wait(stream) -> None:
     """A count on stderr while nothing is shown."""
     total = stream.params.n * stream.params.max_tokens
     while not stream.done:

@@ -132,9 +132,7 @@ def render(
         chat[-1]["content"] += CUT
     values = {"messages": chat, "tools": _plain(tools, tokenizer), "documents": _plain(documents, tokenizer)}
     try:
-        text = _compile(template).render(
-            **tokenizer.roles, **variables, **values, add_generation_prompt=add_generation_prompt and not continue_final
-        )
+        text = _compile(template).render(**tokenizer.roles, **variables, **values, add_generation_prompt=add_generation_prompt and not continue_final)
     except (jinja2.TemplateError, TypeError, KeyError) as error:
         raise DaedalError(f"The chat template refused these messages: {error}") from error
     if continue_final:

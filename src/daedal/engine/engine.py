@@ -85,9 +85,7 @@ class Engine:
         self.steps = self.tokens_run = self.guessed = self.accepted = 0
         self.overhead_s = 0.0  # time in steps outside the networks
 
-    def _make_cache(
-        self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype
-    ) -> Cache:
+    def _make_cache(self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype) -> Cache:
         config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
         if kind == "slots":
             if memory_budget is not None:
@@ -224,7 +222,9 @@ class Engine:
             masks.extend(_masks(w, logits.shape[-1]))
         masked = logits
         if any(mask is not None for mask in masks):
-            masked = torch.stack([line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf")) for line, mask in zip(logits, masks, strict=True)])
+            masked = torch.stack(
+                [line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf")) for line, mask in zip(logits, masks, strict=True)]
+            )
         drawn = sample_batch(masked, rows)
         wanted = any(w.request.params.logprobs is not None for w in work)
         scores = logprobs(logits, drawn).tolist() if wanted else [None] * len(drawn)

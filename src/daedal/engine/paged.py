@@ -71,8 +71,15 @@ class PagedCache:
     """Keys and values of up to `slots` sequences in `blocks` blocks of `block_size` tokens: (Hkv, blocks, block_size, K) a layer."""
 
     def __init__(
-        self, config: DecoderConfig, slots: int, max_len: int, blocks: int, block_size: int = 16, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu", prefix_caching: bool = True,
+        self,
+        config: DecoderConfig,
+        slots: int,
+        max_len: int,
+        blocks: int,
+        block_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        prefix_caching: bool = True,
     ) -> None:
         if blocks < 1:
             raise DaedalError(f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget.")
@@ -164,9 +171,7 @@ class PagedStep:
         whole = cached[:, table[first:]].flatten(1, 2)
         return whole[:, low - first * self.cache.block_size : end - first * self.cache.block_size].to(dtype)
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         keys, values = self.cache.keys[layer], self.cache.values[layer]

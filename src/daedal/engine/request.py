@@ -66,9 +66,7 @@ def new_request(index: int, prompt: Sequence[int], params: SamplingParams, limit
     return request
 
 
-def take(
-    request: Request, token: int, ends: frozenset[int], logprob: float | None = None, likeliest: tuple[tuple[int, float], ...] = ()
-) -> Token:
+def take(request: Request, token: int, ends: frozenset[int], logprob: float | None = None, likeliest: tuple[tuple[int, float], ...] = ()) -> Token:
     """Add one token to a request, decide whether that finishes it, and return what may be shown."""
     request.tokens.append(token)
     request.output.append(token)

@@ -32,7 +32,12 @@ class SlotCache(KVCache):
     """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows."""
 
     def __init__(
-        self, config: DecoderConfig, slots: int, max_len: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+        self,
+        config: DecoderConfig,
+        slots: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
         prefix_caching: bool = True,
     ) -> None:
         super().__init__(config, slots + 1, max_len, dtype, device)
@@ -103,9 +108,7 @@ class RaggedStep(Step):
         kernel_takes = cache.keys[0].dtype in (torch.float32, torch.bfloat16) and cache.keys[0].shape[-1] % 8 == 0
         self.native = device.type == "cpu" and kernel_takes and kernels.available()
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         out = torch.empty_like(q)

@@ -7,7 +7,7 @@ Legend: B batch, T tokens, D width, H heads, K head dim, V vocabulary, L layers.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
     def __init__(
         self,
         config: DecoderConfig,
-        blocks: list[nn.Module],
+        blocks: Sequence[nn.Module],
         norm: nn.Module,
         *,
         names: Names,

@@ -26,15 +26,22 @@ def visible(queries: int, keys: int, offset: int, window: int | None, device: to
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None,
-    mask: Tensor | None = None, offset: int = 0,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    mask: Tensor | None = None,
+    offset: int = 0,
 ) -> Tensor:
     """q (B, T, H, K), k and v (B, S, Hkv, K) -> (B, T, H, K). Query i stands at position offset+i, key j at j.
     `mask` (B, S) is True where a key exists; `softcap` bounds scores by c*tanh(s/c) (Gemma 2)."""
     T, S = q.shape[1], k.shape[1]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
     grouped = q.shape[1] != k.shape[1]
-    whole = window is None or S <= window
+    whole = window is None or window >= S
     if softcap is None and mask is None and whole and (T == S or T == 1):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped)
         return out.transpose(1, 2)
@@ -57,8 +64,15 @@ class Attention(nn.Module):
     `rope` names the rotary table of this layer, or None for no positions (NoPE); `window` is the sliding window in tokens."""
 
     def __init__(
-        self, config: "DecoderConfig", layer: int, *, bias: bool = False, out_bias: bool = False, rope: str | None = "global",
-        scale: float | None = None, softcap: float | None = None,
+        self,
+        config: "DecoderConfig",
+        layer: int,
+        *,
+        bias: bool = False,
+        out_bias: bool = False,
+        rope: str | None = "global",
+        scale: float | None = None,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
         D, H, G, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim

@@ -1,9 +1,9 @@
 """The key-value cache as an explicit value: contiguous slots, one (slots, Hkv, max_len, K) tensor pair a layer.
 
-    cache = KVCache(network.config, slots=4, max_len=1024)
-    step = cache.step([(0, 12), (1, 1)])      # 12 new tokens for slot 0, one for slot 1: a ragged batch of N = 13
-    logits = network(tokens, cache=step)      # tokens (1, 13)
-    step.commit()                             # lengths advance; cache.lengths[slot] = n takes tokens back
+cache = KVCache(network.config, slots=4, max_len=1024)
+step = cache.step([(0, 12), (1, 1)])      # 12 new tokens for slot 0, one for slot 1: a ragged batch of N = 13
+logits = network(tokens, cache=step)      # tokens (1, 13)
+step.commit()                             # lengths advance; cache.lengths[slot] = n takes tokens back
 """
 
 from typing import TYPE_CHECKING
@@ -34,9 +34,7 @@ class KVCache:
         """One call of the network: `segments` are (slot, new tokens), laid out one after another."""
         for slot, count in segments:
             if self.lengths[slot] + count > self.max_len:
-                raise DaedalError(
-                    f"{self.lengths[slot] + count} tokens do not fit a cache of {self.max_len}; shorten the prompt or raise max_len."
-                )
+                raise DaedalError(f"{self.lengths[slot] + count} tokens do not fit a cache of {self.max_len}; shorten the prompt or raise max_len.")
         return Step(self, segments)
 
 
@@ -47,16 +45,14 @@ class Step:
         self.cache, self.segments = cache, segments
         device = cache.keys[0].device
         starts = [cache.lengths[slot] for slot, _ in segments]
-        self.positions = torch.cat(
-            [torch.arange(start, start + count, device=device) for start, (_, count) in zip(starts, segments, strict=True)]
-        )[None]
+        self.positions = torch.cat([torch.arange(start, start + count, device=device) for start, (_, count) in zip(starts, segments, strict=True)])[
+            None
+        ]
         ends = [start + count for start, (_, count) in zip(starts, segments, strict=True)]
         counts = torch.tensor([count for _, count in segments], device=device)
         self.lengths = torch.tensor(ends, device=device).repeat_interleave(counts)[None]  # (1, N) of each token's sequence
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K), or (B, T, ...) whose rows are the segments in order -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         keys, values = self.cache.keys[layer], self.cache.values[layer]

@@ -161,14 +161,10 @@ class Slots:
         self.slots, self.positions = torch.zeros(batch, dtype=torch.int64), torch.zeros(1, batch, dtype=torch.int64)
         self.lengths = torch.ones(1, batch, dtype=torch.int64)
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """q (1, B, H, K), k and v (1, B, Hkv, K) -> like q."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        out = kernels.attend(
-            q[0], k[0], v[0], keys, values, self.slots, self.positions, scale=scale, window=window, softcap=softcap
-        )
+        out = kernels.attend(q[0], k[0], v[0], keys, values, self.slots, self.positions, scale=scale, window=window, softcap=softcap)
         return out[None]
 
 

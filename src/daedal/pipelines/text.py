@@ -103,16 +103,14 @@ class TextPipeline:
         if isinstance(prompt, str):
             if self.tokenizer.bos_id is None and not prompt:
                 raise DaedalError("the prompt is empty and this model has no bos token to start from; give at least one word.")
-            # The tokenizer's own frame may end with eos, which a prompt must not.
-            framed = self.tokenizer.encode(prompt)
-            starts = framed[:1] == [self.tokenizer.bos_id] or (self.folder is not None and str(self.name).startswith("house/"))
-            return self.tokenizer.encode(prompt, add_bos=starts and self.tokenizer.bos_id is not None)
-        prompt = list(prompt)
-        if prompt and isinstance(prompt[0], int):
-            if bad := [i for i in prompt if not 0 <= i < self.network.config.vocab_size]:
-                raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {self.network.config.vocab_size}.")
-            return prompt
-        return chat.encode(self.tokenizer, prompt)
+            ids = self.tokenizer.encode(prompt)
+            return ids[:-1] if len(ids) > 1 and ids[-1] in self.tokenizer.eos_ids else ids  # a frame may end in eos, a prompt must not
+        ids = [item for item in prompt if isinstance(item, int)]
+        if not ids:
+            return chat.encode(self.tokenizer, [item for item in prompt if not isinstance(item, int)])
+        if bad := [i for i in ids if not 0 <= i < self.network.config.vocab_size]:
+            raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {self.network.config.vocab_size}.")
+        return ids
 
     def params(self, settings: dict[str, Any]) -> SamplingParams:
         from daedal.processes.grammar import Grammar

@@ -28,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daedal.device import cache_folder
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 BLOCK = 32  # inputs of packed weights are padded to a multiple of this
 RECORD = struct.Struct("24q")
@@ -40,10 +42,6 @@ _watcher = threading.local()  # .capture: who is told of every record, in the th
 
 
 # ---- building ---------------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal"
 
 
 @functools.cache
@@ -65,7 +63,20 @@ def library_path() -> Path:
 def command(out: Path) -> list[str]:
     """The compiler call. It links the OpenMP that torch brings, so that a process has one pool of threads, not two that fight."""
     gomp = [str(path) for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*"))[:1]]
-    return [str(compiler()), "-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", str(SOURCE), "-o", str(out), "-Wl,--as-needed", *gomp]
+    return [
+        str(compiler()),
+        "-O3",
+        "-march=native",
+        "-std=c++17",
+        "-fopenmp",
+        "-shared",
+        "-fPIC",
+        str(SOURCE),
+        "-o",
+        str(out),
+        "-Wl,--as-needed",
+        *gomp,
+    ]
 
 
 def build(wait: bool = True) -> bool:
@@ -81,13 +92,16 @@ def build(wait: bool = True) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _failure = f"{path.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME"
+        _failure = f"{path.parent} cannot be written ({error.strerror}); set DAEDAL_CACHE"
         return False
     part = path.with_suffix(f".{os.getpid()}.part")
     script = 'out=$1; part=$2; shift 2; "$@" 2> "$out.log" && mv "$part" "$out" && rm -f "$out.log"'
     process = subprocess.Popen(
         ["sh", "-c", script, "sh", str(path), str(part), *command(part)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     return wait and process.wait() == 0 and build()
 
@@ -176,8 +190,17 @@ def linear(x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, 
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, *, scale: float,
-    window: int | None = None, softcap: float | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """One new token for each of B sequences: q (B, H, K), k and v (B, Hkv, K) fp32 -> (B, H, K). Writes k and v at `positions` (B) of
     `slots` (B) in keys and values (slots, Hkv, max_len, K; fp32 or bf16), then attends to everything up to there."""
@@ -214,7 +237,19 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
     out = torch.empty_like(x)
     tokens, half = cos.numel() // cos.shape[-1], cos.shape[-1]
-    launch("rope", "q" * 8, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), tokens, x.shape[-2], x.shape[-1], half, wrote=(x, cos, sin, out))
+    launch(
+        "rope",
+        "q" * 8,
+        x.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        out.data_ptr(),
+        tokens,
+        x.shape[-2],
+        x.shape[-1],
+        half,
+        wrote=(x, cos, sin, out),
+    )
     return out
 
 
