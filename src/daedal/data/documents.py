@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from daedal.errors import DaedalError
 
-WINDOW = 2048  # documents shuffled together
+WINDOW = 16384  # documents shuffled together; a file in sorted order should not become a curriculum
 SUFFIXES = (".parquet", ".jsonl", ".json", ".txt", ".md")
 END = "<|endoftext|>"  # alone on a line, it separates documents of a txt file
 
