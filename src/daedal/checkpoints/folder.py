@@ -169,11 +169,17 @@ def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int) ->
             shards.append({})
         shards[-1][name] = tensor
     if len(shards) == 1:
-        return save_file(shards[0], folder / SINGLE, {"format": "pt"})
+        return write(shards[0], folder / SINGLE)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, {"format": "pt"})
+        write(shard, folder / file)
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": sum(t.nbytes for t in disk.values())}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write(shard: dict[str, Tensor], path: Path) -> None:
+    """One safetensors file, readable by others (the library makes it private)."""
+    save_file(shard, path, {"format": "pt"})
+    path.chmod(0o644)
