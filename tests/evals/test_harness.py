@@ -16,7 +16,9 @@ def tasks(tmp_path):
 
     rows = [{"question": f"Once upon a {i}", "choices": [" time", " cat"], "answer": i % 2} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = f"dataset_path: json\ndataset_kwargs:\n  data_files: {{test: {tmp_path / 'rows.jsonl'}}}\ntest_split: test\ndoc_to_text: '{{{{question}}}}'\n"
+    common = (
+        f"dataset_path: json\ndataset_kwargs:\n  data_files: {{test: {tmp_path / 'rows.jsonl'}}}\ntest_split: test\ndoc_to_text: '{{{{question}}}}'\n"
+    )
     choice = "task: tiny_choice\noutput_type: multiple_choice\ndoc_to_choice: '{{choices}}'\ndoc_to_target: answer\nmetric_list:\n  - metric: acc\n"
     write = "task: tiny_write\noutput_type: generate_until\ndoc_to_target: '{{choices[0]}}'\ngeneration_kwargs: {until: ['.'], max_gen_toks: 4}\n"
     (tmp_path / "choice.yaml").write_text(common + choice)
