@@ -3,10 +3,9 @@
 from typing import Any
 
 from daedal.errors import DaedalError
+from daedal.evals.perplexity import Z95
 from daedal.pipelines.text import TextPipeline
 from daedal.processes.scoring import token_losses
-
-Z95 = 1.959964
 
 
 def run_tasks(pipeline: TextPipeline, tasks: list[str], limit: int | None = None, **options: Any) -> dict[str, dict[str, dict[str, float]]]:

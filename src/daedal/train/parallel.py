@@ -16,6 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from daedal.nn.mlp import MoE
+
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -40,7 +42,8 @@ def wrap(module: nn.Module, layers: nn.ModuleList, kind: str, world: int, dtype:
     if world == 1:
         return module
     if kind == "ddp":
-        return DistributedDataParallel(module)
+        sparse = any(isinstance(part, MoE) for part in layers.modules())  # an expert without tokens has no gradient
+        return DistributedDataParallel(module, find_unused_parameters=sparse)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype != torch.float32 else MixedPrecisionPolicy()
     for layer in layers:
         fully_shard(layer, mp_policy=policy)

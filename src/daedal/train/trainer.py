@@ -6,6 +6,7 @@ It is given a network, endless batches that know their own position, and an obje
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -83,7 +84,8 @@ class Trainer:
         self.flops_per_step = tokens_per_step * network.flops_per_token(recipe.model.context // 2, train=True)
         self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
         if recipe.compile:
-            network.layers = nn.ModuleList(torch.compile(layer) for layer in network.layers)
+            for layer in network.layers:
+                layer.compile()  # in place: parameter names stay
         self.optimizers = optimizers()  # after sharding has replaced the parameters
         self.peak = machine.matrix_peak(self.device, dtype) * world
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -97,8 +99,9 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved) and DaedalError on a loss that is not a number."""
-        handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.rank == 0 else {}
+        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved) and DaedalError on a loss that is not a number.
+        Several processes end at a signal as torchrun ends them, and go on from the last checkpoint."""
+        handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.world == 1 else {}
         try:
             with Progress(self.recipe.steps, self.rank == 0) as progress:
                 batches = iter(self.batches)
@@ -204,11 +207,13 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
         if self.ema is not None:
-            self.ema = state["ema"]
+            self.ema = [average.to(self.device) for average in state["ema"]]
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             if self.rank == 0 and (self.out / file).exists():  # lines past the checkpoint will be written again
                 lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]
-                (self.out / file).write_text("".join(lines))
+                partial = self.out / f".{file}.partial"
+                partial.write_text("".join(lines))
+                os.replace(partial, self.out / file)
 
     def result(self) -> dict[str, Tensor]:
         """The weights to ship: the average if there is one."""
