@@ -87,11 +87,17 @@ def test_projections_of_one_input_agree_with_single_calls() -> None:
 
 
 @native
-@pytest.mark.parametrize("bits", [4, 8, 16])
-def test_rows_do_not_depend_on_their_batch(bits: int) -> None:
-    layer, x = QuantLinear.of(torch.randn(40, 64), None, bits), torch.randn(20, 64)
-    with torch.inference_mode():
-        assert torch.equal(layer(x)[:7], layer(x[:7])) and torch.equal(layer(x)[3:4], layer(x[3:4]))
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+@pytest.mark.parametrize("inputs", [64, 704, 1088])
+def test_rows_do_not_depend_on_their_batch(bits: int, inputs: int) -> None:
+    """Bit for bit, whichever loop the number of rows selects; bf16 and fp32 up to the 24 rows from which bf16 multiplies in int16."""
+    weight, rows = torch.randn(43, inputs), 100 if bits in (4, 8) else 23
+    layer = QuantLinear.of(weight, None, min(bits, 16))
+    packed = (weight, None, None, 43) if bits == 32 else (layer.weight, layer.scale if bits < 16 else None, None, 43)
+    x = torch.randn(rows, inputs)
+    alone = torch.cat([kernels.linear(row[None], [packed], bits)[0] for row in x])
+    for count in (2, 3, 4, 7, 16, rows):
+        assert torch.equal(kernels.linear(x[:count].contiguous(), [packed], bits)[0], alone[:count])
 
 
 @native

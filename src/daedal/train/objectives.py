@@ -21,14 +21,15 @@ class LinearCrossEntropy(Function):
             logits = (h @ matrix.mT).float()  # (n, V)
             if softcap is not None:
                 logits = logits.div_(softcap).tanh_().mul_(softcap)
-            kept = goal >= 0
-            safe = goal.clamp(min=0)[:, None]
-            logsumexp = logits.logsumexp(-1)
-            losses = logsumexp - logits.gather(1, safe)[:, 0] + z * logsumexp.square()
-            total += losses.masked_fill(~kept, 0).sum()
+            kept, goal = goal >= 0, goal.clamp(min=0)[:, None]
             slope = None if softcap is None else 1 - (logits / softcap).square()
-            grad = logits.sub_(logsumexp[:, None]).exp_().mul_((1 + 2 * z * logsumexp)[:, None])
-            grad.scatter_add_(1, safe, -torch.ones_like(safe, dtype=grad.dtype)).mul_(kept[:, None])
+            picked, top = logits.gather(1, goal)[:, 0], logits.amax(-1)
+            weights = logits.sub_(top[:, None]).exp_()  # softmax, not yet divided by its sum; from here on in place, one pass an operation
+            mass = weights.sum(-1)
+            logsumexp = top + mass.log()
+            total += (logsumexp - picked + z * logsumexp.square()).masked_fill(~kept, 0).sum()
+            grad = weights.mul_((kept * (1 + 2 * z * logsumexp) / mass)[:, None])
+            grad.scatter_add_(1, goal, -kept[:, None].to(grad.dtype))
             grad = (grad if slope is None else grad * slope).to(hidden.dtype)
             grad_hidden[start : start + chunk] = grad @ matrix
             grad_weight += grad.mT @ h

@@ -8,8 +8,9 @@
 //
 // Numbers. A decode step reads every weight once, so it is bound by memory; the arithmetic only has to keep up (about 4 cycles per
 // 32 bytes and core here). Hence the choices:
-//   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with one scale a row (error 2^-16: as good as exact),
-//         vpmaddwd gives 16 products an instruction without the saturation of 8-bit vpmaddubsw.
+//   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with a scale per 512 (error 2^-16: as good as exact),
+//         vpmaddwd gives 16 products an instruction without the saturation of 8-bit vpmaddubsw. Sums of 512 are exact integers and are
+//         added in order, whichever loop does it: a row's result does not depend on how many rows come with it.
 //   int4: 8 rows side by side, groups of 32 inputs with an fp16 scale; activations become int8 with a scale per 32. Eight rows share
 //         a vector, so there is no sum across lanes, and a whole group fits 16-bit partial sums: 8 * 2 * 15 * 127 < 2^15.
 //   bf16: (N, K) row by row; a bf16 is the upper half of an fp32, so widening is a shift or a mask.
@@ -31,7 +32,7 @@
 namespace {
 
 using i64 = int64_t;
-constexpr i64 LONGEST = 8192;  // inputs whose products of int8 and int16, over 16 lanes of int32, can't overflow
+constexpr i64 BLOCK8 = 512;   // inputs that share an int8 activation scale: 512 x 127 x 32767 still fits int32
 constexpr i64 PIECES = 8;   // of a thread's share of a layer
 constexpr int MOST = 128;   // threads
 constexpr i64 GROUP = 32;   // inputs that share an int4 weight scale
@@ -182,20 +183,25 @@ void quantise8(const float* x, i64 k, int8_t* out, float* scale, int* offset) {
 struct Weight { const void* data; const void* scale; const float* bias; float* out; i64 n; };
 struct Linear { const float* x; i64 m, k, stride, bits, count; Weight weights[3]; };  // k is a multiple of 32, stride that of x's rows
 
+// Row m of the activations as int16, with a scale for every `block` inputs: out (m, k), scale (blocks, m)
+void quantise_blocks(const Linear& a, i64 m, i64 block, float limit, int16_t* out, float* scale) {
+    for (i64 k0 = 0, b = 0; k0 < a.k; k0 += block, b++)
+        scale[b * a.m + m] = quantise16(a.x + m * a.stride + k0, a.k - k0 < block ? a.k - k0 : block, limit, out + m * a.k + k0);
+}
+
 struct Activations {  // of one call, in the form that its weights want
-    i64 k;
+    i64 m, k;
     const float* fp32;  // m x k (bf16: even and odd inputs of each 16 apart)
     int16_t* int16; int8_t* int8; float* scale; int* offset;
 };
 
 Activations prepare(const Linear& a) {
-    Activations x{a.k, a.x, nullptr, nullptr, nullptr, nullptr};
+    Activations x{a.m, a.k, a.x, nullptr, nullptr, nullptr, nullptr};
     i64 groups = a.k / GROUP;
     if (a.bits == 8) {
         x.int16 = (int16_t*)scratch<0>(a.m * a.k * 2);
-        x.scale = (float*)scratch<1>(a.m * 4);
-        float limit = a.k <= LONGEST ? 32767 : 32767 * LONGEST / a.k;
-        for (i64 m = 0; m < a.m; m++) x.scale[m] = quantise16(a.x + m * a.stride, a.k, limit, x.int16 + m * a.k);
+        x.scale = (float*)scratch<1>(a.m * ceil_div(a.k, BLOCK8) * 4);
+        for (i64 m = 0; m < a.m; m++) quantise_blocks(a, m, BLOCK8, 32767, x.int16, x.scale);
     } else if (a.bits == 4) {
         x.int8 = (int8_t*)scratch<0>(a.m * a.k);
         x.scale = (float*)scratch<1>(a.m * groups * 4);
@@ -219,54 +225,68 @@ Activations prepare(const Linear& a) {
     return x;
 }
 
-__m256 total(const __m256* v) { return _mm256_add_ps(_mm256_add_ps(v[0], v[1]), _mm256_add_ps(v[2], v[3])); }
-void finish(const Weight& w, i64 row, i64 n, float value, float scale) { w.out[row + n] = value * scale + (w.bias ? w.bias[n] : 0); }
 
-// One output of M activations. One row of weights at a time: memory is read in one straight line, which is what prefetchers follow.
-template <int M> void dot_int8(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+// N outputs of M activations. For one activation N is 1: memory is read in one straight line, which is what prefetchers follow. For many,
+// every load serves several products. Whatever M and N, an output is the same sum in the same order: a row does not depend on its batch.
+template <int M, int N> void dot_int8(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
     const int8_t* data = (const int8_t*)w.data + n * x.k;
-    __m256i acc[M][2];
-    for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = _mm256_setzero_si256();
-    for (i64 i = 0; i < x.k; i += 32) {
-        __m256i first = widen8(data + i), second = widen8(data + i + 16);
-        for (int m = 0; m < M; m++) {
-            const int16_t* a = x.int16 + (m0 + m) * x.k + i;
-            acc[m][0] = dot16(acc[m][0], first, load(a));
-            acc[m][1] = dot16(acc[m][1], second, load(a + 16));
-        }
-    }
-    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(_mm256_add_epi32(acc[m][0], acc[m][1])), x.scale[m0 + m] * ((const float*)w.scale)[n]);
-}
-
-// bf16 and fp32: four sums in flight hide the latency of an FMA, and every M adds in the same order, so a row does not depend on its batch.
-template <int M> void dot_bf16(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
-    const uint16_t* data = (const uint16_t*)w.data + n * x.k;
-    const __m256i upper = _mm256_set1_epi32(0xffff0000);
-    __m256 acc[M][4];
-    for (int m = 0; m < M; m++) for (int v = 0; v < 4; v++) acc[m][v] = _mm256_setzero_ps();
-    for (i64 i = 0; i < x.k; i += 32)
-        for (int v = 0; v < 4; v += 2) {
-            __m256i pair = load(data + i + 8 * v);
-            __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(pair, upper));
+    const float *w_scale = (const float*)w.scale + n, *x_scale = x.scale + m0;
+    float out[M][N];
+    for (int m = 0; m < M; m++) for (int j = 0; j < N; j++) out[m][j] = w.bias ? w.bias[n + j] : 0;
+    for (i64 k0 = 0; k0 < x.k; k0 += BLOCK8, x_scale += x.m) {
+        __m256i acc[M][N] = {};
+        for (i64 i = k0, stop = k0 + BLOCK8 < x.k ? k0 + BLOCK8 : x.k; i < stop; i += 16) {
+            __m256i weights[N];
+            for (int j = 0; j < N; j++) weights[j] = widen8(data + j * x.k + i);
             for (int m = 0; m < M; m++) {
-                const float* a = x.fp32 + (m0 + m) * x.k + i + 8 * v;
-                acc[m][v] = _mm256_fmadd_ps(even, _mm256_loadu_ps(a), acc[m][v]);
-                acc[m][v + 1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(a + 8), acc[m][v + 1]);
+                __m256i a = load(x.int16 + (m0 + m) * x.k + i);
+                for (int j = 0; j < N; j++) {
+                    if constexpr (N == 1) acc[m][j] = dot16(acc[m][j], weights[j], a);
+                    else dot16_in_place(acc[m][j], weights[j], a);
+                }
             }
         }
-    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(total(acc[m])), 1);
+        for (int m = 0; m < M; m++) for (int j = 0; j < N; j++) out[m][j] = std::fma((float)sum(acc[m][j]), x_scale[m] * w_scale[j], out[m][j]);
+    }
+    for (int m = 0; m < M; m++) for (int j = 0; j < N; j++) w.out[(m0 + m) * stride + n + j] = out[m][j];
 }
 
-template <int M> void dot_fp32(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
-    const float* data = (const float*)w.data + n * x.k;
-    __m256 acc[M][4];
-    for (int m = 0; m < M; m++) for (int v = 0; v < 4; v++) acc[m][v] = _mm256_setzero_ps();
-    for (i64 i = 0; i < x.k; i += 32)
-        for (int v = 0; v < 4; v++) {
-            __m256 weights = _mm256_loadu_ps(data + i + 8 * v);
-            for (int m = 0; m < M; m++) acc[m][v] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i + 8 * v), acc[m][v]);
+// Eight weights of bf16 (the even or odd ones of sixteen) or fp32, the v-th of each 32
+__m256 weights8(const float* p, int v) { return _mm256_loadu_ps(p + 8 * v); }
+__m256 weights8(const uint16_t* p, int v) {
+    __m256i pair = load(p + 16 * (v / 2));
+    return _mm256_castsi256_ps(v % 2 ? _mm256_and_si256(pair, _mm256_set1_epi32(0xffff0000)) : _mm256_slli_epi32(pair, 16));
+}
+
+// bf16 and fp32: four sums of every fourth eight inputs, V of them in one pass over the inputs (V 4 hides an FMA's latency, less leaves
+// registers for M x N outputs).
+template <class T, int M, int N> void dot_float(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
+    constexpr int V = M * N == 1 ? 4 : 2;
+    const T* data = (const T*)w.data + n * x.k;
+    __m256 part[4 / V][M][N];
+    for (int pass = 0; pass < 4 / V; pass++) {
+        __m256 acc[M][N][V] = {};
+        for (i64 i = 0; i < x.k; i += 32)
+            for (int v = 0; v < V; v++) {
+                int at = pass * V + v;
+                __m256 weights[N];
+                for (int j = 0; j < N; j++) weights[j] = weights8(data + j * x.k + i, at);
+                for (int m = 0; m < M; m++) {
+                    __m256 a = _mm256_loadu_ps(x.fp32 + (m0 + m) * x.k + i + 8 * at);
+                    for (int j = 0; j < N; j++) acc[m][j][v] = _mm256_fmadd_ps(weights[j], a, acc[m][j][v]);
+                }
+            }
+        for (int m = 0; m < M; m++)
+            for (int j = 0; j < N; j++) {
+                part[pass][m][j] = _mm256_add_ps(acc[m][j][0], acc[m][j][1]);
+                if constexpr (V == 4) part[pass][m][j] = _mm256_add_ps(part[pass][m][j], _mm256_add_ps(acc[m][j][2], acc[m][j][3]));
+            }
+    }
+    for (int m = 0; m < M; m++)
+        for (int j = 0; j < N; j++) {
+            __m256 total = V == 4 ? part[0][m][j] : _mm256_add_ps(part[0][m][j], part[4 / V - 1][m][j]);
+            w.out[(m0 + m) * stride + n + j] = sum(total) + (w.bias ? w.bias[n + j] : 0);
         }
-    for (int m = 0; m < M; m++) finish(w, (m0 + m) * stride, n, sum(total(acc[m])), 1);
 }
 
 // Eight outputs of M activations. data: (N/8, K/32, 4, 8 rows, 4 inputs) bytes, low nibble input 4v+j, high nibble 16+4v+j.
@@ -309,21 +329,25 @@ template <int M> void dot_int4(const Weight& w, const Activations& x, i64 m0, i6
     }
 }
 
+template <int M, int N> void dot(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n) {
+    if (a.bits == 8) dot_int8<M, N>(w, x, m, n, w.n);
+    else if (a.bits == 16) dot_float<uint16_t, M, N>(w, x, m, n, w.n);
+    else dot_float<float, M, N>(w, x, m, n, w.n);
+}
+
 template <int M> void outputs(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
     if (a.bits == 4) for (; n < stop; n += 8) dot_int4<M>(w, x, m, n, w.n);
-    if (a.bits == 8) for (; n < stop; n++) dot_int8<M>(w, x, m, n, w.n);
-    if constexpr (M <= 2) {
-        if (a.bits == 16) for (; n < stop; n++) dot_bf16<M>(w, x, m, n, w.n);
-        if (a.bits == 32) for (; n < stop; n++) dot_fp32<M>(w, x, m, n, w.n);
-    }
+    if constexpr (M > 1) for (; n + 2 <= stop; n += 2) dot<M, 2>(a, w, x, m, n);
+    for (; n < stop; n++) dot<M, 1>(a, w, x, m, n);
 }
 
 // ---- linear of many rows: a matrix product in int16 ------------------------------------------------------------------------------
 
-// Int8 and bf16 weights become int16 panels, block by block; vpmaddwd does 16 products an instruction where fp32 does 8. Weights and
-// activations share a scale per row and block of 256 inputs, and their ranges are chosen so that 256 products fit int32: int8
-// 127 x 32767, bf16 1023 x 8200 (rounds as finely as bf16 itself does). Int4 stays with dot_int4, which is faster still.
-constexpr i64 WIDE = 24, BLOCK = 256, COLUMNS = 16, PANELS = 4, ROWS = 6;
+// Int8 and bf16 weights become int16 panels, block by block; vpmaddwd does 16 products an instruction where fp32 does 8. Activations
+// and bf16 weights have a scale per row and block of inputs, and ranges are chosen so that a block's products fit int32: int8 as in
+// dot_int8 (and to the same bits), bf16 256 x 1023 x 8200 (rounds as finely as bf16 itself does). Int4 stays with dot_int4, faster still.
+constexpr i64 WIDE = 24;  // rows from which it pays to unpack weights
+constexpr i64 BLOCK16 = 256, COLUMNS = 16, PANELS = 4, ROWS = 6;
 
 void transpose8(__m256i* v) {  // 8 x 8 int32
     __m256i t[8], u[8];
@@ -400,21 +424,22 @@ template <int R> void tile(const int16_t* x, i64 k, const int* panel, i64 size, 
         if (width < 16 && fresh && bias) memcpy(last, bias, width * 4);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
-            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r][h]), _mm256_mul_ps(_mm256_set1_ps(x_scale[r]), _mm256_loadu_ps(w_scale + 8 * h)));
+            __m256 scale = _mm256_mul_ps(_mm256_set1_ps(x_scale[r]), _mm256_loadu_ps(w_scale + 8 * h));
             __m256 before = !fresh || width < 16 ? _mm256_loadu_ps(to + 8 * h) : bias ? _mm256_loadu_ps(bias + 8 * h) : _mm256_setzero_ps();
-            _mm256_storeu_ps(to + 8 * h, _mm256_add_ps(before, value));
+            _mm256_storeu_ps(to + 8 * h, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r][h]), scale, before));
         }
         if (width < 16) memcpy(out + r * n, last, width * 4);
     }
 }
 
 void wide_block(const Linear& a, const Weight& w, const int16_t* x, const float* x_scale, i64 n0) {
-    int* panels = (int*)scratch<3>(PANELS * COLUMNS * BLOCK * 2);
+    const i64 block = a.bits == 8 ? BLOCK8 : BLOCK16;
+    int* panels = (int*)scratch<3>(PANELS * COLUMNS * block * 2);
     float w_scale[PANELS * COLUMNS];
-    for (i64 k0 = 0; k0 < a.k; k0 += BLOCK, x_scale += a.m) {
-        i64 size = a.k - k0 < BLOCK ? a.k - k0 : BLOCK, stop = n0 + PANELS * COLUMNS < w.n ? n0 + PANELS * COLUMNS : w.n;
+    for (i64 k0 = 0; k0 < a.k; k0 += block, x_scale += a.m) {
+        i64 size = a.k - k0 < block ? a.k - k0 : block, stop = n0 + PANELS * COLUMNS < w.n ? n0 + PANELS * COLUMNS : w.n;
         for (i64 n = n0; n < stop; n += 8) {
-            int* panel = panels + (n - n0) / COLUMNS * COLUMNS * BLOCK / 2 + (n - n0) % COLUMNS;
+            int* panel = panels + (n - n0) / COLUMNS * COLUMNS * block / 2 + (n - n0) % COLUMNS;
             (a.bits == 8 ? pack_rows<int8_t> : pack_rows<uint16_t>)(w, a.k, n, k0, size, panel, w_scale + n - n0);
         }
         constexpr decltype(&tile<1>) calls[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
@@ -422,30 +447,27 @@ void wide_block(const Linear& a, const Weight& w, const int16_t* x, const float*
             for (i64 n = n0; n < stop; n += COLUMNS) {
                 auto call = calls[a.m - m < ROWS ? a.m - m : ROWS];
                 i64 width = stop - n < COLUMNS ? stop - n : COLUMNS;
-                call(x + m * a.k + k0, a.k, panels + (n - n0) * BLOCK / 2, size, x_scale + m, w_scale + n - n0, w.out + m * w.n + n, w.n, width, w.bias ? w.bias + n : nullptr, k0 == 0);
+                call(x + m * a.k + k0, a.k, panels + (n - n0) * block / 2, size, x_scale + m, w_scale + n - n0, w.out + m * w.n + n, w.n, width, w.bias ? w.bias + n : nullptr, k0 == 0);
             }
     }
 }
 
 void wide(const Linear& a, Team& team, int thread) {
-    i64 blocks = ceil_div(a.k, BLOCK), cells = round_up(a.m * a.k, 32);
+    const i64 block = a.bits == 8 ? BLOCK8 : BLOCK16;
+    i64 blocks = ceil_div(a.k, block), cells = round_up(a.m * a.k, 32);
     if (thread == 0) team.shared = scratch<0>(cells * 2 + blocks * a.m * 4);
     team.barrier();
     int16_t* x = (int16_t*)team.shared.load();
     float* x_scale = (float*)(x + cells);  // (blocks, m)
     float limit = a.bits == 8 ? 32767 : 8200;
     Range mine = team.share(a.m, thread);
-    for (i64 m = mine.begin; m < mine.end; m++)
-        for (i64 b = 0; b < blocks; b++) {
-            i64 size = a.k - b * BLOCK < BLOCK ? a.k - b * BLOCK : BLOCK;
-            x_scale[b * a.m + m] = quantise16(a.x + m * a.stride + b * BLOCK, size, limit, x + m * a.k + b * BLOCK);
-        }
+    for (i64 m = mine.begin; m < mine.end; m++) quantise_blocks(a, m, block, limit, x, x_scale);
     team.barrier();
     i64 starts[4] = {};
     for (i64 i = 0; i < 3; i++) starts[i + 1] = starts[i] + (i < a.count ? ceil_div(a.weights[i].n, PANELS * COLUMNS) : 0);
-    for (Range block = team.take(starts[3], 1, thread); block.begin < block.end; block = team.take(starts[3], 1, thread)) {
-        int i = (block.begin >= starts[1]) + (block.begin >= starts[2]);
-        wide_block(a, a.weights[i], x, x_scale, (block.begin - starts[i]) * PANELS * COLUMNS);
+    for (Range mine = team.take(starts[3], 1, thread); mine.begin < mine.end; mine = team.take(starts[3], 1, thread)) {
+        int i = (mine.begin >= starts[1]) + (mine.begin >= starts[2]);
+        wide_block(a, a.weights[i], x, x_scale, (mine.begin - starts[i]) * PANELS * COLUMNS);
     }
 }
 
@@ -462,6 +484,7 @@ void linear(const Linear& a, Team& team, int thread) {
             i64 n = (block - blocks[i]) * 8, stop = n + 8 < w.n ? n + 8 : w.n;
             for (i64 m = 0, left; (left = a.m - m) > 0;) {
                 if (left >= 4 && a.bits < 16) outputs<4>(a, w, x, m, n, stop), m += 4;
+                else if (left >= 3) outputs<3>(a, w, x, m, n, stop), m += 3;
                 else if (left >= 2) outputs<2>(a, w, x, m, n, stop), m += 2;
                 else outputs<1>(a, w, x, m, n, stop), m += 1;
             }
