@@ -20,8 +20,7 @@ from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+PICKLED = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model"}  # stem of safetensors -> stem of old .bin files
 IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")  # constants of old files
 
 
@@ -102,9 +101,9 @@ def shortened(names: Any, most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def tensors(folder: Path, allow_pickle: bool = False) -> Iterator[tuple[str, Tensor]]:
+def tensors(folder: Path, allow_pickle: bool = False, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
     """(disk name, tensor) of every weight in the folder, one file at a time."""
-    for file in weight_files(folder, allow_pickle):
+    for file in weight_files(folder, allow_pickle, stem):
         if file.suffix == ".bin":
             yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
             continue
@@ -116,18 +115,21 @@ def tensors(folder: Path, allow_pickle: bool = False) -> Iterator[tuple[str, Ten
             raise DaedalError(f"{file} is truncated or not safetensors ({error}); download or save it again.") from None
 
 
-def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
-    for index, single in ((INDEX, SINGLE), PICKLED if allow_pickle else (None, None)):
-        if index and (folder / index).exists():
+def weight_files(folder: Path, allow_pickle: bool = False, stem: str = "model") -> list[Path]:
+    """The weight files of a folder: whole or by an index, in full precision or, if only that is there, the half-precision variant."""
+    bins = (f"{PICKLED[stem]}.bin.index.json", f"{PICKLED[stem]}.bin")
+    wanted = [(f"{stem}.safetensors.index.json", f"{stem}.safetensors"), (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors")]
+    for index, single in [*wanted, *([bins] if allow_pickle else [])]:
+        if (folder / index).exists():
             names = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
             if absent := [name for name in names if not (folder / name).exists()]:
                 raise DaedalError(f"{folder} lacks the shards {shortened(absent)} that its index names; download them.")
             return [folder / name for name in names]
-        if single and (folder / single).exists():
+        if (folder / single).exists():
             return [folder / single]
-    if any((folder / name).exists() for name in PICKLED):
+    if any((folder / name).exists() for name in bins):
         raise DaedalError(f"{folder} holds pickled weights only, which can run code; convert them to safetensors or pass allow_pickle=True.")
-    raise DaedalError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} is there.")
+    raise DaedalError(f"{folder} holds no weights: neither {stem}.safetensors nor {stem}.safetensors.index.json is there.")
 
 
 def save(
@@ -139,21 +141,24 @@ def save(
 ) -> None:
     """Write config.json and safetensors that transformers opens. The folder appears whole or not at all. `state` stands in for the
     network's own weights (an average, or those gathered from several processes)."""
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     state = {
         name: t for name, t in (state or network.state_dict()).items() if not (network.config.tie_word_embeddings and name.startswith("lm_head."))
     }
     layout = network.names.layout(state)
     disk = {name: network.names.to_disk(name, [state[n].detach().cpu() for n in ours], fused) for name, (fused, ours) in layout.items()}
-    write_shards(disk, partial, max_shard_bytes)
     dtype = str(next(t.dtype for t in disk.values() if t.is_floating_point())).removeprefix("torch.")
-    config = {**network.config.to_dict(), "torch_dtype": dtype, **(extra_config or {})}
+    publish(disk, {**network.config.to_dict(), "torch_dtype": dtype, **(extra_config or {})}, Path(folder), max_shard_bytes)
+
+
+def publish(disk: dict[str, Tensor], config: dict[str, Any], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
+    """config.json and weights side by side in a hidden folder, then moved into place; weight files that no longer belong are removed."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_shards(disk, partial, max_shard_bytes, stem)
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("model*.safetensors"), folder / INDEX]:
+    for stale in folder.glob(f"{stem}*.safetensors*"):
         if not (partial / stale.name).exists():
             stale.unlink(missing_ok=True)
     for file in partial.iterdir():
@@ -161,7 +166,7 @@ def save(
     partial.rmdir()
 
 
-def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
+def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
     """One file, or shards of at most `max_shard_bytes` with the index that names them."""
     shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in disk.items():
@@ -169,14 +174,14 @@ def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int) ->
             shards.append({})
         shards[-1][name] = tensor
     if len(shards) == 1:
-        return write(shards[0], folder / SINGLE)
+        return write(shards[0], folder / f"{stem}.safetensors")
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         write(shard, folder / file)
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": sum(t.nbytes for t in disk.values())}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def write(shard: dict[str, Tensor], path: Path) -> None:

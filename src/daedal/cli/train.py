@@ -1,5 +1,6 @@
 """`daedal train RECIPE [key=value ...]`."""
 
+import importlib
 import sys
 from typing import Annotated
 
@@ -17,14 +18,14 @@ def train(
     from daedal.train.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
-    from daedal.train import pretrain
     from daedal.train.trainer import Interrupted
 
+    task = importlib.import_module(f"daedal.train.{resolved.task}")
     if dry_run:
-        print(describe(resolved, pretrain.plan(resolved)))
+        print(describe(resolved, task.plan(resolved)))
         return
     try:
-        folder = pretrain.run(resolved)
+        folder = task.run(resolved)
     except Interrupted as stopped:
         print(f"daedal: {stopped}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -38,7 +39,7 @@ def describe(recipe, plan: dict) -> str:
         yaml.safe_dump(recipe.model_dump(), sort_keys=False).rstrip(),
         "---",
         f"parameters   {plan['parameters']:,}",
-        f"tokens       {plan['tokens']:,}",
+        f"data         {plan['units']}",
         f"FLOPs        {plan['flops']:.3g}",
         f"device       {plan['device']}, {plan['dtype']}, measured matrix peak {plan['measured_peak_flops'] / 1e9:,.0f} GFLOP/s",
         f"memory       about {plan['memory_bytes'] / 2**20:,.0f} MiB",

@@ -110,6 +110,7 @@ class Tokenizer:
         *,
         bos: str | None = None,
         eos: str | None = None,
+        pad: str | None = None,
         add_bos: bool = False,
         chat_template: str | None = None,
     ) -> "Tokenizer":
@@ -133,7 +134,8 @@ class Tokenizer:
         )
         backend.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
         first = special_tokens[0] if special_tokens else None
-        tokenizer = cls(backend, roles={"bos_token": bos or first, "eos_token": eos or first}, chat_template=chat_template)
+        roles = {"bos_token": bos or first, "eos_token": eos or first} | ({"pad_token": pad} if pad else {})
+        tokenizer = cls(backend, roles=roles, chat_template=chat_template)
         tokenizer._frame(add_bos, False)
         return tokenizer
 

@@ -24,6 +24,7 @@ def relu2(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
+    "swish": F.silu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": gelu_tanh,
     "gelu_new": gelu_tanh,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from daedal.train.recipe import OptimizerRecipe
+
 POLAR = (  # (a, b, c) of x <- a x + (b xx' + c (xx')^2) x, for singular values in [1e-3, 1], 5 steps
     (8.205160414005569, -22.901934987056034, 16.460724910180303),
     (4.066395159942774, -2.861154088635325, 0.5183995205669136),
@@ -100,3 +102,12 @@ def build_optimizers(
         return [torch.optim.AdamW(groups, betas=betas, eps=1e-10, **fused)]
     muon = Muon(matrices, matrix_lr, momentum, weight_decay, dtype)
     return [muon, torch.optim.AdamW(plain, betas=betas, eps=1e-10, **fused)]
+
+
+def recipe_optimizers(recipe: OptimizerRecipe, network: nn.Module, width: int, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """The optimizers that a recipe asks for, on a network of this width."""
+    matrix_lr, adam_lr = recipe.rates(width)
+    return build_optimizers(
+        network, optimizer=recipe.name, matrix_lr=matrix_lr, adam_lr=adam_lr, weight_decay=recipe.weight_decay, betas=recipe.betas,
+        momentum=recipe.momentum, dtype=dtype,
+    )  # fmt: skip

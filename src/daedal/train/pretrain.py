@@ -22,7 +22,7 @@ from daedal.nn.mlp import balance_loss
 from daedal.processes.scoring import bits_per_byte
 from daedal.train import checkpoint, parallel
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.optim import build_optimizers
+from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe import Recipe
 from daedal.train.trainer import Batch, Objective, Trainer
 
@@ -90,7 +90,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     weights = network.parameter_count() * 4 * (1 + 1 + states + bool(recipe.ema))
     peak = machine.matrix_peak(device, dtype)
     return {
-        "parameters": network.parameter_count(), "tokens": tokens * recipe.steps, "flops": flops * recipe.steps, "dtype": str(dtype).removeprefix("torch."),
+        "parameters": network.parameter_count(), "units": f"{tokens * recipe.steps:,} tokens", "flops": flops * recipe.steps, "dtype": str(dtype).removeprefix("torch."),
         "device": str(device), "memory_bytes": weights + activations, "measured_peak_flops": peak, "hours_at_full_peak": flops * recipe.steps / peak / 3600,
         "hours_at_60_percent": flops * recipe.steps / peak / 0.6 / 3600,
     }  # fmt: skip
@@ -116,9 +116,10 @@ def run(recipe: Recipe) -> Path:
     dtype = machine.compute_dtype(recipe.dtype, device)
     network.compute_dtype = None if dtype == torch.float32 else dtype
     rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=resume and resume["data"])
+    tokens = recipe.rows * recipe.model.context
     trainer = Trainer(
-        recipe, network, lambda: optimizers(recipe, network, dtype), TokenBatches(rows), next_token(recipe), rank=rank, world=world, device=device,
-        tokens_per_step=recipe.rows * recipe.model.context, evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
+        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), TokenBatches(rows), next_token(recipe), rank=rank, world=world, device=device,
+        unit="tokens", units_per_step=tokens, flops_per_step=tokens * network.flops_per_token(recipe.model.context // 2, train=True), evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
         resume=resume,
     )  # fmt: skip
     trainer.run()
@@ -140,14 +141,6 @@ def refuse_other(before: dict[str, Any], recipe: Recipe) -> None:
             )
 
 
-def optimizers(recipe: Recipe, network: Decoder, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    o = recipe.optimizer
-    matrix_lr, adam_lr = o.rates(network.config.hidden_size)
-    return build_optimizers(
-        network, optimizer=o.name, matrix_lr=matrix_lr, adam_lr=adam_lr, weight_decay=o.weight_decay, betas=o.betas, momentum=o.momentum, dtype=dtype,
-    )  # fmt: skip
-
-
 def evaluation(recipe: Recipe, tokenizer: Tokenizer):
     """Held-out bits per byte, or None without validation data."""
     if not recipe.data.validation:
@@ -165,7 +158,7 @@ def evaluation(recipe: Recipe, tokenizer: Tokenizer):
 def sampling(recipe: Recipe, tokenizer: Tokenizer):
     """One sample a prompt, as text to look at while training."""
 
-    def sample(network: Decoder) -> str:
+    def sample(network: Decoder, step: int) -> str:
         from daedal.processes.autoregression import generate
         from daedal.processes.sampling import SamplingParams
 

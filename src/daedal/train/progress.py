@@ -6,8 +6,8 @@ from typing import Any, Self
 
 
 class Progress:
-    def __init__(self, steps: int, visible: bool) -> None:
-        self.steps, self.visible, self.bar, self.last = steps, visible, None, 0.0
+    def __init__(self, steps: int, unit: str, visible: bool) -> None:
+        self.steps, self.unit, self.visible, self.bar, self.last = steps, unit, visible, None, 0.0
 
     def __enter__(self) -> Self:
         if self.visible and sys.stderr.isatty():
@@ -27,7 +27,7 @@ class Progress:
     def update(self, m: dict[str, Any]) -> None:
         if not self.visible:
             return
-        text = f"loss {m['loss']:.3f}  {m['tokens_per_second']:,.0f} tok/s  MFU {m['mfu']:.0%}"
+        text = f"loss {m['loss']:.3f}  {m[f'{self.unit}_per_second']:,.0f} {self.unit}/s  MFU {m['mfu']:.0%}"
         if self.bar:
             self.bar.update(self.task, completed=m["step"], description=text)
         elif time.monotonic() - self.last > 30 or m["step"] == self.steps:

@@ -5,7 +5,7 @@ One dial, `model.depth`, fixes width, heads and learning rates; each rule stands
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -81,25 +81,20 @@ class OptimizerRecipe(Section):
         return min(1.0, (step + 1) / max(1, self.warmup), self.final + (1 - self.final) * left)
 
 
-class Recipe(Section):
-    task: Literal["pretrain"] = "pretrain"
+class Run(Section):
+    """What every recipe has."""
+
     out: str
     steps: int
     seed: int = 0
     checkpoint_every: int = 250
     evaluate_every: int = 250
     sample_every: int = 500
-    prompts: list[str] = ["Once upon a time", "One day, a little girl"]
-    model: ModelRecipe = ModelRecipe()
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
-    data: DataRecipe
-    rows: int = 32  # sequences a step, over all processes
-    micro_rows: int = 8  # sequences a forward pass
+    rows: int = 32  # samples a step, over all processes
+    micro_rows: int = 8  # samples a forward pass
     optimizer: OptimizerRecipe = OptimizerRecipe()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    z_loss: float = 0.0
-    balance_loss: float = 0.01  # mixture-of-experts load balancing
     ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -112,8 +107,72 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:  # type: ignore[assignment]
-    """Read a recipe; each override is `key=value` with dots for sections (`model.depth=4`), the value read as YAML."""
+class Recipe(Run):
+    """Next-token pre-training (daedal.train.pretrain)."""
+
+    task: Literal["pretrain"] = "pretrain"
+    prompts: list[str] = ["Once upon a time", "One day, a little girl"]
+    model: ModelRecipe = ModelRecipe()
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    data: DataRecipe
+    z_loss: float = 0.0
+    balance_loss: float = 0.01  # mixture-of-experts load balancing
+
+
+class PictureSource(Section):
+    """`path`: "scenes" (generated), or a parquet file with columns image and caption; `where` keeps rows whose columns have one of the given
+    values; `weight` is its share of the samples."""
+
+    path: str
+    where: dict[str, str | list[str]] = {}
+    weight: float = 1.0
+
+
+class PictureData(Section):
+    train: list[PictureSource]
+    validation: list[PictureSource] = []
+    captions: int = 20_000  # for the tokenizer
+
+
+class MediaModelRecipe(Section):
+    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that ratio); `options` are MediaConfig fields."""
+
+    depth: int = 8
+    options: dict[str, Any] = {}
+    start: str | None = None
+
+    def config(self, vocab_size: int) -> dict[str, Any]:
+        width = self.options.get("hidden_size", 32 * self.depth)
+        patch, channels = self.options.get("patch_size", 8), self.options.get("channels", 3)
+        return {
+            "hidden_size": width, "num_hidden_layers": self.depth, "num_attention_heads": max(1, width // 64),
+            "intermediate_size": -(-8 * width // (3 * 32)) * 32, "token_size": channels * patch * patch, "patch_size": patch,
+            "vocab_size": vocab_size, **self.options,
+        }  # fmt: skip
+
+
+class FlowRecipe(Run):
+    """A media transformer on captioned pictures (daedal.train.flow)."""
+
+    task: Literal["flow"]
+    prompts: list[str] = []
+    model: MediaModelRecipe = MediaModelRecipe()
+    vocab_size: int = 2048
+    data: PictureData
+    time_mean: float = 0.0  # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
+    time_std: float = 1.0
+    uniform: float = 0.1  # and the share drawn evenly instead
+    drop_caption: float = 0.1  # for classifier-free guidance
+    given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
+    guidance_scale: float = 3.0  # of samples and evaluation
+    sample_steps: int = 20
+
+
+TASKS: dict[str, type[Run]] = {"pretrain": Recipe, "flow": FlowRecipe}
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Any:  # type: ignore[assignment]
+    """Read a recipe (one of TASKS, by its `task`); each override is `key=value` with dots for sections (`model.depth=4`), the value read as YAML."""
     path = Path(path)
     if not path.is_file():
         known = [str(p) for p in Path("recipes").rglob("*.yaml")]
@@ -137,14 +196,17 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:  # type:
     return check(raw, str(path))
 
 
-def check(raw: dict[str, Any], where: str) -> Recipe:
+def check(raw: dict[str, Any], where: str) -> Any:
+    task = raw.get("task", "pretrain")
+    if task not in TASKS:
+        raise DaedalError(f"{where}: task {task!r} is not one of {', '.join(TASKS)}{nearest(str(task), TASKS)}.")
     try:
-        return Recipe.model_validate(raw)
+        return TASKS[task].model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = fields_beside(first["loc"])
+            known = fields_beside(TASKS[task], first["loc"])
             raise DaedalError(f"{where}: unknown key {key!r}{nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}.") from None
         if not key:
             raise DaedalError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
@@ -152,11 +214,10 @@ def check(raw: dict[str, Any], where: str) -> Recipe:
         raise DaedalError(f"{where}: {key} = {value} does not fit: {first['msg'][:1].lower()}{first['msg'][1:]}.") from None
 
 
-def fields_beside(location: tuple[int | str, ...]) -> list[str]:
+def fields_beside(section: Any, location: tuple[int | str, ...]) -> list[str]:
     """Names of the section that holds the last part of a pydantic location."""
-    section: Any = Recipe
     for part in location[:-1]:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else Source
+            section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))
     return sorted(section.model_fields)

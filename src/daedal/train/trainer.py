@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from daedal import device as machine
 from daedal.errors import DaedalError
-from daedal.networks.decoder import Decoder
 from daedal.train import checkpoint, parallel
 from daedal.train.progress import Progress
-from daedal.train.recipe import Recipe
+from daedal.train.recipe import Run
 
 Batch = dict[str, Tensor]
 
@@ -37,14 +36,14 @@ class Batches(Protocol):
 class Objective:
     """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split."""
 
-    loss: Callable[[Decoder, Batch], Tensor]
+    loss: Callable[[Any, Batch], Tensor]
     count: Callable[[Batch], int]
 
 
 class Loss(nn.Module):
     """The network and its objective as one module, which is what DDP and FSDP wrap."""
 
-    def __init__(self, network: Decoder, objective: Objective) -> None:
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.network, self.objective = network, objective
 
@@ -57,20 +56,23 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """`optimizers()` builds them once the network is sharded; `evaluate(network) -> metrics` and `sample(network) -> text` run every so
-    many steps of a one-process run."""
+    """The network has `layers` (what is sharded and compiled one by one) and `compute_dtype`. `optimizers()` builds them once the network
+    is sharded; `evaluate(network) -> metrics` and `sample(network, step) -> text` run every so many steps of a one-process run. Progress
+    counts `unit`s (tokens, images), so many and so many FLOPs a step."""
 
     def __init__(
         self,
-        recipe: Recipe,
-        network: Decoder,
+        recipe: Run,
+        network: Any,
         optimizers: Callable[[], list[torch.optim.Optimizer]],
         batches: Batches,
         objective: Objective,
         *,
-        tokens_per_step: int,
-        evaluate: Callable[[Decoder], dict[str, float]] | None = None,
-        sample: Callable[[Decoder], str] | None = None,
+        unit: str,
+        units_per_step: int,
+        flops_per_step: float,
+        evaluate: Callable[[Any], dict[str, float]] | None = None,
+        sample: Callable[[Any, int], str] | None = None,
         rank: int = 0,
         world: int = 1,
         device: torch.device | None = None,
@@ -80,8 +82,7 @@ class Trainer:
         self.objective, self.evaluate, self.sample = objective, evaluate, sample
         self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
         dtype = network.compute_dtype or torch.float32
-        self.out, self.tokens_per_step = Path(recipe.out), tokens_per_step
-        self.flops_per_step = tokens_per_step * network.flops_per_token(recipe.model.context // 2, train=True)
+        self.out, self.unit, self.units_per_step, self.flops_per_step = Path(recipe.out), unit, units_per_step, flops_per_step
         self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
         if recipe.compile:
             for layer in network.layers:
@@ -103,7 +104,7 @@ class Trainer:
         Several processes end at a signal as torchrun ends them, and go on from the last checkpoint."""
         handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.world == 1 else {}
         try:
-            with Progress(self.recipe.steps, self.rank == 0) as progress:
+            with Progress(self.recipe.steps, self.unit, self.rank == 0) as progress:
                 batches = iter(self.batches)
                 while self.step < self.recipe.steps:
                     progress.update(self.one_step(next(batches)))
@@ -134,10 +135,9 @@ class Trainer:
         self.step += 1
         took = time.perf_counter() - started
         self.seconds += took
-        speed = self.tokens_per_step / took
         return self.log({
-            "step": self.step, "loss": loss, "grad_norm": norm, "lr": factor, "tokens": self.step * self.tokens_per_step,
-            "tokens_per_second": speed, "mfu": self.flops_per_step / took / self.peak, "seconds": self.seconds,
+            "step": self.step, "loss": loss, "grad_norm": norm, "lr": factor, self.unit: self.step * self.units_per_step,
+            f"{self.unit}_per_second": self.units_per_step / took, "mfu": self.flops_per_step / took / self.peak, "seconds": self.seconds,
         })  # fmt: skip
 
     def gradients(self, batch: Batch) -> float:
@@ -165,7 +165,7 @@ class Trainer:
         if self.evaluate and self.world == 1 and (last or self.step % r.evaluate_every == 0):
             progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
         if self.sample and self.world == 1 and (last or self.step % r.sample_every == 0):
-            progress.text(self.sample(self.network))
+            progress.text(self.sample(self.network, self.step))
         if last or self.stop or self.step % r.checkpoint_every == 0:
             self.save(progress, last)
         if self.stop:

@@ -1,4 +1,4 @@
-"""Procedural data with exact ground truth. `tales`: little stories from a grammar, endless and licence-free, for tests and first runs."""
+"""Little stories from a grammar, for tests and first runs."""
 
 import random
 from collections.abc import Iterator

@@ -1,0 +1,131 @@
+"""Captioned pictures for training: generated scenes and parquet sets, mixed by weight, with captions in many wordings.
+
+A sample depends on (seed, number) only, so a run resumes by its step. Transparent pictures are laid on white or on a random plain colour
+that the caption names: the same drawing then teaches that backgrounds are said (dense captions are the largest lever known: notes of
+PRX and DALL-E 3), and a short run sees more pictures than the file holds.
+"""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS, draw, scene
+from daedal.errors import DaedalError
+
+PAPER = {name: value for name, value in {**BACKGROUNDS, **COLOURS}.items() if name not in ("brown", "gray")}
+
+
+class Source(Protocol):
+    def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
+        """One picture (H, W, 3) uint8 and its caption."""
+        ...
+
+
+class Scenes:
+    """`daedal.data.worlds.scenes`; `unseen` for those with colours and shapes that training never pairs."""
+
+    def __init__(self, side: int, unseen: bool = False) -> None:
+        self.side, self.unseen = side, unseen
+
+    def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
+        made = scene(rng, self.unseen)
+        return draw(made, self.side), made.caption
+
+
+class Parquet:
+    """A parquet file with columns `image` (encoded bytes), `caption`, and where it has them `name`, `style` and `keywords`."""
+
+    def __init__(self, path: str | Path, side: int, where: dict[str, str | list[str]] | None = None) -> None:
+        rows = [row for row in read_rows(Path(path)) if matches(row, where or {})]
+        if not rows:
+            raise DaedalError(f"{path} has no row where {where}; check the columns and values.")
+        self.captions = [wordings(row) for row in rows]
+        self.names = [str(row.get("name") or row["caption"]) for row in rows]
+        self.pictures = np.stack([decode(row["image"], side) for row in rows])  # (N, H, W, 4)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
+        index = rng.randrange(len(self.pictures))
+        paper = "white" if rng.random() < 0.6 else rng.choice(tuple(PAPER))
+        caption = rng.choice(self.captions[index])
+        said = paper != "white" or rng.random() < 0.2
+        return laid_on(self.pictures[index], PAPER[paper]), caption + (f" on a {paper} background" if said else "")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    if not path.is_file():
+        raise DaedalError(f"{path} is not a file; a picture source is a parquet file or the word scenes.")
+    columns = parquet.read_schema(path).names
+    if missing := {"image", "caption"} - set(columns):
+        raise DaedalError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {', '.join(columns)}.")
+    return parquet.read_table(path).to_pylist()
+
+
+def matches(row: dict[str, Any], where: dict[str, str | list[str]]) -> bool:
+    return all(row.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+
+
+def wordings(row: dict[str, Any]) -> list[str]:
+    """Ways to say a row: its caption (twice as often), its name, and its name with two keywords."""
+    name, style, words = row.get("name") or row["caption"], row.get("style"), [w for w in row.get("keywords") or () if w not in row["caption"]]
+    said = [row["caption"], row["caption"], name]
+    if len(words) >= 2:
+        said += [f"{name}, {words[i]}, {words[i + 1]}" + (f", {style}" if style else "") for i in range(0, min(len(words) - 1, 6), 2)]
+    return said
+
+
+def decode(data: bytes, side: int) -> np.ndarray:
+    """Encoded bytes -> (side, side, 4) uint8."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = opened.convert("RGBA")
+    return np.asarray(picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def laid_on(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """RGBA (H, W, 4) over a plain colour -> (H, W, 3)."""
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    return (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)
+
+
+class PictureBatches:
+    """Endless batches {"images": (B, 3, H, W) uint8, "captions": (B, L) int64}; `drop` of the captions are empty."""
+
+    def __init__(
+        self, sources: Sequence[tuple[Source, float]], tokenizer: Tokenizer, rows: int, length: int, seed: int, drop: float = 0.0, step: int = 0
+    ) -> None:
+        self.sources, self.weights = [s for s, _ in sources], [w for _, w in sources]
+        self.tokenizer, self.rows, self.length, self.seed, self.drop, self.step = tokenizer, rows, length, seed, drop, step
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            self.step += 1
+            yield self.batch(self.step)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        rng = random.Random(f"{self.seed}/{step}")
+        drawn = [rng.choices(self.sources, self.weights)[0].sample(rng) for _ in range(self.rows)]
+        captions = ["" if rng.random() < self.drop else caption for _, caption in drawn]
+        images = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2)
+        return {"images": images, "captions": encode_captions(self.tokenizer, captions, self.length)}
+
+
+def encode_captions(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
+    """(B, length) int64: lower-cased, cut to `length`, filled with the pad token. An empty caption is all padding."""
+    ids = [tokenizer.encode(caption.lower().strip(), add_bos=False)[:length] if caption.strip() else [] for caption in captions]
+    return torch.tensor([row + [tokenizer.pad_id] * (length - len(row)) for row in ids])

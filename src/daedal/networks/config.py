@@ -1,0 +1,100 @@
+"""Configs of image, text and speech components: a frozen dataclass whose fields and defaults are those of the `config.json` that diffusers
+or transformers write. (Language models have their own base, `networks.decoder.DecoderConfig`.)
+
+A config class may name three kinds of keys beside its fields:
+  fixed    on-disk keys that Daedal knows at one value only; another value is an error, and the value is written back
+  ignored  on-disk keys that change nothing in the computation (initialisation, output flags of old versions)
+  absent   fields it inherits that its own file has no key for
+and one of `class_name` (diffusers' `_class_name`) and `architecture` with `model_type` (transformers).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from daedal.errors import DaedalError, nearest
+
+WRITERS = frozenset({"architectures", "model_type", "torch_dtype", "dtype", "transformers_version"})  # who wrote the file, and how
+
+
+class Config(Protocol):
+    """Any frozen dataclass of fields; the class variables named above are optional."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(config_class: type[C], raw: dict[str, Any]) -> C:
+    """The config of a parsed `config.json`. Keys starting with "_" are dropped and lists become tuples; an unknown key, a missing one
+    without a default, or an unsupported value is an error."""
+    fields, fixed = _fields(config_class), _marks(config_class, "fixed")
+    skipped = WRITERS | set(_marks(config_class, "ignored"))
+    values = {key: tupled(value) for key, value in raw.items() if not key.startswith("_") and (key in fields or key not in skipped)}
+    for key, value in values.items():
+        if key in fixed and value != fixed[key]:
+            raise DaedalError(f"{key}={value!r} of {name_of(config_class)} is not supported; Daedal knows {key}={fixed[key]!r} only.")
+        if key not in fields and key not in fixed:
+            raise DaedalError(f"config.json of {name_of(config_class)} has an unknown key {key!r}{nearest(key, [*fields, *fixed])}.")
+    missing = [key for key, field in fields.items() if key not in values and _required(field)]
+    if missing:
+        raise DaedalError(f"config.json of {name_of(config_class)} lacks {', '.join(missing)}; add the key or download the file again.")
+    return config_class(**{key: value for key, value in values.items() if key in fields})
+
+
+def defaulted(config_class: type[C], raw: dict[str, Any]) -> list[str]:
+    """Fields that a parsed `config.json` leaves to the class default. (An old file means the default of the version that wrote it.)"""
+    return [key for key in _fields(config_class) if key not in raw]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The `config.json` that diffusers or transformers read."""
+    kind = type(config)
+    values = {key: listed(getattr(config, key)) for key in _fields(kind)}
+    values |= {key: listed(value) for key, value in _marks(kind, "fixed").items()}
+    if hasattr(kind, "class_name"):
+        return {"_class_name": kind.class_name, **values}
+    return {"architectures": [getattr(kind, "architecture", kind.__name__)], "model_type": getattr(kind, "model_type", ""), **values}
+
+
+def one_of(key: str, value: Any, known: Sequence[Any]) -> Any:
+    """`value`, if it is one that is known for this key; else an error that names the nearest."""
+    if value not in known:
+        names = [str(name) for name in known]
+        raise DaedalError(f"{key} {value!r} is not one of {', '.join(names)}{nearest(str(value), names)}.")
+    return value
+
+
+def per_level(key: str, value: Any, levels: int) -> tuple[Any, ...]:
+    """One value for all levels of a U-Net, or a tuple of one a level."""
+    if not isinstance(value, tuple):
+        return (value,) * levels
+    if len(value) != levels:
+        raise DaedalError(f"{key} {value!r} has {len(value)} entries for {levels} levels; give one number or one a level.")
+    return value
+
+
+def name_of(config_class: type) -> str:
+    return getattr(config_class, "class_name", "") or getattr(config_class, "architecture", "") or config_class.__name__
+
+
+def tupled(value: Any) -> Any:
+    return tuple(tupled(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def listed(value: Any) -> Any:
+    return [listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _fields(config_class: type) -> dict[str, "dataclasses.Field[Any]"]:
+    absent = _marks(config_class, "absent")
+    return {field.name: field for field in dataclasses.fields(config_class) if field.name not in absent}
+
+
+def _marks(config_class: type, kind: str) -> Any:
+    return getattr(config_class, kind, {})
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

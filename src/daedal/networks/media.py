@@ -1,0 +1,235 @@
+"""The house's media transformer: one diffusion transformer for pictures, and later music, speech and video.
+
+A picture is a row of tokens (patches of pixels, or latents), each with a position on one to three axes in physical units (pixels) and
+its own *noise level*. A token that is given has level 0: it is clean, is read by the others and carries no loss, so text-to-image,
+inpainting, outpainting and variation are a mask, not four networks. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
+(Chen et al. 2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens are not
+updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step.
+
+Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daedal.nn.linear import Embedding, Linear
+from daedal.nn.mlp import GatedMLP
+from daedal.nn.norm import RMSNorm
+from daedal.nn.timestep import sinusoidal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig:
+    class_name: ClassVar[str] = "MediaTransformer"
+    hidden_size: int = 256
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 4
+    intermediate_size: int = 704
+    token_size: int = 192  # values of a token: channels x patch x patch
+    axes: int = 2
+    longest_wave: float = 256.0  # in units of the positions, of the rotary embedding; the shortest is `shortest_wave`
+    shortest_wave: float = 8.0
+    prediction: str = "x0"  # what the output is: "x0" or "flow" (noise minus clean)
+    vocab_size: int = 4096
+    text_layers: int = 3
+    text_length: int = 24
+    norm_eps: float = 1e-6
+    patch_size: int = 8
+    channels: int = 3
+    sample_size: int = 64
+
+
+@dataclass
+class Text:
+    """A prompt, ready for every step: keys and values (B, L, H, K) of each block, and a vector (B, D) for the modulation."""
+
+    kv: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pooled: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class MediaTransformer(nn.Module):
+    class_name = "MediaTransformer"
+    config_class = MediaConfig
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        self.config = config
+        D = config.hidden_size
+        self.text = TextEncoder(config)
+        self.proj_in = Linear(config.token_size, D)
+        self.time_in, self.time_out = Linear(256, D), Linear(D, D)
+        self.modulation = Linear(D, 6 * D)  # one for all blocks; each adds its own table
+        self.layers = nn.ModuleList(MediaBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(D, config.norm_eps)
+        self.final_modulation = Linear(D, 2 * D)
+        self.proj_out = Linear(D, config.token_size)
+        self.compute_dtype: torch.dtype | None = None
+
+    def init_weights(self, seed: int = 0) -> "MediaTransformer":
+        """Scaled normal matrices; every gate and the output start at zero, so that each block starts as the identity (adaLN-zero)."""
+        draw = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                zero = name.startswith(("modulation", "final_modulation", "proj_out"))
+                std = 0.0 if zero else 0.02 if "embed" in name or "position" in name else p.shape[1] ** -0.5
+                p.data = torch.randn(p.shape, generator=draw) * std
+            else:
+                p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
+        return self
+
+    def encode_text(self, tokens: Tensor) -> Text:
+        """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and values for every block."""
+        x = self.text(tokens, self.compute_dtype or torch.float32)  # (B, L, D)
+        return Text([layer.text_heads(x) for layer in self.layers], self.text.pool(x.mean(1)))  # type: ignore[operator]
+
+    def forward(self, x: Tensor, positions: Tensor, level: Tensor, text: Text) -> Tensor:
+        """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens of a sample share it, in [0, 1]
+        -> (B, T, C), in the form of `config.prediction`."""
+        condition = (
+            self.time_out(F.silu(self.time_in(self.cast(sinusoidal(level.flatten() * 1000, 256).unflatten(0, level.shape))))) + text.pooled[:, None]
+        )  # (B, T or 1, D)
+        condition = F.silu(condition)
+        shared, rope = self.modulation(condition), self.rope(positions)
+        h = self.proj_in(self.cast(x))
+        for layer, kv in zip(self.layers, text.kv, strict=True):
+            h = layer(h, shared, rope, kv)
+        scale, shift = self.final_modulation(condition).chunk(2, -1)
+        return self.proj_out(self.norm(h) * (1 + scale) + shift).float()
+
+    def cast(self, x: Tensor) -> Tensor:
+        return x.to(self.compute_dtype) if self.compute_dtype else x
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, 1, K/2): each axis turns its own share of the pairs, with wavelengths from `shortest_wave` to `longest_wave`."""
+        c = self.config
+        pairs = c.hidden_size // c.num_attention_heads // 2
+        share = pairs // c.axes
+        wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(0, 1, share, device=positions.device)
+        angle = (positions.float()[:, :, None] * (2 * math.pi / wave)).flatten(1)  # (T, axes * share)
+        angle = F.pad(angle, (0, pairs - angle.shape[1]))[:, None]  # pairs left over do not turn
+        return angle.cos(), angle.sin()
+
+    def flops(self, tokens: int, *, train: bool = False) -> float:
+        """Of one forward pass over `tokens` media tokens of one sample (text once), or with its backward pass."""
+        c = self.config
+        block = sum(p.numel() for name, p in self.layers.named_parameters() if p.dim() == 2 and ".text_" not in name)
+        text = sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and "text" in name and "_proj" in name)
+        attention = 2 * c.hidden_size * (tokens + c.text_length) * c.num_hidden_layers
+        once = self.modulation.weight.numel() + self.time_in.weight.numel() + self.time_out.weight.numel()
+        total = 2 * (tokens * (block + attention + 2 * c.token_size * c.hidden_size) + c.text_length * text + once)
+        return total * (3 if train else 1)
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (i, i + K/2) of x (B, T, H, K)."""
+    cos, sin = (t.to(x.dtype) for t in rope)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class MediaAttention(nn.Module):
+    """Media tokens attend to themselves and to the text."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.heads, self.head_dim = config.num_attention_heads, D // config.num_attention_heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(D, D, bias=False) for _ in range(4))
+        self.text_k_proj, self.text_v_proj = Linear(D, D, bias=False), Linear(D, D, bias=False)
+        self.q_norm, self.k_norm = RMSNorm(self.head_dim, config.norm_eps), RMSNorm(self.head_dim, config.norm_eps)
+
+    def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, H, K)
+        return x.unflatten(-1, (self.heads, self.head_dim))
+
+    def text_heads(self, text: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> two of (B, L, H, K)
+        return self.k_norm(self.split(self.text_k_proj(text))), self.split(self.text_v_proj(text))
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]) -> Tensor:  # (B, T, D) -> (B, T, D)
+        q, k, v = (self.split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
+        k, v = torch.cat([text[0], k], 1), torch.cat([text[1], v], 1)
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class MediaBlock(nn.Module):
+    """x + gate * attention(scale * norm(x) + shift), then the same with the feed-forward (DiT's adaLN-zero block)."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.attention_norm, self.attention = RMSNorm(D, config.norm_eps), MediaAttention(config)
+        self.mlp_norm, self.mlp = RMSNorm(D, config.norm_eps), GatedMLP(D, config.intermediate_size, "silu")
+        self.table = nn.Parameter(torch.zeros(6 * D))
+
+    def text_heads(self, text: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> keys and values (B, L, H, K)
+        return self.attention.text_heads(text)
+
+    def forward(self, x: Tensor, shared: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = (shared + self.table.to(x.dtype)).chunk(6, -1)
+        x = x + gate1 * self.attention(self.attention_norm(x) * (1 + scale1) + shift1, rope, text)
+        return x + gate2 * self.mlp(self.mlp_norm(x) * (1 + scale2) + shift2)
+
+
+class TextEncoder(nn.Module):
+    """Caption tokens (B, L) -> states (B, L, D)."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.embed, self.position = Embedding(config.vocab_size, D), nn.Parameter(torch.empty(config.text_length, D))
+        self.layers = nn.ModuleList(TextBlock(config) for _ in range(config.text_layers))
+        self.norm, self.pool = RMSNorm(D, config.norm_eps), Linear(D, D)
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        x = (self.embed(tokens) + self.position[: tokens.shape[1]]).to(dtype)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+
+class TextBlock(nn.Module):
+    """A block of the text encoder: every token sees every other."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.attention_norm, self.mlp_norm = RMSNorm(D, config.norm_eps), RMSNorm(D, config.norm_eps)
+        self.qkv_proj, self.o_proj = Linear(D, 3 * D, bias=False), Linear(D, D, bias=False)
+        self.mlp = GatedMLP(D, config.intermediate_size, "silu")
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, D)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv_proj(self.attention_norm(x)).chunk(3, -1))
+        x = x + self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+# ---- pictures as tokens ------------------------------------------------------------------------------------------------------------
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """images (B, C, H, W) -> tokens (B, H/patch * W/patch, C * patch * patch), row by row."""
+    B, C, H, W = images.shape
+    return images.view(B, C, H // patch, patch, W // patch, patch).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * patch * patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """The inverse: (B, T, C * patch * patch) -> (B, C, height, width)."""
+    B, C = len(tokens), tokens.shape[-1] // patch**2
+    grid = tokens.view(B, height // patch, width // patch, C, patch, patch)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(B, C, height, width)
+
+
+def grid_positions(height: int, width: int, patch: int) -> Tensor:
+    """Centres (T, 2) of the patches in pixels, (down, right)."""
+    rows, columns = (torch.arange(0, size, patch) + patch / 2 for size in (height, width))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)

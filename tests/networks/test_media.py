@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from daedal.checkpoints.components import load_component, save_component
+from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify, unpatchify
+
+TINY = MediaConfig(
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=96,
+    vocab_size=50,
+    text_layers=1,
+    text_length=6,
+    token_size=48,
+    patch_size=4,
+    sample_size=16,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> MediaTransformer:
+    made = MediaTransformer(TINY).init_weights(0).eval()
+    torch.manual_seed(0)
+    for p in made.parameters():  # adaLN-zero starts as the identity: move away from it
+        p.data += 0.05 * torch.randn(p.shape)
+    return made
+
+
+def test_patches_come_back() -> None:
+    images = torch.randn(2, 3, 16, 24)
+    tokens = patchify(images, 4)
+    assert tokens.shape == (2, 24, 48) and torch.equal(unpatchify(tokens, 4, 16, 24), images)
+    assert torch.equal(tokens[0, 1].view(3, 4, 4), images[0, :, :4, 4:8])  # row by row
+    assert grid_positions(16, 24, 4)[:2].tolist() == [[2, 2], [2, 6]]
+
+
+@torch.no_grad()
+def test_one_level_for_all_tokens_is_the_same_level_for_each(network: MediaTransformer) -> None:
+    x, text = torch.randn(2, 16, 48), network.encode_text(torch.randint(50, (2, 6)))
+    positions, level = grid_positions(16, 16, 4), torch.tensor([[0.3], [0.9]])
+    assert torch.allclose(network(x, positions, level, text), network(x, positions, level.expand(2, 16), text), atol=1e-5)
+
+
+@torch.no_grad()
+def test_tokens_are_a_set_with_positions(network: MediaTransformer) -> None:
+    """Permuting tokens with their positions permutes the output; other positions give another."""
+    x, text = torch.randn(1, 16, 48), network.encode_text(torch.randint(50, (1, 6)))
+    positions, level, order = grid_positions(16, 16, 4), torch.tensor([[0.5]]), torch.randperm(16)
+    out = network(x, positions, level, text)
+    assert torch.allclose(network(x[:, order], positions[order], level, text), out[:, order], atol=1e-5)
+    assert not torch.allclose(network(x, positions.flip(1), level, text), out, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_text_level_and_batch_matter_only_where_they_should(network: MediaTransformer) -> None:
+    x, tokens = torch.randn(2, 16, 48), torch.randint(50, (2, 6))
+    positions, level = grid_positions(16, 16, 4), torch.tensor([[0.3], [0.9]])
+    both, alone = network.encode_text(tokens), network.encode_text(tokens[:1])
+    out = network(x, positions, level, both)
+    assert torch.allclose(network(x[:1], positions, level[:1], alone), out[:1], atol=1e-5)
+    assert not torch.allclose(network(x[:1], positions, level[:1], network.encode_text(tokens[1:])), out[:1], atol=1e-4)
+    assert not torch.allclose(network(x[:1], positions, level[1:], alone), out[:1], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_fresh_network_predicts_zero_and_a_saved_one_is_itself(network: MediaTransformer, tmp_path: Path) -> None:
+    fresh = MediaTransformer(TINY).init_weights(3)
+    x, positions, level = torch.randn(1, 16, 48), grid_positions(16, 16, 4), torch.tensor([[0.5]])
+    assert torch.equal(fresh(x, positions, level, fresh.encode_text(torch.zeros(1, 6, dtype=torch.int64))), torch.zeros(1, 16, 48))
+    save_component(network, tmp_path / "model")
+    again = load_component(tmp_path / "model")
+    text = torch.randint(50, (1, 6))
+    assert torch.allclose(again(x, positions, level, again.encode_text(text)), network(x, positions, level, network.encode_text(text)), atol=1e-5)
+
+
+def test_flops_are_those_that_torch_counts(network: MediaTransformer) -> None:
+    x, positions, level = torch.randn(1, 16, 48), grid_positions(16, 16, 4), torch.tensor([[0.5]])
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        network(x, positions, level, network.encode_text(torch.zeros(1, 6, dtype=torch.int64)))
+    assert network.flops(16) == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from daedal.checkpoints.components import load_component
+from daedal.errors import DaedalError
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.train import flow
+from daedal.train.recipe import FlowRecipe, load_recipe
+from daedal.train.trainer import Batch
+
+SMALL = [
+    "model.depth=2",
+    "model.options={hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12}",
+    "rows=8",
+    "micro_rows=8",
+    "data.captions=200",
+]
+
+
+def recipe(out: Path, *overrides: str) -> FlowRecipe:
+    return load_recipe("recipes/image/tiny.yaml", [*SMALL, f"out={out}", "sample_steps=2", *overrides])
+
+
+def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: Path) -> None:
+    """A stand-in that knows the clean picture: the velocity error is zero, whatever the levels; one that is off by a constant is charged
+    constant^2 / t^2 for free tokens only."""
+    made = recipe(tmp_path, "given=1.0", "uniform=1.0")
+    images = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8)
+    seen: list[torch.Tensor] = []
+
+    class Exact:
+        config = MediaConfig(token_size=768, patch_size=16)
+
+        def __init__(self, off: float) -> None:
+            self.off = off
+
+        def encode_text(self, tokens: torch.Tensor) -> None:
+            return None
+
+        def __call__(self, x, positions, level, text):
+            seen.append(level)
+            return flow.patchify(images.float() / 127.5 - 1, 16) + self.off
+
+    objective, batch = flow.flow_loss(made), {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)}
+    assert objective.loss(Exact(0.0), batch).item() == pytest.approx(0, abs=1e-2)
+    loss, level = objective.loss(Exact(0.1), batch).item(), seen[-1]
+    free = level > 0
+    assert 0.1 < free.float().mean() < 0.9
+    assert loss == pytest.approx(float((0.01 / level.clamp(min=flow.CLOSEST) ** 2 * free).sum() * 768), rel=1e-3)
+
+
+def test_micro_batches_and_whole_batches_count_alike(tmp_path: Path) -> None:
+    objective = flow.flow_loss(recipe(tmp_path))
+    batch: Batch = {"images": torch.zeros(6, 3, 64, 64), "captions": torch.zeros(6, 12, dtype=torch.int64)}
+    assert objective.count(batch) == 6 * 3 * 64 * 64
+
+
+def test_given_rectangles() -> None:
+    torch.manual_seed(0)
+    mask = flow.given_tokens(400, 8, 0.5)
+    some = mask.any(1).float().mean()
+    assert mask.shape == (400, 64) and 0.3 < some < 0.55
+    assert not flow.given_tokens(50, 8, 0.0).any()
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    flow.run(recipe(tmp_path / "whole", "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
+    part = tmp_path / "part"
+    flow.run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
+    (part / "checkpoints" / "step-00000006.pt").unlink()  # as if killed after step 5
+    flow.run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
+    losses = [[json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", part)]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    assert isinstance(load_component(part / "model"), MediaTransformer) and (part / "samples").is_dir()
+
+
+def test_a_wrong_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DaedalError, match=r"unknown key 'time_men'.*time_mean"):
+        recipe(tmp_path, "time_men=1")
+    with pytest.raises(DaedalError, match=r"task 'flwo' is not one of.*flow"):
+        recipe(tmp_path, "task=flwo")
