@@ -8,13 +8,14 @@ import sys
 
 import typer
 
-from daedal.cli import chat, convert, doctor, evaluate, history, models, quantize, text, train
+from daedal.cli import chat, convert, doctor, evaluate, history, image, models, quantize, text, train
 
 app = typer.Typer(
     name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help='A prompt becomes content, on your own machine. `daedal "Once upon a time"` writes a story; the verbs below do the rest.',
 )  # fmt: skip
 app.command("text")(text.text)
+app.command("image")(image.image)
 app.command("chat")(chat.chat)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
@@ -25,7 +26,7 @@ app.command("history")(history.history)
 app.command("again")(history.again)
 app.command("doctor")(doctor.doctor)
 
-VERBS = {"text", "chat", "train", "eval", "quantize", "convert", "models", "history", "again", "doctor"}
+VERBS = {"text", "image", "chat", "train", "eval", "quantize", "convert", "models", "history", "again", "doctor"}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from daedal.errors import DaedalError
 
@@ -314,9 +314,27 @@ def _from_gpt2(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     merges = path.with_name("merges.txt")
     if not merges.is_file():
         raise DaedalError(f"{path} has no merges.txt beside it; copy both files of the tokenizer.")
-    backend = tokenizers.Tokenizer(models.BPE.from_file(str(path), str(merges)))
+    vocab, pairs = models.BPE.read_file(str(path), str(merges))
+    if any(piece.endswith("</w>") for piece in vocab):
+        return _clip(vocab, pairs)
+    backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     end = "<|endoftext|>"
     return backend, {"bos_token": end, "eos_token": end} if backend.token_to_id(end) is not None else {}
+
+
+def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """CLIP's BPE (Radford et al. 2021): lower case, spaces dropped, the end of a word marked, every text framed."""
+    first, end = "<|startoftext|>", "<|endoftext|>"
+    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=end, continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False))
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()])
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])  # fmt: skip
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing((end, vocab[end]), (first, vocab[first]), False, False)
+    return backend, {"bos_token": first, "eos_token": end, "unk_token": end, "pad_token": end}

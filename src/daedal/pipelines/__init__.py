@@ -1,1 +1,18 @@
-"""Prompt to content: a pipeline a medium, results that save, show and reproduce themselves, and the history of what was made."""
+"""Prompts to content: one file a medium."""
+
+from pathlib import Path
+from typing import Any
+
+
+def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None) -> Any:
+    """The pipeline of a model, by what its folder holds."""
+    from daedal import checkpoints
+    from daedal.errors import DaedalError
+    from daedal.pipelines import image, text
+
+    folder = Path(checkpoints.resolve(name_or_folder))
+    if not image.paints(folder):
+        return text.load(name_or_folder, device=device, dtype=dtype, quantize=quantize)
+    if quantize is not None:
+        raise DaedalError(f"quantize={quantize!r} packs language models only; {name_or_folder} paints pictures.")
+    return image.load(name_or_folder, device=device, dtype=dtype)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from daedal.device import cache_folder
 
-PARTS = ("config.json", "*.safetensors", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+FILES = ("*config.json", "*.safetensors", "tokenizer.json", "*.model", "vocab.json", "merges.txt")
+PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))  # a pipeline's parts are folders
 
 
 def digest(folder: Path) -> str:

@@ -9,17 +9,26 @@ import sqlite3
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from daedal.errors import DaedalError
-
-if TYPE_CHECKING:
-    from daedal.pipelines.text import Text
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS generations (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, medium TEXT NOT NULL, model TEXT NOT NULL, digest TEXT,
     prompt TEXT NOT NULL, settings TEXT NOT NULL, sample INTEGER NOT NULL, runtime TEXT NOT NULL,
     result TEXT NOT NULL, tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL)"""
+
+
+class Result(Protocol):
+    """What a pipeline returns: a Text, a Picture."""
+
+    recipe: dict[str, Any]
+    finish_reason: str
+
+    @property
+    def logged(self) -> str: ...  # the text itself, or the digest of a picture's pixels
+    @property
+    def amount(self) -> int: ...  # tokens or steps
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,8 @@ class Entry:
     settings: dict[str, Any]
     sample: int  # which of the n
     runtime: dict[str, Any]
-    result: str
-    tokens: int
+    result: str  # of a picture the digest of its pixels
+    tokens: int  # or steps
     finish_reason: str
 
 
@@ -58,15 +67,15 @@ def connect() -> sqlite3.Connection:
     return connection
 
 
-def add(medium: str, result: "Text") -> int | None:
+def add(medium: str, result: Result) -> int | None:
     """Log one generation; its id, or None when the log is off."""
     if location() is None:
         return None
     r = result.recipe
     row = {
         "at": time.time(), "medium": medium, "model": r["model"], "digest": r["digest"], "prompt": json.dumps(r["prompt"]),
-        "settings": json.dumps(r["settings"]), "sample": r["sample"], "runtime": json.dumps(r["runtime"]), "result": result.text,
-        "tokens": len(result.tokens), "finish_reason": result.finish_reason,
+        "settings": json.dumps(r["settings"]), "sample": r["sample"], "runtime": json.dumps(r["runtime"]), "result": result.logged,
+        "tokens": result.amount, "finish_reason": result.finish_reason,
     }  # fmt: skip
     with connect() as connection:
         return connection.execute(f"INSERT INTO generations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())).lastrowid

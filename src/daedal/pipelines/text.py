@@ -53,6 +53,15 @@ class Text:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def logged(self) -> str:
+        """What the history keeps of it."""
+        return self.text
+
+    @property
+    def amount(self) -> int:
+        return len(self.tokens)
+
     def _repr_markdown_(self) -> str:
         r = self.recipe
         prompt = r["prompt"] if isinstance(r["prompt"], str) else ""

@@ -1,19 +1,13 @@
-"""Pictures from the media transformer: seeds and a prompt in, pixels out. One function for text-to-image, image-to-image and inpainting:
-they differ in the noise level they start from and in which tokens are given.
-
-Seeds: picture i of a batch has its own generator, on the CPU, whatever device computes; so it is the same picture alone, up to the
-last bits that a matrix product of another size rounds differently.
-"""
-
-from collections.abc import Sequence
+"""The house's media transformer as a `predict` of daedal.processes.imaging: prompts in, clean tokens out."""
 
 import torch
 from torch import Tensor
 
 from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify, unpatchify
-from daedal.processes.guidance import cfg
-from daedal.processes.noise import X0, Flow, Level, Levels, noised, shifted
-from daedal.processes.samplers import Noise, OnStep, Sampler, euler
+from daedal.processes.guidance import active, cfg
+from daedal.processes.imaging import generate, seeded_noise
+from daedal.processes.noise import X0, Flow, Level, Levels, shifted
+from daedal.processes.samplers import Denoise, OnStep, Sampler, euler
 
 PARAMETRISATIONS = {"x0": X0(), "flow": Flow()}
 
@@ -23,66 +17,68 @@ def flow_levels(steps: int, shift: float = 1.0) -> Levels:
     return Levels.flow(shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift))
 
 
-def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> Noise:
-    """A source of standard normals (B, *shape); row i depends on seed i alone."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-
-
 def together(cond: Text, uncond: Text) -> Text:
     """Two prompts as one batch: guided sampling asks for both in one pass."""
     kv = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(cond.kv, uncond.kv, strict=True)]
     return Text(kv, torch.cat([cond.pooled, uncond.pooled]))
 
 
-@torch.no_grad()
-def generate(
+def predictor(
     network: MediaTransformer,
     text: Text,
-    seeds: Sequence[int],
-    levels: Levels,
+    positions: Tensor,
     *,
     uncond: Text | None = None,
+    guidance_scale: float = 1.0,
+    interval: tuple[float, float] = (0.0, float("inf")),
+    kept: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Denoise:
+    """predict(x (B, T, C), level) -> x0, guided where sigma / alpha lies in `interval`. Tokens that are `kept` (1, T, 1) the network sees
+    clean, at level 0."""
+    meaning = PARAMETRISATIONS[network.config.prediction]
+    both = together(text, uncond) if uncond is not None and guidance_scale != 1 else None
+
+    def ask(x: Tensor, level: Level, text: Text) -> Tensor:
+        time = torch.full((len(x), 1), float(level.time), device=x.device)
+        if kept is not None and clean is not None:
+            time = time * ~kept[..., 0]
+            x = torch.where(kept, clean.repeat(len(x) // len(clean), 1, 1), x)
+        return meaning.denoised(network(x, positions, time, text), x, level)
+
+    def predict(x: Tensor, level: Level) -> Tensor:
+        if both is None or not active(level, *interval):
+            return ask(x, level, text)
+        cond, without = ask(torch.cat([x, x]), level, both).chunk(2)
+        return cfg(cond, without, guidance_scale)
+
+    return predict
+
+
+@torch.no_grad()
+def paint(
+    network: MediaTransformer,
+    tokens: Tensor,
+    negative: Tensor,
+    seeds: list[int],
+    levels: Levels,
+    *,
     guidance_scale: float = 1.0,
     sampler: Sampler = euler,
     height: int = 64,
     width: int = 64,
     start: Tensor | None = None,
-    given: Tensor | None = None,
+    kept: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Pictures (B, C, H, W) in about [-1, 1] for the B prompts of `text`. `start` (B, C, H, W) is what the first level noises (none: the
-    levels start at pure noise); `given` (H/patch * W/patch) bool marks tokens of `start` that are kept clean. Guidance needs `uncond`."""
-    c = network.config
-    device = network.proj_in.weight.device
-    shape = (height // c.patch_size * (width // c.patch_size), c.token_size)
-    noise, positions = seeded_noise(seeds, shape, device), grid_positions(height, width, c.patch_size).to(device)
-    clean = None if start is None else patchify(start, c.patch_size)
-    kept = None if given is None else given.to(device)[None, :, None]  # (1, T, 1)
-    guided = uncond is not None and guidance_scale != 1
-    both = together(text, uncond) if guided and uncond is not None else text
-    meaning = PARAMETRISATIONS[c.prediction]
-
-    def predict(x: Tensor, level: Level, text: Text) -> Tensor:
-        time = torch.full((len(x), 1), float(level.time), device=device)
-        if kept is not None:
-            time = time.expand(-1, x.shape[1]) * ~kept[..., 0]
-        return meaning.denoised(network(x, positions, time, text), x, level)
-
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        if kept is not None and clean is not None:
-            x = torch.where(kept, clean, x)
-        if guided:
-            cond, without = predict(torch.cat([x, x]), level, both).chunk(2)
-            x0 = cfg(cond, without, guidance_scale)
-        else:
-            x0 = predict(x, level, text)
-        return x0 if kept is None or clean is None else torch.where(kept, clean, x0)
-
-    x = noise()
-    if clean is not None:
-        x = noised(clean, x, levels[0])
-    x = sampler(denoise, x, levels, noise, on_step)
-    if kept is not None and clean is not None:
-        x = torch.where(kept, clean, x)
-    return unpatchify(x, c.patch_size, height, width)
+    """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
+    to the first level; patches of it marked in `kept` (H/patch * W/patch) bool are given."""
+    patch, device = network.config.patch_size, network.proj_in.weight.device
+    shape = (height // patch * (width // patch), network.config.token_size)
+    clean = None if start is None else patchify(start.to(device), patch)
+    mask = None if kept is None else kept.to(device)[None, :, None]
+    text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
+    positions = grid_positions(height, width, patch).to(device)
+    predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean)
+    x = generate(predict, seeded_noise(seeds, shape, device), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
+    return unpatchify(x, patch, height, width)

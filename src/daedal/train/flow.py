@@ -16,7 +16,8 @@ from daedal.data.pictures import Parquet, PictureBatches, Scenes, Source, encode
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
-from daedal.processes.media import PARAMETRISATIONS, flow_levels, generate
+from daedal.processes.imaging import pixels
+from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
 from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
@@ -132,16 +133,15 @@ def run(recipe: FlowRecipe) -> Path:
     return out / "model"
 
 
-def paint(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, prompts: list[str], seed: int = 0) -> np.ndarray:
+def painted(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, prompts: list[str], seed: int = 0) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
+    tokens, nothing = (encode_captions(tokenizer, p, c.text_length) for p in (prompts, [""] * len(prompts)))
+    seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps)
     network.eval()
-    device = network.proj_in.weight.device
-    text, nothing = (network.encode_text(encode_captions(tokenizer, p, c.text_length).to(device)) for p in (prompts, [""] * len(prompts)))
-    seeds, levels = range(seed, seed + len(prompts)), flow_levels(recipe.sample_steps)
-    x = generate(network, text, seeds, levels, uncond=nothing, guidance_scale=recipe.guidance_scale, height=c.sample_size, width=c.sample_size)
+    x = paint(network, tokens, nothing, seeds, levels, guidance_scale=recipe.guidance_scale, height=c.sample_size, width=c.sample_size)
     network.train()
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels(x)
 
 
 @torch.no_grad()
@@ -151,8 +151,8 @@ def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, network: MediaTransformer
     for name, unseen in (("seen", False), ("unseen", True)):
         rng = random.Random(f"evaluate/{name}")
         wanted = [scenes.scene(rng, unseen) for _ in range(count)]
-        painted = paint(recipe, network, tokenizer, [s.caption for s in wanted])
-        right = [scenes.correct(s, picture) for s, picture in zip(wanted, painted, strict=True)]
+        pictures = painted(recipe, network, tokenizer, [s.caption for s in wanted])
+        right = [scenes.correct(s, picture) for s, picture in zip(wanted, pictures, strict=True)]
         result |= {f"{name}_{key}": sum(r[key] for r in right) / count for key in ("objects", "colours", "all")}
     return result
 
@@ -166,5 +166,5 @@ def sample(recipe: FlowRecipe, tokenizer: Tokenizer, network: MediaTransformer, 
         return ""
     path = Path(recipe.out) / "samples" / f"step-{step:06d}.png"
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(list(paint(recipe, network, tokenizer, recipe.prompts)), 1)).save(path)
+    Image.fromarray(np.concatenate(list(painted(recipe, network, tokenizer, recipe.prompts)), 1)).save(path)
     return f"pictures: {path}"

@@ -1,0 +1,51 @@
+"""The house's image model behind the image pipeline."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daedal.checkpoints.components import load_component
+from daedal.data.pictures import encode_captions
+from daedal.data.tokenizer import Tokenizer
+from daedal.networks.media import MediaTransformer, unpatchify
+from daedal.pipelines.image import Job, generation_config
+from daedal.processes.imaging import from_pixels, pixels
+from daedal.processes.media import flow_levels, paint
+from daedal.processes.samplers import OnStep, sampler_named
+
+
+class HousePainter:
+    def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+        self.network, self.tokenizer, c = network, tokenizer, network.config
+        self.multiple = c.patch_size
+        size = {"width": c.sample_size, "height": c.sample_size}
+        self.defaults = {**size, "steps": 20, "guidance_scale": 3.0, "sampler": "euler", **settings}
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "HousePainter":
+        network = cast(MediaTransformer, load_component(folder, dtype=torch.float32, device=device))
+        network.compute_dtype = None if dtype == torch.float32 else dtype
+        return cls(network, Tokenizer.load(folder), generation_config(folder))
+
+    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
+        length = self.network.config.text_length
+        tokens, negative = (encode_captions(self.tokenizer, texts, length) for texts in (job.prompts, job.negatives))
+        start = None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
+        levels = flow_levels(job.steps)
+        return paint(
+            self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
+            sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask), on_step=on_step,
+        )  # fmt: skip
+
+    def kept(self, mask: np.ndarray | None) -> Tensor | None:
+        """Patches (T,) of which no pixel is painted."""
+        if mask is None:
+            return None
+        p = self.multiple
+        return torch.from_numpy(~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))).flatten()
+
+    def preview(self, x0: Tensor, job: Job) -> np.ndarray:
+        return pixels(unpatchify(x0, self.multiple, job.height, job.width))

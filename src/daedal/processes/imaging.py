@@ -1,0 +1,73 @@
+"""Sampling pictures: one function for text-to-image, image-to-image and inpainting, of every diffusion and flow model.
+
+They differ in where the start comes from and in what is given. What a model is asked, and how its prompts are guided, is a `predict`
+function; `daedal.processes.media` makes one for the house's transformer, `daedal.processes.latent` for open checkpoints.
+
+Seeds: picture i of a batch has its own generator, on the CPU, whatever device computes; so it is the same picture alone, up to the
+last bits that a matrix product of another size rounds differently.
+
+Legend: B batch.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daedal.errors import DaedalError
+from daedal.processes.noise import Level, Levels, noised
+from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, euler
+
+
+def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Noise:
+    """A source of standard normals (B, *shape); row i depends on seed i alone."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+
+
+def pixels(images: Tensor) -> np.ndarray:
+    """images (B, C, H, W) in [-1, 1], clipped -> (B, H, W, C) uint8."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def from_pixels(picture: np.ndarray) -> Tensor:
+    """(H, W, C) uint8 -> (1, C, H, W) in [-1, 1]; `pixels` gives the same bytes back."""
+    return (torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1)[None]
+
+
+@torch.no_grad()
+def generate(
+    predict: Denoise,
+    noise: Noise,
+    levels: Levels,
+    *,
+    sampler: Sampler = euler,
+    start: Tensor | None = None,
+    kept: Tensor | None = None,
+    opening: Callable[[Tensor, Levels], Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Sample from `predict(x, level) -> x0`. `start` (B, ...) is the picture that the first level noises; without one x begins as noise, of the
+    first level's spread or as `opening(noise, levels)` makes it (`Schedule.start`); `kept` is a bool mask that broadcasts to it, true where the result must be `start` itself. A result that is not a number is
+    an error that names the step."""
+    eps = noise()
+    begin = torch.zeros_like(eps) if start is None else start
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        if kept is not None:  # what is given, as noisy as the rest
+            x = torch.where(kept, noised(begin, eps, level), x)
+        x0 = predict(x, level)
+        return x0 if kept is None else torch.where(kept, begin, x0)
+
+    def watch(i: int, x: Tensor, x0: Tensor) -> None:
+        if not torch.isfinite(x).all():
+            raise DaedalError(
+                f"the picture became NaN or infinite at step {i + 1} of {levels.steps}; try dtype fp32, a lower guidance scale or more steps."
+            )
+        if on_step:
+            on_step(i, x, x0)
+
+    x = opening(eps, levels) if opening and start is None else noised(begin, eps, levels[0])
+    x = sampler(denoise, x, levels, noise, watch)
+    return x if kept is None else torch.where(kept, begin, x)

@@ -1,0 +1,133 @@
+"""The image pipeline around the house's transformer (random weights) and its ways in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import daedal
+from daedal.checkpoints.components import save_component
+from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError
+from daedal.media import images
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.pipelines import history
+from daedal.pipelines.image import ImagePipeline, Picture, load, reproduce
+
+TINY = MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    folder = tmp_path_factory.mktemp("model")
+    network = MediaTransformer(TINY).init_weights(0)
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    save_component(network, folder)
+    Tokenizer.train(["a red circle"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"steps": 3, "guidance_scale": 2.0}))
+    return folder
+
+
+@pytest.fixture
+def pipeline(folder: Path) -> ImagePipeline:
+    return load(folder, device="cpu", dtype="fp32")
+
+
+def test_a_seed_is_a_picture_and_its_recipe_makes_it_again(pipeline: ImagePipeline, tmp_path: Path) -> None:
+    first, second = pipeline("a red circle", seed=4, n=2)
+    assert not np.array_equal(first.pixels, second.pixels) and first.pixels.shape == (64, 64, 3)
+    assert np.array_equal(reproduce(pipeline, second.recipe).pixels, second.pixels)
+    read = images.recipe_of(first.save(tmp_path / "a.png"))
+    assert read == json.loads(json.dumps(first.recipe)) and read["settings"]["steps"] == 3 and read["settings"]["seed"] == 4
+    assert (tmp_path / "a.png").read_bytes() == reproduce(pipeline, read).save(tmp_path / "b.png").read_bytes()
+    assert first._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_a_seed_is_drawn_and_kept_when_none_is_given(pipeline: ImagePipeline) -> None:
+    made = pipeline("a red circle")
+    assert np.array_equal(pipeline("a red circle", seed=made.recipe["settings"]["seed"]).pixels, made.pixels)
+
+
+def test_only_the_mask_is_painted_to_the_bit(pipeline: ImagePipeline, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[11:30, 3:50] = 255  # not on the patches' grid
+    images.save_image(picture, tmp_path / "init.png")
+    images.save_image(np.repeat(mask[..., None], 3, -1), tmp_path / "mask.png")
+    made = pipeline("a red circle", init=tmp_path / "init.png", mask=tmp_path / "mask.png", seed=1, strength=1.0)
+    assert np.array_equal(made.pixels[mask == 0], picture[mask == 0]) and (made.pixels[mask > 0] != picture[mask > 0]).any()
+    assert np.array_equal(reproduce(pipeline, made.recipe).pixels, made.pixels)
+    images.save_image(picture[::-1], tmp_path / "init.png")
+    with pytest.raises(DaedalError, match="no longer what the recipe used"):
+        reproduce(pipeline, made.recipe)
+
+
+def test_sizes_are_snapped_and_init_gives_the_size(pipeline: ImagePipeline) -> None:
+    assert pipeline("x", width=70, height=30, seed=0).pixels.shape == (32, 72, 3)
+    assert pipeline("x", init=np.zeros((41, 60, 3), np.uint8), seed=0).pixels.shape == (40, 64, 3)
+
+
+def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
+    seen, previews = [], []
+    pipeline.results("x", seed=0, on_progress=lambda done, total: seen.append((done, total)), on_preview=previews.append)
+    assert seen == [(1, 3), (2, 3), (3, 3)] and len(previews) == 3 and previews[0].shape == (1, 64, 64, 3)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline("x", on_progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"guidance": 3}, "not a setting of pictures.*guidance_scale"),
+        ({"sampler": "eular"}, "'eular' is not known.*euler"),
+        ({"steps": 0}, "steps=0 is out of range"),
+        ({"strength": 0}, "strength=0 must be above 0"),
+        ({"mask": np.zeros((64, 64), bool)}, "needs the picture it belongs to"),
+        ({"init": np.zeros((64, 64), np.uint8)}, "height, width, 3"),
+        ({"init": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((32, 64), bool)}, "one size"),
+        ({"init": "nowhere.png"}, "nowhere.png cannot be read"),
+    ],
+)
+def test_bad_settings_get_a_sentence(pipeline: ImagePipeline, settings: dict, words: str) -> None:
+    with pytest.raises(DaedalError, match=words):
+        pipeline("a red circle", **settings)
+
+
+def test_an_empty_prompt_gets_a_sentence(pipeline: ImagePipeline) -> None:
+    with pytest.raises(DaedalError, match="prompt is empty"):
+        pipeline("  ")
+
+
+def test_load_knows_what_a_folder_holds(folder: Path) -> None:
+    assert isinstance(daedal.load(str(folder)), ImagePipeline)
+    with pytest.raises(DaedalError, match="packs language models only"):
+        daedal.load(str(folder), quantize=8)
+
+
+def test_the_command_line_paints_logs_and_paints_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daedal.cli import app
+
+    monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "history.db"))
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(app, ["image", "a red circle", "--model", str(folder), "--seed", "7", "--size", "60x64", "-n", "2", "-o", "out.png"])
+    assert run.exit_code == 0 and run.stdout.split() == ["out-1.png", "out-2.png"] and "made 64x64" in run.stderr
+    entry = history.entries(1)[0]
+    assert entry.medium == "image" and entry.settings["seed"] == 7 and entry.sample == 1
+    run = CliRunner().invoke(app, ["again", str(entry.id), "-o", "again.png"])
+    assert run.exit_code == 0, run.output
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out-2.png").read_bytes()
+    assert "a red circle" in CliRunner().invoke(app, ["history"]).stdout
+
+
+def test_picture_counts_its_steps(pipeline: ImagePipeline) -> None:
+    made = pipeline("x", seed=0, steps=5)
+    assert isinstance(made, Picture) and made.amount == 5 and len(made.logged) == 64
