@@ -1,6 +1,8 @@
-"""`daedal eval`: held-out bits per byte, or tasks of the lm-evaluation-harness."""
+"""`daedal eval`: held-out bits per byte, or tasks of the lm-evaluation-harness; of an image model, scenes painted right and distances."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,15 +18,19 @@ def evaluate(
     tasks: Annotated[str | None, typer.Option(help="Comma-separated lm-evaluation-harness tasks (extra: evals).")] = None,
     limit: Annotated[int | None, typer.Option(help="Examples a task.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="Pictures of an image model, of each kind.")] = 100,
+    sheet: Annotated[Path | None, typer.Option(help="Where an image model's pictures go, for a look.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Measure a model, with 95 % confidence intervals."""
     from daedal.errors import DaedalError
-    from daedal.pipelines.text import load
+    from daedal.pipelines import load
+    from daedal.pipelines.image import ImagePipeline
 
+    if isinstance(pipeline := load(model, quantize=quantize), ImagePipeline):
+        return print_pictures(pipeline, n, sheet, as_json)
     if not data and not tasks:
         raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
-    pipeline = load(model, quantize=quantize)
     report: dict = {"model": model}
     if data:
         from daedal.evals.perplexity import held_out
@@ -44,3 +50,18 @@ def evaluate(
     for name, metrics in report.get("tasks", {}).items():
         for metric, m in metrics.items():
             print(f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}")
+
+
+def print_pictures(pipeline, n: int, sheet: Path | None, as_json: bool) -> None:
+    from daedal.evals.pictures import report
+    from daedal.media import images
+
+    groups, drawn = report(pipeline, n)
+    if as_json:
+        print(json.dumps({"model": pipeline.name} | {group: {k: asdict(m) for k, m in values.items()} for group, values in groups.items()}, indent=2))
+    else:
+        for group, values in groups.items():
+            for name, measured in values.items():
+                print(f"{group:<10} {name:<12} {measured}")
+    if sheet:
+        images.save_image(drawn, sheet)

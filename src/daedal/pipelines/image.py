@@ -140,6 +140,16 @@ class ImagePipeline:
         chosen = {key: value for key, value in asdict(params).items() if value is not None}
         return [Picture(picture, {**recipe, "settings": chosen, "sample": i}) for i, picture in enumerate(painted)]
 
+    def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
+        """One picture of each prompt, side by side; picture i has seed + i."""
+        chosen, job = self.job(prompts[0], {**settings, "n": len(prompts)})
+        painted = pixels(self.painter.paint(replace(job, prompts=prompts), None))
+        recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
+        return [
+            Picture(picture, {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}})
+            for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True)
+        ]
+
     def job(self, prompt: str, settings: dict[str, Any]) -> tuple[ImageParams, Job]:
         """The settings with every None filled in, and the work they mean."""
         if not isinstance(prompt, str) or not prompt.strip():

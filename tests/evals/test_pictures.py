@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from daedal.data.worlds import scenes
+from daedal.evals import pictures as P
+
+
+def normal(n: int, shift: float = 0.0, scale: float = 1.0, seed: int = 0, width: int = 16) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def test_wilson_interval_by_hand_and_at_the_ends() -> None:
+    half = P.share(50, 100)
+    assert (half.low, half.high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
+    assert P.share(0, 20).low == 0 and P.share(0, 20).high == pytest.approx(0.161, abs=1e-3) and P.share(20, 20).high == 1
+
+
+def test_frechet_distance_of_known_normals() -> None:
+    """|m|^2 + tr(A + B - 2 (AB)^(1/2)): shift 0.5 in 4 dimensions is 1, scale 2 against 1 is 4."""
+    a = normal(200_000, seed=1, width=4)
+    assert P.frechet(a, normal(200_000, 0.5, seed=2, width=4)) == pytest.approx(1.0, abs=0.03)
+    assert P.frechet(a, normal(200_000, 0.0, 2.0, seed=3, width=4)) == pytest.approx(4.0, abs=0.06)
+
+
+def test_kid_is_zero_for_one_distribution_and_grows_with_distance() -> None:
+    real = normal(600, seed=1)
+    same, near, far = (P.kid(normal(600, shift, seed=2), real) for shift in (0.0, 0.5, 1.0))
+    assert same.low - 0.05 < 0 < same.high + 0.05 and same.value < near.value / 5 and near.high < far.low
+
+
+def test_mmd_is_unbiased() -> None:
+    values = [P.squared_mmd(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(300)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 300**0.5
+
+
+def test_precision_falls_with_strangers_and_recall_with_what_is_missing() -> None:
+    real = torch.cat([normal(200, 0, seed=1), normal(200, 20, seed=2)])
+    half = normal(200, 0, seed=3)
+    precision, recall = P.precision_recall(half, real)
+    assert precision.value > 0.65 and recall.value < 0.55
+    precision, recall = P.precision_recall(torch.cat([real, normal(400, -40, seed=4)]), real)
+    assert recall.value == 1 and precision.value == pytest.approx(0.5, abs=0.02)
+
+
+def test_copies_are_found() -> None:
+    train = normal(300, seed=1)
+    fake = torch.cat([train[:10] + 0.01 * normal(10, seed=2), normal(30, seed=3)])
+    assert P.copies(fake, train).value == pytest.approx(0.25)
+
+
+def test_retrieval_and_psnr_by_hand() -> None:
+    eye = torch.eye(4)
+    assert P.retrieval(eye, eye).value == 1 and P.retrieval(eye, eye.roll(1, 0)).value == 0
+    assert P.psnr(torch.zeros(1, 8), torch.full((1, 8), 0.2)).item() == pytest.approx(20.0)
+
+
+def test_bootstrap_holds_the_truth() -> None:
+    measured = P.bootstrap(lambda x: float(x.mean()), normal(400, 3.0, seed=5))
+    assert measured.low < measured.value < measured.high and measured.low < 3.0 < measured.high and measured.n == 400
+
+
+def test_the_probe_scores_a_perfect_and_a_blind_painter() -> None:
+    import random
+
+    def perfect(captions: list[str], seed: int) -> np.ndarray:
+        rng = random.Random(f"probe/{seed}/True")
+        return np.stack([scenes.draw(scenes.scene(rng, True)) for _ in captions])
+
+    right, drawn = P.scene_probe(perfect, 20, unseen=True)
+    assert right["all"].value == 1 and drawn.shape == (20, 64, 64, 3)
+    blind, _ = P.scene_probe(lambda captions, seed: np.full((len(captions), 64, 64, 3), 255, np.uint8), 20, unseen=True)
+    assert blind["objects"].value == 0 and blind["all"].value == 0
