@@ -29,6 +29,19 @@ CLASSES = {
     "ControlNetModel": ("controlnet", "ControlNetModel"),
     "T2IAdapter": ("t2i_adapter", "T2IAdapter"),
     "MediaTransformer": ("media", "MediaTransformer"),
+    "CLIPTextModel": ("clip", "CLIPTextModel"),
+    "CLIPTextModelWithProjection": ("clip", "CLIPTextModelWithProjection"),
+    "CLIPVisionModelWithProjection": ("clip", "CLIPVisionModelWithProjection"),
+    "CLIPModel": ("clip", "CLIPModel"),
+    "T5EncoderModel": ("t5", "T5EncoderModel"),
+    "UMT5EncoderModel": ("t5", "UMT5EncoderModel"),
+    "DiTTransformer2DModel": ("dit", "DiTTransformer2DModel"),
+    "PixArtTransformer2DModel": ("pixart", "PixArtTransformer2DModel"),
+    "Transformer2DModel": ("pixart", "Transformer2DModel"),
+    "SD3Transformer2DModel": ("mmdit", "SD3Transformer2DModel"),
+    "FluxTransformer2DModel": ("flux", "FluxTransformer2DModel"),
+    "SD3ControlNetModel": ("controlnet_dit", "SD3ControlNetModel"),
+    "FluxControlNetModel": ("controlnet_dit", "FluxControlNetModel"),
 }  # fmt: skip
 # Endings of class names that `load_components` hands over as their folder: not networks, or not used.
 FOLDERS = ("Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor", "SafetyChecker", "Watermarker")
