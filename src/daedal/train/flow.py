@@ -1,5 +1,6 @@
 """Flow matching on captioned pictures: a recipe becomes a media transformer's folder."""
 
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,8 @@ def run(recipe: FlowRecipe) -> Path:
     if rank == 0:
         save_component(network, out / "model")
         tokenizer.save(out / "model")
+        settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale}
+        (out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
     parallel.finish()
     return out / "model"
 
