@@ -21,7 +21,7 @@ SMALL = [
 
 
 def recipe(out: Path, *overrides: str) -> FlowRecipe:
-    return load_recipe("recipes/image/tiny.yaml", [*SMALL, f"out={out}", "sample_steps=2", *overrides])
+    return load_recipe("recipes/image/tiny.yaml", [*SMALL, f"out={out}", "sample_steps=2", "evaluate_pictures=1", *overrides])
 
 
 def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions,
 from daedal.processes.imaging import pixels
 from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
+from daedal.processes.samplers import sampler_named
 from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe import FlowRecipe, PictureSource
@@ -104,8 +106,13 @@ def plan(recipe: FlowRecipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(recipe: FlowRecipe) -> Path:
-    """Train, and write `out/model`. Returns that folder."""
+def run(
+    recipe: FlowRecipe,
+    objective: Callable[[FlowRecipe, Tokenizer], Objective] | None = None,
+    sampler: str = "euler",
+    batches_of: Callable[..., PictureBatches] = PictureBatches,
+) -> Path:
+    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, and their batches."""
     device, out = machine.pick_device(recipe.device), Path(recipe.out)
     rank, world = parallel.start(device)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,49 +126,63 @@ def run(recipe: FlowRecipe) -> Path:
     network.compute_dtype = None if dtype == torch.float32 else dtype
     (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
     length = network.config.text_length
-    batches = PictureBatches(train, tokenizer, recipe.rows, length, recipe.seed, recipe.drop_caption, step=resume["data"]["step"] if resume else 0)
+    batches = batches_of(train, tokenizer, recipe.rows, length, recipe.seed, recipe.drop_caption, step=resume["data"]["step"] if resume else 0)
     trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), batches, flow_loss(recipe),
+        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), batches,
+        objective(recipe, tokenizer) if objective else flow_loss(recipe),
         unit="images", units_per_step=recipe.rows, flops_per_step=recipe.rows * network.flops((side // network.config.patch_size) ** 2, train=True),
-        evaluate=partial(evaluate, recipe, tokenizer), sample=partial(sample, recipe, tokenizer), rank=rank, world=world, device=device, resume=resume,
+        evaluate=partial(evaluate, recipe, tokenizer, sampler), sample=partial(sample, recipe, tokenizer, sampler), rank=rank, world=world, device=device, resume=resume,
     )  # fmt: skip
     trainer.run()
     trainer.result()
     if rank == 0:
         save_component(network, out / "model")
         tokenizer.save(out / "model")
-        settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale}
+        settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
         (out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
     parallel.finish()
     return out / "model"
 
 
-def painted(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, prompts: list[str], seed: int = 0) -> np.ndarray:
+def painted(
+    recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, prompts: list[str], sampler: str = "euler", seed: int = 0
+) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
     tokens, nothing = (encode_captions(tokenizer, p, c.text_length) for p in (prompts, [""] * len(prompts)))
     seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps)
     network.eval()
-    x = paint(network, tokens, nothing, seeds, levels, guidance_scale=recipe.guidance_scale, height=c.sample_size, width=c.sample_size)
+    x = paint(
+        network,
+        tokens,
+        nothing,
+        seeds,
+        levels,
+        guidance_scale=recipe.guidance_scale,
+        sampler=sampler_named(sampler),
+        height=c.sample_size,
+        width=c.sample_size,
+    )
     network.train()
     return pixels(x)
 
 
 @torch.no_grad()
-def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, network: MediaTransformer, count: int = 48) -> dict[str, float]:
+def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer) -> dict[str, float]:
     """Shares of scenes painted right, among pairs of colour and shape that training holds and that it does not."""
     result: dict[str, float] = {}
+    count = recipe.evaluate_pictures
     for name, unseen in (("seen", False), ("unseen", True)):
         rng = random.Random(f"evaluate/{name}")
         wanted = [scenes.scene(rng, unseen) for _ in range(count)]
-        pictures = painted(recipe, network, tokenizer, [s.caption for s in wanted])
+        pictures = painted(recipe, network, tokenizer, [s.caption for s in wanted], sampler)
         right = [scenes.correct(s, picture) for s, picture in zip(wanted, pictures, strict=True)]
         result |= {f"{name}_{key}": sum(r[key] for r in right) / count for key in ("objects", "colours", "all")}
     return result
 
 
 @torch.no_grad()
-def sample(recipe: FlowRecipe, tokenizer: Tokenizer, network: MediaTransformer, step: int) -> str:
+def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int) -> str:
     """A row of pictures of the recipe's prompts, in `out/samples`."""
     from PIL import Image
 
@@ -169,5 +190,5 @@ def sample(recipe: FlowRecipe, tokenizer: Tokenizer, network: MediaTransformer, 
         return ""
     path = Path(recipe.out) / "samples" / f"step-{step:06d}.png"
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(list(painted(recipe, network, tokenizer, recipe.prompts)), 1)).save(path)
+    Image.fromarray(np.concatenate(list(painted(recipe, network, tokenizer, recipe.prompts, sampler)), 1)).save(path)
     return f"pictures: {path}"

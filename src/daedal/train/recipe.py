@@ -154,7 +154,7 @@ class MediaModelRecipe(Section):
 class FlowRecipe(Run):
     """A media transformer on captioned pictures (daedal.train.flow)."""
 
-    task: Literal["flow"]
+    task: Literal["flow"] = "flow"
     prompts: list[str] = []
     model: MediaModelRecipe = MediaModelRecipe()
     vocab_size: int = 2048
@@ -165,10 +165,49 @@ class FlowRecipe(Run):
     drop_caption: float = 0.1  # for classifier-free guidance
     given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
     guidance_scale: float = 3.0  # of samples and evaluation
+    evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
 
 
-TASKS: dict[str, type[Run]] = {"pretrain": Recipe, "flow": FlowRecipe}
+class DistillRecipe(FlowRecipe):
+    """A student of one to four steps from the media transformer `model.start` (daedal.train.distill)."""
+
+    task: Literal["distill"] = "distill"  # type: ignore[assignment]
+    levels: int = 24  # between noise and picture; the teacher walks from each to the next
+    teacher_guidance: float = 3.0
+    guidance_scale: float = 1.0  # the student needs none
+    sample_steps: int = 2
+    given: float = 0.0
+
+    @model_validator(mode="after")
+    def has_a_teacher(self) -> Self:
+        if not self.model.start:
+            raise ValueError("a student needs its teacher: give model.start, a trained model's folder")
+        return self
+
+
+class PreferRecipe(FlowRecipe):
+    """A media transformer taught by comparisons or by reward (daedal.train.prefer), from `model.start`, on generated scenes."""
+
+    task: Literal["prefer"] = "prefer"  # type: ignore[assignment]
+    method: Literal["dpo", "grpo"] = "grpo"
+    data: PictureData = PictureData(train=[PictureSource(path="scenes")])
+    drop_caption: float = 0.0
+    beta: float = 100.0  # dpo: how far a difference of errors is trusted
+    group: int = 8  # grpo: pictures of one prompt, compared among themselves
+    rollout_steps: int = 8
+    noise: float = 0.7  # grpo: share of DDPM's noise in a step
+    clip: float = 0.2
+    kl: float = 0.05  # grpo: pull towards the start
+
+    @model_validator(mode="after")
+    def has_a_start(self) -> Self:
+        if not self.model.start:
+            raise ValueError("preference training starts from a trained model: give model.start, its folder")
+        return self
+
+
+TASKS: dict[str, type[Run]] = {"pretrain": Recipe, "flow": FlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe}
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Any:  # type: ignore[assignment]

@@ -1,0 +1,72 @@
+"""Few-step students by consistency distillation (Song et al. 2023, latent form with guidance: Luo et al. 2023).
+
+The teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
+end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from daedal import checkpoints
+from daedal.checkpoints.components import load_component
+from daedal.data.pictures import encode_captions
+from daedal.data.tokenizer import Tokenizer
+from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify
+from daedal.processes.guidance import cfg
+from daedal.processes.media import PARAMETRISATIONS
+from daedal.processes.noise import Level, noised
+from daedal.train import flow
+from daedal.train.recipe import DistillRecipe, FlowRecipe
+from daedal.train.trainer import Batch, Objective
+
+
+def ask(network: MediaTransformer, x: Tensor, t: Tensor, positions: Tensor, text: Text) -> Tensor:
+    """The x0 that a network sees in x (B, T, C) at flow times t (B, 1)."""
+    level = Level(1 - t[..., None], t[..., None], t[..., None])
+    return PARAMETRISATIONS[network.config.prediction].denoised(network(x, positions, t, text), x, level)
+
+
+def pseudo_huber(difference: Tensor) -> Tensor:
+    """sqrt(d^2 + c^2) - c of each sample, summed over its values (Song & Dhariwal 2023, eq. 7), c growing with the root of their number."""
+    d = difference.flatten(1)
+    c = 0.00054 * d.shape[1] ** 0.5
+    return ((d.square().sum(1) + c * c).sqrt() - c) * d.shape[1] ** 0.5
+
+
+def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
+    """The student's answer at a level against its own at the teacher's next level, where it is held fixed; at the last, against the picture."""
+    r = cast(DistillRecipe, recipe)
+    guide = teacher or cast(MediaTransformer, load_component(checkpoints.resolve(str(r.model.start)), dtype=torch.float32))
+    times = flow.flow_levels(r.levels).time.float()  # 1 ... 0
+
+    def loss(student: MediaTransformer, part: Batch) -> Tensor:
+        c, device = student.config, part["images"].device
+        guide.to(device)
+        x0 = patchify(part["images"].float() / 127.5 - 1, c.patch_size)  # (B, T, C)
+        positions = grid_positions(*part["images"].shape[-2:], c.patch_size).to(device)
+        at = torch.randint(r.levels, (len(x0), 1))
+        t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
+        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        with torch.no_grad():
+            nothing = encode_captions(tokenizer, [""] * len(x0), c.text_length).to(device)
+            cond, without = (ask(guide, x, t, positions, guide.encode_text(words)) for words in (part["captions"], nothing))
+            guided = cfg(cond, without, r.teacher_guidance)
+            moved = guided + (after / t)[..., None] * (x - guided)  # Euler on the straight path through x and the guided picture
+        text = student.encode_text(part["captions"])
+        with torch.no_grad():
+            there = ask(student, moved, after.clamp(min=1e-3), positions, text)
+            target = torch.where((after > 0)[..., None], there, moved)
+        return pseudo_huber(ask(student, x, t, positions, text) - target).sum()
+
+    return Objective(loss, lambda batch: batch["images"].numel())
+
+
+def run(recipe: DistillRecipe) -> Path:
+    """Train a student; its folder says to sample it with `lcm`, without guidance."""
+    return flow.run(recipe, consistency, sampler="lcm")
+
+
+plan = flow.plan

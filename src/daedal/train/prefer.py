@@ -1,0 +1,175 @@
+"""Teaching a media transformer what is better: from pairs (Diffusion-DPO, Wallace et al. 2023) or from a reward (Flow-GRPO, Liu et al. 2025).
+
+Both start from a trained model, stay near it, and here learn on generated scenes: a pair is the right picture and one of another scene under
+the same caption; the reward is what `scenes.correct` reads off the pixels.
+
+Legend: B pictures, G pictures of one prompt, T tokens, C values of a token.
+"""
+
+import math
+import random
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daedal import checkpoints
+from daedal.checkpoints.components import load_component
+from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds import scenes
+from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify, unpatchify
+from daedal.processes.imaging import pixels
+from daedal.processes.media import flow_levels
+from daedal.processes.noise import Level, noised
+from daedal.train import flow
+from daedal.train.distill import ask
+from daedal.train.recipe import FlowRecipe, PreferRecipe
+from daedal.train.trainer import Batch, Objective
+
+PARTS = ("objects", "colours", "relation", "background")
+
+
+class ScenePairs(PictureBatches):
+    """Batches with `rejected`, a picture that the caption is wrong for, and `seeds`, from which `scene_of` makes the scene again."""
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        rng = random.Random(f"{self.seed}/{step}")
+        seeds = [rng.randrange(2**31) for _ in range(self.rows)]
+        wanted = [scene_of(seed) for seed in seeds]
+        chosen, rejected = ([scenes.draw(scene) for scene in some] for some in (wanted, [spoiled(scene, rng) for scene in wanted]))
+        captions = encode_captions(self.tokenizer, [scene.caption for scene in wanted], self.length)
+        stacked = {"images": chosen, "rejected": rejected}
+        tensors = {key: torch.from_numpy(np.stack(values)).permute(0, 3, 1, 2) for key, values in stacked.items()}
+        return {**tensors, "captions": captions, "seeds": torch.tensor(seeds)}
+
+
+def scene_of(seed: int) -> scenes.Scene:
+    return scenes.scene(random.Random(seed))
+
+
+def spoiled(scene: scenes.Scene, rng: random.Random) -> scenes.Scene:
+    """The same layout with one thing wrong: another colour, another shape, or a thing too few or in the other's place."""
+    things, i = list(scene.things), rng.randrange(len(scene.things))
+    colour, shape = (
+        rng.choice([x for x in some if x != old]) for some, old in ((scenes.COLOURS, things[i].colour), (scenes.SHAPES, things[i].shape))
+    )
+    kind = rng.randrange(3)
+    if kind == 2 and len(things) > 1:
+        things.pop(i)
+    else:
+        t = things[i]
+        things[i] = scenes.Thing(colour if kind else t.colour, t.shape if kind else shape, t.x, t.y, t.radius, t.striped)
+    return scenes.Scene(scene.background, tuple(things), scene.caption, scene.relation)
+
+
+def frozen_start(recipe: PreferRecipe) -> MediaTransformer:
+    network = cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+    return network.requires_grad_(False)
+
+
+# ---- pairs ---------------------------------------------------------------------------------------------------------------------------
+
+
+def dpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
+    """-log sigmoid(-beta ((e_w - e_w') - (e_l - e_l'))): the error on the chosen picture must fall against the start's (e') more than on the
+    rejected one, at the same level and noise (Wallace et al. 2023, eq. 14, with velocity errors)."""
+    r = cast(PreferRecipe, recipe)
+    reference = start or frozen_start(r)
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        p, device = network.config.patch_size, part["images"].device
+        both = patchify(torch.cat([part["images"], part["rejected"]]).float() / 127.5 - 1, p)  # (2B, T, C)
+        positions, words = grid_positions(*part["images"].shape[-2:], p).to(device), part["captions"].repeat(2, 1)
+        t = flow.times(len(part["images"]), r).to(device).clamp(min=flow.CLOSEST).repeat(2, 1)
+        eps = torch.randn(both.shape[0] // 2, *both.shape[1:]).to(device).repeat(2, 1, 1)
+        x = noised(both, eps, Level(1 - t[..., None], t[..., None], t[..., None]))
+
+        def errors(network: MediaTransformer) -> Tensor:  # of the velocity, (2B,)
+            x0 = ask(network, x, t, positions, network.encode_text(words))
+            return ((x0 - both) / t[..., None]).square().mean((1, 2))
+
+        with torch.no_grad():
+            before = errors(reference.to(device))
+        chosen, rejected = (errors(network) - before).chunk(2)
+        return -F.logsigmoid(-r.beta * (chosen - rejected)).sum()
+
+    return Objective(loss, lambda batch: len(batch["images"]))
+
+
+# ---- reward --------------------------------------------------------------------------------------------------------------------------
+
+
+def scene_reward(seeds: Tensor, images: Tensor) -> Tensor:
+    """(B,): the mean of what is right of each scene's objects, colours, relation and background."""
+    right = [scenes.correct(scene_of(int(seed)), picture) for seed, picture in zip(seeds, pixels(images), strict=True)]
+    return torch.tensor([sum(r[part] for part in PARTS) / len(PARTS) for r in right])
+
+
+def advantages(rewards: Tensor, group: int) -> Tensor:
+    """Rewards (B,) in groups of one prompt -> how many standard deviations above the group's mean (Shao et al. 2024)."""
+    grouped = rewards.view(-1, group)
+    return ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def stochastic_step(x: Tensor, x0: Tensor, level: Level, after: Level, eta: float) -> tuple[Tensor, float]:
+    """Mean (B, T, C) and spread of the next x: the reverse step that keeps the marginals, `eta` of DDPM's noise (Song et al. 2020, eq. 12)."""
+    lam = [math.log(float(at.alpha) / float(at.sigma)) if at.alpha else -math.inf for at in (level, after)]
+    fresh = eta * float(after.sigma) * math.sqrt(1 - math.exp(-2 * (lam[1] - lam[0])))
+    eps = (x - level.alpha * x0) / level.sigma
+    return after.alpha * x0 + (float(after.sigma) ** 2 - fresh**2) ** 0.5 * eps, fresh
+
+
+def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
+    """Paint each prompt `group` times with a stochastic sampler; every step is an action, whose probability rises with its picture's
+    advantage in the group (PPO's clipped ratio) less a pull towards the start (Liu et al. 2025, eq. 4 and 10)."""
+    r = cast(PreferRecipe, recipe)
+    reference, levels = start or frozen_start(r), flow_levels(r.rollout_steps)
+    steps = [i for i in range(levels.steps) if levels[i + 1].sigma]  # the last step, into the picture, draws nothing
+
+    def policy(network: MediaTransformer, x: Tensor, i: int, positions: Tensor, text: Text) -> tuple[Tensor, float]:
+        x0 = ask(network, x, torch.full((len(x), 1), float(levels[i].time), device=x.device), positions, text)
+        return stochastic_step(x, x0, levels[i], levels[i + 1], r.noise)
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        c, device = network.config, part["captions"].device
+        height, width = part["images"].shape[-2:]
+        positions, words = grid_positions(height, width, c.patch_size).to(device), part["captions"].repeat_interleave(r.group, 0)
+        path = [torch.randn(len(words), len(positions), c.token_size).to(device)]
+        with torch.no_grad():
+            text = network.encode_text(words)
+            for i in steps:
+                mean, spread = policy(network, path[-1], i, positions, text)
+                path.append(mean + spread * torch.randn(mean.shape).to(device))
+            last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
+            made = unpatchify(ask(network, path[-1], last, positions, text), c.patch_size, height, width)
+            gain = advantages(scene_reward(part["seeds"].repeat_interleave(r.group), made), r.group).to(device)  # (B G,)
+        reference.to(device)
+        text, total = network.encode_text(words), torch.zeros((), device=device)
+        for i in steps:
+            mean, spread = policy(network, path[i], i, positions, text)
+            with torch.no_grad():
+                at_start, _ = policy(reference, path[i], i, positions, reference.encode_text(words))
+            far = lambda other, of=path[i + 1], by=spread: (other - of).square().mean((1, 2)) / (2 * by**2)  # noqa: E731
+            logp = -far(mean)
+            ratio = (logp - logp.detach()).exp()  # one update a rollout: the old policy is this one, and the ratio starts at 1
+            gained = torch.minimum(ratio * gain, ratio.clamp(1 - r.clip, 1 + r.clip) * gain)
+            pull = (mean - at_start).square().mean((1, 2)) / (2 * spread**2)
+            total = total + (r.kl * pull - gained).sum() / len(steps) / r.group
+        return total
+
+    return Objective(loss, lambda batch: len(batch["captions"]))
+
+
+METHODS = {"dpo": dpo, "grpo": grpo}
+
+
+def run(recipe: PreferRecipe) -> Path:
+    """Teach, and write `out/model`."""
+    return flow.run(recipe, METHODS[recipe.method], batches_of=ScenePairs)
+
+
+plan = flow.plan

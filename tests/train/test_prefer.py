@@ -1,0 +1,178 @@
+"""Distillation and preference training of the media transformer, on closed forms and tiny networks."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from daedal.checkpoints.components import load_component, save_component
+from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds import scenes
+from daedal.errors import DaedalError
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.processes.media import flow_levels
+from daedal.train import distill, prefer
+from daedal.train.recipe import load_recipe
+
+TINY = MediaConfig(
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
+    patch_size=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["a red circle left of a blue star"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>")
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    save_component(wild(0), folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def wild(seed: int) -> MediaTransformer:
+    network = MediaTransformer(TINY).init_weights(0)
+    torch.manual_seed(seed)
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    return network
+
+
+def batch(tokenizer: Tokenizer, rows: int = 4) -> dict[str, torch.Tensor]:
+    return prefer.ScenePairs([], tokenizer, rows, 12, seed=1).batch(1)
+
+
+# ---- distillation --------------------------------------------------------------------------------------------------------------------
+
+
+def test_pseudo_huber_by_hand() -> None:
+    d = torch.tensor([[3.0, 4.0]])
+    c = 0.00054 * math.sqrt(2)
+    assert distill.pseudo_huber(d).item() == pytest.approx((math.sqrt(25 + c * c) - c) * math.sqrt(2), rel=1e-5)
+
+
+def test_a_student_that_names_the_teachers_picture_everywhere_has_no_loss(tokenizer: Tokenizer, folder: Path) -> None:
+    """A teacher that answers one fixed picture makes a straight path into it; a student that always answers that picture is consistent, one
+    that answers zero is charged at the last level only."""
+    recipe = load_recipe("recipes/image/distill.yaml", [f"model.start={folder}", "levels=4"])
+    fixed = torch.rand(16, 768)
+
+    class Answers:
+        config = TINY
+
+        def __init__(self, answer: torch.Tensor) -> None:
+            self.answer = answer
+
+        def to(self, device: torch.device) -> "Answers":
+            return self
+
+        def encode_text(self, tokens: torch.Tensor) -> None:
+            return None
+
+        def __call__(self, x: torch.Tensor, positions: torch.Tensor, level: torch.Tensor, text: None) -> torch.Tensor:
+            return self.answer.expand_as(x)
+
+    objective = distill.consistency(recipe, tokenizer, teacher=Answers(fixed))  # type: ignore[arg-type]
+    part = batch(tokenizer, 16)
+    assert objective.loss(Answers(fixed), part).item() < 2.0  # rounding, of a loss in thousands otherwise
+    assert objective.loss(Answers(torch.zeros(16, 768)), part).item() > 1000
+
+
+def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder: Path) -> None:
+    overrides = [f"out={tmp_path}", f"model.start={folder}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null"]
+    out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
+    assert isinstance(load_component(out), MediaTransformer)
+    assert json.loads((out / "generation_config.json").read_text()) == {"steps": 2, "guidance_scale": 1.0, "sampler": "lcm"}
+
+
+def test_a_student_without_a_teacher_is_an_error() -> None:
+    with pytest.raises(DaedalError, match=r"give model\.start"):
+        load_recipe("recipes/image/distill.yaml", ["model={}"])
+
+
+# ---- preference ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_right_and_wrong(tokenizer: Tokenizer) -> None:
+    part = batch(tokenizer, 24)
+    for seed, chosen, rejected in zip(part["seeds"], part["images"], part["rejected"], strict=True):
+        scene = prefer.scene_of(int(seed))
+        right, wrong = (scenes.correct(scene, picture.permute(1, 2, 0).numpy())["all"] for picture in (chosen, rejected))
+        assert right and not wrong
+
+
+def test_dpo_starts_at_log_two_and_falls_when_the_chosen_error_falls(tokenizer: Tokenizer, folder: Path) -> None:
+    recipe = load_recipe("recipes/image/dpo.yaml", [f"model.start={folder}", "beta=5.0", "uniform=0.0"])
+    network, part = load_component(folder, dtype=torch.float32), batch(tokenizer)
+    objective = prefer.dpo(recipe, tokenizer)
+    assert objective.loss(network, part).item() / objective.count(part) == pytest.approx(math.log(2), rel=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(30):
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        loss = objective.loss(network, part)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() / objective.count(part) < 0.9 * math.log(2)
+
+
+def test_advantages_by_hand() -> None:
+    out = prefer.advantages(torch.tensor([0.0, 1.0, 5.0, 5.0]), 2)
+    assert out.tolist() == pytest.approx([-0.7070, 0.7070, 0, 0], abs=1e-3)
+
+
+def test_the_stochastic_step_keeps_the_marginals() -> None:
+    """With the exact denoiser of N(0, 0.25) pictures, x stays of variance alpha^2 / 4 + sigma^2 at every level."""
+    torch.manual_seed(0)
+    levels, x = flow_levels(200), torch.randn(20000, 1, 1)
+    for i in range(levels.steps - 1):
+        level, after = levels[i], levels[i + 1]
+        x0 = x * level.alpha * 0.25 / (level.alpha**2 * 0.25 + level.sigma**2)
+        mean, spread = prefer.stochastic_step(x, x0, level, after, 0.7)
+        x = mean + spread * torch.randn(x.shape)
+    assert x.var().item() == pytest.approx(after.alpha**2 * 0.25 + after.sigma**2, rel=0.08)
+
+
+def test_reward_is_what_is_right() -> None:
+    seed = 5
+    scene = prefer.scene_of(seed)
+    pictures = [scenes.draw(scene), scenes.draw(prefer.spoiled(scene, random.Random(1))), np.full((64, 64, 3), 7, np.uint8)]
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    right, spoiled, nothing = prefer.scene_reward(torch.tensor([seed] * 3), images).tolist()
+    assert right == 1.0 > spoiled > 0.0 and nothing < right
+
+
+@pytest.mark.parametrize(("sign", "seed"), [(1, 0), (-1, 0), (1, 1)])
+def test_grpo_moves_towards_what_is_rewarded(tokenizer: Tokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch, sign: int, seed: int) -> None:
+    """With brightness as the reward, descent makes every pixel's bias brighter on the whole; with darkness, darker."""
+    recipe = load_recipe("recipes/image/grpo.yaml", [f"model.start={folder}", "kl=0.0", "rollout_steps=3", "group=16"])
+    monkeypatch.setattr(prefer, "scene_reward", lambda seeds, images: sign * images.mean((1, 2, 3)))
+    network, part = load_component(folder, dtype=torch.float32).requires_grad_(True), batch(tokenizer, 2)
+    torch.manual_seed(seed)
+    prefer.grpo(recipe, tokenizer).loss(network, part).backward()
+    assert sign * network.proj_out.bias.grad.sum() < 0
+
+
+def test_grpo_without_a_difference_in_reward_only_pulls_to_the_start(tokenizer: Tokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("recipes/image/grpo.yaml", [f"model.start={folder}", "rollout_steps=3", "group=4"])
+    monkeypatch.setattr(prefer, "scene_reward", lambda seeds, images: torch.ones(len(seeds)))
+    network = load_component(folder, dtype=torch.float32).requires_grad_(True)
+    assert prefer.grpo(recipe, tokenizer).loss(network, batch(tokenizer, 2)).item() == pytest.approx(0, abs=1e-5)  # it is at the start
+    network.proj_out.bias.data += 0.1
+    loss = prefer.grpo(recipe, tokenizer).loss(network, batch(tokenizer, 2))
+    loss.backward()
+    assert loss.item() > 0 and network.proj_out.bias.grad.sum() > 0
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_a_run_of_each_method(tmp_path: Path, folder: Path, method: str) -> None:
+    overrides = [f"out={tmp_path}", f"model.start={folder}", "steps=1", "rows=2", "micro_rows=2", "evaluate_pictures=1"]
+    out = prefer.run(load_recipe(f"recipes/image/{method}.yaml", [*overrides, "rollout_steps=2", "group=2"] if method == "grpo" else overrides))
+    assert isinstance(load_component(out), MediaTransformer)
