@@ -137,8 +137,8 @@ def over(pixels: Pixels, colour: tuple[int, int, int] = (255, 255, 255)) -> Pixe
 
 
 def parse_size(text: str, multiple: int = 8) -> tuple[int, int, str]:
-    """A size such as "512x768" -> width, height, and what to tell the user: both sides snapped to the nearest `multiple` that the model asks for, or an
-    empty string where they already were. "512" is a square."""
+    """A size such as "512x768" -> width, height, both snapped to the nearest `multiple` that the model asks for, and what to tell the user of
+    it: an empty string where nothing changed. "512" is a square."""
     match = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x×*]\s*(\d{1,6}))?\s*", text, re.IGNORECASE)
     if match is None:
         raise DaedalError(f"size {text!r} is not WIDTHxHEIGHT; write for example 512x512.")
