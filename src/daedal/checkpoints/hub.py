@@ -1,11 +1,14 @@
 """From a name to a folder: a house model in the package, a local folder, or a Hugging Face Hub name (downloaded once, resumable)."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from daedal.errors import DaedalError, nearest
 
 HOUSE = Path(__file__).parent.parent / "house"
-FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
+FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+HALF = (".fp16.safetensors", ".bf16.safetensors")
+ELSEWHERE = ("safety_checker/", "onnx/", "openvino/", "flax_model", "non_ema")
 
 
 def house_models() -> list[str]:
@@ -31,13 +34,30 @@ def resolve(name: str | Path) -> Path:
     return download(text)
 
 
+def chosen(files: list[str]) -> list[str]:
+    """What of a repository's files is worth its bytes. A pipeline's repository often holds everything three times: once as single files at the
+    top, once in full precision and once in half."""
+    kept = [file for file in files if any(fnmatch(file, pattern) for pattern in FILES) and not any(part in file for part in ELSEWHERE)]
+    if "model_index.json" not in files:
+        return kept
+    kept = [file for file in kept if "/" in file or not file.endswith(".safetensors")]
+    whole = {file.rpartition("/")[0] for file in kept if file.endswith(".safetensors") and not file.endswith(HALF) and ".fp16-" not in file}
+    return [file for file in kept if not ((file.endswith(HALF) or ".fp16" in file) and file.rpartition("/")[0] in whole)]
+
+
 def download(repo: str) -> Path:
-    """A Hub repository's weights, config and tokenizer in the shared Hugging Face cache; complete copies are used offline."""
-    from huggingface_hub import snapshot_download
+    """A Hub repository's weights, configs and tokenizers in the shared Hugging Face cache; complete copies are used offline."""
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=FILES))
+        try:
+            wanted = chosen(HfApi().list_repo_files(repo))
+        except RepositoryNotFoundError:
+            raise
+        except Exception:  # offline, in whatever words the HTTP library says so: then the cache must have it
+            wanted = FILES
+        return Path(snapshot_download(repo, allow_patterns=wanted))
     except RepositoryNotFoundError:
         raise DaedalError(f"{repo!r} is not on the Hugging Face Hub, or is private; check the spelling or log in with `hf auth login`.") from None
     except (LocalEntryNotFoundError, OSError) as error:
