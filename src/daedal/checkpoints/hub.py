@@ -6,7 +6,7 @@ from pathlib import Path
 from daedal.errors import DaedalError, nearest
 
 HOUSE = Path(__file__).parent.parent / "house"
-FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*merges.txt", "*vocab.txt"]
 HALF = (".fp16.safetensors", ".bf16.safetensors")
 ELSEWHERE = ("safety_checker/", "onnx/", "openvino/", "flax_model", "non_ema")
 
