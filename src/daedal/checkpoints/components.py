@@ -29,6 +29,8 @@ CLASSES = {
     "ControlNetModel": ("controlnet", "ControlNetModel"),
     "T2IAdapter": ("t2i_adapter", "T2IAdapter"),
     "MediaTransformer": ("media", "MediaTransformer"),
+    "BigGANGenerator": ("biggan", "BigGANGenerator"),
+    "BigGANDiscriminator": ("biggan", "BigGANDiscriminator"),
     "StyleGAN2Generator": ("stylegan", "StyleGAN2Generator"),
     "StyleGAN2Discriminator": ("stylegan", "StyleGAN2Discriminator"),
     "CLIPTextModel": ("clip", "CLIPTextModel"),
