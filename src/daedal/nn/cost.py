@@ -13,5 +13,5 @@ def count_flops(network: nn.Module, call: Callable[[Any], Any]) -> int:
     """Floating-point operations of `call(network)`: matrix products, convolutions and attention, a multiply-add being two. `call` is
     given a network of the same `config` on the meta device; the tensors it makes are there too, so nothing is computed."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(type(network)(network.config))
+        call(type(network)(network.config).requires_grad_(False))
     return counter.get_total_flops()

@@ -4,6 +4,7 @@ One dial, `model.depth`, fixes width, heads and learning rates; each rule stands
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -207,7 +208,140 @@ class PreferRecipe(FlowRecipe):
         return self
 
 
-TASKS: dict[str, type[Run]] = {"pretrain": Recipe, "flow": FlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe}
+class PictureRun(Run):
+    """What the tasks on captioned pictures share; their networks are convolutions and small towers, for which AdamW is the default."""
+
+    data: PictureData
+    evaluate_pictures: int = 100  # of the validation sources
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.001, weight_decay=0.01)
+
+    @model_validator(mode="after")
+    def fits_one_device(self) -> Self:
+        if self.parallel == "fsdp":
+            raise ValueError(f"task: {self.task} does not shard its weights; use parallel: ddp")  # type: ignore[attr-defined]
+        return self
+
+
+class CodecRecipe(Section):
+    """An autoencoder: `kind` kl (continuous latents) or vq (codes); `options` are AutoencoderKLConfig or VQModelConfig fields. `fsq_levels` fix
+    the codes on a grid of so many values a channel. Or `start`: a trained folder to go on from."""
+
+    kind: Literal["kl", "vq"] = "kl"
+    side: int = 64  # pixels
+    options: dict[str, Any] = {}
+    fsq_levels: tuple[int, ...] = ()
+    start: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        """config.json: halvings from `block_out_channels`, one residual block a level, no attention (64 cells see each other by convolution)."""
+        channels = self.options.get("block_out_channels", [32, 64, 96, 128])
+        codes = {"vq_embed_dim": len(self.fsq_levels), "num_vq_embeddings": math.prod(self.fsq_levels)} if self.fsq_levels else {}
+        return {
+            "block_out_channels": channels, "down_block_types": ["DownEncoderBlock2D"] * len(channels), "sample_size": self.side,
+            "up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 8, "mid_block_add_attention": False,
+            **self.options, **codes,
+        }  # fmt: skip
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Self:
+        if self.fsq_levels and self.kind == "kl":
+            raise ValueError("fsq_levels fix the codes of kind: vq; a kl autoencoder has none")
+        return self
+
+
+class AutoencodeRecipe(PictureRun):
+    """An image codec (daedal.train.autoencode). The weights stand beside an L1 error of weight 1, all of them means."""
+
+    task: Literal["autoencode"] = "autoencode"
+    model: CodecRecipe = CodecRecipe()
+    perceptual: float = 0.5  # distance in the critic's features
+    adversarial: float = 0.05
+    adversarial_from: int = 1000  # the step at which the codec starts to listen to the critic, which learns from the first
+    game: Literal["hinge", "logistic", "relativistic"] = "hinge"
+    critic_width: int = 32
+    kl: float = 1e-5
+    equivariance: float = 0.25  # kl: of a scaled latent's picture against the scaled picture (EQ-VAE)
+    commitment: float = 0.25  # vq
+    codebook_decay: float = 0.99  # vq: of the average that a code is
+    revive_every: int = 100  # vq: steps after which unused codes move to where vectors are
+
+
+class TowersRecipe(Section):
+    """CLIP: two towers of `depth` layers and width 64*heads; `text` and `vision` are CLIPTextConfig and CLIPVisionConfig fields."""
+
+    side: int = 64  # pixels
+    depth: int = 4
+    width: int = 256
+    text_length: int = 24
+    text: dict[str, Any] = {}
+    vision: dict[str, Any] = {}
+    start: str | None = None
+
+    def config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """config.json of the text tower and of the vision tower (patches an eighth of a side)."""
+        both = {
+            "hidden_size": self.width, "intermediate_size": 4 * self.width, "projection_dim": self.width, "num_hidden_layers": self.depth,
+            "num_attention_heads": max(1, self.width // 64),
+        }  # fmt: skip
+        return both | {"max_position_embeddings": self.text_length} | self.text, both | {
+            "image_size": self.side,
+            "patch_size": self.side // 8,
+        } | self.vision
+
+
+class ContrastRecipe(PictureRun):
+    """CLIP on captioned pictures (daedal.train.contrast)."""
+
+    task: Literal["contrast"] = "contrast"
+    model: TowersRecipe = TowersRecipe()
+    vocab_size: int = 2048
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="muon", adam_lr=0.001, weight_decay=0.1)
+
+
+class PriorRecipe(PictureRun):
+    """A decoder over the codes of the VQ autoencoder `codec`, after a caption (daedal.train.prior)."""
+
+    task: Literal["prior"] = "prior"
+    codec: str
+    model: ModelRecipe = ModelRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    vocab_size: int = 2048  # of captions
+    text_length: int = 24
+    drop_caption: float = 0.1  # for classifier-free guidance
+    prompts: list[str] = []
+    guidance_scale: float = 2.0
+    temperature: float = 1.0
+    top_k: int = 0
+
+
+class GanRecipe(Run):
+    """A GAN on pictures (daedal.train.gan); `options` are fields of the generator's config, `critic_options` of the discriminator's."""
+
+    task: Literal["gan"] = "gan"
+    kind: Literal["stylegan2", "biggan"] = "stylegan2"
+    side: int = 32  # pixels
+    classes: list[str] = []  # words of captions; none: no classes
+    options: dict[str, Any] = {}
+    critic_options: dict[str, Any] = {}
+    data: PictureData
+    game: Literal["relativistic", "logistic", "hinge"] = "relativistic"
+    gamma: float = 1.0  # of R1 and R2 (R3GAN); the one knob to tune for a set of pictures
+    path_length: float = 0.0  # StyleGAN2's 2.0; not needed with the relativistic game
+    orthogonal: float = 0.0  # BigGAN's 1e-4
+    augment_target: float = 0.0  # 0.6 adapts augmentation to small sets (ADA); 0: none
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.0, betas=(0.0, 0.99), warmup=20)
+
+    @model_validator(mode="after")
+    def has_classes(self) -> Self:
+        if self.kind == "biggan" and not self.classes:
+            raise ValueError("BigGAN is class-conditional: give classes, the words of the captions that name them")
+        return self
+
+
+TASKS: dict[str, type[Run]] = {
+    "pretrain": Recipe, "flow": FlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe,
+    "autoencode": AutoencodeRecipe, "contrast": ContrastRecipe, "prior": PriorRecipe, "gan": GanRecipe,
+}  # fmt: skip
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Any:  # type: ignore[assignment]

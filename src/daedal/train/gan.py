@@ -1,0 +1,241 @@
+"""GANs: StyleGAN2 and BigGAN on pictures, with R3GAN's loss and gradient penalties, adaptive augmentation and path-length regularisation.
+
+One module holds both sides, so the one trainer and its one backward pass train them (daedal.train.adversarial). Classes, where there are any, are
+words: a picture's class is the first of them that its caption holds.
+
+Legend: B batch, C channels, Z width of z, W width of styles.
+"""
+
+import math
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daedal import device as machine
+from daedal.checkpoints.components import save_component
+from daedal.data.pictures import Source
+from daedal.networks.biggan import BigGANConfig, BigGANDiscriminator, BigGANDiscriminatorConfig, BigGANGenerator, orthogonality
+from daedal.networks.stylegan import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANConfig, StyleGANDiscriminatorConfig
+from daedal.nn.cost import count_flops
+from daedal.processes.imaging import pixels
+from daedal.train import checkpoint
+from daedal.train.adversarial import GAMES, duel
+from daedal.train.flow import sources
+from daedal.train.optim import recipe_optimizers
+from daedal.train.recipe import GanRecipe
+from daedal.train.trainer import Batch, Objective, Trainer
+
+
+class Match(nn.Module):
+    """Generator, discriminator, and what training keeps beside them: how often pictures are augmented, and the mean path length."""
+
+    def __init__(self, recipe: GanRecipe) -> None:
+        super().__init__()
+        self.layers, self.compute_dtype = nn.ModuleList(), None
+        count, side, options = len(recipe.classes), recipe.side, recipe.options
+        self.generator: Any
+        self.discriminator: Any
+        if recipe.kind == "biggan":
+            shared = {"resolution": side, "n_classes": max(1, count)}
+            self.generator = BigGANGenerator(BigGANConfig(**shared, **options))
+            self.discriminator = BigGANDiscriminator(BigGANDiscriminatorConfig(**shared, **recipe.critic_options))
+        else:
+            shared = {"img_resolution": side, "c_dim": count}
+            self.generator = StyleGAN2Generator(StyleGANConfig(**shared, **options))
+            self.discriminator = StyleGAN2Discriminator(StyleGANDiscriminatorConfig(**shared, **{**options, **recipe.critic_options}))
+        self.generator.init_weights(recipe.seed)
+        self.discriminator.init_weights(recipe.seed + 1)
+        self.augment: Tensor
+        self.path: Tensor
+        self.register_buffer("augment", torch.zeros(()))
+        self.register_buffer("path", torch.zeros(()))
+
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """Class numbers (B,) as each family takes them."""
+        if isinstance(self.generator, BigGANGenerator):
+            return labels
+        c_dim = self.generator.config.c_dim
+        return F.one_hot(labels, c_dim).float() if c_dim else None
+
+    def z(self, count: int) -> Tensor:
+        width = self.generator.config.dim_z if isinstance(self.generator, BigGANGenerator) else self.generator.config.z_dim
+        return torch.randn(count, width)
+
+
+# ---- augmentation --------------------------------------------------------------------------------------------------------------------
+
+
+def augmented(x: Tensor, chance: float) -> Tensor:
+    """x (B, C, H, W), each sample through each of five changes with this chance: flip, quarter turns, shift, brightness, contrast. Differentiable,
+    and undone in the mind of a critic as long as the chance stays below about 0.8 (Karras et al. 2020b)."""
+    B, _, H, W = x.shape
+    use = lambda: (torch.rand(B, 1, 1, 1) < chance).to(x.device)  # noqa: E731
+    x = torch.where(use(), x.flip(3), x)
+    turns = torch.randint(1, 4, (B,))
+    turned = torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(x, turns, strict=True)]) if H == W else x
+    x = torch.where(use(), turned, x)
+    dx, dy = (torch.randint(-size // 8, size // 8 + 1, (B,)) for size in (W, H))
+    shifted = torch.stack([image.roll((int(b), int(a)), (1, 2)) for image, a, b in zip(x, dx, dy, strict=True)])
+    x = torch.where(use(), shifted, x)
+    x = torch.where(use(), x + 0.2 * torch.randn(B, 1, 1, 1).to(x), x)
+    return torch.where(use(), x * (0.5 * torch.randn(B, 1, 1, 1)).exp2().to(x), x)
+
+
+def adapted(chance: Tensor, judged: Tensor, target: float, images: int, horizon: float = 500_000) -> Tensor:
+    """The chance a step later: up while the critic is surer than `target` of real pictures (mean sign of its logits), so that 0 to 1 takes
+    `horizon` pictures (Karras et al. 2020b, section 3.2)."""
+    return (chance + (judged.sign().mean() - target).sign() * images / horizon).clamp(0, 1)
+
+
+# ---- objective -----------------------------------------------------------------------------------------------------------------------
+
+
+def path_length(generator: StyleGAN2Generator, ws: Tensor, images: Tensor) -> Tensor:
+    """|J_w^T y| of each sample for a random picture y (Karras et al. 2020, eq. 4): how far a step in w moves the picture."""
+    noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+    (slope,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)  # (B, L, W)
+    return slope.square().sum(2).mean(1).sqrt()
+
+
+def gan(recipe: GanRecipe) -> Objective:
+    """The maker's and the critic's loss of a batch, each blind to the other's weights."""
+
+    def loss(match: Match, part: Batch) -> Tensor:
+        real, labels = part["images"].float() / 127.5 - 1, part["labels"]
+        condition, generator, total = match.condition(labels), match.generator, torch.zeros(())
+        z = match.z(len(real)).to(real.device)
+        if isinstance(generator, StyleGAN2Generator):
+            w = generator.mapping(z, condition)
+            generator.mapping.w_avg = generator.mapping.w_avg.lerp(w.detach().mean(0), 0.002)
+            ws = w[:, None].repeat(1, generator.config.num_ws, 1)
+            made = generator.synthesis(ws, torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+            if recipe.path_length:
+                lengths = path_length(generator, ws, made)
+                match.path = match.path.lerp(lengths.mean().detach(), 0.01)
+                total = total + recipe.path_length * (lengths - match.path).square().sum()
+        else:
+            made = generator(z, condition)
+            total = total + recipe.orthogonal * orthogonality(generator) * len(real)
+        chance = float(match.augment)
+        critic = Judge(match.discriminator, condition)
+        maker, judged = duel(GAMES[recipe.game], critic, augmented(real, chance), augmented(made, chance), recipe.gamma)
+        if recipe.augment_target and critic.last is not None:
+            match.augment = adapted(match.augment, critic.first, recipe.augment_target, len(real))
+        return total + maker.sum() + judged.sum()
+
+    return Objective(loss, lambda batch: len(batch["images"]))
+
+
+class Judge(nn.Module):
+    """A discriminator and its classes as a function of pictures alone; `first` are the logits of its first call, on real ones."""
+
+    def __init__(self, discriminator: nn.Module, condition: Tensor | None) -> None:
+        super().__init__()
+        self.discriminator, self.condition = discriminator, condition
+        self.first: Tensor = torch.empty(0)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 1)
+        out = self.discriminator(x, self.condition)
+        self.first = out.detach() if self.last is None else self.first
+        self.last = out.detach()
+        return out
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------------------------
+
+
+class LabelledBatches:
+    """Endless batches {"images": (B, 3, H, W) uint8, "labels": (B,)}, each a function of seed and step."""
+
+    def __init__(self, drawn_from: list[tuple[Source, float]], classes: list[str], rows: int, seed: int, step: int = 0) -> None:
+        self.sources, self.weights = [s for s, _ in drawn_from], [w for _, w in drawn_from]
+        self.classes, self.rows, self.seed, self.step = classes, rows, seed, step
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def __iter__(self):
+        while True:
+            self.step += 1
+            rng = random.Random(f"{self.seed}/{self.step}")
+            pairs = [self.one(rng) for _ in range(self.rows)]
+            images = torch.from_numpy(np.stack([picture for picture, _ in pairs])).permute(0, 3, 1, 2)
+            yield {"images": images, "labels": torch.tensor([label for _, label in pairs])}
+
+    def one(self, rng: random.Random) -> tuple[np.ndarray, int]:
+        """A picture whose caption holds one of the classes, where there are any."""
+        while True:
+            picture, caption = rng.choices(self.sources, self.weights)[0].sample(rng)
+            if not self.classes:
+                return picture, 0
+            found = [i for i, word in enumerate(self.classes) if word in caption]
+            if found:
+                return picture, found[0]
+
+
+def plan(recipe: GanRecipe) -> dict[str, Any]:
+    """What a run will take; trains nothing."""
+    match, device = Match(recipe), machine.pick_device(recipe.device)
+    flops = game_flops(match, recipe) * recipe.rows * recipe.steps
+    parameters, peak = sum(p.numel() for p in match.parameters()), machine.matrix_peak(device, torch.float32)
+    return {
+        "parameters": parameters, "units": f"{recipe.rows * recipe.steps:,} pictures", "flops": flops, "dtype": "float32", "device": str(device),
+        "measured_peak_flops": peak, "memory_bytes": parameters * 4 * (4 + bool(recipe.ema)), "hours_at_full_peak": flops / peak / 3600,
+        "hours_at_60_percent": flops / peak / 0.6 / 3600,
+    }  # fmt: skip
+
+
+def game_flops(match: Match, recipe: GanRecipe) -> float:
+    """Of one picture: the generator forward and back, the critic on three pictures; penalties about double the critic's part."""
+    side, width, count = recipe.side, match.z(1).shape[1], len(recipe.classes)
+    biggan = isinstance(match.generator, BigGANGenerator)
+    label = torch.zeros(1, dtype=torch.int64) if biggan else torch.zeros(1, count) if count else None
+    maker = count_flops(match.generator, lambda network: network(torch.zeros(1, width), label))
+    critic = count_flops(match.discriminator, lambda network: network(torch.zeros(1, 3, side, side), label))
+    return 3 * maker + (18 if recipe.gamma else 9) * critic
+
+
+def run(recipe: GanRecipe) -> Path:
+    """Train, and write `out/model` (the generator) and `out/critic`."""
+    device, out = machine.pick_device(recipe.device), Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    resume = checkpoint.newest(out / "checkpoints")
+    match = Match(recipe).to(device).train()
+    (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
+    batches = LabelledBatches(
+        sources(recipe.data.train, recipe.side), recipe.classes, recipe.rows, recipe.seed, step=resume["data"]["step"] if resume else 0
+    )
+    trainer = Trainer(
+        recipe, match, lambda: recipe_optimizers(recipe.optimizer, match, 384, torch.float32), batches, gan(recipe), unit="images",
+        units_per_step=recipe.rows, flops_per_step=recipe.rows * game_flops(match, recipe), sample=partial(sample, recipe), device=device, resume=resume,
+    )  # fmt: skip
+    trainer.run()
+    trainer.result()
+    save_component(match.generator, out / "model")
+    save_component(match.discriminator, out / "critic")
+    return out / "model"
+
+
+@torch.no_grad()
+def sample(recipe: GanRecipe, match: Match, step: int) -> str:
+    """A row of eight pictures of fixed z, one class after another, in `out/samples`."""
+    from PIL import Image
+
+    path = Path(recipe.out) / "samples" / f"step-{step:06d}.png"
+    path.parent.mkdir(exist_ok=True)
+    z = torch.randn(8, match.z(1).shape[1], generator=torch.Generator().manual_seed(recipe.seed))
+    device = next(match.parameters()).device
+    labels = (torch.arange(8) % max(1, len(recipe.classes))).to(device)
+    match.generator.eval()
+    made = match.generator(z.to(device), match.condition(labels))
+    match.generator.train()
+    Image.fromarray(np.concatenate(list(pixels(made)), 1)).save(path)
+    return f"pictures: {path}"
