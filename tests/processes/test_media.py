@@ -6,7 +6,7 @@ import torch
 
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, patchify, unpatchify
-from daedal.processes.imaging import from_pixels, generate, pixels, seeded_noise
+from daedal.processes.imaging import edges, from_pixels, generate, pixels, seeded_noise
 from daedal.processes.media import flow_levels, paint
 from daedal.processes.samplers import SAMPLERS
 
@@ -72,6 +72,26 @@ def test_guidance_moves_away_from_the_negative_prompt(network: MediaTransformer)
         for negative, scale in ((NOTHING, 1.0), (some(1), 5.0), (NOTHING, 4.0))
     )
     assert torch.allclose(plain, same, atol=1e-4) and not torch.allclose(plain, guided, atol=1e-3)
+
+
+def test_control_starts_at_zero_and_then_matters() -> None:
+    network = MediaTransformer(dataclasses.replace(TINY, control_size=16)).init_weights(0).eval()
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    network.control_in.weight.data.zero_()
+    hint = edges(torch.rand(1, 3, 16, 16) * 2 - 1)
+    plain, hinted = (paint(network, some(1), NOTHING, [0], flow_levels(3), control=c, guidance_scale=2, **SIZE) for c in (None, hint))
+    assert torch.equal(plain, hinted)
+    network.control_in.weight.data.normal_()
+    assert not torch.allclose(paint(network, some(1), NOTHING, [0], flow_levels(3), control=hint, guidance_scale=2, **SIZE), plain, atol=1e-3)
+
+
+def test_edges_are_where_colours_change() -> None:
+    picture = torch.full((1, 3, 16, 16), -1.0)
+    picture[:, 1, 4:12, 4:12] = 1.0
+    found = edges(picture)
+    assert found[0, 0, 4, 4:12].all() and found[0, 0, 4:12, 11].all() and not found[0, 0, 6:10, 6:10].any() and not found[0, 0, :3].any()
+    assert torch.equal(edges(-picture), found) and not edges(torch.zeros(1, 3, 8, 8)).any()
 
 
 def test_noise_belongs_to_its_seed() -> None:

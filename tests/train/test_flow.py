@@ -40,7 +40,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
         def encode_text(self, tokens: torch.Tensor) -> None:
             return None
 
-        def __call__(self, x, positions, level, text):
+        def __call__(self, x, positions, level, text, control):
             seen.append(level)
             return flow.patchify(images.float() / 127.5 - 1, 16) + self.off
 
@@ -75,6 +75,13 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     losses = [[json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", part)]
     assert losses[0] == losses[1] and len(losses[0]) == 6
     assert isinstance(load_component(part / "model"), MediaTransformer) and (part / "samples").is_dir()
+
+
+def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
+    start = flow.run(recipe(tmp_path / "start", "steps=1"))
+    overrides = [f"out={tmp_path / 'control'}", f"model.start={start}", "model.options={control_size: 256}", "steps=2", "rows=4", "micro_rows=4"]
+    grown = load_component(flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"])))
+    assert grown.config.control_size == 256 and grown.control_in.weight.abs().max() > 0
 
 
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class MediaConfig:
     patch_size: int = 8
     channels: int = 3
     sample_size: int = 64
+    control_size: int = 0  # values of a control picture's token (edges: patch x patch), added where tokens come in; 0: none
 
 
 @dataclass
@@ -62,6 +63,7 @@ class MediaTransformer(nn.Module):
         D = config.hidden_size
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
+        self.control_in = Linear(config.control_size, D, bias=False) if config.control_size else None
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
         self.modulation = Linear(D, 6 * D)  # one for all blocks; each adds its own table
         self.layers = nn.ModuleList(MediaBlock(config) for _ in range(config.num_hidden_layers))
@@ -75,7 +77,7 @@ class MediaTransformer(nn.Module):
         draw = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                zero = name.startswith(("modulation", "final_modulation", "proj_out"))
+                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in"))
                 std = 0.0 if zero else 0.02 if "embed" in name or "position" in name else p.shape[1] ** -0.5
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
@@ -87,15 +89,17 @@ class MediaTransformer(nn.Module):
         x = self.text(tokens, self.compute_dtype or torch.float32)  # (B, L, D)
         return Text([layer.text_heads(x) for layer in self.layers], self.text.pool(x.mean(1)))  # type: ignore[operator]
 
-    def forward(self, x: Tensor, positions: Tensor, level: Tensor, text: Text) -> Tensor:
-        """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens of a sample share it, in [0, 1]
-        -> (B, T, C), in the form of `config.prediction`."""
+    def forward(self, x: Tensor, positions: Tensor, level: Tensor, text: Text, control: Tensor | None = None) -> Tensor:
+        """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens of a sample share it, in [0, 1], control
+        (B, T, control_size) -> (B, T, C), in the form of `config.prediction`."""
         condition = (
             self.time_out(F.silu(self.time_in(self.cast(sinusoidal(level.flatten() * 1000, 256).unflatten(0, level.shape))))) + text.pooled[:, None]
         )  # (B, T or 1, D)
         condition = F.silu(condition)
         shared, rope = self.modulation(condition), self.rope(positions)
         h = self.proj_in(self.cast(x))
+        if self.control_in is not None and control is not None:
+            h = h + self.control_in(self.cast(control))
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
         scale, shift = self.final_modulation(condition).chunk(2, -1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from daedal.errors import DaedalError
@@ -34,6 +35,16 @@ def pixels(images: Tensor) -> np.ndarray:
 def from_pixels(picture: np.ndarray) -> Tensor:
     """(H, W, C) uint8 -> (1, C, H, W) in [-1, 1]; `pixels` gives the same bytes back."""
     return (torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1)[None]
+
+
+def edges(images: Tensor, threshold: float = 0.1) -> Tensor:
+    """Where colours change: images (B, C, H, W) in [-1, 1] -> (B, 1, H, W) of zeros and ones, from Sobel's slopes (a picture drawn from them
+    need not be of the same colours)."""
+    along = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=images.device) / 8
+    kernels = torch.stack([along, along.mT])[:, None]  # (2, 1, 3, 3)
+    flat = F.pad(images.float(), (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    slopes = F.conv2d(flat, kernels).square().sum(1).sqrt()  # (B C, H, W)
+    return (slopes.unflatten(0, images.shape[:2]).amax(1, keepdim=True) > threshold).float()
 
 
 @torch.no_grad()

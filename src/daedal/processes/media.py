@@ -33,9 +33,10 @@ def predictor(
     interval: tuple[float, float] = (0.0, float("inf")),
     kept: Tensor | None = None,
     clean: Tensor | None = None,
+    control: Tensor | None = None,
 ) -> Denoise:
     """predict(x (B, T, C), level) -> x0, guided where sigma / alpha lies in `interval`. Tokens that are `kept` (1, T, 1) the network sees
-    clean, at level 0."""
+    clean, at level 0; `control` (1, T, control_size) it sees beside all."""
     meaning = PARAMETRISATIONS[network.config.prediction]
     both = together(text, uncond) if uncond is not None and guidance_scale != 1 else None
 
@@ -44,7 +45,8 @@ def predictor(
         if kept is not None and clean is not None:
             time = time * ~kept[..., 0]
             x = torch.where(kept, clean.repeat(len(x) // len(clean), 1, 1), x)
-        return meaning.denoised(network(x, positions, time, text), x, level)
+        hint = None if control is None else control.expand(len(x), -1, -1)
+        return meaning.denoised(network(x, positions, time, text, hint), x, level)
 
     def predict(x: Tensor, level: Level) -> Tensor:
         if both is None or not active(level, *interval):
@@ -69,16 +71,18 @@ def paint(
     width: int = 64,
     start: Tensor | None = None,
     kept: Tensor | None = None,
+    control: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
-    to the first level; patches of it marked in `kept` (H/patch * W/patch) bool are given."""
+    to the first level; patches of it marked in `kept` (H/patch * W/patch) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
     patch, device = network.config.patch_size, network.proj_in.weight.device
     shape = (height // patch * (width // patch), network.config.token_size)
     clean = None if start is None else patchify(start.to(device), patch)
     mask = None if kept is None else kept.to(device)[None, :, None]
+    hint = None if control is None else patchify(control.to(device), patch)
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
     positions = grid_positions(height, width, patch).to(device)
-    predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean)
+    predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
     x = generate(predict, seeded_noise(seeds, shape, device), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
     return unpatchify(x, patch, height, width)

@@ -3,9 +3,10 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from daedal.data.pictures import Parquet, PictureBatches, Scenes, Source, encode
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
-from daedal.processes.imaging import pixels
+from daedal.processes.imaging import edges, pixels
 from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
@@ -58,7 +59,11 @@ def flow_loss(recipe: FlowRecipe) -> Objective:
         level = Level(1 - t, t, t)
         x = noised(x0, torch.randn(x0.shape).to(x0.device), level)
         positions = grid_positions(side * c.patch_size, side * c.patch_size, c.patch_size).to(x.device)
-        output = network(x, positions, t[..., 0], network.encode_text(part["captions"]))
+        control = None
+        if c.control_size:
+            shown = (torch.rand(len(x0), 1, 1) < recipe.control).to(x.device)
+            control = patchify(edges(part["images"].float() / 127.5 - 1), c.patch_size) * shown
+        output = network(x, positions, t[..., 0], network.encode_text(part["captions"]), control)
         error = PARAMETRISATIONS[c.prediction].denoised(output, x, level) - x0
         return ((error / t.clamp(min=CLOSEST)).square() * free[..., None]).sum()
 
@@ -84,7 +89,13 @@ def tokenizer_of(recipe: FlowRecipe, out: Path, train: list[tuple[Source, float]
 
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     if recipe.model.start:
-        return load_component(checkpoints.resolve(recipe.model.start), dtype=torch.float32).train()  # type: ignore[return-value]
+        start = cast(MediaTransformer, load_component(checkpoints.resolve(recipe.model.start), dtype=torch.float32))
+        wanted = replace(start.config, **recipe.model.options)
+        if wanted == start.config:
+            return start.train()
+        grown = MediaTransformer(wanted).init_weights(recipe.seed)  # with a control input, say, which starts at zero
+        grown.load_state_dict(start.state_dict(), strict=False)
+        return grown.train()
     return MediaTransformer(MediaConfig(**recipe.model.config(vocab_size))).init_weights(recipe.seed).train()
 
 

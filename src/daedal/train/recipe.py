@@ -165,6 +165,7 @@ class FlowRecipe(Run):
     uniform: float = 0.1  # and the share drawn evenly instead
     drop_caption: float = 0.1  # for classifier-free guidance
     given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
+    control: float = 0.5  # share of samples that come with their edges, where model.options.control_size makes room for them
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
