@@ -95,6 +95,7 @@ def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
         ({"init": np.zeros((64, 64), np.uint8)}, "height, width, 3"),
         ({"init": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((32, 64), bool)}, "one size"),
         ({"init": "nowhere.png"}, "nowhere.png cannot be read"),
+        ({"control": "canny:x.png"}, "cannot be given control; .* takes none of them"),
     ],
 )
 def test_bad_settings_get_a_sentence(pipeline: ImagePipeline, settings: dict, words: str) -> None:

@@ -12,7 +12,7 @@ Option = typer.Option
 def image(
     prompt: Annotated[str, typer.Argument(help="What to paint.")],
     output: Annotated[Path | None, Option("-o", "--output", help="File (.png, .webp, .jpg); with -n, a number is added.")] = None,
-    model: Annotated[str, Option(help="House model, folder or Hub name.")] = "house/image",
+    model: Annotated[str, Option(help="House model, folder, .safetensors file or Hub name.")] = "house/image",
     size: Annotated[str | None, Option(metavar="WxH", help="Pixels; snapped to what the model can paint.")] = None,
     steps: Annotated[int | None, Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, Option(help="How closely to follow the prompt; 1 is no guidance.")] = None,
@@ -23,13 +23,25 @@ def image(
     init: Annotated[Path | None, Option(help="Start from this picture.")] = None,
     strength: Annotated[float, Option(help="With --init: 1 forgets it, 0.3 keeps most of it.")] = 0.75,
     mask: Annotated[Path | None, Option(help="With --init: white is painted anew, black is kept to the bit.")] = None,
+    control: Annotated[list[str] | None, Option(metavar="KIND:FILE", help="Follow a picture of edges, depth, a pose, ...: canny:edges.png.")] = None,
+    control_model: Annotated[str | None, Option(help="ControlNet or T2I-Adapter: a folder, Hub name, or folder of them named by kind.")] = None,
+    control_scale: Annotated[float | None, Option(help="How strictly it is followed; 1 as trained.")] = None,
+    reference: Annotated[Path | None, Option(help="A picture as a prompt, beside the words.")] = None,
+    reference_model: Annotated[Path | None, Option(help="The IP-Adapter that reads it: its .safetensors file.")] = None,
+    reference_scale: Annotated[float | None, Option(help="How much it counts; 0.6 if not given.")] = None,
+    lora: Annotated[list[str] | None, Option(metavar="FILE[:SCALE]", help="LoRAs for this picture.")] = None,
+    embedding: Annotated[list[str] | None, Option(metavar="FILE", help="Textual inversion: a word that may be used in the prompt.")] = None,
+    then: Annotated[list[str] | None, Option(metavar="MODEL", help="A model that goes on from the picture: an upscaler, a refiner.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda, mps.")] = "auto",
     quiet: Annotated[bool, Option("--quiet", "-q", help="Do not show the picture.")] = False,
 ) -> None:
     """Paint a prompt with an image model. Prints the file's name."""
     settings: dict[str, Any] = {
         "seed": seed, "n": n, "steps": steps, "guidance_scale": guidance_scale, "negative": negative, "sampler": sampler,
-        "init": init and str(init), "mask": mask and str(mask), "strength": strength,
+        "init": init and str(init), "mask": mask and str(mask), "strength": strength, "control": control,
+        "control_model": control_model, "control_scale": control_scale, "reference": reference and str(reference),
+        "reference_model": reference_model and str(reference_model), "reference_scale": reference_scale, "lora": lora, "embedding": embedding,
+        "then": then,
     }  # fmt: skip
     from daedal.media import images
     from daedal.pipelines import history

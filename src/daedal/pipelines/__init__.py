@@ -6,12 +6,10 @@ from typing import Any
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None) -> Any:
     """The pipeline of a model, by what its folder holds."""
-    from daedal import checkpoints
     from daedal.errors import DaedalError
     from daedal.pipelines import image, text
 
-    folder = Path(checkpoints.resolve(name_or_folder))
-    if not image.paints(folder):
+    if not image.paints(image.located(name_or_folder)):
         return text.load(name_or_folder, device=device, dtype=dtype, quantize=quantize)
     if quantize is not None:
         raise DaedalError(f"quantize={quantize!r} packs language models only; {name_or_folder} paints pictures.")

@@ -18,6 +18,9 @@ from daedal.processes.samplers import OnStep, sampler_named
 
 
 class HousePainter:
+    takes: frozenset[str] = frozenset()
+    upscales = False
+
     def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         self.network, self.tokenizer, c = network, tokenizer, network.config
         self.multiple = c.patch_size

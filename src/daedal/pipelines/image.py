@@ -16,18 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
 from daedal.errors import DaedalError, nearest
 from daedal.media import images
+from daedal.pipelines import given
 from daedal.pipelines.digest import digest
 from daedal.processes.imaging import pixels
 from daedal.processes.samplers import OnStep, sampler_named
-
-Given = str | Path | np.ndarray  # a picture: a file, or (H, W, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,19 @@ class ImageParams:
     strength: float = 0.75  # with `init`: share of the steps that are run; 1 forgets it
     init: str | None = None
     mask: str | None = None  # white is painted, black is kept
+    control: str | tuple[str, ...] = ()  # KIND:FILE, "canny:edges.png": pictures whose edges, depth, pose, ... are followed
+    control_model: str | None = None  # folder or Hub name of the ControlNet or T2I-Adapter; or a folder of them, named by kind
+    control_scale: float = 1.0
+    reference: str | None = None  # a picture as a prompt, through an IP-Adapter
+    reference_model: str | None = None  # its safetensors file
+    reference_scale: float = 0.6
+    lora: str | tuple[str, ...] = ()  # FILE or FILE:SCALE
+    embedding: str | tuple[str, ...] = ()  # FILE: textual inversion; its token may be used in the prompts
+    then: str | tuple[str, ...] | None = None  # models that go on from the picture: an upscaler, a refiner
+
+
+CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
+EXTRAS = ("control", "reference", "lora", "embedding", "then")
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Job:
     strength: float
     init: np.ndarray | None  # (H, W, 3) uint8
     mask: np.ndarray | None  # (H, W) bool, true where painted
+    params: ImageParams  # as they were asked for
+    extras: given.Extras
 
 
 class Painter(Protocol):
@@ -69,6 +82,8 @@ class Painter(Protocol):
 
     multiple: int  # legal sizes
     defaults: dict[str, Any]  # width, height, steps, guidance_scale, sampler
+    takes: frozenset[str]  # of EXTRAS
+    upscales: bool  # it paints `init` larger, and does not start from it
 
     def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]."""
@@ -85,6 +100,7 @@ class Picture:
 
     pixels: np.ndarray  # (H, W, 3) uint8
     recipe: dict[str, Any]  # model, digest, prompt, settings with the seed
+    steps: int
     finish_reason: str = "stop"
 
     @property
@@ -95,7 +111,7 @@ class Picture:
     @property
     def amount(self) -> int:
         """Denoising steps."""
-        return int(self.recipe["settings"]["steps"])
+        return self.steps
 
     def save(self, path: str | Path) -> Path:
         """Write PNG, WebP or JPEG by suffix, with the recipe in the metadata."""
@@ -137,8 +153,10 @@ class ImagePipeline:
         if job.init is not None and job.mask is not None:  # to the last bit, whatever the model did
             painted = np.where(job.mask[None, :, :, None], painted, job.init[None])
         recipe = {"model": self.name, "digest": digest(self.folder) if self.folder else None, "prompt": prompt, "runtime": runtime(self.painter)}
-        chosen = {key: value for key, value in asdict(params).items() if value is not None}
-        return [Picture(picture, {**recipe, "settings": chosen, "sample": i}) for i, picture in enumerate(painted)]
+        if params.then:  # where each model has its own choice, it must have it again
+            params = replace(params, **{key: getattr(job.params, key) for key in CHOICES})
+        chosen = {key: value for key, value in asdict(params).items() if value not in (None, ())}
+        return [Picture(picture, {**recipe, "settings": chosen, "sample": i}, job.steps) for i, picture in enumerate(painted)]
 
     def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
         """One picture of each prompt, side by side; picture i has seed + i."""
@@ -146,7 +164,7 @@ class ImagePipeline:
         painted = pixels(self.painter.paint(replace(job, prompts=prompts), None))
         recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
         return [
-            Picture(picture, {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}})
+            Picture(picture, {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}}, job.steps)
             for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True)
         ]
 
@@ -154,25 +172,57 @@ class ImagePipeline:
         """The settings with every None filled in, and the work they mean."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise DaedalError('the prompt is empty; say what to paint, for example "a red circle".')
-        init, mask = settings.get("init"), settings.get("mask")
-        p = params({**settings, "init": remembered(init), "mask": remembered(mask)})
-        d = self.painter.defaults
-        picture = None if init is None else opened(init)
-        if mask is not None and picture is None:
-            raise DaedalError("a mask needs the picture it belongs to; give init= (--init) as well.")
-        shape = (d["height"], d["width"]) if picture is None else picture.shape[:2]
-        width, height = (snapped(size or shape[1 - i], self.painter.multiple) for i, size in enumerate((p.width, p.height)))
-        if picture is not None:
-            picture = resized(picture, width, height)
-        p = replace(p, width=width, height=height, **{key: d[key] for key in ("steps", "guidance_scale", "sampler") if getattr(p, key) is None})
+        if strange := [name for name in EXTRAS if name not in self.painter.takes and is_given(settings.get(name))]:
+            takes = ", ".join(sorted(self.painter.takes)) or "none of them"
+            raise DaedalError(f"{self.name} cannot be given {strange[0]}; of {', '.join(EXTRAS)} it takes {takes}.")
+        asked, d = noted(settings), self.painter.defaults
+        asked = replace(asked, then=d.get("then", ()) if asked.then is None else asked.then)
+        picture, mask, width, height = self.canvas(asked, settings.get("init"), settings.get("mask"))
+        p = replace(asked, width=width, height=height, **{key: d[key] for key in CHOICES if getattr(asked, key) is None})
         p = p if p.seed is not None else replace(p, seed=secrets.randbelow(2**31))
         sampler_named(str(p.sampler))
-        painted = None if mask is None or picture is None else opened_mask(mask, picture)
         job = Job(
             [prompt] * p.n, [p.negative] * p.n, [int(p.seed or 0) + i for i in range(p.n)], width, height, int(p.steps or 0),
-            float(p.guidance_scale or 0), str(p.sampler), p.strength if picture is not None else 1.0, picture, painted,
+            float(p.guidance_scale or 0), str(p.sampler), p.strength if picture is not None else 1.0, picture, mask, asked,
+            extras_of(p, settings.get("reference"), width, height),
         )  # fmt: skip
         return p, job
+
+    def canvas(self, p: ImageParams, init: given.Given | None, mask: given.Given | None) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
+        """The picture to start from or to enlarge, the mask, and the legal width and height that are painted."""
+        if mask is not None and init is None:
+            raise DaedalError("a mask needs the picture it belongs to; give init= (--init) as well.")
+        if mask is not None and (self.painter.upscales or p.then):
+            raise DaedalError("a model that enlarges a picture, or one that follows another, takes no mask; leave it out, or paint in two calls.")
+        picture, shape = None if init is None else given.opened(init), (self.painter.defaults["height"], self.painter.defaults["width"])
+        if picture is not None:
+            shape = enlarged(picture, shape) if self.painter.upscales else picture.shape[:2]
+        width, height = (snapped(size or shape[1 - i], self.painter.multiple) for i, size in enumerate((p.width, p.height)))
+        if picture is not None and not self.painter.upscales:
+            picture = given.resized(picture, width, height)
+        return picture, None if mask is None or picture is None else given.opened_mask(mask, picture), width, height
+
+
+def is_given(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or bool(value)
+
+
+def noted(settings: dict[str, Any]) -> ImageParams:
+    """The settings as a recipe keeps them: files with their digests."""
+    pictures = {name: given.remembered(settings.get(name)) for name in ("init", "mask", "reference")}
+    several = {"control": given.remembered_control, "lora": given.remembered_lora, "embedding": given.remembered}
+    lists = {name: tuple(map(note, given.listed(settings.get(name)))) for name, note in several.items()}
+    then = settings.get("then")
+    return params({**settings, **pictures, **lists, "then": None if then is None else tuple(given.listed(then))})
+
+
+def extras_of(p: ImageParams, reference: given.Given | None, width: int, height: int) -> given.Extras:
+    """What the settings name, opened."""
+    files = [given.scaled_file(text) for text in p.lora]
+    return given.Extras(
+        controls=tuple(given.opened_control(text, width, height) for text in p.control), reference=None if reference is None else given.opened(reference),
+        loras=tuple((given.unchanged(file), scale) for file, scale in files), embeddings=tuple(given.unchanged(file) for file in p.embedding),
+    )  # fmt: skip
 
 
 def params(settings: dict[str, Any]) -> ImageParams:
@@ -188,6 +238,8 @@ def params(settings: dict[str, Any]) -> ImageParams:
         ("height", 8, 8192),
         ("guidance_scale", 0, 100),
         ("seed", 0, 2**62),
+        ("control_scale", 0, 10),
+        ("reference_scale", 0, 10),
     ):
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
@@ -197,59 +249,16 @@ def params(settings: dict[str, Any]) -> ImageParams:
     return p
 
 
-def remembered(given: Given | None) -> str | None:
-    """How a recipe names a picture that was given: its file and the digest of its content, or the digest alone."""
-    if given is None or (isinstance(given, str) and "#" in given):
-        return given
-    data = given.tobytes() if isinstance(given, np.ndarray) else content(Path(given))
-    where = "" if isinstance(given, np.ndarray) else str(Path(given).resolve())
-    return f"{where}#{hashlib.sha256(data).hexdigest()}"
-
-
-def opened(given: Given) -> np.ndarray:
-    """(H, W, 3) uint8, from a file, an array, or a name that `remembered` gave, whose file must be what it was."""
-    if isinstance(given, np.ndarray):
-        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
-            raise DaedalError(f"a picture is an array (height, width, 3) of uint8, and this one is {given.shape} of {given.dtype}.")
-        return given
-    return images.over(images.open_image(unchanged(given)))
-
-
-def opened_mask(given: Given, picture: np.ndarray) -> np.ndarray:
-    """(H, W) bool of the picture's size, true where to paint."""
-    if isinstance(given, np.ndarray):
-        if given.shape != picture.shape[:2]:
-            raise DaedalError(f"the mask is {given.shape} and the picture {picture.shape[:2]}; they must have one size.")
-        return given > (0 if given.dtype == bool else 127)
-    return images.open_mask(unchanged(given), picture) >= 0.5
+def enlarged(picture: np.ndarray, wanted: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture whose shorter side becomes that of the size wanted."""
+    height, width = picture.shape[:2]
+    scale = min(wanted) / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 def snapped(size: int, multiple: int) -> int:
     """The nearest legal size."""
     return max(multiple, (size + multiple // 2) // multiple * multiple)
-
-
-def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture at another size; the same array where it has it."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DaedalError(f"{path} cannot be read ({error.strerror}); give an image file.") from None
-
-
-def unchanged(given: str | Path) -> Path:
-    path, mark, wanted = str(given).rpartition("#")
-    if not mark:
-        return Path(given)
-    if not path or hashlib.sha256(content(Path(path))).hexdigest() != wanted:
-        raise DaedalError(f"{path or 'the picture given as an array'} is no longer what the recipe used; give init= and mask= again.")
-    return Path(path)
 
 
 def runtime(painter: Painter) -> dict[str, Any]:
@@ -265,19 +274,32 @@ def reproduce(pipeline: ImagePipeline, recipe: dict[str, Any]) -> Picture:
 
 
 def paints(folder: Path) -> bool:
-    """Whether a folder holds an image model."""
+    """Whether a folder, or a single file, holds an image model."""
     config = folder / "config.json"
-    return (folder / "model_index.json").exists() or (config.exists() and "_class_name" in json.loads(config.read_text()))
+    if folder.is_file() or (folder / "model_index.json").exists() or is_cascade(folder):
+        return True
+    return config.exists() and "_class_name" in json.loads(config.read_text())
+
+
+def is_cascade(folder: Path) -> bool:
+    """Whether it is a folder of models that follow one another."""
+    return not (folder / "config.json").exists() and any(folder.glob("*/model_index.json"))
+
+
+def located(name: str | Path) -> Path:
+    """The folder of a model's name; a file of weights is itself."""
+    path = Path(name).expanduser()
+    return path if path.is_file() and path.suffix in (".safetensors", ".ckpt") else Path(checkpoints.resolve(name))
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> ImagePipeline:
-    """A pipeline for a house model, a folder that diffusers saved, or a Hub name. `dtype` auto computes in bf16 where the device has units for
-    it, else in fp32."""
-    folder = Path(checkpoints.resolve(name_or_folder))
+    """A pipeline for a house model, a folder that diffusers saved (or one of several, which follow one another), a Hub name, or a single
+    file of an open model. `dtype` auto computes in bf16 where the device has units for it, else in fp32."""
+    folder = located(name_or_folder)
     where = machine.pick_device(device)
     compute = machine.compute_dtype(dtype, where)
     painter: Painter
-    if (folder / "model_index.json").exists():
+    if (folder / "model_index.json").exists() or folder.is_file() or is_cascade(folder):
         from daedal.pipelines.open_image import OpenPainter
 
         painter = OpenPainter.load(folder, where, compute)

@@ -1,101 +1,73 @@
-"""Open image models behind the image pipeline: folders that diffusers saves, by what their `model_index.json` holds.
+"""Open image models behind the image pipeline: folders that diffusers saves, by what their `model_index.json` holds, and single files.
 
-A family says how prompts become conditions and what the network is asked; the schedule, guidance, image-to-image and inpainting are the
-same for all (daedal.processes.imaging).
+A family says how prompts become conditions and what the network is asked; the schedule, guidance, image-to-image, inpainting and what
+follows one model after another are the same for all (daedal.processes.imaging).
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from daedal.checkpoints.components import load_components
-from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.pipelines.image import Job
-from daedal.pipelines.prompts import apply_weights, chunked
+from daedal.networks.autoencoder import decode_tiled
+from daedal.pipelines.given import Extras
+from daedal.pipelines.image import CHOICES, Job, enlarged, located, snapped
+from daedal.pipelines.open_adapters import Wardrobe
+from daedal.pipelines.open_control import Conditioners, Control
+from daedal.pipelines.open_dit import ClassConditional, Flux, PixArt, StableDiffusion3
+from daedal.pipelines.open_parts import read_parts, stages_of
+from daedal.pipelines.open_pixels import DeepFloyd, Pixels
+from daedal.pipelines.open_unet import StableDiffusion
 from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
 from daedal.processes.imaging import from_pixels, generate, pixels, seeded_noise
-from daedal.processes.noise import Level
-from daedal.processes.samplers import OnStep, sampler_named
+from daedal.processes.noise import Level, Levels
+from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, sampler_named
 
-Conditions = dict[str, Tensor]  # one row a prompt
+WHOLE = 128 * 128  # latent cells that are decoded in one piece; more are decoded in tiles, for memory
+REFINED = 0.3  # share of the steps that a model which follows another runs on its picture
 
 
 class Family(Protocol):
     channels: int  # of the latents
+    extra: int  # channels that the network reads beside them
+    inpaints: bool  # picture and mask are among these
+    upscales: bool  # so is a smaller picture
+    patch: int  # latent cells a side of one token
+    even: bool  # see Schedule.levels
+    distilled: bool  # the network is told the guidance scale
     defaults: dict[str, Any]
+    takes: frozenset[str]  # of image.EXTRAS
+    controls: frozenset[str]  # class names of the control networks that fit
 
-    def encode(self, prompts: list[str], job: Job, *, negative: bool, chunks: int) -> Conditions:
-        """What the network is told of the prompts."""
-        ...
-
-    def chunks(self, prompts: list[str]) -> int:
-        """How many pieces the longest prompt needs."""
-        ...
-
-    def prepare(self, conditions: Conditions) -> Any:
-        """What can be computed once for all steps."""
+    def prepare(self, job: Job, guided: bool, controls: list[Control], reference: Any) -> Any:
+        """What can be computed once for all steps; one row a prompt, and if `guided` behind them one a negative prompt."""
         ...
 
     def ask(self, x: Tensor, level: Level, prepared: Any) -> Tensor:
-        """The network's output (B, channels, h, w)."""
+        """The network's output for latents, and what stands beside them (B, channels + extra, h, w)."""
         ...
 
-
-class StableDiffusion:
-    """Stable Diffusion 1 and 2, and XL: a U-Net that reads CLIP (Rombach et al. 2022, Podell et al. 2023)."""
-
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self.unet, self.vae, self.index = parts["unet"], parts["vae"], parts["model_index"]
-        towers = [(parts[f"text_encoder{n}"], Tokenizer.load(parts[f"tokenizer{n}"])) for n in ("", "_2") if f"text_encoder{n}" in parts]
-        self.towers, self.xl = towers, self.unet.config.addition_embed_type == "text_time"
-        self.channels = self.unet.config.out_channels
-        side = (self.unet.config.sample_size or 64) * self.vae.factor
-        self.defaults = {"width": side, "height": side, "steps": 30, "guidance_scale": 5.0 if self.xl else 7.5}
-        self.distilled = self.unet.config.time_cond_proj_dim is not None
-
-    def chunks(self, prompts: list[str]) -> int:
-        return max(chunked(tokenizer, prompts, tower.config.max_position_embeddings).ids.shape[1] for tower, tokenizer in self.towers)
-
-    def encode(self, prompts: list[str], job: Job, *, negative: bool, chunks: int) -> Conditions:
-        states, pooled = [], None
-        for tower, tokenizer in self.towers:
-            made = chunked(tokenizer, prompts, tower.config.max_position_embeddings, chunks)
-            features = tower(made.ids.flatten(0, 1).to(self.device))
-            state = features.hidden[-2] if self.xl else features.last
-            state = state.unflatten(0, made.ids.shape[:2]).flatten(1, 2)  # (B, chunks * 77, D)
-            states.append(apply_weights(state, made.weights.flatten(1)))
-            pooled = features.pooled.unflatten(0, made.ids.shape[:2])[:, 0]
-        conditions = {"text": torch.cat(states, -1)}
-        if self.xl and pooled is not None:
-            conditions |= {"text_embeds": pooled, "time_ids": self.sizes(job, negative).to(pooled).expand(len(prompts), -1)}
-            if negative and self.index.get("force_zeros_for_empty_prompt") and not any(prompts):
-                conditions |= {key: torch.zeros_like(conditions[key]) for key in ("text", "text_embeds")}
-        return conditions
-
-    def sizes(self, job: Job, negative: bool) -> Tensor:
-        """Original size, crop and target size; the refiner's original size, crop and aesthetic score."""
-        size = [job.height, job.width, 0, 0]
-        return torch.tensor([[*size, 2.5 if negative else 6.0] if self.index.get("requires_aesthetics_score") else [*size, job.height, job.width]])
-
-    def prepare(self, conditions: Conditions) -> dict[str, Any]:
-        added = {key: conditions[key] for key in ("text_embeds", "time_ids") if key in conditions}
-        return {"text_kv": self.unet.text_keys(conditions["text"]), "added": added or None}
-
-    def ask(self, x: Tensor, level: Level, prepared: dict[str, Any]) -> Tensor:
-        return self.unet(x, torch.full((len(x),), float(level.time), device=x.device), **prepared)
+    def beside(self, job: Job, init: Tensor | None, mask: Tensor | None, noise: Noise) -> Tensor:
+        """What the network reads beside the latents (B or 1, extra, h, w), of a picture (1, 3, H, W) and a mask (1, 1, H, W)."""
+        ...
 
     @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+    def device(self) -> torch.device: ...
 
 
-FAMILIES: dict[str, type] = {"UNet2DConditionModel": StableDiffusion}
+FAMILIES: dict[str, Any] = {
+    "UNet2DConditionModel": StableDiffusion,
+    "SD3Transformer2DModel": StableDiffusion3,
+    "FluxTransformer2DModel": Flux,
+    "PixArtTransformer2DModel": PixArt,
+    "DiTTransformer2DModel": ClassConditional,
+}
 
 
 def family(parts: dict[str, Any]) -> Family:
@@ -103,78 +75,121 @@ def family(parts: dict[str, Any]) -> Family:
     kind = type(network).__name__
     if kind not in FAMILIES:
         raise DaedalError(f"the folder's {kind} is not an image network that can be painted with; known are {', '.join(FAMILIES)}.")
-    return FAMILIES[kind](parts)
+    return FAMILIES[kind](parts) if "vae" in parts else DeepFloyd(parts)
 
 
 class OpenPainter:
     """A family, its codec and its schedule."""
 
     def __init__(self, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
-        self.family, self.vae, self.dtype = family(parts), parts["vae"], dtype
+        self.network = parts.get("unet") or parts.get("transformer")
+        self.family, self.vae, self.dtype = family(parts), parts.get("vae") or Pixels(), dtype
         self.schedule = schedulers.read(parts["scheduler"])
-        self.multiple = self.vae.factor * getattr(self.family, "patch", 1)
+        self.multiple = self.vae.factor * self.family.patch
         self.defaults = {**self.family.defaults, "sampler": self.schedule.sampler}
-        self.extra = parts["unet"].config.in_channels - self.family.channels if "unet" in parts else 0  # 5: an inpainting model
+        self.takes, self.upscales = self.family.takes, self.family.upscales
+        self.wardrobe = Wardrobe(parts, getattr(self.family, "towers", []))
+        self.conditioners = Conditioners(parts, dtype, self.family.device)
+        self.later: dict[str, OpenPainter] = {}  # models that have followed this one
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "OpenPainter":
-        return cls(load_components(folder, dtype=dtype, device=device), dtype)
+    def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
+        """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be read again."""
+        first, *later = stages_of(place)
+        painter = cls(read_parts(first, dtype, device, shared or {}), dtype)
+        painter.defaults["then"] = tuple(str(stage) for stage in later)
+        return painter
 
     @torch.no_grad()
     def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]."""
-        made, device = self.family, next(self.vae.parameters()).device
+        self.wardrobe.wear(job.extras)
+        made, device = self.family, self.family.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
-        noise = seeded_noise(job.seeds, (made.channels, h, w), device, self.dtype)
-        levels = self.schedule.levels(job.steps)
+        draw = seeded_noise(job.seeds, (made.channels, h, w), device)  # x is float32, whatever the network computes in
+        noise = begun(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
-        start = None if init is None else self.vae.encode(init).expand(len(job.seeds), -1, -1, -1)
-        levels = levels if start is None else levels.tail(job.strength)
-        mask = None if job.mask is None else painted_cells(job.mask, self.vae.factor).to(device)
-        beside = self.beside(init, job, h, w) if self.extra else None
-        predict = self.predictor(job, beside)
+        start = None if init is None or made.upscales or (made.inpaints and job.strength == 1) else self.vae.encode(init).float()
+        levels = self.levels(job, h * w)
+        mask = None if job.mask is None or made.inpaints else painted_cells(job.mask, self.vae.factor).to(device)
+        predict, sampler = self.predictor(job, init, draw)
         x = generate(
-            predict, noise, levels, sampler=sampler_named(job.sampler), start=start, kept=None if mask is None else ~mask,
-            opening=self.schedule.start, on_step=on_step,
+            predict, noise, levels, sampler=sampler, start=None if start is None else start.expand(len(job.seeds), -1, -1, -1),
+            kept=None if mask is None else ~mask, opening=self.schedule.start, on_step=on_step,
         )  # fmt: skip
-        return self.vae.decode(x)
+        pictures = self.decode(x.to(self.dtype))
+        for name in job.params.then or ():
+            pictures = self.followed(name, job, pictures, on_step)
+        return pictures
 
-    def predictor(self, job: Job, beside: Tensor | None):
-        """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's config asks for."""
+    def levels(self, job: Job, cells: int) -> Levels:
+        """All levels, or with a picture to start from the last of them."""
+        levels = self.schedule.levels(job.steps, tokens=cells // self.family.patch**2, even=self.family.even)
+        return levels if job.init is None or self.upscales else levels.tail(job.strength)
+
+    def predictor(self, job: Job, init: Tensor | None, draw: Noise) -> tuple[Denoise, Sampler]:
+        """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's config asks for. The sampler is told the
+        variance that the network learned, which is that of the prompt."""
         made, meaning, schedule = self.family, self.schedule.parametrisation, self.schedule
-        guided = job.guidance_scale != 1
-        chunks = made.chunks([*job.prompts, *job.negatives])
-        cond = made.encode(job.prompts, job, negative=False, chunks=chunks)
-        if guided:
-            without = made.encode(job.negatives, job, negative=True, chunks=chunks)
-            cond = {key: torch.cat([value, without[key]]) for key, value in cond.items()}
-        prepared = made.prepare(cond)
+        guided = job.guidance_scale != 1 and not made.distilled
+        if made.distilled and any(job.negatives):
+            raise DaedalError("this model has guidance built in and reads no negative prompt; leave `negative` out.")
+        controls, reference = self.conditioners.controls(job, made.controls), self.conditioners.reference(job)
+        prepared = made.prepare(job, guided, controls, reference)
+        mask = None if job.mask is None or init is None else torch.from_numpy(job.mask)[None, None].to(init)
+        beside = made.beside(job, init, mask, draw).to(self.dtype) if made.extra else None
+        learned: list[Tensor] = []
 
         def predict(x: Tensor, level: Level) -> Tensor:
-            seen = meaning.scaled(x, level)
+            seen = meaning.scaled(x, level).to(self.dtype)
             seen = seen if beside is None else torch.cat([seen, beside.expand(len(x), -1, -1, -1)], 1)
-            output = made.ask(torch.cat([seen, seen]) if guided else seen, level, prepared)[:, : made.channels]
-            if not guided:
-                return schedule.limit(meaning.denoised(output, x, level), x, level)
-            one, other = output.chunk(2)
-            x0 = cfg(meaning.denoised(one, x, level), meaning.denoised(other, x, level), job.guidance_scale)
+            output = made.ask(torch.cat([seen, seen]) if guided else seen, level, prepared).float()
+            learned[:] = [(output[: len(x), made.channels :] + 1) / 2]
+            x0 = meaning.denoised(output[: len(x), : made.channels], x, level)
+            if guided:
+                x0 = cfg(x0, meaning.denoised(output[len(x) :, : made.channels], x, level), job.guidance_scale)
             return schedule.limit(x0, x, level)
 
-        return predict
+        sampler = sampler_named(job.sampler)
+        return predict, partial(sampler, large=lambda: learned[0]) if schedule.learned_variance and job.sampler == "ddpm" else sampler
 
-    def beside(self, init: Tensor | None, job: Job, h: int, w: int) -> Tensor:
-        """What an inpainting network sees beside the latents: the mask, and the picture with what is painted made grey."""
-        if init is None or job.mask is None:
-            raise DaedalError("this is an inpainting model; give init= and mask= (--init, --mask).")
-        mask = torch.from_numpy(job.mask)[None, None].to(init)
-        masked = self.vae.encode(init * (mask < 0.5))
-        return torch.cat([F.interpolate(mask, (h, w)), masked], 1)
+    def decode(self, x: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> pictures, in tiles if they are large."""
+        if self.vae.factor == 1 or x.shape[2] * x.shape[3] <= WHOLE:
+            return self.vae.decode(x)
+        return torch.cat([decode_tiled(self.vae.decode, one[None]) for one in x])
+
+    def followed(self, name: str, job: Job, pictures: Tensor, on_step: OnStep | None) -> Tensor:
+        """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
+        if name not in self.later:
+            shared = self.family.shared if isinstance(self.family, DeepFloyd) else {}
+            self.later[name] = OpenPainter.load(located(name), self.family.device, self.dtype, shared)
+        stage, watch = self.later[name], (lambda i, x, x0: on_step(job.steps - 1, x, x0)) if on_step else None
+        return torch.cat([stage.paint(stage.job_after(job, i, picture), watch) for i, picture in enumerate(pixels(pictures))])
+
+    def job_after(self, job: Job, i: int, picture: np.ndarray) -> Job:
+        """The job of this model for picture i of another: what the user left open is its own choice."""
+        asked = {key: self.defaults[key] if getattr(job.params, key) is None else getattr(job.params, key) for key in CHOICES}
+        size = enlarged(picture, (self.defaults["height"], self.defaults["width"])) if self.upscales else picture.shape[:2]
+        height, width = (snapped(side, self.multiple) for side in size)
+        return Job(
+            [job.prompts[i]], [job.negatives[i]], [job.seeds[i]], width, height, **asked, strength=REFINED, init=picture, mask=None,
+            params=replace(job.params, then=()), extras=Extras(),
+        )  # fmt: skip
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         """The estimate at an eighth of the size: its first three channels stretched to colours (no decoder runs)."""
+        if self.vae.factor == 1:
+            return pixels(x0)
         flat = x0[:, :3].float()
         low, high = flat.amin((1, 2, 3), keepdim=True), flat.amax((1, 2, 3), keepdim=True)
         return pixels((flat - low) / (high - low).clamp(min=1e-6) * 2 - 1)
+
+
+def begun(draw: Noise) -> Noise:
+    """A source whose first draw, x's, is made now: before any noise of what stands beside x."""
+    first = [draw()]
+    return lambda: first.pop() if first else draw()
 
 
 def painted_cells(mask: np.ndarray, factor: int) -> Tensor:

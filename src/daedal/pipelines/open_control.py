@@ -1,0 +1,158 @@
+"""Pictures as conditions of open image models: ControlNets and T2I-Adapters by kind of picture, and IP-Adapters.
+
+A network is found, in this order: in `control_model`, which is one network, or a folder of several named by kind ("canny", "depth", ...); in
+the model's own folder. It is read once and kept.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from daedal import checkpoints
+from daedal.checkpoints.components import load_component, load_ip_adapter
+from daedal.errors import DaedalError
+from daedal.pipelines.given import KINDS, known_kind
+from daedal.pipelines.image import Job
+from daedal.processes.imaging import from_pixels
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A network and the picture it reads, (1, 3, H, W) in [-1, 1]."""
+
+    kind: str
+    network: Any
+    picture: Tensor
+    scale: float
+
+    @property
+    def name(self) -> str:
+        return type(self.network).__name__
+
+    @property
+    def positive(self) -> Tensor:
+        """The picture in [0, 1], (1, channels, H, W), grey for networks that read one channel."""
+        picture = (self.picture + 1) / 2
+        if self.name == "T2IAdapter" and self.network.config.in_channels == 1:
+            return (picture * picture.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        return picture
+
+    def check(self, network: Any, keys: tuple[str, ...]) -> "Control":
+        """The control, if its config agrees with the network's in these keys."""
+        for key in keys:
+            mine, wanted = getattr(self.network.config, key), getattr(network.config, key)
+            if mine != wanted:
+                raise DaedalError(
+                    f"the {self.kind} network is for another model ({key} {mine}, this one has {wanted}); take one made for this model."
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An IP-Adapter and what it reads of the picture: (1, ...), and of no picture."""
+
+    adapter: Any
+    embeds: Tensor
+    nothing: Tensor
+    scale: float
+
+    def rows(self, positive: int, negative: int) -> Tensor:
+        """One a prompt; negative prompts see no picture."""
+        return torch.cat([self.embeds.expand(positive, *self.embeds.shape[1:]), self.nothing.expand(negative, *self.nothing.shape[1:])])
+
+
+class Conditioners:
+    """The networks of conditions that a model has been asked for so far."""
+
+    def __init__(self, parts: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
+        self.own = parts.get("controlnet") or parts.get("adapter")
+        self.encoder: Any = parts.get("image_encoder")
+        self.dtype, self.device, self.loaded = dtype, device, dict[str, Any]()
+
+    def controls(self, job: Job, kinds: frozenset[str]) -> list[Control]:
+        """One a control picture of the job. `kinds` are the networks' class names that fit the model."""
+        found: list[Control] = []
+        if not kinds:  # the model reads the pictures itself
+            return found
+        for kind, picture in job.extras.controls:
+            network = self.network(kind, job.params.control_model)
+            if type(network).__name__ not in kinds:
+                raise DaedalError(f"{type(network).__name__} is no control for this model; it takes {' or '.join(sorted(kinds))}.")
+            found.append(Control(kind, network, from_pixels(picture).to(self.device, self.dtype), job.params.control_scale))
+        return found
+
+    def network(self, kind: str, where: str | None) -> Any:
+        if where is None:
+            known_kind(kind, KINDS)
+            if self.own is None:
+                raise DaedalError(f"control {kind!r} needs its network; give control_model= (--control-model), a ControlNet or T2I-Adapter folder.")
+            return self.own
+        folder = checkpoints.resolve(where)
+        if (folder / "config.json").exists():
+            known_kind(kind, KINDS)
+        else:
+            folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
+        return self.once(str(folder), lambda: load_component(folder, dtype=self.dtype, device=self.device))
+
+    def reference(self, job: Job) -> Reference | None:
+        """The reference picture of the job, as its adapter reads it."""
+        if job.extras.reference is None:
+            return None
+        if job.params.reference_model is None:
+            raise DaedalError("a reference picture needs an IP-Adapter; give reference_model= (--reference-model), its safetensors file.")
+        file = Path(job.params.reference_model)
+        adapter = self.once(str(file), lambda: load_ip_adapter(file, self.dtype, self.device))
+        encoder = self.encoder or self.once(f"{file} encoder", lambda: self.encoder_beside(file))
+        picture, pooled = for_clip(job.extras.reference, encoder.config.image_size).to(self.device, self.dtype), adapter_pools(adapter)
+        seen = encoder(picture)
+        nothing = torch.zeros_like(seen.pooled) if pooled else encoder(torch.zeros_like(picture)).hidden[-2]
+        return Reference(adapter, seen.pooled if pooled else seen.hidden[-2], nothing, job.params.reference_scale)
+
+    def encoder_beside(self, file: Path) -> Any:
+        folder = file.parent / "image_encoder"
+        if not folder.is_dir():
+            raise DaedalError(f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}.")
+        return load_component(folder, dtype=self.dtype, device=self.device)
+
+    def once(self, name: str, load: Any) -> Any:
+        if name not in self.loaded:
+            self.loaded[name] = load()
+        return self.loaded[name]
+
+
+def adapter_pools(adapter: Any) -> bool:
+    """Whether an adapter reads the image's one embedding, not the states of its patches."""
+    return type(adapter.image_proj).__name__ == "Tokens"
+
+
+def for_clip(picture: np.ndarray, side: int) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out, normalised (Radford et al. 2021)."""
+    height, width = picture.shape[:2]
+    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    image = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    values = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
+    return ((values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None])[None]
+
+
+def inpainted(init: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What an inpainting model must be given."""
+    if init is None or mask is None:
+        raise DaedalError("this is an inpainting model; give init= and mask= (--init, --mask).")
+    return init, mask
+
+
+def summed(items: list[Any]) -> Any:
+    """Their sum with +, None of none."""
+    total = None
+    for item in items:
+        total = item if total is None else total + item
+    return total
