@@ -51,6 +51,8 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: torch.dev
 def empty_network(folder: str | Path) -> Decoder:
     """The network of a folder on the meta device: shapes without weights."""
     raw = read_config(folder)
+    if "_class_name" in raw:
+        raise DaedalError(f"{folder} holds a {raw['_class_name']}, not a language model; for pictures there is `daedal image`.")
     with torch.device("meta"):
         network = build(config_from_dict(raw))
     if quantization := raw.get("quantization_config"):

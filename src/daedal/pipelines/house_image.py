@@ -1,7 +1,7 @@
 """The house's image model behind the image pipeline."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer, unpatchify
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import from_pixels, pixels
@@ -29,7 +30,11 @@ class HousePainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "HousePainter":
-        network = cast(MediaTransformer, load_component(folder, dtype=torch.float32, device=device))
+        network = load_component(folder, dtype=torch.float32, device=device)
+        if not isinstance(network, MediaTransformer):
+            raise DaedalError(
+                f"{folder} holds a {type(network).__name__}, which paints nothing by itself; give a media transformer or a pipeline folder."
+            )
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 

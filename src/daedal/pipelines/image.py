@@ -306,6 +306,8 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") 
     else:
         from daedal.pipelines.house_image import HousePainter
 
+        if not paints(folder):
+            raise DaedalError(f"{name_or_folder} is not an image model; for text there is `daedal text`.")
         painter = HousePainter.load(folder, where, compute)
     return ImagePipeline(painter, str(name_or_folder), folder)
 

@@ -79,4 +79,5 @@ def apply_weights(states: Tensor, weights: Tensor) -> Tensor:
         return states
     mean = states.float().mean((1, 2), keepdim=True)
     scaled = states * weights[..., None].to(states)
-    return scaled * (mean / scaled.float().mean((1, 2), keepdim=True)).to(states.dtype)
+    after = scaled.float().mean((1, 2), keepdim=True)
+    return scaled * torch.where(after.abs() > 1e-8, mean / after, 1.0).to(states.dtype)

@@ -40,7 +40,7 @@ GAMES = {
     "logistic": Game(lambda real, made: F.softplus(-made), lambda real, made: F.softplus(-real) + F.softplus(made)),
     # Lim & Ye 2017
     "hinge": Game(lambda real, made: -made, lambda real, made: F.relu(1 - real) + F.relu(1 + made)),
-    # Jolicoeur-Martineau 2018, as R3GAN pairs them (Huang et al. 2024, eq. 2): each made sample against one real one
+    # Jolicoeur-Martineau 2018, as R3GAN pairs them (Huang et al. 2024): each made sample against one real one
     "relativistic": Game(lambda real, made: F.softplus(real - made), lambda real, made: F.softplus(made - real)),
 }
 
@@ -54,7 +54,7 @@ def steepness(logits: Tensor, samples: Tensor) -> Tensor:
 
 def duel(game: Game, critic: nn.Module, real: Tensor, made: Tensor, gamma: float = 0.0) -> tuple[Tensor, Tensor]:
     """(maker's loss, critic's loss), each (B,), of a critic of samples (B, ...) to logits (B, ...). `gamma` / 2 weighs R1 and R2 alike, which
-    with the relativistic game is R3GAN (Huang et al. 2024, eq. 3)."""
+    with the relativistic game is R3GAN (Huang et al. 2024)."""
     real, cut = real.detach().requires_grad_(gamma > 0), made.detach().requires_grad_(gamma > 0)
     judged, seen = critic(real), critic(cut)
     maker = game.maker(judged.detach(), frozen(critic, made))

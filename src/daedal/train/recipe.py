@@ -255,7 +255,7 @@ class AutoencodeRecipe(PictureRun):
 
     task: Literal["autoencode"] = "autoencode"
     model: CodecRecipe = CodecRecipe()
-    perceptual: float = 0.5  # distance in the critic's features
+    perceptual: float = 0.1  # distance in the critic's features
     adversarial: float = 0.05
     adversarial_from: int = 1000  # the step at which the codec starts to listen to the critic, which learns from the first
     game: Literal["hinge", "logistic", "relativistic"] = "hinge"
@@ -268,7 +268,7 @@ class AutoencodeRecipe(PictureRun):
 
 
 class TowersRecipe(Section):
-    """CLIP: two towers of `depth` layers and width 64*heads; `text` and `vision` are CLIPTextConfig and CLIPVisionConfig fields."""
+    """CLIP: two towers of `depth` layers, in heads of 64; `text` and `vision` are CLIPTextConfig and CLIPVisionConfig fields."""
 
     side: int = 64  # pixels
     depth: int = 4
@@ -284,10 +284,8 @@ class TowersRecipe(Section):
             "hidden_size": self.width, "intermediate_size": 4 * self.width, "projection_dim": self.width, "num_hidden_layers": self.depth,
             "num_attention_heads": max(1, self.width // 64),
         }  # fmt: skip
-        return both | {"max_position_embeddings": self.text_length} | self.text, both | {
-            "image_size": self.side,
-            "patch_size": self.side // 8,
-        } | self.vision
+        vision = both | {"image_size": self.side, "patch_size": self.side // 8}
+        return both | {"max_position_embeddings": self.text_length} | self.text, vision | self.vision
 
 
 class ContrastRecipe(PictureRun):
