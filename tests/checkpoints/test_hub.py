@@ -9,7 +9,13 @@ def test_a_language_model_is_taken_whole_but_for_other_frameworks() -> None:
 
 
 def test_a_pipeline_is_taken_once() -> None:
-    once = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "tokenizer/merges.txt"]
+    once = [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "tokenizer/merges.txt",
+    ]
     twice = ["v1-5-pruned.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"]
     assert chosen([*once, *twice, "safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin"]) == once
 

@@ -29,6 +29,7 @@ from daedal.train.pictures import PlainBatches, begin, clean, cost, fit, held_ou
 from daedal.train.recipe import AutoencodeRecipe
 from daedal.train.trainer import Batch, Objective
 
+RARE = 0.02  # share of its even part of the vectors below which a code counts as unused
 KINDS: dict[str, Any] = {"kl": AutoencoderKL, "vq": VQModel}
 
 
@@ -100,7 +101,8 @@ def vq_terms(r: AutoencodeRecipe, network: Autoencoding, x: Tensor, step: Tensor
         seen = parallel_rows(z)
         network.average.update(vq.quantize, seen, parallel_rows(quantized.indices))
         if (now := int(step[0])) % r.revive_every == 1:
-            network.average.revive(vq.quantize, seen, generator=torch.Generator().manual_seed(now))
+            even = seen[..., 0].numel() / len(network.average.count)  # vectors a code and step, were all codes used alike
+            network.average.revive(vq.quantize, seen, RARE * even, torch.Generator().manual_seed(now))
     return vq.draw(quantized.values), r.commitment * commitment
 
 
