@@ -200,7 +200,7 @@ class BigGANGenerator(nn.Module):
         conditions = [torch.cat([y, part], 1) for part in rest] if self.config.hier else [y] * len(self.blocks)
         x = self.linear(first).view(len(z), -1, 4, 4)
         for blocks, condition in zip(self.blocks, conditions, strict=True):
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, condition)
         return self.output_layer["2"](F.relu(self.output_layer["0"](x))).tanh()
 
@@ -283,7 +283,7 @@ class BigGANDiscriminator(nn.Module):
         """images (B, 3, side, side), labels (B,) -> scores (B, 1), higher for real ones of that class."""
         x = images
         for blocks in self.blocks:
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x)
         x = F.relu(x).sum((2, 3))
         return self.linear(x) + (self.embed(labels) * x).sum(1, keepdim=True)
