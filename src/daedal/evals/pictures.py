@@ -17,6 +17,7 @@ from torch import Tensor
 from daedal.data.worlds import scenes
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
+from daedal.processes.measures import first_hits
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,7 @@ def copies(fake: Tensor, train: Tensor, ratio: float = 1 / 3) -> Measured:
 
 def retrieval(pictures: Tensor, texts: Tensor) -> Measured:
     """R@1: share of pictures (N, F) whose own caption (N, F), of all N, is the nearest by cosine."""
-    best = (F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).mT).argmax(1)
-    return share(int((best == torch.arange(len(pictures))).sum()), len(pictures))
-
-
-def psnr(a: Tensor, b: Tensor, peak: float = 2.0) -> Tensor:
-    """Peak signal to noise ratio in decibels of each picture (N, ...), values spanning `peak`."""
-    return 10 * torch.log10(peak**2 / (a - b).square().flatten(1).mean(1).clamp(min=1e-12))
+    return share(int(first_hits(pictures, texts).sum()), len(pictures))
 
 
 def coarse(pictures: np.ndarray, side: int = 16) -> Tensor:
