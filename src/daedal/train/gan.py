@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from daedal import device as machine
 from daedal.checkpoints.components import save_component
-from daedal.data.pictures import Source
+from daedal.data.pictures import PictureBatches, Source
 from daedal.networks.biggan import BigGANConfig, BigGANDiscriminator, BigGANDiscriminatorConfig, BigGANGenerator, orthogonality
 from daedal.networks.stylegan import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANConfig, StyleGANDiscriminatorConfig
 from daedal.nn.cost import count_flops
@@ -125,7 +125,7 @@ def gan(recipe: GanRecipe) -> Objective:
         chance = float(match.augment)
         critic = Judge(match.discriminator, condition)
         maker, judged = duel(GAMES[recipe.game], critic, augmented(real, chance), augmented(made, chance), recipe.gamma)
-        if recipe.augment_target and critic.last is not None:
+        if recipe.augment_target and critic.first is not None:
             match.augment = adapted(match.augment, critic.first, recipe.augment_target, len(real))
         return total + maker.sum() + judged.sum()
 
@@ -138,36 +138,29 @@ class Judge(nn.Module):
     def __init__(self, discriminator: nn.Module, condition: Tensor | None) -> None:
         super().__init__()
         self.discriminator, self.condition = discriminator, condition
-        self.first: Tensor = torch.empty(0)
-        self.last: Tensor | None = None
+        self.first: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 1)
         out = self.discriminator(x, self.condition)
-        self.first = out.detach() if self.last is None else self.first
-        self.last = out.detach()
+        self.first = out.detach() if self.first is None else self.first
         return out
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------------------------
 
 
-class LabelledBatches:
+class LabelledBatches(PictureBatches):
     """Endless batches {"images": (B, 3, H, W) uint8, "labels": (B,)}, each a function of seed and step."""
 
     def __init__(self, drawn_from: list[tuple[Source, float]], classes: list[str], rows: int, seed: int, step: int = 0) -> None:
         self.sources, self.weights = [s for s, _ in drawn_from], [w for _, w in drawn_from]
         self.classes, self.rows, self.seed, self.step = classes, rows, seed, step
 
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step}
-
-    def __iter__(self):
-        while True:
-            self.step += 1
-            rng = random.Random(f"{self.seed}/{self.step}")
-            pairs = [self.one(rng) for _ in range(self.rows)]
-            images = torch.from_numpy(np.stack([picture for picture, _ in pairs])).permute(0, 3, 1, 2)
-            yield {"images": images, "labels": torch.tensor([label for _, label in pairs])}
+    def batch(self, step: int) -> dict[str, Tensor]:
+        rng = random.Random(f"{self.seed}/{step}")
+        pairs = [self.one(rng) for _ in range(self.rows)]
+        images = torch.from_numpy(np.stack([picture for picture, _ in pairs])).permute(0, 3, 1, 2)
+        return {"images": images, "labels": torch.tensor([label for _, label in pairs])}
 
     def one(self, rng: random.Random) -> tuple[np.ndarray, int]:
         """A picture whose caption holds one of the classes, where there are any."""

@@ -147,12 +147,13 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
             last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
             made = unpatchify(ask(network, path[-1], last, positions, text), c.patch_size, height, width)
             gain = advantages(scene_reward(part["seeds"].repeat_interleave(r.group), made), r.group).to(device)  # (B G,)
-        reference.to(device)
+        with torch.no_grad():
+            text_at_start = reference.to(device).encode_text(words)
         text, total = network.encode_text(words), torch.zeros((), device=device)
         for i in steps:
             mean, spread = policy(network, path[i], i, positions, text)
             with torch.no_grad():
-                at_start, _ = policy(reference, path[i], i, positions, reference.encode_text(words))
+                at_start, _ = policy(reference, path[i], i, positions, text_at_start)
             far = lambda other, of=path[i + 1], by=spread: (other - of).square().mean((1, 2)) / (2 * by**2)  # noqa: E731
             logp = -far(mean)
             ratio = (logp - logp.detach()).exp()  # one update a rollout: the old policy is this one, and the ratio starts at 1
