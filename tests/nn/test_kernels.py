@@ -73,3 +73,12 @@ def test_a_library_is_named_by_its_source_and_switched_off_by_the_environment(mo
 
 def test_reading_has_a_speed() -> None:
     assert kernels.read_bandwidth(0.01, 8 << 20) > 1e8
+
+
+def test_a_library_that_computes_wrong_is_not_used(monkeypatch) -> None:
+    linear = kernels.linear
+    monkeypatch.setattr(kernels, "linear", lambda x, weights, bits: [1.1 * y if bits == 4 else y for y in linear(x, weights, bits)])
+    for name, value in (("_library", None), ("_wrong", False), ("_failure", ""), ("_next_look", 0.0)):
+        monkeypatch.setattr(kernels, name, value)
+    assert not kernels.available() and not kernels.available()
+    assert "4-bit product is wrong" in kernels.status()

@@ -37,6 +37,7 @@ CODES = {name: code for code, name in enumerate(["linear", "attend", "rms_norm",
 
 _library: ctypes.CDLL | None = None
 _failure = ""
+_wrong = False  # the library was built, and its products are not what they should be
 _next_look = 0.0
 _watcher = threading.local()  # .capture: who is told of every record, in the thread that captures
 
@@ -109,7 +110,7 @@ def build(wait: bool = True) -> bool:
 def available() -> bool:
     """Whether the kernels can be called now. The first call starts the build if need be and never waits for it."""
     global _library, _next_look
-    if os.environ.get("DAEDAL_KERNELS") == "0":
+    if os.environ.get("DAEDAL_KERNELS") == "0" or _wrong:
         return False
     if _library is not None:
         return True
@@ -118,6 +119,8 @@ def available() -> bool:
     path = library_path()
     if path.exists():
         _library = _open(path)
+        if _library is not None and not right():
+            _library = None
         return _library is not None
     if _next_look == 0.0 and not _failure:
         build(wait=False)
@@ -134,6 +137,26 @@ def _open(path: Path) -> ctypes.CDLL | None:
         return None
     library.run.argtypes, library.run.restype = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int], None
     return library
+
+
+def right() -> bool:
+    """Whether the products of the library just loaded agree with PyTorch's: it was compiled for this CPU, with instructions that may never
+    have run anywhere else, and a wrong number must not pass for a fast one."""
+    global _failure, _wrong
+    from daedal.nn.quantized import QuantLinear
+
+    draw = torch.Generator().manual_seed(0)
+    for bits in (4, 8, 16):
+        layer = QuantLinear.of(torch.randn(24, 96, generator=draw), None, bits)
+        for rows in (1, 3, 16):
+            x = torch.randn(rows, 96, generator=draw)
+            with watched_by(None):
+                y = linear(x, [(layer.weight, layer.scale, None, 24)], bits)[0]
+            want = x @ layer.dequantized().mT
+            if not (y - want).norm() < 0.02 * want.norm():  # activations of int8 and int4 products are rounded to 8 bits
+                _failure, _wrong = f"the {bits}-bit product is wrong on this CPU ({platform.machine()}); please report it", True
+                return False
+    return True
 
 
 def status() -> str:
@@ -162,11 +185,11 @@ def program(records: list[bytes]) -> Callable[[], None]:
 @contextlib.contextmanager
 def watched_by(capture: Any) -> Iterator[None]:
     """Inside, every record launched by this thread is also given to `capture.record`, and the tensors it wrote to `capture.wrote`."""
-    _watcher.capture = capture
+    before, _watcher.capture = getattr(_watcher, "capture", None), capture
     try:
         yield
     finally:
-        _watcher.capture = None
+        _watcher.capture = before
 
 
 def launch(name: str, form: str, *args: float, wrote: tuple[Tensor, ...] = ()) -> None:
