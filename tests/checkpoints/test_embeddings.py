@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
 from daedal.checkpoints.components import load_component, save_component
-from daedal.checkpoints.embeddings import add_embedding, read_embedding
+from daedal.checkpoints.embeddings import Embedding, add_embedding, read_embedding, save_embedding
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPTextModel, CLIPTextModelWithProjection
@@ -83,6 +83,15 @@ def test_one_vector_and_two_towers(tmp_path):
     assert read_embedding(written(tmp_path / "a.safetensors", {"<Cat>": VECTORS[0]})).vectors[16].shape == (1, 16)
     read = read_embedding(written(tmp_path / "cat.safetensors", {"clip_l": draw(2, 16), "clip_g": draw(2, 24)}))
     assert read.token == "cat" and read.vectors.keys() == {16, 24}
+
+
+@pytest.mark.parametrize("widths", [(16,), (16, 24)], ids=["one tower", "two"])
+def test_what_is_saved_is_read(widths, tmp_path):
+    """Whatever the file is called."""
+    vectors = {width: draw(2, width) for width in widths}
+    save_embedding(Embedding("<Cat>", vectors), tmp_path / "learned_embeds.safetensors")
+    read = read_embedding(tmp_path / "learned_embeds.safetensors")
+    assert read.token == "<Cat>" and all(torch.equal(read.vectors[width], vectors[width]) for width in widths)
 
 
 # In a model.

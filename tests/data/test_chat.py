@@ -67,9 +67,34 @@ def test_mask_is_what_the_assistant_said(tmp_path, tokenizer: Tokenizer, name: s
     assert said == "".join(text + end for text in body)
 
 
-def test_mask_needs_the_tag(tokenizer: Tokenizer) -> None:
+def test_mask_without_the_tag_is_the_same(tokenizer: Tokenizer) -> None:
+    talk = [*TALK, {"role": "assistant", "content": "Yes."}]
+    plain = chat.CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert chat.encode_with_mask(tokenizer, talk, template=plain) == chat.encode_with_mask(tokenizer, talk)
+
+
+def test_mask_of_a_template_that_rewrites_the_past(tokenizer: Tokenizer) -> None:
+    template = "{% for m in messages %}{{ m.content if loop.last else m.content | upper }}\n{% endfor %}"
     with pytest.raises(DaedalError, match="generation"):
-        chat.encode_with_mask(tokenizer, TALK, template=MISTRAL)
+        chat.encode_with_mask(tokenizer, [*TALK, {"role": "assistant", "content": "Yes."}], template=template)
+
+
+def test_house_template_ends_answers(tmp_path) -> None:
+    base = Tokenizer.train(["Hello there " * 9], 300, (*chat.HOUSE_TOKENS, "<|pad|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True)
+    house = chat.prepared(base)
+    talk = [{"role": "system", "content": "Be kind."}, TALK[0], {"role": "assistant", "content": "Hello <|end|>"}]
+    ids, mask = chat.encode_with_mask(house, talk, tools=TOOLS)
+    assert house.decode([i for i, m in zip(ids, mask, strict=True) if m], skip_special=False) == "Hello <|end|><|end|>"
+    assert house.token(house.eos_ids[0]) == "<|end|>" and [i for i, m in zip(ids, mask, strict=True) if m][-1] == house.eos_ids[0]
+    house.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    prompt = chat.encode(again, talk[:2], tools=TOOLS)
+    assert again.chat_template == chat.HOUSE and prompt == ids[: len(prompt)]
+
+
+def test_no_template_and_no_tokens_for_one() -> None:
+    with pytest.raises(DaedalError, match="Instruct"):
+        chat.prepared(Tokenizer.train(["a"], 300))
 
 
 def test_messages_cannot_forge_control_tokens(tokenizer: Tokenizer) -> None:

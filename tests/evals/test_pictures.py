@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,74 @@ def test_the_probe_scores_a_perfect_and_a_blind_painter() -> None:
     assert right["all"].value == 1 and drawn.shape == (20, 64, 64, 3)
     blind, _ = P.scene_probe(lambda captions, seed: np.full((len(captions), 64, 64, 3), 255, np.uint8), 20, unseen=True)
     assert blind["objects"].value == 0 and blind["all"].value == 0
+
+
+# ---- in the eye of a CLIP tower ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tower that knows colours and shapes a little."""
+    from daedal.train import contrast
+    from daedal.train.recipe import load_recipe
+
+    quick = [
+        "model={side: 32, depth: 1, width: 64, text_length: 14}", "data={train: [{path: scenes}], captions: 300}", "vocab_size=300", "rows=32",
+        "micro_rows=32", "ema=null", "steps=50", "optimizer={name: adamw, adam_lr: 0.003, warmup: 5}", f"out={tmp_path_factory.mktemp('clip')}",
+    ]  # fmt: skip
+    return str(contrast.run(load_recipe("recipes/image/clip.yaml", quick)))
+
+
+class Painter:
+    """Paints the scenes it is asked for (`right`), or others."""
+
+    def __init__(self, right: bool) -> None:
+        self.right = right
+
+    def paint_each(self, prompts: list[str], seed: int) -> list:
+        from types import SimpleNamespace
+
+        known = {scene.caption: scene for unseen in (False, True) for scene in self.asked(unseen)}
+        other = scenes.scene(__import__("random").Random(seed))
+        return [SimpleNamespace(pixels=scenes.draw(known[prompt] if self.right else other)) for prompt in prompts]
+
+    @staticmethod
+    def asked(unseen: bool) -> list:
+        import random
+
+        rng = random.Random(f"probe/0/{unseen}")
+        return [scenes.scene(rng, unseen) for _ in range(40)]
+
+
+def test_a_report_in_the_eye_of_a_tower(eye: str) -> None:
+    """A painter that paints what is asked is nearer to real scenes, fits its captions better and is told apart by them; one that repeats
+    itself is not. Neither copies."""
+    from daedal.processes.sight import Sight
+
+    sight = Sight.load(eye)
+    (good, _), (bad, _) = (P.report(Painter(right), 40, sight=sight) for right in (True, False))  # type: ignore[arg-type]
+    assert set(good) == {"seen", "unseen", "distance", "likeness"}
+    assert set(good["distance"]) == {"kid", "precision", "recall", "frechet", "copies"}
+    assert good["seen"]["all"].value == 1 > bad["seen"]["all"].value
+    for name in ("kid", "frechet"):
+        assert good["distance"][name].value < bad["distance"][name].value
+    assert good["distance"]["recall"].value > 0.8 > bad["distance"]["recall"].value
+    assert good["likeness"]["clip_score"].low > bad["likeness"]["clip_score"].high
+    assert good["likeness"]["r1"].value > bad["likeness"]["r1"].value
+    assert good["likeness"]["clip_score_of_real"].value == pytest.approx(good["likeness"]["clip_score"].value, abs=15)
+    assert good["distance"]["copies"].value == 0
+
+
+def test_a_report_on_a_folder_of_pictures_finds_copies(eye: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from daedal.processes.sight import Sight
+
+    for i, scene in enumerate(Painter.asked(False)):
+        Image.fromarray(scenes.draw(scene)).save(tmp_path / f"{i:02}.png")
+        (tmp_path / f"{i:02}.txt").write_text(scene.caption)
+    real = P.real_pictures(str(tmp_path), 64)
+    found, sheet = P.report(Painter(True), 30, sight=Sight.load(eye), real=real)  # type: ignore[arg-type]
+    assert set(found) == {"distance", "likeness"} and found["distance"]["copies"].value == 1
+    assert found["distance"]["precision"].value == 1 and sheet.ndim == 3
+    assert set(P.report(Painter(True), 30, real=real)[0]) == {"distance"}  # type: ignore[arg-type]

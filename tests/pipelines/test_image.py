@@ -1,10 +1,12 @@
 """The image pipeline around the house's transformer (random weights) and its ways in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import daedal
@@ -15,14 +17,13 @@ from daedal.media import images
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.pipelines import history
 from daedal.pipelines.image import ImagePipeline, Picture, load, reproduce
+from daedal.processes.imaging import edges, from_pixels, pixels
 
 TINY = MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=6)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
     folder = tmp_path_factory.mktemp("model")
     network = MediaTransformer(TINY).init_weights(0)
     for p in network.parameters():
@@ -72,6 +73,34 @@ def test_sizes_are_snapped_and_init_gives_the_size(pipeline: ImagePipeline) -> N
     assert pipeline("x", init=np.zeros((41, 60, 3), np.uint8), seed=0).pixels.shape == (40, 64, 3)
 
 
+def test_a_picture_is_extended_and_stays_to_the_bit(pipeline: ImagePipeline, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (60, 64, 3), dtype=np.uint8)
+    images.save_image(picture, tmp_path / "init.png")
+    made = pipeline("a red circle", init=tmp_path / "init.png", extend="16,0,0,5", seed=1)
+    assert made.pixels.shape == (72, 80, 3) and np.array_equal(made.pixels[:60, 16:], picture)
+    assert made.pixels[:60, :16].std() > 0 and np.array_equal(reproduce(pipeline, made.recipe).pixels, made.pixels)
+
+
+def test_the_house_model_follows_edges(tmp_path: Path) -> None:
+    network = MediaTransformer(replace(TINY, control_size=64)).init_weights(0)
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    save_component(network, tmp_path)
+    Tokenizer.train(["a red circle"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(tmp_path)
+    pipeline = load(tmp_path, device="cpu", dtype="fp32")
+    photo = np.full((64, 64, 3), 255, np.uint8)
+    photo[20:40, 20:40] = (200, 0, 0)
+    lines = np.repeat(pixels(edges(from_pixels(photo)) * 2 - 1)[0], 3, -1)
+    for name, shown in (("photo", photo), ("lines", lines)):
+        images.save_image(shown, tmp_path / f"{name}.png")
+    paint = lambda **more: pipeline("a red circle", seed=1, steps=2, **more).pixels  # noqa: E731
+    followed = paint(control=f"edges:{tmp_path / 'lines.png'}")
+    assert np.array_equal(followed, paint(control=f"edges-of:{tmp_path / 'photo.png'}")) and not np.array_equal(followed, paint())
+    assert np.array_equal(paint(control=f"edges:{tmp_path / 'lines.png'}", control_scale=0), paint())
+    with pytest.raises(DaedalError, match=r"'canny' is not a kind this model knows.*edges, edges-of"):
+        paint(control=f"canny:{tmp_path / 'lines.png'}")
+
+
 def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
     seen, previews = [], []
     pipeline.results("x", seed=0, on_progress=lambda done, total: seen.append((done, total)), on_preview=previews.append)
@@ -96,6 +125,10 @@ def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
         ({"init": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((32, 64), bool)}, "one size"),
         ({"init": "nowhere.png"}, "nowhere.png cannot be read"),
         ({"control": "canny:x.png"}, "cannot be given control; .* takes none of them"),
+        ({"extend": "8,8"}, "extend needs a picture"),
+        ({"extend": "8,8", "init": np.zeros((64, 64, 3), np.uint8)}, "LEFT,TOP,RIGHT,BOTTOM"),
+        ({"extend": "8,0,0,0", "width": 64, "init": np.zeros((64, 64, 3), np.uint8)}, "72x64, and 64xNone was asked"),
+        ({"like": "webuy"}, "webuy.*webui"),
     ],
 )
 def test_bad_settings_get_a_sentence(pipeline: ImagePipeline, settings: dict, words: str) -> None:
@@ -127,6 +160,17 @@ def test_the_command_line_paints_logs_and_paints_again(folder: Path, tmp_path: P
     assert run.exit_code == 0, run.output
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out-2.png").read_bytes()
     assert "a red circle" in CliRunner().invoke(app, ["history"]).stdout
+
+
+def test_a_language_model_fills_the_prompt_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daedal.cli import app
+
+    monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "history.db"))
+    command = ["image", "a red circle", "--model", str(folder), "--seed", "7", "-o", str(tmp_path / "a.png"), "--expand", "house/text"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    said = images.recipe_of(tmp_path / "a.png")["prompt"]
+    assert said.startswith("a red circle") and repr(said) in run.stderr
 
 
 def test_picture_counts_its_steps(pipeline: ImagePipeline) -> None:

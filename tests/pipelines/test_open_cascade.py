@@ -99,6 +99,41 @@ def test_a_picture_to_start_from_and_a_mask_in_stage_one(zoo: Any, stages: tuple
         pipeline("a cat", control="canny:x.png")
 
 
+def test_the_upscaler_is_theirs(zoo: Any, stages: tuple[Any, Any, Path], tmp_path: Path) -> None:
+    """Stable Diffusion's, and IF's third stage: the noise of the small picture is drawn first."""
+    parts = zoo.stable_diffusion()
+    parts["unet"], parts["vae"] = zoo.unet(channels=7, num_class_embeds=1000), zoo.vae()
+    low = zoo.diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    pipe = zoo.diffusers.StableDiffusionUpscalePipeline(
+        **{key: value for key, value in parts.items() if key not in ("safety_checker", "feature_extractor")}, low_res_scheduler=low,
+        scheduler=zoo.diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False), max_noise_level=350,
+    )  # fmt: skip
+    pipe.save_pretrained(tmp_path)
+    pipeline, factor = load(tmp_path), 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    small = zoo.picture(1, 16)
+    given = torch.from_numpy(small).permute(2, 0, 1)[None] / 127.5 - 1
+    for level in (20, 100):
+        pipe.set_progress_bar_config(disable=True)
+        theirs = pipe(
+            "a cat",
+            image=given,
+            noise_level=level,
+            guidance_scale=4.0,
+            num_inference_steps=4,
+            generator=torch.Generator().manual_seed(3),
+            output_type="np",
+        ).images
+        made = pipeline.results("a cat", seed=3, steps=4, init=small, guidance_scale=4.0, **({} if level == 20 else {"noise_level": level}))
+        assert made[0].pixels.shape == (16 * factor, 16 * factor, 3)
+        zoo.same(made[0].pixels[None] / 255, theirs)
+    with pytest.raises(DaedalError, match="noise_level=400 is more than"):
+        pipeline("a cat", init=small, noise_level=400)
+    (tmp_path / "IF-III").mkdir()
+    pipe.save_pretrained(tmp_path / "IF-III")
+    cascade = load(stages[2] / "IF-I")("a cat", seed=3, steps=2, then=[str(stages[2] / "IF-II"), str(tmp_path / "IF-III")])
+    assert cascade.pixels.shape == (32 * factor, 32 * factor, 3)
+
+
 def test_the_refiner_goes_on_from_the_base(zoo: Any, tmp_path: Path) -> None:
     for name, parts in (("base", {}), ("refiner", {"text_encoder": None, "tokenizer": None})):
         kind = zoo.diffusers.StableDiffusionXLPipeline if name == "base" else zoo.diffusers.StableDiffusionXLImg2ImgPipeline

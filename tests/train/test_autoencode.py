@@ -34,7 +34,7 @@ def recipe(out: Path, kind: str = "kl", *overrides: str) -> AutoencodeRecipe:
 
 
 def batch(step: int = 1, rows: int = 4) -> Batch:
-    return pictures.PlainBatches([(pictures.flow.Scenes(32), 1.0)], rows, seed=0).batch(step)
+    return pictures.PlainBatches([(pictures.Scenes(32), 1.0)], rows, seed=0).batch(step)
 
 
 def gradients(objective: Objective, network: autoencode.Autoencoding, part: Batch) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from daedal.checkpoints.components import load_component
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
-from daedal.train import flow
+from daedal.train import flow, terms
 from daedal.train.recipe import FlowRecipe, load_recipe
 from daedal.train.trainer import Batch
 
@@ -40,7 +40,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
         def encode_text(self, tokens: torch.Tensor) -> None:
             return None
 
-        def __call__(self, x, positions, level, text, control):
+        def __call__(self, x, positions, level, text, control, states):
             seen.append(level)
             return flow.patchify(images.float() / 127.5 - 1, 16) + self.off
 
@@ -49,7 +49,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
     loss, level = objective.loss(Exact(0.1), batch).item(), seen[-1]
     free = level > 0
     assert 0.1 < free.float().mean() < 0.9
-    assert loss == pytest.approx(float((0.01 / level.clamp(min=flow.CLOSEST) ** 2 * free).sum() * 768), rel=1e-3)
+    assert loss == pytest.approx(float((0.01 / level.clamp(min=terms.CLOSEST) ** 2 * free).sum() * 768), rel=1e-3)
 
 
 def test_micro_batches_and_whole_batches_count_alike(tmp_path: Path) -> None:
@@ -89,3 +89,17 @@ def test_a_wrong_key_is_named(tmp_path: Path) -> None:
         recipe(tmp_path, "time_men=1")
     with pytest.raises(DaedalError, match=r"task 'flwo' is not one of.*flow"):
         recipe(tmp_path, "task=flwo")
+
+
+def test_terms_of_the_flow_loss_are_no_terms_of_others() -> None:
+    with pytest.raises(DaedalError, match=r"are terms of task: flow; task: distill has a loss of its own"):
+        load_recipe("recipes/image/distill.yaml", ["uncertainty=true"])
+
+
+def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
+    from daedal.checkpoints.components import save_component
+
+    network = MediaTransformer(MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)).init_weights(0)
+    save_component(network, tmp_path)
+    counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))["parameters"]
+    assert counted == network.parameter_count() + 256 * 64  # the input of spans

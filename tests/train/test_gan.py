@@ -13,6 +13,7 @@ from daedal.train import gan
 from daedal.train.recipe import GanRecipe, load_recipe
 
 STYLE = ["options={z_dim: 8, w_dim: 8, channel_base: 128, channel_max: 8, num_mapping_layers: 2}", "side=16", "rows=4", "micro_rows=4"]
+FREE = ["kind=stylegan3", "options={z_dim: 8, w_dim: 8, channel_base: 128, channel_max: 8, num_layers: 6}", *STYLE[1:]]
 BIG = [
     "kind=biggan", "classes=[circle, square, star]", "game=hinge", "gamma=0", "side=32", "rows=4", "micro_rows=4", "orthogonal=0.0001",
     "options={G_ch: 8, G_attn: 16, dim_z: 16, shared_dim: 8}", "critic_options={D_ch: 8, D_attn: 16}",
@@ -27,7 +28,9 @@ def batch(side: int, count: int = 4) -> dict[str, torch.Tensor]:
     return {"images": torch.randint(256, (count, 3, side, side), dtype=torch.uint8), "labels": torch.arange(count) % 3}
 
 
-@pytest.mark.parametrize("overrides", [STYLE, [*STYLE, "path_length=2.0", "game=logistic"], BIG], ids=["r3gan", "stylegan2", "biggan"])
+@pytest.mark.parametrize(
+    "overrides", [STYLE, [*STYLE, "path_length=2.0", "game=logistic"], FREE, BIG], ids=["r3gan", "stylegan2", "stylegan3", "biggan"]
+)
 def test_both_sides_learn_and_only_from_their_own_loss(tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     made = recipe(*overrides, f"out={tmp_path}")
     match = gan.Match(made).train()

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from daedal.checkpoints.components import load_component, save_component
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
 from daedal.processes.media import flow_levels
 from daedal.train import distill, prefer
 from daedal.train.recipe import load_recipe
@@ -96,6 +98,53 @@ def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder
 def test_a_student_without_a_teacher_is_an_error() -> None:
     with pytest.raises(DaedalError, match=r"give model\.start"):
         load_recipe("recipes/image/distill.yaml", ["model={}"])
+
+
+# ---- a critic on the teacher ---------------------------------------------------------------------------------------------------------
+
+
+def looks(folder: Path, rows: int) -> tuple[MediaTransformer, Callable[[torch.Tensor], list[torch.Tensor]]]:
+    guide = cast(MediaTransformer, load_component(folder, dtype=torch.float32)).requires_grad_(False)
+    text, positions = guide.encode_text(torch.randint(300, (rows, 12))), grid_positions(64, 64, 16)
+    return guide, distill.looking(guide, torch.zeros(rows, 16, 768), positions, text, torch.full((rows, 1), 0.3))
+
+
+def test_heads_learn_to_tell_pictures_from_negatives(tokenizer: Tokenizer, folder: Path) -> None:
+    guide, look = looks(folder, 16)
+    heads = distill.Heads(64, 2)
+    critic = distill.Critic(heads, look)
+    real = patchify(batch(tokenizer, 16)["images"].float() / 127.5 - 1, 16)
+    made = (-real).requires_grad_()
+    maker, judged = distill.duel(distill.GAMES["hinge"], critic, real, made)
+    assert maker.abs().max() == 0 and judged.tolist() == [2.0] * 16  # they know nothing yet
+    optimizer = torch.optim.Adam(heads.parameters(), 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        distill.duel(distill.GAMES["hinge"], critic, real, made)[1].mean().backward()
+        optimizer.step()
+    assert made.grad is None  # the critic's loss asks nothing of the student
+    maker, judged = distill.duel(distill.GAMES["hinge"], critic, real, made)
+    assert judged.mean() < 1.0
+    optimizer.zero_grad()
+    maker.mean().backward()
+    assert made.grad.abs().max() > 0 and heads.weight.grad is None and all(p.grad is None for p in guide.parameters())
+
+
+def test_an_adversarial_student_trains_and_leaves_its_critic_behind(tmp_path: Path, folder: Path) -> None:
+    overrides = [
+        f"out={tmp_path}",
+        f"model.start={folder}",
+        "steps=2",
+        "rows=4",
+        "micro_rows=4",
+        "evaluate_pictures=1",
+        "ema=null",
+        "adversarial=0.1",
+    ]
+    out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
+    assert isinstance(load_component(out), MediaTransformer)
+    trained = torch.load(tmp_path / "checkpoints/step-00000002.pt", weights_only=True)["model"]
+    assert trained["beside.heads.weight"].abs().max() > 0
 
 
 # ---- preference ----------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,9 @@ from daedal.networks import build, config_from_dict
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel, VQModelConfig
+from daedal.pipelines import image
 from daedal.processes.codes import begun, paint_codes, sample_codes
+from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
 from daedal.train import prior
 from daedal.train.recipe import ModelRecipe, PriorRecipe, load_recipe
@@ -117,6 +120,11 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, codec: Path) ->
     asked = begun(prior.encode_captions(tokenizer, ["a red circle", ""], settings["text_length"]), tokenizer.eos_ids[0])
     made = paint_codes(network, vq, asked[:1], asked[1], 32, SamplingParams(seed=1), settings["guidance_scale"])  # type: ignore[arg-type]
     assert made.shape == (1, 3, 32, 32) and torch.isfinite(made).all()
+    pipeline = image.load(folder, device="cpu")
+    first, second = pipeline("a red circle", seed=1, n=2)  # as `daedal image --model` does
+    assert np.array_equal(first.pixels, pixels(made)[0]) and np.array_equal(second.pixels, pipeline("a red circle", seed=2).pixels)
+    with pytest.raises(DaedalError, match="pictures of 32x32 out of nothing"):
+        pipeline("a red circle", width=64)
 
 
 def test_another_codec_is_refused_and_a_plan_counts(tmp_path: Path, codec: Path) -> None:

@@ -49,3 +49,9 @@ def test_schedule():
     assert factors[0] == 0.1 and factors[9] == factors[49] == 1.0
     assert factors[75] == pytest.approx(0.1 + 0.9 * 0.5)
     assert factors[99] == pytest.approx(0.1 + 0.9 * 0.02)
+
+
+def test_rates_without_a_name_are_of_the_tasks_own_optimizer():
+    o = load_recipe(TINY.parents[1] / "image/gan.yaml", ["optimizer.adam_lr=0.1"]).optimizer
+    assert (o.name, o.adam_lr, o.betas) == ("adamw", 0.1, (0.0, 0.99))
+    assert load_recipe(TINY.parents[1] / "image/gan.yaml", ["optimizer={name: muon}"]).optimizer == OptimizerRecipe()

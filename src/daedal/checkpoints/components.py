@@ -32,6 +32,7 @@ CLASSES = {
     "BigGANGenerator": ("biggan", "BigGANGenerator"),
     "BigGANDiscriminator": ("biggan", "BigGANDiscriminator"),
     "StyleGAN2Generator": ("stylegan", "StyleGAN2Generator"),
+    "StyleGAN3Generator": ("stylegan3", "StyleGAN3Generator"),
     "StyleGAN2Discriminator": ("stylegan", "StyleGAN2Discriminator"),
     "CLIPTextModel": ("clip", "CLIPTextModel"),
     "CLIPTextModelWithProjection": ("clip", "CLIPTextModelWithProjection"),

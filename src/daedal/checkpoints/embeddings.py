@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, normalizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
@@ -57,12 +57,22 @@ def read_embedding(path: str | Path, token: str | None = None, allow_pickle: boo
     return Embedding(token or name or path.stem, {tensor.shape[1]: tensor for tensor in vectors})
 
 
+def save_embedding(embedding: Embedding, path: str | Path) -> None:
+    """Write {token: vectors}, or for SDXL's two towers clip_l and clip_g with the token in the file's metadata."""
+    vectors = {width: tensor.detach().float().cpu().contiguous() for width, tensor in sorted(embedding.vectors.items())}
+    names = [embedding.token] if len(vectors) == 1 else ["clip_l", "clip_g"]
+    save_file(dict(zip(names, vectors.values(), strict=True)), path, {"token": embedding.token})  # one key: of two the order would vary
+
+
 def read(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         with torch.serialization.safe_globals([nn.ParameterDict]):  # in which the first files kept their vectors
             return dict(read_pickle(path, allow_pickle))
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as opened:
+            token = (opened.metadata() or {}).get("token")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        return tensors | ({"name": token} if token else {})
     except (SafetensorError, OSError) as error:
         raise DaedalError(f"{path} is truncated or not safetensors ({error}); download it again.") from None
 

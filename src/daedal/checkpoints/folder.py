@@ -20,7 +20,8 @@ from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 
-PICKLED = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model"}  # stem of safetensors -> stem of old .bin files
+# Stem of safetensors -> stem of old .bin files.
+PICKLED = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model", "adapter_model": "adapter_model"}
 IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")  # constants of old files
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from daedal.checkpoints.components import disk_name
 from daedal.checkpoints.folder import write
 from daedal.errors import DaedalError
+from daedal.nn.lora import adapters
 
 WIDENED = "x_embedder"  # of FLUX: its control LoRAs read more channels than the model they are for
 
@@ -221,12 +222,24 @@ def place(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         module.config = replace(config, in_channels=parameter.shape[1], out_channels=config.out_channels or config.in_channels)  # type: ignore
 
 
+def trained(module: nn.Module, role: str) -> LoRA:
+    """What daedal.nn.lora has trained on a network, whose part in a pipeline is `role`."""
+    updates: dict[str, Update] = {}
+    for name, layer in adapters(module).items():
+        update: Update = LowRank(layer.lora_A.weight.detach(), layer.lora_B.weight.detach(), layer.scale)
+        magnitude = layer.lora_magnitude_vector
+        updates[disk_name(module, f"{name}.weight")] = update if magnitude is None else Decomposed(update, magnitude.detach())
+    return LoRA(role, {role: updates})
+
+
 def save_lora(lora: LoRA, path: str | Path) -> None:
     """Write a LoRA as diffusers and peft do (lora_A, lora_B), its scale within lora_B. Only low-rank updates can be written so."""
     tensors: dict[str, Tensor] = {}
     for role, updates in lora.updates.items():
         for disk, update in updates.items():
             module, _, leaf = f"{role}.{disk}".rpartition(".")
+            if isinstance(update, Decomposed):
+                tensors[f"{module}.lora_magnitude_vector"], update = update.magnitude, update.update
             if isinstance(update, LowRank) and update.middle is None:
                 tensors |= {f"{module}.lora_A.weight": update.down, f"{module}.lora_B.weight": update.up * update.scale}
             elif isinstance(update, Difference) and leaf == "bias":

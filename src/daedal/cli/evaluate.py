@@ -10,7 +10,9 @@ import typer
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")] = "house/text",
-    data: Annotated[str | None, typer.Option(help="Held-out text: parquet, jsonl or txt, a file or a folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions.")
+    ] = None,
     column: Annotated[str, typer.Option(help="Text column.")] = "text",
     split: Annotated[str | None, typer.Option(help="Keep rows whose `split` column has this value.")] = None,
     documents: Annotated[int, typer.Option(help="At most so many documents.")] = 1000,
@@ -19,6 +21,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Examples a task.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Pictures of an image model, of each kind.")] = 100,
+    features: Annotated[str | None, typer.Option(help="A CLIP folder: its eye measures an image model, and how pictures fit their captions.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Where an image model's pictures go, for a look.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -28,7 +31,7 @@ def evaluate(
     from daedal.pipelines.image import ImagePipeline
 
     if isinstance(pipeline := load(model, quantize=quantize), ImagePipeline):
-        return print_pictures(pipeline, n, sheet, as_json)
+        return print_pictures(pipeline, n, sheet, as_json, features, data, split)
     if not data and not tasks:
         raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
     report: dict = {"model": model}
@@ -52,11 +55,13 @@ def evaluate(
             print(f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}")
 
 
-def print_pictures(pipeline, n: int, sheet: Path | None, as_json: bool) -> None:
-    from daedal.evals.pictures import report
+def print_pictures(pipeline, n: int, sheet: Path | None, as_json: bool, features: str | None, data: str | None, split: str | None) -> None:
+    from daedal.evals.pictures import real_pictures, report
     from daedal.media import images
+    from daedal.processes.sight import Sight
 
-    groups, drawn = report(pipeline, n)
+    real = real_pictures(data, pipeline.job("a picture", {})[1].width, split) if data else None
+    groups, drawn = report(pipeline, n, sight=Sight.load(features) if features else None, real=real)
     if as_json:
         print(json.dumps({"model": pipeline.name} | {group: {k: asdict(m) for k, m in values.items()} for group, values in groups.items()}, indent=2))
     else:

@@ -8,7 +8,7 @@ Its words are trusted with control tokens, the messages are not: `<|im_end|>` in
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -34,6 +34,33 @@ CHATML = (
     "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# For models whose tokenizer has the six tokens but no template, as Daedal's own text recipes make them. What a tool answers is the system's.
+HOUSE_TOKENS = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+HOUSE = (
+    "{{ bos_token }}{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<|assistant|>{% generation %}{{ message.content or '' }}"
+    "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}<|end|>{% endgeneration %}"
+    "{% elif message.role == 'user' %}<|user|>{{ message.content }}<|end|>"
+    "{% else %}<|system|>{{ message.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def prepared(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of a chat model: as it is if it has a template, else with the house template, and answers that end at <|end|>."""
+    if tokenizer.chat_template:
+        return tokenizer
+    if absent := [token for token in HOUSE_TOKENS if token not in tokenizer.special_tokens]:
+        raise DaedalError(
+            f"this tokenizer has no chat template, and lacks {absent[0]} that the house template is made of; start from a model that has a "
+            f"template (often named -Instruct), or pre-train with tokenizer.special_tokens: [{', '.join(HOUSE_TOKENS)}]."
+        )
+    end = tokenizer.special_tokens["<|end|>"]
+    tokenizer.chat_template = HOUSE
+    tokenizer.roles |= {"eos_token": "<|end|>"} | ({"pad_token": "<|pad|>"} if "<|pad|>" in tokenizer.special_tokens else {})
+    tokenizer.eos_ids = (end, *(i for i in tokenizer.eos_ids if i != end))
+    return tokenizer
 
 
 class _Generation(Extension):
@@ -151,14 +178,29 @@ def encode(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) ->
 
 
 def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> tuple[list[int], list[bool]]:
-    """Ids of a whole conversation, and for each whether the assistant wrote it: the tokens that supervised fine-tuning learns.
-
-    The template must say what the assistant writes, with `{% generation %}`.
-    """
-    rendered = render(tokenizer, messages, **{"add_generation_prompt": False, **options})
-    if not rendered.spans and any(message.get("role") == "assistant" for message in messages):
-        raise DaedalError("The chat template marks no assistant text; put {% generation %}...{% endgeneration %} around it.")
+    """Ids of a whole conversation, and for each whether the assistant wrote it (the end of its turn included): the tokens that supervised
+    fine-tuning learns. A template says what is the assistant's with `{% generation %}`; of one that does not, each turn is found as what
+    the text grows by."""
+    options = {"add_generation_prompt": False, **options}
+    rendered = render(tokenizer, messages, **options)
+    if not rendered.spans:
+        rendered = replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
     return encode_rendered(tokenizer, rendered)
+
+
+def _grown_spans(tokenizer: Tokenizer, messages: Sequence[Message], whole: str, options: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    """[start, end) of each assistant turn: from the end of the prompt for it to the end of the text with it, line ends after it left out."""
+    spans = []
+    for i in (i for i, message in enumerate(messages) if message.get("role") == "assistant"):
+        before = render(tokenizer, messages[:i], **{**options, "add_generation_prompt": True}).text
+        after = render(tokenizer, messages[: i + 1], **options).text
+        if not after.startswith(before) or not whole.startswith(after.rstrip()):
+            raise DaedalError(
+                f"the chat template writes turn {i + 1} otherwise once it is past, so what the assistant wrote cannot be found; give a template "
+                "with {% generation %}...{% endgeneration %} around it."
+            )
+        spans.append((len(before), len(after.rstrip())))
+    return tuple(spans)
 
 
 def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int], list[bool]]:

@@ -6,6 +6,7 @@ PRX and DALL-E 3), and a short run sees more pictures than the file holds.
 """
 
 import io
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS, draw, scene
 from daedal.errors import DaedalError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PAPER = {name: value for name, value in {**BACKGROUNDS, **COLOURS}.items() if name not in ("brown", "gray")}
 
 
@@ -40,25 +42,99 @@ class Scenes:
 
 
 class Parquet:
-    """A parquet file with columns `image` (encoded bytes), `caption`, and where it has them `name`, `style` and `keywords`."""
+    """A parquet file with columns `image` (encoded bytes), `caption`, and where it has them `name`, `style` and `keywords`. `column` names
+    another of encoded pictures, conditions. Transparent pictures lie on white or on a random plain colour; with `plain` always on white."""
 
-    def __init__(self, path: str | Path, side: int, where: dict[str, str | list[str]] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, side: int, where: dict[str, str | list[str]] | None = None, column: str | None = None, plain: bool = False
+    ) -> None:
+        self.plain = plain
         rows = [row for row in read_rows(Path(path)) if matches(row, where or {})]
         if not rows:
             raise DaedalError(f"{path} has no row where {where}; check the columns and values.")
         self.captions = [wordings(row) for row in rows]
         self.names = [str(row.get("name") or row["caption"]) for row in rows]
         self.pictures = np.stack([decode(row["image"], side) for row in rows])  # (N, H, W, 4)
+        if column and any(row.get(column) is None for row in rows):
+            raise DaedalError(f"{path} has no picture {column!r} in every row; its columns are {', '.join(rows[0])}.")
+        self.conditions = np.stack([decode(row[column], side) for row in rows]) if column else self.pictures[:0]
 
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def picture(self, index: int) -> np.ndarray:
+        """(side, side, 3) uint8, on white."""
+        return laid_on(self.pictures[index], (255, 255, 255))
+
+    def caption(self, index: int) -> str:
+        """Its first wording."""
+        return self.captions[index][0]
+
+    def condition(self, index: int) -> np.ndarray:
+        """(side, side, 3) uint8."""
+        return laid_on(self.conditions[index], (255, 255, 255))
+
     def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
         index = rng.randrange(len(self.pictures))
-        paper = "white" if rng.random() < 0.6 else rng.choice(tuple(PAPER))
         caption = rng.choice(self.captions[index])
+        if self.plain:
+            return self.picture(index), caption
+        paper = "white" if rng.random() < 0.6 else rng.choice(tuple(PAPER))
         said = paper != "white" or rng.random() < 0.2
         return laid_on(self.pictures[index], PAPER[paper]), caption + (f" on a {paper} background" if said else "")
+
+
+class Folder:
+    """A folder of pictures, each with its caption: beside it (`cat.png`, `cat.txt`), or in metadata.jsonl (`file_name`, `text`) as `datasets`'
+    imagefolder has it; none is "". `column` of metadata.jsonl names another picture of each, a condition. The middle of a picture is seen."""
+
+    def __init__(self, path: str | Path, side: int, column: str | None = None) -> None:
+        folder, self.side = Path(path), side
+        rows = [json.loads(line) for line in lines(folder / "metadata.jsonl")]
+        rows = rows or [{"file_name": file.name} for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
+        if not rows:
+            raise DaedalError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no metadata.jsonl; give a folder that does.")
+        if column and any(column not in row for row in rows):
+            raise DaedalError(f"{folder / 'metadata.jsonl'} does not name a {column!r} for every picture; add it, or take another condition.")
+        self.files = [folder / row["file_name"] for row in rows]
+        said = [row.get("text") or " ".join(lines(file.with_suffix(".txt"))) for row, file in zip(rows, self.files, strict=True)]
+        self.captions = [str(caption).strip() for caption in said]
+        self.conditions = [folder / row[column] for row in rows] if column else []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def picture(self, index: int) -> np.ndarray:
+        """(side, side, 3) uint8, on white."""
+        return laid_on(fitted(self.files[index], self.side), (255, 255, 255))
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def condition(self, index: int) -> np.ndarray:
+        """(side, side, 3) uint8."""
+        return laid_on(fitted(self.conditions[index], self.side), (255, 255, 255))
+
+    def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
+        index = rng.randrange(len(self))
+        return self.picture(index), self.caption(index)
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that hold something; none of a file that is not there."""
+    return [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+
+
+def fitted(file: Path, side: int) -> np.ndarray:
+    """The middle of a picture file, upright, as (side, side, 4) uint8."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except OSError as error:
+        raise DaedalError(f"{file} is not a picture that can be opened ({error}); remove it, or save it again.") from None
+    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

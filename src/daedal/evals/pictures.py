@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal.data.pictures import Folder, Parquet
 from daedal.data.worlds import scenes
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
 from daedal.processes.measures import first_hits
+from daedal.processes.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,17 @@ def kid(fake: Tensor, real: Tensor, subsets: int = 50, size: int = 100, seed: in
 
 
 def frechet(fake: Tensor, real: Tensor) -> float:
-    """Frechet distance of two normal distributions fitted to the features (Heusel et al. 2017, eq. 6): biased upwards at small n, so state n."""
-    a, b = fake.double(), real.double()
-    cov_a, cov_b = torch.cov(a.mT), torch.cov(b.mT)
-    # tr (A B)^(1/2) from the singular values of the product of their roots
-    cross = torch.linalg.matrix_norm(root(cov_a) @ root(cov_b), "nuc")
-    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+    """Frechet distance of two normal distributions fitted to the features (Heusel et al. 2017, eq. 6): biased upwards at small n, so state n.
+    tr (A B)^(1/2) is the nuclear norm of the product of any roots of A and B; those of a QR are no larger than the sample."""
+    (mean_a, a), (mean_b, b) = (centred_root(x.double()) for x in (fake, real))
+    cross = torch.linalg.matrix_norm(a @ b.mT, "nuc")
+    return float((mean_a - mean_b).square().sum() + a.square().sum() + b.square().sum() - 2 * cross)
 
 
-def root(matrix: Tensor) -> Tensor:
-    """The square root of a symmetric positive matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.mT
+def centred_root(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of samples (N, F), and a root R (min(N, F), F) of their covariance, R^T R."""
+    mean = x.mean(0)
+    return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r").R
 
 
 def precision_recall(fake: Tensor, real: Tensor, k: int = 3) -> tuple[Measured, Measured]:
@@ -127,26 +129,93 @@ def scene_probe(paint: Callable[[list[str], int], np.ndarray], n: int, unseen: b
     return {key: share(sum(r[key] for r in right), n) for key in right[0]}, pictures
 
 
-def report(pipeline: ImagePipeline, n: int, seed: int = 0, batch: int = 25, **settings: Any) -> tuple[dict[str, Any], np.ndarray]:
-    """Measures of a model of scenes, and a sheet of its pictures: right answers among seen and unseen pairs, and distances to fresh scenes
-    (on the picture at 16 x 16 as features)."""
+@dataclass(frozen=True)
+class Reference:
+    """Real pictures (M, H, W, 3) uint8 and their captions, what is looked at in them, and the eye that looks."""
+
+    pictures: np.ndarray
+    captions: list[str]
+    sight: Sight | None = None
+
+    def features(self, pictures: np.ndarray) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, F): of a CLIP tower, or the picture's own layout."""
+        return coarse(pictures) if self.sight is None else self.sight.pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
+
+
+def fresh_scenes(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    rng = random.Random(f"fresh/{seed}")
+    made = [scenes.scene(rng) for _ in range(n)]
+    return np.stack([scenes.draw(scene) for scene in made]), [scene.caption for scene in made]
+
+
+def real_pictures(path: str, side: int, split: str | None = None, most: int = 2000) -> tuple[np.ndarray, list[str]]:
+    """Pictures (N, side, side, 3) on white and their captions, of a folder or of a parquet file's rows of this split, in an order of chance."""
+    source = Folder(path, side) if Path(path).is_dir() else Parquet(path, side, {"split": split} if split else None)
+    order = random.Random("real").sample(range(len(source)), min(most, len(source)))
+    return np.stack([source.picture(i) for i in order]), [source.caption(i) for i in order]
+
+
+def distances(pictures: np.ndarray, reference: Reference) -> dict[str, Measured]:
+    """How far made pictures are from real ones, on the reference's features, and how many are copies of one of them (in pixels at 16 x 16)."""
+    fake, real = reference.features(pictures), reference.features(reference.pictures)
+    precision, recall = precision_recall(fake, real)
+    return {
+        "kid": kid(fake, real), "precision": precision, "recall": recall, "frechet": bootstrap(lambda x: frechet(x, real), fake, 40),
+        "copies": copies(coarse(pictures), coarse(reference.pictures)),
+    }  # fmt: skip
+
+
+def likeness(pictures: np.ndarray, captions: list[str], reference: Reference) -> dict[str, Measured]:
+    """How well pictures fit their captions in the eye of a CLIP tower: the mean cosine times 100 (Hessel et al. 2021, without its floor and
+    factor), R@1 among all captions that differ, and the same of real pictures, which no painter need exceed."""
+    assert reference.sight is not None
+
+    def measured(pictures: np.ndarray, captions: list[str], name: str) -> dict[str, Measured]:
+        first = sorted({caption: i for i, caption in reversed(list(enumerate(captions)))}.values())
+        seen, said = reference.features(pictures), reference.sight.texts(captions)  # type: ignore[union-attr]
+        score = bootstrap(lambda x: float(x.mean()), 100 * (seen * said).sum(1))
+        return {f"clip_score{name}": score, f"r1{name}": retrieval(seen[first], said[first])}
+
+    n = len(captions)
+    return measured(pictures, captions, "") | measured(reference.pictures[:n], reference.captions[:n], "_of_real")
+
+
+def painter(pipeline: ImagePipeline, batch: int, **settings: Any) -> Callable[[list[str], int], np.ndarray]:
+    """paint(captions, seed) -> (N, H, W, 3) uint8; picture i has seed + i."""
 
     def paint(captions: list[str], seed: int) -> np.ndarray:
         parts = [captions[i : i + batch] for i in range(0, len(captions), batch)]
         return np.stack([p.pixels for i, part in enumerate(parts) for p in pipeline.paint_each(part, seed=seed + i * batch, **settings)])
 
-    result: dict[str, Any] = {}
-    sheets = []
-    for name, unseen in (("seen", False), ("unseen", True)):
-        result[name], pictures = scene_probe(paint, n, unseen, seed)
-        sheets.append(pictures)
-    rng = random.Random(f"fresh/{seed}")
-    real, fake = coarse(np.stack([scenes.draw(scenes.scene(rng)) for _ in range(2 * n)])), coarse(sheets[0])
-    precision, recall = precision_recall(fake, real)
-    result["distance"] = {
-        "kid": kid(fake, real),
-        "precision": precision,
-        "recall": recall,
-        "frechet": bootstrap(lambda x: frechet(x, real), fake, 40),
-    }
+    return paint
+
+
+def report(
+    pipeline: ImagePipeline,
+    n: int,
+    seed: int = 0,
+    batch: int = 25,
+    sight: Sight | None = None,
+    real: tuple[np.ndarray, list[str]] | None = None,
+    **settings: Any,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measures of a model, and a sheet of its pictures. Without `real` pictures and their captions it is a model of scenes: right answers among
+    seen and unseen pairs, and distances to fresh scenes; with them, `n` of the captions are painted. `sight` adds likeness to the captions, and
+    is what distances are measured with; else it is the picture at 16 x 16."""
+    paint, result = painter(pipeline, batch, **settings), {}
+    sheets: list[np.ndarray] = []
+    if real is None:
+        for name, unseen in (("seen", False), ("unseen", True)):
+            result[name], pictures = scene_probe(paint, n, unseen, seed)
+            sheets.append(pictures)
+        rng = random.Random(f"probe/{seed}/False")
+        captions = [scenes.scene(rng).caption for _ in range(n)]
+        reference = Reference(*fresh_scenes(2 * n, seed), sight)
+    else:
+        captions = real[1][:n]
+        sheets.append(paint(captions, seed))
+        reference = Reference(*real, sight)
+    result["distance"] = distances(sheets[0], reference)
+    if sight:
+        result["likeness"] = likeness(sheets[0], captions, reference)
     return result, images.grid(list(np.concatenate([sheet[:20] for sheet in sheets])), columns=10, gap=2)

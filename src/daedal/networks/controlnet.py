@@ -85,8 +85,8 @@ class ControlNetModel(UNetEncoder):
 
     def weighed(self, residuals: list[Tensor], scale: float, guess: bool) -> Residuals:
         pooled = self.config.global_pool_conditions
-        weights = torch.logspace(-1, 0, len(residuals)) if guess and not pooled else torch.ones(len(residuals))
-        residuals = [r * (scale * w) for r, w in zip(residuals, weights.tolist(), strict=True)]
+        weights = torch.logspace(-1, 0, len(residuals), device="cpu").tolist() if guess and not pooled else [1.0] * len(residuals)
+        residuals = [r * (scale * w) for r, w in zip(residuals, weights, strict=True)]
         residuals = [r.mean((2, 3), keepdim=True) for r in residuals] if pooled else residuals
         return Residuals(tuple(residuals[:-1]), residuals[-1])
 

@@ -43,6 +43,7 @@ class MediaConfig:
     channels: int = 3
     sample_size: int = 64
     control_size: int = 0  # values of a control picture's token (edges: patch x patch), added where tokens come in; 0: none
+    spans: bool = False  # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
 
 
 @dataclass
@@ -65,6 +66,7 @@ class MediaTransformer(nn.Module):
         self.proj_in = Linear(config.token_size, D)
         self.control_in = Linear(config.control_size, D, bias=False) if config.control_size else None
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
+        self.span_in = Linear(256, D, bias=False) if config.spans else None
         self.modulation = Linear(D, 6 * D)  # one for all blocks; each adds its own table
         self.layers = nn.ModuleList(MediaBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(D, config.norm_eps)
@@ -77,7 +79,7 @@ class MediaTransformer(nn.Module):
         draw = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in"))
+                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "span_in"))
                 std = 0.0 if zero else 0.02 if "embed" in name or "position" in name else p.shape[1] ** -0.5
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
@@ -89,21 +91,36 @@ class MediaTransformer(nn.Module):
         x = self.text(tokens, self.compute_dtype or torch.float32)  # (B, L, D)
         return Text([layer.text_heads(x) for layer in self.layers], self.text.pool(x.mean(1)))  # type: ignore[operator]
 
-    def forward(self, x: Tensor, positions: Tensor, level: Tensor, text: Text, control: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        level: Tensor,
+        text: Text,
+        control: Tensor | None = None,
+        states: list[Tensor] | None = None,
+        until: Tensor | None = None,
+    ) -> Tensor:
         """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens of a sample share it, in [0, 1], control
-        (B, T, control_size) -> (B, T, C), in the form of `config.prediction`."""
-        condition = (
-            self.time_out(F.silu(self.time_in(self.cast(sinusoidal(level.flatten() * 1000, 256).unflatten(0, level.shape))))) + text.pooled[:, None]
-        )  # (B, T or 1, D)
-        condition = F.silu(condition)
+        (B, T, control_size) -> (B, T, C), in the form of `config.prediction`. What leaves each block is put into `states`. A network with
+        `config.spans` says where the path from `level` down to `until` (as level; 0 by default) leads on average."""
+        time = self.time_in(self.wave(level))
+        if self.span_in is not None:
+            time = time + self.span_in(self.wave(level if until is None else level - until))
+        condition = F.silu(self.time_out(F.silu(time)) + text.pooled[:, None])  # (B, T or 1, D)
         shared, rope = self.modulation(condition), self.rope(positions)
         h = self.proj_in(self.cast(x))
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
+            if states is not None:
+                states.append(h)
         scale, shift = self.final_modulation(condition).chunk(2, -1)
         return self.proj_out(self.norm(h) * (1 + scale) + shift).float()
+
+    def wave(self, level: Tensor) -> Tensor:  # (...) -> (..., 256)
+        return self.cast(sinusoidal(level.flatten() * 1000, 256).unflatten(0, level.shape))
 
     def cast(self, x: Tensor) -> Tensor:
         return x.to(self.compute_dtype) if self.compute_dtype else x

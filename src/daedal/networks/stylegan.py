@@ -123,16 +123,16 @@ class Conv(nn.Module):
         return leaky(x, GAIN * gain) if self.act else x * gain
 
 
-def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, up: bool = False, demodulate: bool = True) -> Tensor:
+def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, up: bool = False, demodulate: bool = True, padding: int | None = None) -> Tensor:
     """x (B, C, H, W), weight (C', C, k, k), styles (B, C): each sample has its own weights, scaled by its style and, demodulated, brought back to
-    unit norm for every output channel (Karras et al. 2020, eq. 1 and 3)."""
+    unit norm for every output channel (Karras et al. 2020, eq. 1 and 3). None pads so that the size stays."""
     B, size = len(x), weight.shape[-1]
     own = weight[None] * styles[:, None, :, None, None]  # (B, C', C, k, k)
     if demodulate:
         own = own * (own.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     flat = x.reshape(1, -1, *x.shape[2:])
     if not up:
-        out = F.conv2d(flat, own.flatten(0, 1), padding=size // 2, groups=B)
+        out = F.conv2d(flat, own.flatten(0, 1), padding=size // 2 if padding is None else padding, groups=B)
     else:
         turned = own.transpose(1, 2).flatten(0, 1)  # (B C, C', k, k)
         out = F.conv_transpose2d(flat, turned, stride=2, groups=B)  # (1, B C', 2H + 1, 2W + 1)
@@ -246,7 +246,7 @@ class StyleGAN2Generator(nn.Module):
 
     class_name = "StyleGAN2Generator"
     config_class = StyleGANConfig
-    skipped = ("resample_filter",)  # a constant in the authors' files
+    skipped: tuple[str, ...] = ("resample_filter",)  # a constant in the authors' files
 
     def __init__(self, config: StyleGANConfig) -> None:
         super().__init__()

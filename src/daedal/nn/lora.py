@@ -26,6 +26,11 @@ class LoRALayer(nn.Module):
     """A layer and its update: lora_A is (R, I) or a convolution (R, C, h, w) like the layer's own, lora_B (O, R) or (D, R, 1, 1). The update
     is nothing until it is trained, as lora_B starts at zero."""
 
+    base_layer: Any
+    lora_A: Linear | Conv2d
+    lora_B: Linear | Conv2d
+    lora_magnitude_vector: nn.Parameter | None
+
     def __init__(self, layer: Any, rank: int, scale: float, dora: bool = False, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.base_layer, self.scale = layer.requires_grad_(False), scale
@@ -71,11 +76,11 @@ class LoRALayer(nn.Module):
         return self.base_layer
 
 
-def linears(layer: Any, rank: int) -> tuple[nn.Module, nn.Module]:
+def linears(layer: Any, rank: int) -> tuple[Linear, Linear]:
     return Linear(layer.in_features, rank, bias=False), Linear(rank, layer.out_features, bias=False)
 
 
-def convolutions(layer: nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
+def convolutions(layer: nn.Conv2d, rank: int) -> tuple[Conv2d, Conv2d]:
     kernel, stride, padding = (cast(tuple[int, int], each) for each in (layer.kernel_size, layer.stride, layer.padding))
     return Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False), Conv2d(rank, layer.out_channels, 1, bias=False)
 
@@ -97,7 +102,8 @@ def add_lora(
         raise DaedalError(f"no layer is called {absent[0]!r}{nearest(absent[0], leaves)}; {type(module).__name__} has {', '.join(leaves)}.")
     if dora and (odd := [name for name in found if not isinstance(layers[name], nn.Linear)]):
         raise DaedalError(f"DoRA is for plain linear layers, and {odd[0]} is {type(layers[odd[0]]).__name__}; leave it out of targets, or dora.")
-    module.requires_grad_(False)
+    for name, p in module.named_parameters():
+        p.requires_grad_(p.requires_grad and ".lora_" in name)
     scale, generator = (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank), torch.Generator().manual_seed(seed)
     for name in found:
         put(module, name, LoRALayer(layers[name], rank, scale, dora, generator))

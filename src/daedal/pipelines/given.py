@@ -120,6 +120,20 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
+def extended(picture: np.ndarray, text: str, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture with "LEFT,TOP,RIGHT,BOTTOM" pixels more (right and bottom up to a legal size), filled from its border, and the mask
+    (H, W) bool of what is new."""
+    parts = text.replace(" ", "").split(",")
+    if len(parts) != 4 or not all(part.isdigit() for part in parts) or not any(int(part) for part in parts):
+        raise DaedalError(f'extend={text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels; write for example "0,0,64,0" for more on the right.')
+    left, top, right, bottom = map(int, parts)
+    height, width = picture.shape[:2]
+    right += -(left + width + right) % multiple
+    bottom += -(top + height + bottom) % multiple
+    around = ((top, bottom), (left, right))
+    return np.pad(picture, (*around, (0, 0)), mode="edge"), np.pad(np.zeros((height, width), bool), around, constant_values=True)
+
+
 def known_kind(kind: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if kind not in names:

@@ -12,19 +12,21 @@ from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer, unpatchify
+from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job, generation_config
-from daedal.processes.imaging import from_pixels, pixels
+from daedal.processes.imaging import edges, from_pixels, pixels
 from daedal.processes.media import flow_levels, paint
 from daedal.processes.samplers import OnStep, sampler_named
 
 
 class HousePainter:
-    takes: frozenset[str] = frozenset()
     upscales = False
+    scale: int | None = None
 
     def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         self.network, self.tokenizer, c = network, tokenizer, network.config
         self.multiple = c.patch_size
+        self.takes = frozenset({"control"} if c.control_size else ())
         size = {"width": c.sample_size, "height": c.sample_size}
         self.defaults = {**size, "steps": 20, "guidance_scale": 3.0, "sampler": "euler", **settings}
 
@@ -45,8 +47,20 @@ class HousePainter:
         levels = flow_levels(job.steps)
         return paint(
             self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
-            sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask), on_step=on_step,
+            sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask),
+            control=self.hint(job), like=job.params.like, on_step=on_step,
         )  # fmt: skip
+
+    def hint(self, job: Job) -> Tensor | None:
+        """Edges to follow (1, 1, H, W): a picture of them, or the edges of a picture."""
+        if not job.extras.controls:
+            return None
+        if len(job.extras.controls) > 1:
+            raise DaedalError(f"the house model follows one control picture, and {len(job.extras.controls)} were given; leave one.")
+        ((kind, picture),) = job.extras.controls
+        image = from_pixels(picture)  # (1, 3, H, W)
+        found = edges(image) if known_kind(kind, ("edges", "edges-of")) == "edges-of" else (image.mean(1, keepdim=True) > 0).float()
+        return found * job.params.control_scale
 
     def kept(self, mask: np.ndarray | None) -> Tensor | None:
         """Patches (T,) of which no pixel is painted."""

@@ -24,7 +24,7 @@ from daedal.errors import DaedalError, nearest
 from daedal.media import images
 from daedal.pipelines import given
 from daedal.pipelines.digest import digest
-from daedal.processes.imaging import pixels
+from daedal.processes.imaging import LIKE, pixels
 from daedal.processes.samplers import OnStep, sampler_named
 
 
@@ -40,9 +40,11 @@ class ImageParams:
     guidance_scale: float | None = None  # 1 follows the prompt as trained; more, further away from `negative`
     negative: str = ""
     sampler: str | None = None
-    strength: float = 0.75  # with `init`: share of the steps that are run; 1 forgets it
+    strength: float | None = None  # with `init`: share of the steps that are run; 1 forgets it. 0.75, and 1 with `extend`
     init: str | None = None
     mask: str | None = None  # white is painted, black is kept
+    extend: str | None = None  # "LEFT,TOP,RIGHT,BOTTOM": pixels to paint around `init` (outpainting)
+    like: str = "diffusers"  # whose noise a seed means: diffusers, webui, comfy
     control: str | tuple[str, ...] = ()  # KIND:FILE, "canny:edges.png": pictures whose edges, depth, pose, ... are followed
     control_model: str | None = None  # folder or Hub name of the ControlNet or T2I-Adapter; or a folder of them, named by kind
     control_scale: float = 1.0
@@ -51,6 +53,8 @@ class ImageParams:
     reference_scale: float = 0.6
     lora: str | tuple[str, ...] = ()  # FILE or FILE:SCALE
     embedding: str | tuple[str, ...] = ()  # FILE: textual inversion; its token may be used in the prompts
+    noise_level: int | None = None  # how noisy a model that enlarges a picture is told it, of 1000
+    truncation: float = 1.0  # GANs: 1 as drawn, towards 0 likelier and more alike
     then: str | tuple[str, ...] | None = None  # models that go on from the picture: an upscaler, a refiner
 
 
@@ -83,7 +87,8 @@ class Painter(Protocol):
     multiple: int  # legal sizes
     defaults: dict[str, Any]  # width, height, steps, guidance_scale, sampler
     takes: frozenset[str]  # of EXTRAS
-    upscales: bool  # it paints `init` larger, and does not start from it
+    upscales: bool  # it paints `init` larger, and does not start from it:
+    scale: int | None  # so many times; None: to its own size
 
     def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1]."""
@@ -183,7 +188,7 @@ class ImagePipeline:
         sampler_named(str(p.sampler))
         job = Job(
             [prompt] * p.n, [p.negative] * p.n, [int(p.seed or 0) + i for i in range(p.n)], width, height, int(p.steps or 0),
-            float(p.guidance_scale or 0), str(p.sampler), p.strength if picture is not None else 1.0, picture, mask, asked,
+            float(p.guidance_scale or 0), str(p.sampler), strength_of(p) if picture is not None else 1.0, picture, mask, asked,
             extras_of(p, settings.get("reference"), width, height),
         )  # fmt: skip
         return p, job
@@ -195,8 +200,18 @@ class ImagePipeline:
         if mask is not None and (self.painter.upscales or p.then):
             raise DaedalError("a model that enlarges a picture, or one that follows another, takes no mask; leave it out, or paint in two calls.")
         picture, shape = None if init is None else given.opened(init), (self.painter.defaults["height"], self.painter.defaults["width"])
+        if p.extend:
+            if picture is None or mask is not None or self.painter.upscales or p.then:
+                raise DaedalError(
+                    "extend needs a picture (init), brings its own mask, and goes with one model that does not enlarge; leave the rest out."
+                )
+            picture, mask = given.extended(picture, p.extend, self.painter.multiple)
+            height, width = picture.shape[:2]
+            if (p.width or width, p.height or height) != (width, height):
+                raise DaedalError(f"extend makes the picture {width}x{height}, and {p.width}x{p.height} was asked for; leave the size out.")
+            return picture, mask, width, height
         if picture is not None:
-            shape = enlarged(picture, shape) if self.painter.upscales else picture.shape[:2]
+            shape = enlarged(picture, shape, self.painter.scale) if self.painter.upscales else picture.shape[:2]
         width, height = (snapped(size or shape[1 - i], self.painter.multiple) for i, size in enumerate((p.width, p.height)))
         if picture is not None and not self.painter.upscales:
             picture = given.resized(picture, width, height)
@@ -240,19 +255,27 @@ def params(settings: dict[str, Any]) -> ImageParams:
         ("seed", 0, 2**62),
         ("control_scale", 0, 10),
         ("reference_scale", 0, 10),
+        ("truncation", 0, 1),
+        ("noise_level", 0, 999),
     ):
         value = getattr(p, name)
         if value is not None and not low <= value <= high:
             raise DaedalError(f"{name}={value} is out of range; choose {low} to {high}.")
-    if not 0 < p.strength <= 1:
+    if p.strength is not None and not 0 < p.strength <= 1:
         raise DaedalError(f"strength={p.strength} must be above 0 (the picture as it is) and at most 1 (all steps, from noise).")
+    if p.like not in LIKE:
+        raise DaedalError(f"like={p.like!r} is not a tool whose noise is known{nearest(p.like, list(LIKE))}; choose from {', '.join(LIKE)}.")
     return p
 
 
-def enlarged(picture: np.ndarray, wanted: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a picture whose shorter side becomes that of the size wanted."""
+def strength_of(p: ImageParams) -> float:
+    return p.strength if p.strength is not None else 1.0 if p.extend else 0.75
+
+
+def enlarged(picture: np.ndarray, wanted: tuple[int, int], times: int | None) -> tuple[int, int]:
+    """(height, width) of a picture that grows so many times, or until its shorter side is that of the size wanted."""
     height, width = picture.shape[:2]
-    scale = min(wanted) / min(height, width)
+    scale = times or min(wanted) / min(height, width)
     return round(height * scale), round(width * scale)
 
 
@@ -276,7 +299,7 @@ def reproduce(pipeline: ImagePipeline, recipe: dict[str, Any]) -> Picture:
 def paints(folder: Path) -> bool:
     """Whether a folder, or a single file, holds an image model."""
     config = folder / "config.json"
-    if folder.is_file() or (folder / "model_index.json").exists() or is_cascade(folder):
+    if folder.is_file() or (folder / "model_index.json").exists() or (folder / "picture.json").exists() or is_cascade(folder):
         return True
     return config.exists() and "_class_name" in json.loads(config.read_text())
 
@@ -298,18 +321,28 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") 
     folder = located(name_or_folder)
     where = machine.pick_device(device)
     compute = machine.compute_dtype(dtype, where)
-    painter: Painter
+    return ImagePipeline(painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder)
+
+
+def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:
+    """The painter of what a folder, or a single file, holds."""
     if (folder / "model_index.json").exists() or folder.is_file() or is_cascade(folder):
         from daedal.pipelines.open_image import OpenPainter
 
-        painter = OpenPainter.load(folder, where, compute)
-    else:
-        from daedal.pipelines.house_image import HousePainter
+        return OpenPainter.load(folder, device, dtype)
+    if not paints(folder):
+        raise DaedalError(f"{name} is not an image model; for text there is `daedal text`.")
+    if (folder / "picture.json").exists():
+        from daedal.pipelines.prior import PriorPainter
 
-        if not paints(folder):
-            raise DaedalError(f"{name_or_folder} is not an image model; for text there is `daedal text`.")
-        painter = HousePainter.load(folder, where, compute)
-    return ImagePipeline(painter, str(name_or_folder), folder)
+        return PriorPainter.load(folder, device)
+    if str(checkpoints.read_config(folder)["_class_name"]).startswith(("StyleGAN", "BigGAN")):
+        from daedal.pipelines.gan import GanPainter
+
+        return GanPainter.load(folder, device)
+    from daedal.pipelines.house_image import HousePainter
+
+    return HousePainter.load(folder, device, dtype)
 
 
 def generation_config(folder: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from daedal.nn.joint import NO_CONTROL, Residuals
 from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job
 from daedal.pipelines.open_control import Control, inpainted, summed
-from daedal.pipelines.open_text import T5, Clip, device_of
 from daedal.processes.imaging import from_pixels
 from daedal.processes.noise import Level
+from daedal.processes.open_text import T5, Clip, device_of, flux_text, sd3_text
 from daedal.processes.samplers import Noise
 
 UNION = ("canny", "tile", "depth", "blur", "pose", "gray", "lowquality")  # the kinds of FLUX's ControlNets of several, by number
@@ -35,7 +35,8 @@ def times(x: Tensor, level: Level) -> Tensor:
 class Transformer:
     """What the four share. `even`: times start from 1, (S - 1) / S, ... (see Schedule.levels)."""
 
-    distilled = even = upscales = inpaints = False
+    distilled = even = upscales = told_first = inpaints = False
+    scale: int | None = None
     takes = frozenset({"lora", "then"})
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -73,13 +74,7 @@ class StableDiffusion3(Transformer):
         self.defaults = square(self.config.sample_size * self.vae.factor, steps=28, guidance_scale=7.0)
 
     def prepare(self, job: Job, guided: bool, controls: list[Control], reference: None) -> dict[str, Any]:
-        prompts = self.prompts(job, guided)
-        chunks = max(clip.chunks(prompts) for clip in self.towers)
-        read = [clip.read(prompts, chunks) for clip in self.towers]
-        words = torch.cat([states for states, _ in read], -1)
-        words = F.pad(words, (0, self.config.joint_attention_dim - words.shape[-1]))
-        more = words.new_zeros(len(words), 256, words.shape[2]) if self.t5 is None else self.t5.read(prompts, 256, masked=False)[0]
-        told = {"text": torch.cat([words, more], 1), "pooled": torch.cat([pooled for _, pooled in read], -1)}
+        told = sd3_text(self.towers, self.t5, self.prompts(job, guided), self.config.joint_attention_dim)
         return {"told": told, "controls": [(control.network, self.hint(control), control.scale) for control in controls]}
 
     @property
@@ -145,8 +140,7 @@ class Flux(Transformer):
     def prepare(self, job: Job, guided: bool, controls: list[Control], reference: None) -> dict[str, Any]:
         prompts, h, w = self.prompts(job, guided), job.height // self.vae.factor, job.width // self.vae.factor
         guidance = torch.full((1,), job.guidance_scale, device=self.device) if self.distilled else None
-        text, pooled = self.t5.read(prompts, self.length, masked=False)[0], self.clip.read(prompts, 1)[1]
-        told = {"text": text, "pooled": pooled, "ids": positions(h, w, device=self.device)}
+        told = {**flux_text(self.clip, self.t5, prompts, self.length), "ids": positions(h, w, device=self.device)}
         return {"told": told, "guidance": guidance, "controls": [self.controlled(control, told, job.guidance_scale) for control in controls]}
 
     def controlled(self, control: Control, told: dict[str, Tensor], guidance_scale: float) -> Callable[[Tensor, Tensor], Residuals]:

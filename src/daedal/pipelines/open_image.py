@@ -23,6 +23,7 @@ from daedal.pipelines.open_dit import ClassConditional, Flux, PixArt, StableDiff
 from daedal.pipelines.open_parts import read_parts, stages_of
 from daedal.pipelines.open_pixels import DeepFloyd, Pixels
 from daedal.pipelines.open_unet import StableDiffusion
+from daedal.pipelines.open_upscaler import Upscaler
 from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
 from daedal.processes.imaging import from_pixels, generate, pixels, seeded_noise
@@ -37,7 +38,9 @@ class Family(Protocol):
     channels: int  # of the latents
     extra: int  # channels that the network reads beside them
     inpaints: bool  # picture and mask are among these
-    upscales: bool  # so is a smaller picture
+    upscales: bool  # so is a smaller picture,
+    scale: int | None  # so many times smaller; None: of any size
+    told_first: bool  # the noise of what stands beside the latents is drawn before theirs
     patch: int  # latent cells a side of one token
     even: bool  # see Schedule.levels
     distilled: bool  # the network is told the guidance scale
@@ -75,6 +78,8 @@ def family(parts: dict[str, Any]) -> Family:
     kind = type(network).__name__
     if kind not in FAMILIES:
         raise DaedalError(f"the folder's {kind} is not an image network that can be painted with; known are {', '.join(FAMILIES)}.")
+    if "low_res_scheduler" in parts:
+        return Upscaler(parts)
     return FAMILIES[kind](parts) if "vae" in parts else DeepFloyd(parts)
 
 
@@ -87,7 +92,7 @@ class OpenPainter:
         self.schedule = schedulers.read(parts["scheduler"])
         self.multiple = self.vae.factor * self.family.patch
         self.defaults = {**self.family.defaults, "sampler": self.schedule.sampler}
-        self.takes, self.upscales = self.family.takes, self.family.upscales
+        self.takes, self.upscales, self.scale = self.family.takes, self.family.upscales, self.family.scale
         self.wardrobe = Wardrobe(parts, getattr(self.family, "towers", []))
         self.conditioners = Conditioners(parts, dtype, self.family.device)
         self.later: dict[str, OpenPainter] = {}  # models that have followed this one
@@ -106,8 +111,8 @@ class OpenPainter:
         self.wardrobe.wear(job.extras)
         made, device = self.family, self.family.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
-        draw = seeded_noise(job.seeds, (made.channels, h, w), device)  # x is float32, whatever the network computes in
-        noise = begun(draw)
+        draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)  # x is float32, whatever the network computes in
+        noise = draw if made.told_first else begun(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
         start = None if init is None or made.upscales or (made.inpaints and job.strength == 1) else self.vae.encode(init).float()
         levels = self.levels(job, h * w)
@@ -162,15 +167,17 @@ class OpenPainter:
     def followed(self, name: str, job: Job, pictures: Tensor, on_step: OnStep | None) -> Tensor:
         """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
         if name not in self.later:
-            shared = self.family.shared if isinstance(self.family, DeepFloyd) else {}
-            self.later[name] = OpenPainter.load(located(name), self.family.device, self.dtype, shared)
+            place = located(name)
+            alike = isinstance(self.family, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
+            shared = self.family.shared if alike else {}  # type: ignore[attr-defined]
+            self.later[name] = OpenPainter.load(place, self.family.device, self.dtype, shared)
         stage, watch = self.later[name], (lambda i, x, x0: on_step(job.steps - 1, x, x0)) if on_step else None
         return torch.cat([stage.paint(stage.job_after(job, i, picture), watch) for i, picture in enumerate(pixels(pictures))])
 
     def job_after(self, job: Job, i: int, picture: np.ndarray) -> Job:
         """The job of this model for picture i of another: what the user left open is its own choice."""
         asked = {key: self.defaults[key] if getattr(job.params, key) is None else getattr(job.params, key) for key in CHOICES}
-        size = enlarged(picture, (self.defaults["height"], self.defaults["width"])) if self.upscales else picture.shape[:2]
+        size = enlarged(picture, (self.defaults["height"], self.defaults["width"]), self.scale) if self.upscales else picture.shape[:2]
         height, width = (snapped(side, self.multiple) for side in size)
         return Job(
             [job.prompts[i]], [job.negatives[i]], [job.seeds[i]], width, height, **asked, strength=REFINED, init=picture, mask=None,

@@ -13,7 +13,7 @@ from daedal.checkpoints.folder import read_config
 from daedal.checkpoints.single_file import load_single_file
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.pipelines.open_text import load_tokenizer
+from daedal.processes.open_text import load_tokenizer
 
 NEEDED = {  # by what diffusers calls the pipeline begins with
     "StableDiffusion3": ("vae", "text_encoder", "text_encoder_2"),
@@ -30,11 +30,11 @@ def stages_of(place: Path) -> list[Path]:
     if place.is_file() or (place / "model_index.json").exists():
         return [place]
     stages = [path.parent for path in sorted(place.glob("*/model_index.json"))]
-    later = [stage for stage in stages if (stage / "image_noising_scheduler").is_dir()]
+    later = [stage for stage in stages if any((stage / f"{name}_scheduler").is_dir() for name in ("image_noising", "low_res"))]
     first = [stage for stage in stages if stage not in later]
     if len(first) != 1:
         raise DaedalError(f"{place} holds {len(first)} models that need no other before them; name the one to begin with, {place}/....")
-    return [*first, *sorted(later, key=lambda stage: read_config(stage / "unet")["sample_size"])]
+    return [*first, *sorted(later, key=lambda stage: ((stage / "vae").is_dir(), read_config(stage / "unet")["sample_size"]))]  # latents are small
 
 
 def read_parts(place: Path, dtype: torch.dtype, device: torch.device, shared: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from daedal.errors import DaedalError
 from daedal.pipelines.image import Job
-from daedal.pipelines.open_text import T5, device_of
 from daedal.processes import schedulers
 from daedal.processes.noise import Level, noised
+from daedal.processes.open_text import T5, device_of
 from daedal.processes.samplers import Noise
 
 AUGMENTATION = 250  # of 1000: how noisy stage II is told the small picture
@@ -32,7 +32,8 @@ class Pixels:
 class DeepFloyd:
     """Stage I, or with an `image_noising_scheduler` stage II."""
 
-    patch, even, distilled, inpaints = 8, False, False, False
+    patch, even, distilled, inpaints, told_first = 8, False, False, False, False
+    scale: int | None = None
     takes = frozenset({"lora", "then"})
     controls: frozenset[str] = frozenset()
     length = 77
@@ -50,8 +51,11 @@ class DeepFloyd:
     def prepare(self, job: Job, guided: bool, controls: list[Any], reference: None) -> dict[str, Any]:
         prompts = [prompt.lower().strip() for prompt in [*job.prompts, *(job.negatives if guided else [])]]
         text = self.t5.read(prompts, self.length, masked=True)[0]
-        labels = torch.full((1,), float(AUGMENTATION), device=self.device) if self.upscales else None
+        labels = torch.full((1,), self.augmentation(job), device=self.device) if self.upscales else None
         return {"text": text, "text_kv": self.network.text_keys(text), "labels": labels}
+
+    def augmentation(self, job: Job) -> float:
+        return float(AUGMENTATION if job.params.noise_level is None else job.params.noise_level)
 
     def ask(self, x: Tensor, level: Level, prepared: dict[str, Any]) -> Tensor:
         return self.network(x, torch.full((len(x),), float(level.time), device=x.device), **prepared)
@@ -61,7 +65,7 @@ class DeepFloyd:
         if init is None or self.axis is None:
             raise DaedalError("this model enlarges a picture; give init= (--init), or let it follow a smaller model: then= (--then).")
         large = F.interpolate(init, (job.height, job.width), mode="bilinear", align_corners=True)
-        level = self.axis.at(torch.tensor([float(AUGMENTATION)], dtype=torch.float64))[0]
+        level = self.axis.at(torch.tensor([self.augmentation(job)], dtype=torch.float64))[0]
         return noised(large, noise(), level)
 
     @property

@@ -11,8 +11,8 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.pipelines.image import Job
 from daedal.pipelines.open_control import Control, Reference, inpainted, summed
-from daedal.pipelines.open_text import Clip, device_of
 from daedal.processes.noise import Level
+from daedal.processes.open_text import Clip, device_of, unet_text
 from daedal.processes.samplers import Noise
 
 INPAINTING = 5  # channels beside the latents: the mask and the picture without what it hides
@@ -30,7 +30,9 @@ class StableDiffusion:
     """`distilled`: the network is told the guidance scale (LCM), and asked once a step."""
 
     patch, even = 1, False
-    upscales = False
+    upscales = told_first = False
+    scale: int | None = None
+    beside_known = INPAINTING
     takes = frozenset({"control", "reference", "lora", "embedding", "then"})
     controls = frozenset({"ControlNetModel", "T2IAdapter"})
 
@@ -41,9 +43,9 @@ class StableDiffusion:
         self.xl, self.distilled = config.addition_embed_type == "text_time", config.time_cond_proj_dim is not None
         self.channels, self.extra = config.out_channels, config.in_channels - config.out_channels
         self.inpaints = self.extra > 0
-        if self.extra not in (0, INPAINTING):
+        if self.extra not in (0, self.beside_known):
             raise DaedalError(
-                f"a U-Net that reads {config.in_channels} channels is not one Daedal paints with; it knows 4, and 9 of inpainting models."
+                f"a U-Net that reads {config.in_channels} channels is not one Daedal paints with; it knows 4, 9 of inpainting models and 7 of upscalers."
             )
         side = (config.sample_size or 64) * self.vae.factor
         steps, scale = (4, 7.5) if self.distilled else (30, 5.0 if self.xl else 7.5)
@@ -51,9 +53,7 @@ class StableDiffusion:
 
     def prepare(self, job: Job, guided: bool, controls: list[Control], reference: Reference | None) -> Prepared:
         prompts = [*job.prompts, *(job.negatives if guided else [])]
-        chunks = max(clip.chunks(prompts) for clip in self.towers)
-        read = [clip.read(prompts, chunks, -2 if self.xl else -1) for clip in self.towers]
-        text, pooled = torch.cat([states for states, _ in read], -1), read[-1][1]
+        text, pooled = unet_text(self.towers, prompts, self.xl)
         if guided and self.index.get("force_zeros_for_empty_prompt") and not any(job.negatives):
             for states in (text, pooled):
                 states[len(job.prompts) :] = 0

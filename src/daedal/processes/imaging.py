@@ -9,6 +9,7 @@ last bits that a matrix product of another size rounds differently.
 Legend: B batch.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,13 +19,30 @@ from torch import Tensor
 
 from daedal.errors import DaedalError
 from daedal.processes.noise import Level, Levels, noised
+from daedal.processes.philox import cuda_normal
 from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, euler
 
+LIKE = ("diffusers", "webui", "comfy")  # whose noise a seed means
 
-def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Noise:
-    """A source of standard normals (B, *shape); row i depends on seed i alone."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+
+def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu", like: str = "diffusers") -> Noise:
+    """A source of standard normals (B, *shape), or of another shape that a call asks for. Row i depends on seed i alone, drawn as diffusers does with one CPU generator a picture; `webui` draws it
+    as a GPU would; `comfy` draws all rows from the first seed's CPU generator, one after the other, so a row depends on its number too."""
+    if like == "webui":
+        calls = itertools.count()
+
+        def drawn(shape: tuple[int, ...] = shape) -> Tensor:
+            call = next(calls)
+            return torch.stack([cuda_normal(seed, call, shape) for seed in seeds]).to(device)
+
+        return drawn
+    generators = [torch.Generator().manual_seed(seed) for seed in (seeds[:1] if like == "comfy" else seeds)]
+    rows = len(seeds) // len(generators)
+
+    def each(shape: tuple[int, ...] = shape) -> Tensor:
+        return torch.cat([torch.randn((rows, *shape), generator=g) for g in generators]).to(device)
+
+    return each
 
 
 def pixels(images: Tensor) -> np.ndarray:

@@ -72,6 +72,7 @@ def paint(
     start: Tensor | None = None,
     kept: Tensor | None = None,
     control: Tensor | None = None,
+    like: str = "diffusers",
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
@@ -84,5 +85,5 @@ def paint(
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
     positions = grid_positions(height, width, patch).to(device)
     predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
-    x = generate(predict, seeded_noise(seeds, shape, device), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
+    x = generate(predict, seeded_noise(seeds, shape, device, like), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
     return unpatchify(x, patch, height, width)

@@ -20,7 +20,7 @@ from daedal.errors import DaedalError, nearest
 from daedal.processes.noise import Level, Levels
 
 Denoise = Callable[[Tensor, Level], Tensor]
-Noise = Callable[[], Tensor]
+Noise = Callable[..., Tensor]
 OnStep = Callable[[int, Tensor, Tensor], object]
 Sampler = Callable[..., Tensor]  # (denoise, x, levels, noise, on_step=None) and, by keyword, what the function names
 Past = list[tuple[float, Tensor]]  # (lambda, x0) of the steps so far, newest first

@@ -24,8 +24,7 @@ from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, PatchGAN, difference, frozen
-from daedal.train.flow import sources
-from daedal.train.pictures import PlainBatches, begin, clean, cost, fit, held_out, planned, sheet
+from daedal.train.pictures import PlainBatches, begin, clean, cost, fit, held_out, planned, sheet, sources
 from daedal.train.recipe import AutoencodeRecipe
 from daedal.train.trainer import Batch, Objective
 

@@ -25,9 +25,9 @@ from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from daedal.networks.config import parse
 from daedal.processes.measures import first_hits
+from daedal.processes.sight import ended
 from daedal.train import parallel
-from daedal.train.flow import sources
-from daedal.train.pictures import Start, begin, clean, cost, fit, held_out, planned, tokenizer_of
+from daedal.train.pictures import Start, begin, clean, cost, fit, held_out, planned, sources, tokenizer_of
 from daedal.train.recipe import ContrastRecipe
 from daedal.train.trainer import Batch, Objective
 
@@ -58,12 +58,6 @@ class Towers(nn.Module):
         c = self.clip.config.text
         x = clean(images).to(self.compute_dtype or torch.float32)
         return self.clip.embed_images(x).float(), self.clip.embed_text(ended(captions, cast(int, c.pad_token_id), c.eos_token_id)).float()
-
-
-def ended(captions: Tensor, pad: int, eos: int) -> Tensor:
-    """captions (B, T), filled with `pad` -> (B, T + 1): an end of text behind the last word, where the tower pools."""
-    longer = F.pad(captions, (0, 1), value=pad)
-    return longer.scatter(1, (captions != pad).sum(1, keepdim=True), eos)
 
 
 class Gather(Function):

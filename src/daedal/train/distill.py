@@ -1,14 +1,17 @@
 """Few-step students by consistency distillation (Song et al. 2023, latent form with guidance: Luo et al. 2023).
 
 The teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
-end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance.
+end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance. Consistency alone blurs what
+few steps cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (Sauer et al. 2024).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component
@@ -19,6 +22,7 @@ from daedal.processes.guidance import cfg
 from daedal.processes.media import PARAMETRISATIONS
 from daedal.processes.noise import Level, noised
 from daedal.train import flow
+from daedal.train.adversarial import GAMES, duel
 from daedal.train.recipe import DistillRecipe, FlowRecipe
 from daedal.train.trainer import Batch, Objective
 
@@ -36,11 +40,49 @@ def pseudo_huber(difference: Tensor) -> Tensor:
     return ((d.square().sum(1) + c * c).sqrt() - c) * d.shape[1] ** 0.5
 
 
+class Heads(nn.Module):
+    """A linear judgement of each block's tokens: states [(B, T, D)] -> logits (B, T, layers), zero at first."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(layers, width))
+        self.bias = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        return (F.layer_norm(torch.stack(states, 2).float(), self.weight.shape[-1:]) * self.weight).sum(-1) + self.bias
+
+
+class Critic(nn.Module):
+    """Heads on what a frozen network makes of pictures (B, T, C): `look(pictures)` -> its states."""
+
+    def __init__(self, heads: Heads, look: Callable[[Tensor], list[Tensor]]) -> None:
+        super().__init__()
+        self.heads, self.look = heads, look
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads(self.look(x))
+
+
+def looking(guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text, t: Tensor) -> Callable[[Tensor], list[Tensor]]:
+    """What each block of `guide` sees in pictures noised to times t (B, 1), with one noise for all pictures that are compared."""
+    eps = torch.randn(like.shape).to(like)
+    level = Level(1 - t[..., None], t[..., None], t[..., None])
+
+    def look(x0: Tensor) -> list[Tensor]:
+        states: list[Tensor] = []
+        guide(noised(x0, eps, level), positions, t, text, None, states)
+        return states
+
+    return look
+
+
 def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
     """The student's answer at a level against its own at the teacher's next level, where it is held fixed; at the last, against the picture."""
     r = cast(DistillRecipe, recipe)
     guide = teacher or cast(MediaTransformer, load_component(checkpoints.resolve(str(r.model.start)), dtype=torch.float32))
     times = flow.flow_levels(r.levels).time.float()  # 1 ... 0
+    if r.adversarial:
+        guide.requires_grad_(False)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
         c, device = student.config, part["images"].device
@@ -59,14 +101,28 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
         with torch.no_grad():
             there = ask(student, moved, after.clamp(min=1e-3), positions, text)
             target = torch.where((after > 0)[..., None], there, moved)
-        return pseudo_huber(ask(student, x, t, positions, text) - target).sum()
+        made = ask(student, x, t, positions, text)
+        total = pseudo_huber(made - target).sum()
+        if r.adversarial:
+            with torch.no_grad():
+                read = guide.encode_text(part["captions"])
+            look = looking(guide, x0, positions, read, flow.times(len(x0), r).to(device))
+            fooled, caught = duel(GAMES["hinge"], Critic(student.beside["heads"], look), x0, made)  # type: ignore[index]
+            total = total + (r.adversarial * fooled + caught).sum() * x0[0].numel()
+        return total
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
 def run(recipe: DistillRecipe) -> Path:
     """Train a student; its folder says to sample it with `lcm`, without guidance."""
-    return flow.run(recipe, consistency, sampler="lcm")
+    return flow.run(recipe, consistency, sampler="lcm", beside=beside)
+
+
+def beside(recipe: FlowRecipe, student: MediaTransformer) -> nn.ModuleDict:
+    """The heads that judge, where the recipe asks for them."""
+    c = student.config
+    return nn.ModuleDict({"heads": Heads(c.hidden_size, c.num_hidden_layers)} if cast(DistillRecipe, recipe).adversarial else {})
 
 
 plan = flow.plan

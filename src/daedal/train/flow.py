@@ -10,25 +10,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal import device as machine
 from daedal.checkpoints.components import load_component, save_component
-from daedal.data.pictures import Parquet, PictureBatches, Scenes, Source, encode_captions
+from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
+from daedal.networks.config import parse
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
 from daedal.processes.imaging import edges, pixels
 from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
-from daedal.train import checkpoint, parallel
-from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe import FlowRecipe, PictureSource
-from daedal.train.trainer import Batch, Objective, Trainer
-
-CLOSEST = 0.05  # flow time below which the weight of an x0 error grows no more (Li & He 2025)
+from daedal.train import parallel, terms
+from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sources, tokenizer_of
+from daedal.train.recipe import FlowRecipe
+from daedal.train.trainer import Batch, Objective
 
 
 def times(count: int, recipe: FlowRecipe) -> Tensor:
@@ -48,43 +46,37 @@ def given_tokens(count: int, side: int, share: float) -> Tensor:
 
 def flow_loss(recipe: FlowRecipe) -> Objective:
     """Sum over token values of the squared error of the velocity (noise minus clean), whatever the network predicts; given tokens are
-    clean and cost nothing. (Lipman et al. 2022, eq. 14; x-prediction with v-loss: Li & He 2025.)"""
+    clean and cost nothing (Lipman et al. 2022, eq. 14; x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        c = network.config
-        x0 = patchify(part["images"].float() / 127.5 - 1, c.patch_size)  # (B, T, C)
-        side = part["images"].shape[-1] // c.patch_size
+        c, images = network.config, clean(part["images"])
+        x0 = patchify(images, c.patch_size)  # (B, T, C)
+        side = images.shape[-1] // c.patch_size
         free = ~given_tokens(len(x0), side, recipe.given).to(x0.device)  # (B, T)
         t = (times(len(x0), recipe).to(x0.device) * free)[..., None]  # (B, T, 1)
+        eps = terms.offset(x0.shape, recipe.offset_noise, c.channels).to(x0.device)
         level = Level(1 - t, t, t)
-        x = noised(x0, torch.randn(x0.shape).to(x0.device), level)
+        x = noised(x0, eps, level)
         positions = grid_positions(side * c.patch_size, side * c.patch_size, c.patch_size).to(x.device)
         control = None
         if c.control_size:
             shown = (torch.rand(len(x0), 1, 1) < recipe.control).to(x.device)
-            control = patchify(edges(part["images"].float() / 127.5 - 1), c.patch_size) * shown
-        output = network(x, positions, t[..., 0], network.encode_text(part["captions"]), control)
+            control = patchify(edges(images), c.patch_size) * shown
+        text, states = network.encode_text(part["captions"]), [] if recipe.align else None
+        output = network(x, positions, t[..., 0], text, control, states)
         error = PARAMETRISATIONS[c.prediction].denoised(output, x, level) - x0
-        return ((error / t.clamp(min=CLOSEST)).square() * free[..., None]).sum()
+        value = error.square() * terms.weight(t, recipe.min_snr)
+        if recipe.uncertainty:
+            u = network.beside["uncertainty"](t)  # type: ignore[operator,index]
+            value = value / u.exp() + u
+        total = (value * free[..., None]).sum()
+        if recipe.align:
+            align = network.beside["align"]  # type: ignore[index]
+            away = align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
+            total = total + recipe.align * (away * free).sum() * c.token_size
+        return total
 
-    return Objective(loss, lambda batch: batch["images"].numel())
-
-
-def sources(listed: list[PictureSource], side: int) -> list[tuple[Source, float]]:
-    return [
-        (Scenes(side, unseen=s.path == "scenes:unseen") if s.path.startswith("scenes") else Parquet(s.path, side, s.where), s.weight) for s in listed
-    ]  # fmt: skip
-
-
-def tokenizer_of(recipe: FlowRecipe, out: Path, train: list[tuple[Source, float]]) -> Tokenizer:
-    """A byte-level BPE of the captions, kept in `out/tokenizer`."""
-    if recipe.model.start:
-        return Tokenizer.load(checkpoints.resolve(recipe.model.start))
-    if not (out / "tokenizer" / "tokenizer.json").exists():
-        rng = random.Random(recipe.seed)
-        drawn = (source.sample(rng)[1].lower() for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions))
-        Tokenizer.train(drawn, recipe.vocab_size, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(out / "tokenizer")
-    return Tokenizer.load(out / "tokenizer")
+    return Objective(loss, lambda batch: batch["images"].numel(), terms.follow if recipe.align_to == "self" and recipe.align else None)
 
 
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
@@ -99,22 +91,19 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     return MediaTransformer(MediaConfig(**recipe.model.config(vocab_size))).init_weights(recipe.seed).train()
 
 
+def shape_of(recipe: FlowRecipe) -> MediaConfig:
+    if not recipe.model.start:
+        return MediaConfig(**recipe.model.config(recipe.vocab_size))
+    return replace(parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))), **recipe.model.options)
+
+
 def plan(recipe: FlowRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
-    device = machine.pick_device(recipe.device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
     with torch.device("meta"):
-        network = MediaTransformer(MediaConfig(**recipe.model.config(recipe.vocab_size)))
-    c, peak = network.config, machine.matrix_peak(device, dtype)
-    tokens = (c.sample_size // c.patch_size) ** 2
-    flops = network.flops(tokens, train=True) * recipe.rows * recipe.steps
-    activations = recipe.micro_rows * tokens * c.num_hidden_layers * (20 * c.hidden_size + 3 * c.intermediate_size) * dtype.itemsize
-    return {
-        "parameters": network.parameter_count(), "units": f"{recipe.rows * recipe.steps:,} pictures", "flops": flops,
-        "dtype": str(dtype).removeprefix("torch."), "device": str(device), "measured_peak_flops": peak,
-        "memory_bytes": network.parameter_count() * 4 * (4 + bool(recipe.ema)) + activations,
-        "hours_at_full_peak": flops / peak / 3600, "hours_at_60_percent": flops / peak / 0.6 / 3600,
-    }  # fmt: skip
+        network = MediaTransformer(shape_of(recipe))
+    c, tokens = network.config, (network.config.sample_size // network.config.patch_size) ** 2
+    kept = 4 * tokens * c.num_hidden_layers * (20 * c.hidden_size + 3 * c.intermediate_size)  # activations for the backward pass, as float32
+    return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept)
 
 
 def run(
@@ -122,37 +111,32 @@ def run(
     objective: Callable[[FlowRecipe, Tokenizer], Objective] | None = None,
     sampler: str = "euler",
     batches_of: Callable[..., PictureBatches] = PictureBatches,
+    beside: Callable[[FlowRecipe, MediaTransformer], nn.ModuleDict] = terms.beside,
 ) -> Path:
-    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, and their batches."""
-    device, out = machine.pick_device(recipe.device), Path(recipe.out)
-    rank, world = parallel.start(device)
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed + rank)
-    resume = checkpoint.newest(out / "checkpoints")
-    side = recipe.model.options.get("sample_size", 64)
+    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, their batches, and what they keep
+    beside it."""
+    start, side = begin(recipe), recipe.model.options.get("sample_size", 64)
     train = sources(recipe.data.train, side)
-    tokenizer = tokenizer_of(recipe, out, train)
-    network = network_of(recipe, tokenizer.vocab_size).to(device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    network.compute_dtype = None if dtype == torch.float32 else dtype
-    (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    length = network.config.text_length
-    batches = batches_of(train, tokenizer, recipe.rows, length, recipe.seed, recipe.drop_caption, step=resume["data"]["step"] if resume else 0)
-    trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), batches,
-        objective(recipe, tokenizer) if objective else flow_loss(recipe),
-        unit="images", units_per_step=recipe.rows, flops_per_step=recipe.rows * network.flops((side // network.config.patch_size) ** 2, train=True),
-        evaluate=partial(evaluate, recipe, tokenizer, sampler), sample=partial(sample, recipe, tokenizer, sampler), rank=rank, world=world, device=device, resume=resume,
+    tokenizer = tokenizer_of(recipe, start, train)
+    network = network_of(recipe, tokenizer.vocab_size)
+    c, network.beside = network.config, beside(recipe, network)
+    batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
+    fit(
+        recipe, start, network, c.hidden_size, batches, objective(recipe, tokenizer) if objective else flow_loss(recipe),
+        network.flops((side // c.patch_size) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
-    trainer.run()
-    trainer.result()
-    if rank == 0:
-        save_component(network, out / "model")
-        tokenizer.save(out / "model")
-        settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
-        (out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
+    del network.beside
+    if start.rank == 0:
+        save(recipe, network, tokenizer, sampler, start)
     parallel.finish()
-    return out / "model"
+    return start.out / "model"
+
+
+def save(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start) -> None:
+    save_component(network, start.out / "model")
+    tokenizer.save(start.out / "model")
+    settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
+    (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
 
 
 def painted(
@@ -195,11 +179,4 @@ def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: Me
 @torch.no_grad()
 def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int) -> str:
     """A row of pictures of the recipe's prompts, in `out/samples`."""
-    from PIL import Image
-
-    if not recipe.prompts:
-        return ""
-    path = Path(recipe.out) / "samples" / f"step-{step:06d}.png"
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(list(painted(recipe, network, tokenizer, recipe.prompts, sampler)), 1)).save(path)
-    return f"pictures: {path}"
+    return sheet(Path(recipe.out), step, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]) if recipe.prompts else ""

@@ -1,4 +1,4 @@
-"""GANs: StyleGAN2 and BigGAN on pictures, with R3GAN's loss and gradient penalties, adaptive augmentation and path-length regularisation.
+"""GANs: StyleGAN2, StyleGAN3 and BigGAN on pictures, with R3GAN's loss and gradient penalties, adaptive augmentation and path-length regularisation.
 
 One module holds both sides, so the one trainer and its one backward pass train them (daedal.train.adversarial). Classes, where there are any, are
 words: a picture's class is the first of them that its caption holds.
@@ -6,8 +6,10 @@ words: a picture's class is the first of them that its caption holds.
 Legend: B batch, C channels, Z width of z, W width of styles.
 """
 
+import json
 import math
 import random
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal import device as machine
 from daedal.checkpoints.components import save_component
 from daedal.data.pictures import PictureBatches, Source
 from daedal.networks.biggan import BigGANConfig, BigGANDiscriminator, BigGANDiscriminatorConfig, BigGANGenerator, orthogonality
 from daedal.networks.stylegan import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANConfig, StyleGANDiscriminatorConfig
+from daedal.networks.stylegan3 import StyleGAN3Config, StyleGAN3Generator
 from daedal.nn.cost import count_flops
 from daedal.processes.imaging import pixels
-from daedal.train import checkpoint
+from daedal.train import parallel
 from daedal.train.adversarial import GAMES, duel
-from daedal.train.flow import sources
-from daedal.train.optim import recipe_optimizers
+from daedal.train.pictures import begin, clean, fit, planned, sheet, sources
 from daedal.train.recipe import GanRecipe
-from daedal.train.trainer import Batch, Objective, Trainer
+from daedal.train.trainer import Batch, Objective
 
 
 class Match(nn.Module):
@@ -47,8 +48,12 @@ class Match(nn.Module):
             self.discriminator = BigGANDiscriminator(BigGANDiscriminatorConfig(**shared, **recipe.critic_options))
         else:
             shared = {"img_resolution": side, "c_dim": count}
-            self.generator = StyleGAN2Generator(StyleGANConfig(**shared, **options))
-            self.discriminator = StyleGAN2Discriminator(StyleGANDiscriminatorConfig(**shared, **{**options, **recipe.critic_options}))
+            alias_free = recipe.kind == "stylegan3"
+            self.generator = (
+                StyleGAN3Generator(StyleGAN3Config(**shared, **options)) if alias_free else StyleGAN2Generator(StyleGANConfig(**shared, **options))
+            )
+            common = {key: value for key, value in options.items() if key in {f.name for f in fields(StyleGANDiscriminatorConfig)}}
+            self.discriminator = StyleGAN2Discriminator(StyleGANDiscriminatorConfig(**shared, **{**common, **recipe.critic_options}))
         self.generator.init_weights(recipe.seed)
         self.discriminator.init_weights(recipe.seed + 1)
         self.augment: Tensor
@@ -107,7 +112,7 @@ def gan(recipe: GanRecipe) -> Objective:
     """The maker's and the critic's loss of a batch, each blind to the other's weights."""
 
     def loss(match: Match, part: Batch) -> Tensor:
-        real, labels = part["images"].float() / 127.5 - 1, part["labels"]
+        real, labels = clean(part["images"]), part["labels"]
         condition, generator, total = match.condition(labels), match.generator, torch.zeros(())
         z = match.z(len(real)).to(real.device)
         if isinstance(generator, StyleGAN2Generator):
@@ -175,14 +180,8 @@ class LabelledBatches(PictureBatches):
 
 def plan(recipe: GanRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
-    match, device = Match(recipe), machine.pick_device(recipe.device)
-    flops = game_flops(match, recipe) * recipe.rows * recipe.steps
-    parameters, peak = sum(p.numel() for p in match.parameters()), machine.matrix_peak(device, torch.float32)
-    return {
-        "parameters": parameters, "units": f"{recipe.rows * recipe.steps:,} pictures", "flops": flops, "dtype": "float32", "device": str(device),
-        "measured_peak_flops": peak, "memory_bytes": parameters * 4 * (4 + bool(recipe.ema)), "hours_at_full_peak": flops / peak / 3600,
-        "hours_at_60_percent": flops / peak / 0.6 / 3600,
-    }  # fmt: skip
+    match = Match(recipe)
+    return planned(recipe, sum(p.numel() for p in match.parameters()), game_flops(match, recipe), kept=0)
 
 
 def game_flops(match: Match, recipe: GanRecipe) -> float:
@@ -197,38 +196,24 @@ def game_flops(match: Match, recipe: GanRecipe) -> float:
 
 def run(recipe: GanRecipe) -> Path:
     """Train, and write `out/model` (the generator) and `out/critic`."""
-    device, out = machine.pick_device(recipe.device), Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    resume = checkpoint.newest(out / "checkpoints")
-    match = Match(recipe).to(device).train()
-    (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    batches = LabelledBatches(
-        sources(recipe.data.train, recipe.side), recipe.classes, recipe.rows, recipe.seed, step=resume["data"]["step"] if resume else 0
-    )
-    trainer = Trainer(
-        recipe, match, lambda: recipe_optimizers(recipe.optimizer, match, 384, torch.float32), batches, gan(recipe), unit="images",
-        units_per_step=recipe.rows, flops_per_step=recipe.rows * game_flops(match, recipe), sample=partial(sample, recipe), device=device, resume=resume,
-    )  # fmt: skip
-    trainer.run()
-    trainer.result()
-    save_component(match.generator, out / "model")
-    save_component(match.discriminator, out / "critic")
-    return out / "model"
+    start, match = begin(recipe), Match(recipe)
+    batches = LabelledBatches(sources(recipe.data.train, recipe.side), recipe.classes, recipe.rows, recipe.seed, step=start.step)
+    fit(recipe, start, match, 384, batches, gan(recipe), game_flops(match, recipe), sample=partial(sample, recipe))
+    if start.rank == 0:
+        save_component(match.generator, start.out / "model")
+        save_component(match.discriminator, start.out / "critic")
+        (start.out / "model" / "generation_config.json").write_text(json.dumps({"classes": recipe.classes}) + "\n")
+    parallel.finish()
+    return start.out / "model"
 
 
 @torch.no_grad()
 def sample(recipe: GanRecipe, match: Match, step: int) -> str:
     """A row of eight pictures of fixed z, one class after another, in `out/samples`."""
-    from PIL import Image
-
-    path = Path(recipe.out) / "samples" / f"step-{step:06d}.png"
-    path.parent.mkdir(exist_ok=True)
     z = torch.randn(8, match.z(1).shape[1], generator=torch.Generator().manual_seed(recipe.seed))
     device = next(match.parameters()).device
     labels = (torch.arange(8) % max(1, len(recipe.classes))).to(device)
     match.generator.eval()
     made = match.generator(z.to(device), match.condition(labels))
     match.generator.train()
-    Image.fromarray(np.concatenate(list(pixels(made)), 1)).save(path)
-    return f"pictures: {path}"
+    return sheet(Path(recipe.out), step, [pixels(made)])

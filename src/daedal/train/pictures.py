@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from daedal import checkpoints
 from daedal import device as machine
-from daedal.data.pictures import Parquet, PictureBatches, Source, laid_on
+from daedal.data.pictures import Folder, Parquet, PictureBatches, Scenes, Source
+from daedal.data.recaption import Recaptioned
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.train import checkpoint, flow, parallel
+from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe import PictureRun, PictureSource
 from daedal.train.trainer import Batches, Objective, Trainer
@@ -49,10 +51,11 @@ def begin(recipe: PictureRun) -> Start:
     if device.type == "cuda" and world > 1:
         device = torch.device("cuda", torch.cuda.current_device())
     out.mkdir(parents=True, exist_ok=True)
+    resume = checkpoint.resume(recipe)
     torch.manual_seed(recipe.seed + rank)
     if rank == 0:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    return Start(out, device, machine.compute_dtype(recipe.dtype, device), rank, world, checkpoint.newest(out / "checkpoints"))
+    return Start(out, device, machine.compute_dtype(recipe.dtype, device), rank, world, resume)
 
 
 def fit(
@@ -101,24 +104,40 @@ def clean(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def sources(listed: list[PictureSource], side: int) -> list[tuple[Source, float]]:
+    """Each source and its weight."""
+    return [(Recaptioned(source_of(s, side), s.dense) if s.dense else source_of(s, side), s.weight) for s in listed]
+
+
+def source_of(s: PictureSource, side: int) -> Source:
+    if s.path.startswith("scenes"):
+        return Scenes(side, unseen=s.path == "scenes:unseen")
+    return Folder(s.path, side) if Path(s.path).is_dir() else Parquet(s.path, side, s.where, plain=s.plain)
+
+
 def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -> Tokenizer:
-    """The tokenizer of the captions; the first process trains it, the others wait and read."""
-    if start.rank == 0:
-        flow.tokenizer_of(recipe, start.out, train)
+    """The start's tokenizer, or a byte-level BPE of the captions, kept in `out/tokenizer`; the first process trains it, the others wait."""
+    if recipe.model.start:
+        return Tokenizer.load(checkpoints.resolve(recipe.model.start))
+    folder = start.out / "tokenizer"
+    if start.rank == 0 and not (folder / "tokenizer.json").exists():
+        rng = random.Random(recipe.seed)
+        drawn = (source.sample(rng)[1].lower() for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions))
+        Tokenizer.train(drawn, recipe.vocab_size, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(folder)
     if start.world > 1:
         torch.distributed.barrier()
-    return flow.tokenizer_of(recipe, start.out, train)
+    return Tokenizer.load(folder)
 
 
 def held_out(listed: list[PictureSource], side: int, count: int) -> tuple[Tensor, list[str]]:
     """Up to `count` pictures (N, 3, H, W) uint8 of validation sources and their captions, no caption twice, the same ones each time."""
     found: dict[str, np.ndarray] = {}
-    made, rng = flow.sources(listed, side), random.Random("held out")
+    made, rng = sources(listed, side), random.Random("held out")
     for source, _ in made:
         share = len(found) + count // len(made)
-        if isinstance(source, Parquet):  # on white, by their first wording
+        if isinstance(source, Parquet | Folder):  # on white, by their first wording
             order = rng.sample(range(len(source)), len(source))
-            drawn = ((laid_on(source.pictures[i], (255, 255, 255)), source.captions[i][0]) for i in order)
+            drawn = ((source.picture(i), source.caption(i)) for i in order)
         else:
             drawn = (source.sample(rng) for _ in range(20 * count))
         for picture, caption in drawn:

@@ -1,13 +1,15 @@
-"""Teaching a media transformer what is better: from pairs (Diffusion-DPO, Wallace et al. 2023) or from a reward (Flow-GRPO, Liu et al. 2025).
+"""Teaching a media transformer what is better: from pairs (Diffusion-DPO, Wallace et al. 2023), from a reward (Flow-GRPO, Liu et al. 2025), or
+from a reward's slope (ReFL, Xu et al. 2023).
 
-Both start from a trained model, stay near it, and here learn on generated scenes: a pair is the right picture and one of another scene under
-the same caption; the reward is what `scenes.correct` reads off the pixels.
+All start from a trained model and stay near it. On generated scenes a pair is the right picture and one of another scene under the same
+caption, and the reward is what `scenes.correct` reads off the pixels; elsewhere the reward is a rater's (daedal.train.rate) or a CLIP model's.
 
 Legend: B pictures, G pictures of one prompt, T tokens, C values of a token.
 """
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +29,9 @@ from daedal.processes.media import flow_levels
 from daedal.processes.noise import Level, noised
 from daedal.train import flow
 from daedal.train.distill import ask
+from daedal.train.rate import Opinion
 from daedal.train.recipe import FlowRecipe, PreferRecipe
+from daedal.train.terms import CLOSEST
 from daedal.train.trainer import Batch, Objective
 
 PARTS = ("objects", "colours", "relation", "background")
@@ -84,7 +88,7 @@ def dpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None
         p, device = network.config.patch_size, part["images"].device
         both = patchify(torch.cat([part["images"], part["rejected"]]).float() / 127.5 - 1, p)  # (2B, T, C)
         positions, words = grid_positions(*part["images"].shape[-2:], p).to(device), part["captions"].repeat(2, 1)
-        t = flow.times(len(part["images"]), r).to(device).clamp(min=flow.CLOSEST).repeat(2, 1)
+        t = flow.times(len(part["images"]), r).to(device).clamp(min=CLOSEST).repeat(2, 1)
         eps = torch.randn(both.shape[0] // 2, *both.shape[1:]).to(device).repeat(2, 1, 1)
         x = noised(both, eps, Level(1 - t[..., None], t[..., None], t[..., None]))
 
@@ -109,6 +113,22 @@ def scene_reward(seeds: Tensor, images: Tensor) -> Tensor:
     return torch.tensor([sum(r[part] for part in PARTS) / len(PARTS) for r in right])
 
 
+Reward = Callable[[Batch, Tensor], Tensor]  # (part (B, ...), images (B, C, H, W)) -> (B,)
+
+
+def reward_of(recipe: PreferRecipe, tokenizer: Tokenizer) -> Reward:
+    """What the recipe rewards. A rater reads a caption as its own tokenizer splits it."""
+    if recipe.reward == "scenes":
+        return lambda part, images: scene_reward(part["seeds"], images)
+    opinion = Opinion(recipe.reward)
+    return lambda part, images: opinion(images, [tokenizer.decode(row) for row in part["captions"].tolist()])
+
+
+def repeated(part: Batch, group: int) -> Batch:
+    """Every sample `group` times."""
+    return {key: value.repeat_interleave(group, 0) for key, value in part.items() if key in ("captions", "seeds")}
+
+
 def advantages(rewards: Tensor, group: int) -> Tensor:
     """Rewards (B,) in groups of one prompt -> how many standard deviations above the group's mean (Shao et al. 2024)."""
     grouped = rewards.view(-1, group)
@@ -129,6 +149,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     r = cast(PreferRecipe, recipe)
     reference, levels = start or frozen_start(r), flow_levels(r.rollout_steps)
     steps = [i for i in range(levels.steps) if levels[i + 1].sigma]  # the last step, into the picture, draws nothing
+    reward = reward_of(r, tokenizer)
 
     def policy(network: MediaTransformer, x: Tensor, i: int, positions: Tensor, text: Text) -> tuple[Tensor, float]:
         x0 = ask(network, x, torch.full((len(x), 1), float(levels[i].time), device=x.device), positions, text)
@@ -146,7 +167,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
                 path.append(mean + spread * torch.randn(mean.shape).to(device))
             last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
             made = unpatchify(ask(network, path[-1], last, positions, text), c.patch_size, height, width)
-            gain = advantages(scene_reward(part["seeds"].repeat_interleave(r.group), made), r.group).to(device)  # (B G,)
+            gain = advantages(reward(repeated(part, r.group), made), r.group).to(device)  # (B G,)
         with torch.no_grad():
             text_at_start = reference.to(device).encode_text(words)
         text, total = network.encode_text(words), torch.zeros((), device=device)
@@ -165,12 +186,40 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     return Objective(loss, lambda batch: len(batch["captions"]))
 
 
-METHODS = {"dpo": dpo, "grpo": grpo}
+# ---- slope of a reward -----------------------------------------------------------------------------------------------------------------
+
+
+def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
+    """Go without gradient from noise to a step of the last third, name the picture from there, and follow the reward's slope through that one
+    answer (Xu et al. 2023, algorithm 1), less a pull towards the picture that the start names."""
+    r = cast(PreferRecipe, recipe)
+    reference, levels, reward = start or frozen_start(r), flow_levels(r.rollout_steps), reward_of(r, tokenizer)
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        c, words, device = network.config, part["captions"], part["captions"].device
+        height, width = part["images"].shape[-2:]
+        positions, stop = grid_positions(height, width, c.patch_size).to(device), int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
+        x = torch.randn(len(words), len(positions), c.token_size).to(device)
+        time = lambda i: torch.full((len(x), 1), float(levels[i].time), device=device)  # noqa: E731
+        with torch.no_grad():
+            text = network.encode_text(words)
+            for i in range(stop):
+                x = stochastic_step(x, ask(network, x, time(i), positions, text), levels[i], levels[i + 1], eta=0.0)[0]
+            at_start = ask(reference.to(device), x, time(stop), positions, reference.encode_text(words))
+        made = ask(network, x, time(stop), positions, network.encode_text(words))
+        pull = (made - at_start).square().mean((1, 2))
+        return (r.kl * pull - reward(part, unpatchify(made, c.patch_size, height, width))).sum()
+
+    return Objective(loss, lambda batch: len(batch["captions"]))
+
+
+METHODS = {"dpo": dpo, "grpo": grpo, "refl": refl}
 
 
 def run(recipe: PreferRecipe) -> Path:
     """Teach, and write `out/model`."""
-    return flow.run(recipe, METHODS[recipe.method], batches_of=ScenePairs)
+    scenes_only = recipe.method == "dpo" or recipe.reward == "scenes"
+    return flow.run(recipe, METHODS[recipe.method], batches_of=ScenePairs if scenes_only else PictureBatches)
 
 
 plan = flow.plan

@@ -1,6 +1,5 @@
 """Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and the folder that comes out."""
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -106,9 +105,7 @@ def run(recipe: Recipe) -> Path:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    resume = checkpoint.newest(out / "checkpoints")
-    if resume:
-        refuse_other(json.loads(resume["recipe"]), recipe)
+    resume = checkpoint.resume(recipe)
     if rank == 0:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
     tokenizer = tokenizer_of(recipe, out, rank)
@@ -129,16 +126,6 @@ def run(recipe: Recipe) -> Path:
         tokenizer.save(out / "model")
     parallel.finish()
     return out / "model"
-
-
-def refuse_other(before: dict[str, Any], recipe: Recipe) -> None:
-    """A run goes on only with the model, tokenizer and data it began with."""
-    now = json.loads(recipe.model_dump_json())
-    for key in ("model", "tokenizer", "data", "rows", "seed"):
-        if before[key] != now[key]:
-            raise DaedalError(
-                f"{recipe.out} holds a run with another {key}; give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over."
-            )
 
 
 def evaluation(recipe: Recipe, tokenizer: Tokenizer):

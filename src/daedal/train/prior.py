@@ -26,9 +26,8 @@ from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
 from daedal.train import parallel
-from daedal.train.flow import sources
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.pictures import Start, begin, clean, fit, held_out, planned, sheet, tokenizer_of
+from daedal.train.pictures import Start, begin, clean, fit, held_out, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe import PriorRecipe
 from daedal.train.trainer import Batch, Objective
 

@@ -97,14 +97,25 @@ class Run(Section):
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
+    averages: tuple[float, ...] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
+    averages_every: int = 100  # steps between those written
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     tensorboard: bool = False  # also write out/tensorboard (extra: tensorboard)
 
+    @model_validator(mode="before")
+    @classmethod
+    def over_the_tasks_own(cls, raw: Any) -> Any:
+        """Rates given without an optimizer's name are of the task's own optimizer."""
+        given = raw.get("optimizer")
+        if isinstance(given, dict) and "name" not in given:
+            raw = raw | {"optimizer": cls.model_fields["optimizer"].default.model_dump() | given}
+        return raw
+
     @model_validator(mode="after")
     def fits_together(self) -> Self:
-        if self.ema and self.parallel == "fsdp":
-            raise ValueError("an average of sharded weights is not kept; leave ema out or use parallel: ddp")
+        if (self.ema or self.averages) and self.parallel == "fsdp":
+            raise ValueError("an average of sharded weights is not kept; leave ema out (and averages) or use parallel: ddp")
         return self
 
 
@@ -121,18 +132,34 @@ class Recipe(Run):
 
 
 class PictureSource(Section):
-    """`path`: "scenes" (generated), or a parquet file with columns image and caption; `where` keeps rows whose columns have one of the given
-    values; `weight` is its share of the samples."""
+    """`path`: "scenes" (generated), a folder of pictures, or a parquet file with columns image and caption; `where` keeps rows whose columns have
+    one of the given values; `weight` is its share of the samples; `dense` the share of its captions that go on with what the pixels show;
+    `plain` lays transparent pictures of a parquet file on white only."""
 
     path: str
     where: dict[str, str | list[str]] = {}
     weight: float = 1.0
+    dense: float = 0.0
+    plain: bool = False
 
 
 class PictureData(Section):
     train: list[PictureSource]
     validation: list[PictureSource] = []
     captions: int = 20_000  # for the tokenizer
+
+
+class PictureRun(Run):
+    """What the tasks on pictures share; their networks are convolutions and small towers, for which AdamW is the default."""
+
+    data: PictureData
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.001, weight_decay=0.01)
+
+    @model_validator(mode="after")
+    def fits_one_device(self) -> Self:
+        if self.parallel == "fsdp":
+            raise ValueError(f"task: {self.task} does not shard its weights; use parallel: ddp")  # type: ignore[attr-defined]
+        return self
 
 
 class MediaModelRecipe(Section):
@@ -152,23 +179,52 @@ class MediaModelRecipe(Section):
         }  # fmt: skip
 
 
-class FlowRecipe(Run):
+class FlowRecipe(PictureRun):
     """A media transformer on captioned pictures (daedal.train.flow)."""
 
     task: Literal["flow"] = "flow"
     prompts: list[str] = []
     model: MediaModelRecipe = MediaModelRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
     vocab_size: int = 2048
-    data: PictureData
     time_mean: float = 0.0  # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
     time_std: float = 1.0
     uniform: float = 0.1  # and the share drawn evenly instead
     drop_caption: float = 0.1  # for classifier-free guidance
     given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
     control: float = 0.5  # share of samples that come with their edges, where model.options.control_size makes room for them
+    min_snr: float | None = None  # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
+    uncertainty: bool = False  # learn what a level's loss is, and divide by it (EDM2)
+    offset_noise: float = 0.0  # noise that a whole picture shares, so that very dark and very bright ones are learnt; 0.1 is common
+    align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
+    align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
+    align_decay: float = 0.999  # of that average
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
+
+    @model_validator(mode="after")
+    def has_these_terms(self) -> Self:
+        if self.task != "flow" and (self.min_snr or self.uncertainty or self.offset_noise or self.align):
+            raise ValueError(f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own")
+        return self
+
+
+class MeanFlowRecipe(FlowRecipe):
+    """A media transformer of one step, with `model.options.spans` (daedal.train.meanflow)."""
+
+    task: Literal["meanflow"] = "meanflow"  # type: ignore[assignment]
+    spans: float = 0.5  # share of samples that follow the path for more than an instant
+    guidance: float = 2.5  # baked in
+    guidance_scale: float = 1.0
+    sample_steps: int = 1
+    given: float = 0.0
+
+    @model_validator(mode="after")
+    def has_spans(self) -> Self:
+        if not self.model.options.get("spans"):
+            raise ValueError("a mean flow is told two times: give model.options.spans=true")
+        return self
 
 
 class DistillRecipe(FlowRecipe):
@@ -177,6 +233,7 @@ class DistillRecipe(FlowRecipe):
     task: Literal["distill"] = "distill"  # type: ignore[assignment]
     levels: int = 24  # between noise and picture; the teacher walks from each to the next
     teacher_guidance: float = 3.0
+    adversarial: float = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
     guidance_scale: float = 1.0  # the student needs none
     sample_steps: int = 2
     given: float = 0.0
@@ -192,7 +249,8 @@ class PreferRecipe(FlowRecipe):
     """A media transformer taught by comparisons or by reward (daedal.train.prefer), from `model.start`, on generated scenes."""
 
     task: Literal["prefer"] = "prefer"  # type: ignore[assignment]
-    method: Literal["dpo", "grpo"] = "grpo"
+    method: Literal["dpo", "grpo", "refl"] = "grpo"
+    reward: str = "scenes"  # grpo and refl: what can be read off a scene, or the folder of a rater or CLIP model
     data: PictureData = PictureData(train=[PictureSource(path="scenes")])
     drop_caption: float = 0.0
     beta: float = 100.0  # dpo: how far a difference of errors is trusted
@@ -200,26 +258,18 @@ class PreferRecipe(FlowRecipe):
     rollout_steps: int = 8
     noise: float = 0.7  # grpo: share of DDPM's noise in a step
     clip: float = 0.2
-    kl: float = 0.05  # grpo: pull towards the start
+    kl: float = 0.05  # grpo and refl: pull towards the start
+
+    @model_validator(mode="after")
+    def has_a_slope(self) -> Self:
+        if self.method == "refl" and self.reward == "scenes":
+            raise ValueError("what is read off a scene has no slope to follow; give reward, the folder of a rater or CLIP model, or method: grpo")
+        return self
 
     @model_validator(mode="after")
     def has_a_start(self) -> Self:
         if not self.model.start:
             raise ValueError("preference training starts from a trained model: give model.start, its folder")
-        return self
-
-
-class PictureRun(Run):
-    """What the tasks on captioned pictures share; their networks are convolutions and small towers, for which AdamW is the default."""
-
-    data: PictureData
-    evaluate_pictures: int = 100  # of the validation sources
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.001, weight_decay=0.01)
-
-    @model_validator(mode="after")
-    def fits_one_device(self) -> Self:
-        if self.parallel == "fsdp":
-            raise ValueError(f"task: {self.task} does not shard its weights; use parallel: ddp")  # type: ignore[attr-defined]
         return self
 
 
@@ -254,6 +304,7 @@ class AutoencodeRecipe(PictureRun):
     """An image codec (daedal.train.autoencode). The weights stand beside an L1 error of weight 1, all of them means."""
 
     task: Literal["autoencode"] = "autoencode"
+    evaluate_pictures: int = 100  # of the validation sources
     model: CodecRecipe = CodecRecipe()
     perceptual: float = 0.1  # distance in the critic's features
     adversarial: float = 0.05
@@ -292,15 +343,23 @@ class ContrastRecipe(PictureRun):
     """CLIP on captioned pictures (daedal.train.contrast)."""
 
     task: Literal["contrast"] = "contrast"
+    evaluate_pictures: int = 100  # of the validation sources
     model: TowersRecipe = TowersRecipe()
     vocab_size: int = 2048
     optimizer: OptimizerRecipe = OptimizerRecipe(name="muon", adam_lr=0.001, weight_decay=0.1)
+
+
+class RateRecipe(ContrastRecipe):
+    """A preference model (daedal.train.rate). Sources are files of pairs (chosen, rejected, caption), or scenes:larger and scenes:redder."""
+
+    task: Literal["rate"] = "rate"  # type: ignore[assignment]
 
 
 class PriorRecipe(PictureRun):
     """A decoder over the codes of the VQ autoencoder `codec`, after a caption (daedal.train.prior)."""
 
     task: Literal["prior"] = "prior"
+    evaluate_pictures: int = 100  # of the validation sources
     codec: str
     model: ModelRecipe = ModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
@@ -313,16 +372,15 @@ class PriorRecipe(PictureRun):
     top_k: int = 0
 
 
-class GanRecipe(Run):
+class GanRecipe(PictureRun):
     """A GAN on pictures (daedal.train.gan); `options` are fields of the generator's config, `critic_options` of the discriminator's."""
 
     task: Literal["gan"] = "gan"
-    kind: Literal["stylegan2", "biggan"] = "stylegan2"
+    kind: Literal["stylegan2", "stylegan3", "biggan"] = "stylegan2"
     side: int = 32  # pixels
     classes: list[str] = []  # words of captions; none: no classes
     options: dict[str, Any] = {}
     critic_options: dict[str, Any] = {}
-    data: PictureData
     game: Literal["relativistic", "logistic", "hinge"] = "relativistic"
     gamma: float = 1.0  # of R1 and R2 (R3GAN); the one knob to tune for a set of pictures
     path_length: float = 0.0  # StyleGAN2's 2.0; not needed with the relativistic game
@@ -337,9 +395,58 @@ class GanRecipe(Run):
         return self
 
 
+class AdaptModel(Section):
+    """`start`: a diffusers folder or its Hub name. Of LoRAs `rank`, `alpha` (None: the rank) and `targets`, names that layers end in; of a new
+    word its `token`, the word whose meaning it starts from, and how many `vectors` it has."""
+
+    start: str
+    rank: int = 16
+    alpha: float | None = None
+    targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
+    rslora: bool = False
+    dora: bool = False
+    token: str | None = None
+    initializer: str | None = None
+    vectors: int = 1
+
+
+class AdaptRecipe(PictureRun):
+    """Fine-tuning of an open image model (daedal.train.adapt)."""
+
+    task: Literal["adapt"] = "adapt"
+    method: Literal["lora", "dreambooth", "textual_inversion", "controlnet", "full"] = "lora"  # full: all weights of the denoiser
+    model: AdaptModel
+    side: int | None = None  # pixels; None: what the model was made for
+    prompt: str | None = None  # for every picture, in place of its caption
+    class_prompt: str | None = None  # what a thing is one of (DreamBooth): pictures of it are painted before training and learned beside
+    class_pictures: int = 100
+    prior_weight: float = 1.0
+    condition: str = "edges"  # controlnet: drawn from the picture, or a column of the data that names another picture
+    drop_caption: float = 0.0  # share of captions left empty, for classifier-free guidance
+    snr_gamma: float | None = None  # cap of a level's weight (min-SNR; Hang et al. 2023), 5 for models of 1000 times
+    offset_noise: float = 0.0  # noise that is the same in all cells of a channel, so that dark and bright pictures are learned
+    prompts: list[str] = []
+    sample_steps: int = 20
+    guidance_scale: float = 5.0
+    rows: int = 4
+    micro_rows: int = 1
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=1e-4, weight_decay=0.0)
+
+    @model_validator(mode="after")
+    def is_whole(self) -> Self:
+        if self.method == "dreambooth" and not self.prompt:
+            raise ValueError("dreambooth needs a prompt with a rare word for the thing, such as 'a photo of sks dog'")
+        if self.method == "textual_inversion" and not (self.model.token and self.model.initializer):
+            raise ValueError("textual inversion needs model.token, the new word, and model.initializer, a word near it")
+        if not self.optimizer.adam_lr:
+            raise ValueError("fine-tuning needs optimizer.adam_lr: 1e-4 suits a LoRA, 5e-3 a word, 1e-5 a ControlNet or all weights")
+        return self
+
+
 TASKS: dict[str, type[Run]] = {
-    "pretrain": Recipe, "flow": FlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe,
-    "autoencode": AutoencodeRecipe, "contrast": ContrastRecipe, "prior": PriorRecipe, "gan": GanRecipe,
+    "pretrain": Recipe, "flow": FlowRecipe, "meanflow": MeanFlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe,
+    "autoencode": AutoencodeRecipe, "contrast": ContrastRecipe, "rate": RateRecipe, "prior": PriorRecipe, "gan": GanRecipe,
+    "adapt": AdaptRecipe,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from daedal import device as machine
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, parallel
+from daedal.train.averages import Averages
 from daedal.train.progress import Progress
 from daedal.train.recipe import Run
 
@@ -34,10 +35,12 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split."""
+    """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split.
+    `after(network)` follows every step: what moves with the weights without a gradient."""
 
     loss: Callable[[Any, Batch], Tensor]
     count: Callable[[Batch], int]
+    after: Callable[[Any], None] | None = None
 
 
 class Loss(nn.Module):
@@ -92,6 +95,7 @@ class Trainer:
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.step, self.seconds = 0, 0.0
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
+        self.averages = Averages(network, recipe.averages) if recipe.averages else None
         self.stop = False
         self.board = tensorboard(self.out) if recipe.tensorboard and rank == 0 else None
         if resume:
@@ -131,6 +135,8 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.average()
+        if self.objective.after:
+            self.objective.after(self.network)
         machine.synchronize(self.device)
         self.step += 1
         took = time.perf_counter() - started
@@ -158,6 +164,8 @@ class Trainer:
     def average(self) -> None:
         if self.ema is not None:
             torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - self.recipe.ema)
+        if self.averages:
+            self.averages.update(self.network, self.step + 1)
 
     def sometimes(self, progress: Progress) -> None:
         """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
@@ -166,6 +174,8 @@ class Trainer:
             progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
         if self.sample and self.world == 1 and (last or self.step % r.sample_every == 0):
             progress.text(self.sample(self.network, self.step))
+        if self.averages and self.rank == 0 and (last or self.step % r.averages_every == 0):
+            self.averages.write(self.network, self.out / "averages", self.step)
         if last or self.stop or self.step % r.checkpoint_every == 0:
             self.save(progress, last)
         if self.stop:
@@ -190,7 +200,7 @@ class Trainer:
     def save(self, progress: Progress, last: bool) -> None:
         state = parallel.full_state(self.network, self.optimizers) | {
             "step": self.step, "seconds": self.seconds, "data": self.batches.state(), "rng": torch.get_rng_state(),
-            "ema": None if self.ema is None else list(self.ema), "recipe": self.recipe.model_dump_json(),
+            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "recipe": self.recipe.model_dump_json(),
         }  # fmt: skip
         if self.rank:
             return
@@ -208,6 +218,8 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.ema is not None:
             self.ema = [average.to(self.device) for average in state["ema"]]
+        if self.averages:
+            self.averages.kept = [[average.to(self.device) for average in kept] for kept in state["averages"]]
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             if self.rank == 0 and (self.out / file).exists():  # lines past the checkpoint will be written again
                 lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]

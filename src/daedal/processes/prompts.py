@@ -48,6 +48,11 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     return merged
 
 
+def literal(caption: str) -> str:
+    """The prompt that reads a caption as it is written: its brackets weigh nothing."""
+    return re.sub(r"([\\()\[\]])", r"\\\1", caption)
+
+
 @dataclass(frozen=True)
 class Chunks:
     """Prompts as CLIP reads them: ids and weights (B, chunks, length)."""

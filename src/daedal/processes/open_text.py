@@ -1,4 +1,4 @@
-"""How open image models read prompts: CLIP in chunks of 77 tokens, T5 in one piece, both with weights (daedal.pipelines.prompts).
+"""How open image models read prompts: CLIP in chunks of 77 tokens, T5 in one piece, both with weights (daedal.processes.prompts).
 
 Legend: B prompts, T tokens, D width, P width of the pooled state.
 """
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
-from daedal.pipelines.prompts import apply_weights, chunked, weighted
+from daedal.processes.prompts import apply_weights, chunked, weighted
 
 
 class Clip:
@@ -52,6 +53,37 @@ class T5:
         ids, mask = torch.tensor([[i for i, _ in row] for row in rows]), mask.to(device_of(self.encoder))
         states = self.encoder(ids.to(mask.device), mask if masked else None)
         return apply_weights(states, torch.tensor([[weight for _, weight in row] for row in rows])), mask
+
+
+# What each family of networks is told of prompts.
+
+
+def clip_text(towers: list[Clip], prompts: list[str], layer: int, most: int | None) -> tuple[Tensor, list[Tensor]]:
+    """The states of all towers side by side (B, chunks * 77, D), and the pooled state of each. Prompts are read to their end, or cut after
+    `most` chunks."""
+    chunks = max(clip.chunks(prompts) for clip in towers)
+    read = [clip.read(prompts, chunks, layer) for clip in towers]
+    states = torch.cat([states for states, _ in read], -1)
+    return states if most is None else states[:, : most * towers[0].length], [pooled for _, pooled in read]
+
+
+def unet_text(towers: list[Clip], prompts: list[str], xl: bool, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Stable Diffusion: the last states of one tower, or XL's last but one of all towers, and the pooled state of the last tower (B, P)."""
+    states, pooled = clip_text(towers, prompts, -2 if xl else -1, most)
+    return states, pooled[-1]
+
+
+def sd3_text(towers: list[Clip], t5: T5 | None, prompts: list[str], width: int, most: int | None = None) -> dict[str, Tensor]:
+    """Stable Diffusion 3: the towers' states padded to the width of T5, whose tokens come behind them."""
+    words, pooled = clip_text(towers, prompts, -2, most)
+    words = F.pad(words, (0, width - words.shape[-1]))
+    more = words.new_zeros(len(words), 256, words.shape[2]) if t5 is None else t5.read(prompts, 256, masked=False)[0]
+    return {"text": torch.cat([words, more], 1), "pooled": torch.cat(pooled, -1)}
+
+
+def flux_text(clip: Clip, t5: T5, prompts: list[str], length: int) -> dict[str, Tensor]:
+    """FLUX: T5's states, and the pooled state of CLIP."""
+    return {"text": t5.read(prompts, length, masked=False)[0], "pooled": clip.read(prompts, 1)[1]}
 
 
 def load_tokenizer(folder: Path | Tokenizer) -> Tokenizer:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daedal.data.tokenizer import Tokenizer
-from daedal.pipelines.prompts import apply_weights, chunked, weighted
+from daedal.processes.prompts import apply_weights, chunked, literal, weighted
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_weighted_states_keep_their_mean() -> None:
     out = apply_weights(states, weights)
     assert torch.allclose(out.mean((1, 2)), states.mean((1, 2))) and torch.allclose(out[1], states[1])
     assert (out[0, 1] / states[0, 1]).mean() > 1.4 * (out[0, 0] / states[0, 0]).mean()
+
+
+@given(st.text(alphabet="ab ()[]:\\.1", max_size=30))
+def test_a_caption_is_read_as_it_is_written(caption: str) -> None:
+    assert weighted(literal(caption)) == ([(caption, 1.0)] if caption else [])

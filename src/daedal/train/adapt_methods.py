@@ -1,0 +1,182 @@
+"""What each method of daedal.train.adapt adds to a model, trains and saves.
+
+Legend: B batch, C channels, D width of a text tower, V vectors.
+"""
+
+import shutil
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daedal import checkpoints
+from daedal.checkpoints.components import save_component
+from daedal.checkpoints.embeddings import Embedding, add_embedding, save_embedding
+from daedal.checkpoints.lora import save_lora, trained
+from daedal.errors import DaedalError
+from daedal.networks.controlnet import ControlNetModel
+from daedal.nn.lora import adapters, add_lora
+from daedal.processes.latent import LatentModel, Told, UNet
+from daedal.processes.open_text import Clip
+from daedal.train.recipe import AdaptRecipe
+
+
+class Method:
+    """`fixed_text`: the text encoders do not learn; `reads_hint`: the network is shown a condition (B, 3, H, W); `passes`: what a step costs, in
+    forward passes (frozen weights need no gradient)."""
+
+    fixed_text, reads_hint, passes = True, False, 2.0
+
+    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+        self.model, self.recipe = model, recipe
+
+    def trained(self) -> list[nn.Parameter]:
+        raise NotImplementedError
+
+    def prompt(self, caption: str, wording: int) -> str:
+        """What a picture of this caption is called; `wording` is drawn anew each time."""
+        return self.recipe.prompt or caption
+
+    def ask(self, x: Tensor, time: Tensor, told: Told, hint: Tensor | None = None, **more: Any) -> Tensor:
+        return self.model.ask(x, time, told, **more)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+class LoRA(Method):
+    """Low-rank updates of the denoiser's layers. DreamBooth trains these too, on one prompt for all pictures."""
+
+    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+        super().__init__(model, recipe)
+        m = recipe.model
+        add_lora(model.network, m.rank, m.alpha, m.targets, rslora=m.rslora, dora=m.dora, seed=recipe.seed)
+
+    def trained(self) -> list[nn.Parameter]:
+        return [p for layer in adapters(self.model.network).values() for p in layer.parameters() if p.requires_grad]
+
+    def save(self, folder: Path) -> None:
+        """One file, which `daedal image --lora` and diffusers' load_lora_weights open."""
+        save_lora(trained(self.model.network, denoiser(self.model)), folder / "pytorch_lora_weights.safetensors")
+
+
+SAYINGS = ("a photo of {}", "a picture of {}", "a photo of one {}", "a close-up of {}", "{} in the middle of the picture", "a drawing of {}")
+
+
+class Learned(nn.Module):
+    """A token embedding of which the last rows, from `first` on, are trained apart."""
+
+    def __init__(self, old: Any, first: int, vectors: nn.Parameter) -> None:
+        super().__init__()
+        self.old, self.first, self.vectors = old, first, vectors
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+        new = (tokens >= self.first)[..., None]
+        return torch.where(new, self.vectors[(tokens - self.first).clamp(min=0)].to(self.old.weight.dtype), self.old(tokens))
+
+
+class TextualInversion(Method):
+    """A new word, of which nothing but its vectors is trained, one set a text tower."""
+
+    fixed_text = False
+
+    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+        super().__init__(model, recipe)
+        if not model.towers:
+            raise DaedalError("textual inversion is for models that read CLIP; this one reads T5 alone.")
+        self.token = str(recipe.model.token)
+        started = {clip.role: self.started(clip) for clip in model.towers}
+        parts, tokenizers = {clip.role: clip.tower for clip in model.towers}, {clip.role: clip.tokenizer for clip in model.towers}
+        firsts = {clip.role: clip.tokenizer.vocab_size for clip in model.towers}
+        extended = add_embedding(Embedding(self.token, {vectors.shape[1]: vectors for vectors in started.values()}), parts, tokenizers)
+        self.vectors = {role: nn.Parameter(vectors) for role, vectors in started.items()}
+        for clip in model.towers:
+            embeddings = clip.tower.text_model.embeddings
+            clip.tokenizer = extended[clip.role]
+            embeddings.token_embedding = Learned(embeddings.token_embedding.requires_grad_(False), firsts[clip.role], self.vectors[clip.role])
+
+    def started(self, clip: Clip) -> Tensor:
+        """(V, D) float32: the vectors of the initialiser, over and over."""
+        backend, asked = clip.tokenizer.backend, self.recipe.model
+        if any(backend.token_to_id(word) is not None for word in (self.token, f"{self.token}</w>")):
+            raise DaedalError(f"the token {self.token!r} is in the vocabulary already; take one that is not, such as '<{self.token.strip('<>')}-1>'.")
+        ids = list(islice(cycle(clip.tokenizer.encode(str(asked.initializer), add_bos=False)), asked.vectors))
+        return clip.tower.text_model.embeddings.token_embedding.weight.detach()[ids].float()
+
+    def trained(self) -> list[nn.Parameter]:
+        return list(self.vectors.values())
+
+    def prompt(self, caption: str, wording: int) -> str:
+        """The recipe's prompt or the caption, if the token is in it; else one of a few sayings about it."""
+        said = self.recipe.prompt or caption
+        return said if self.token in said else SAYINGS[wording % len(SAYINGS)].format(self.token)
+
+    def save(self, folder: Path) -> None:
+        """One file, which `daedal image --embedding` and diffusers' load_textual_inversion open."""
+        vectors: dict[int, Tensor] = {tensor.shape[1]: tensor for tensor in self.vectors.values()}
+        save_embedding(Embedding(self.token, vectors), folder / "learned_embeds.safetensors")
+
+
+HINT_SIZES = (16, 32, 96, 256)  # channels of the condition at each halving
+
+
+class ControlNet(Method):
+    """A copy of the U-Net's way down that is shown the condition."""
+
+    reads_hint = True
+
+    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+        super().__init__(model, recipe)
+        if not isinstance(model, UNet):
+            raise DaedalError(f"a ControlNet is trained beside a U-Net, and this model is a {type(model.network).__name__}.")
+        self.unet, halvings = model, model.vae.factor.bit_length() - 1
+        sizes = HINT_SIZES[: halvings + 1]
+        self.network = ControlNetModel.from_unet(model.network, recipe.seed, conditioning_embedding_out_channels=sizes).to(model.device)
+
+    def trained(self) -> list[nn.Parameter]:
+        return list(self.network.parameters())
+
+    def ask(self, x: Tensor, time: Tensor, told: Told, hint: Tensor | None = None, **more: Any) -> Tensor:
+        conditions = self.unet.conditions(x, told)
+        control = self.network(x, time, conditions["text"], hint, added=conditions["added"])
+        return self.model.ask(x, time, told, control=control, **more)
+
+    def save(self, folder: Path) -> None:
+        """A folder, which `daedal image --control-model` and diffusers open."""
+        save_component(self.network, folder)
+
+
+class Whole(Method):
+    """All weights of the denoiser, fp32 masters of the dtype it computes in."""
+
+    passes = 3.0
+
+    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+        super().__init__(model, recipe)
+        model.network.float().requires_grad_(True)
+
+    def trained(self) -> list[nn.Parameter]:
+        return list(self.model.network.parameters())
+
+    def save(self, folder: Path) -> None:
+        """The start's folder with the new denoiser in it."""
+        role = denoiser(self.model)
+        start = checkpoints.resolve(self.recipe.model.start)
+        shutil.copytree(start, folder, ignore=lambda at, names: [role] if Path(at) == Path(start) else [], dirs_exist_ok=True)
+        save_component(self.model.network, folder / role)
+
+
+def denoiser(model: LatentModel) -> str:
+    """What it is called in a pipeline."""
+    return "unet" if isinstance(model, UNet) else "transformer"
+
+
+METHODS: dict[str, type[Method]] = {
+    "lora": LoRA,
+    "dreambooth": LoRA,
+    "textual_inversion": TextualInversion,
+    "controlnet": ControlNet,
+    "full": Whole,
+}

@@ -1,0 +1,87 @@
+"""MeanFlow: pictures in one step, learnt without a teacher (Geng et al. 2025a; with the loss of its improved form, Geng et al. 2025b).
+
+The network names u(x, t, r), the average velocity on the way from flow time t down to r, so x - t u(x, t, 0) is the picture. Its derivative
+along the path makes from it the velocity at t, v = u + (t - r) du/dt, and that is regressed on noise minus clean as in flow matching.
+
+Legend: B batch, T tokens, C values of a token.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from daedal.data.pictures import encode_captions
+from daedal.data.tokenizer import Tokenizer
+from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify
+from daedal.processes.noise import Level, noised
+from daedal.train import flow
+from daedal.train.distill import pseudo_huber
+from daedal.train.pictures import clean
+from daedal.train.recipe import FlowRecipe, MeanFlowRecipe
+from daedal.train.terms import CLOSEST
+from daedal.train.trainer import Batch, Objective
+
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # u(x (B, ...), t, r), times that broadcast to x
+
+
+def velocity(average: Average, x: Tensor, t: Tensor, r: Tensor, along: Tensor) -> Tensor:
+    """u + (t - r) du/dt, the velocity at t that an average velocity implies, where x moves `along`; no gradient goes through the derivative
+    (Geng et al. 2025b, eq. 12)."""
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward derivative
+        u, slope = jvp(average, (x, t, r), (along, torch.ones_like(t), torch.zeros_like(r)))
+    return u + (t - r) * slope.detach()
+
+
+def spans(count: int, recipe: MeanFlowRecipe) -> tuple[Tensor, Tensor]:
+    """Flow times t and r <= t, (B, 1, 1) each; but for a share of the samples r = t, where u is the velocity itself."""
+    low, high = torch.cat([flow.times(count, recipe), flow.times(count, recipe)], 1).sort(1).values[..., None].unbind(1)
+    t = high.clamp(min=CLOSEST)[:, None]
+    return t, torch.where(torch.rand(count, 1, 1) < recipe.spans, low[:, None], t).minimum(t)
+
+
+def averaging(network: MediaTransformer, positions: Tensor, text: Text) -> Average:
+    """The network as u(x, t, r), whatever it predicts."""
+
+    def average(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        out = network(x, positions, t[..., 0], text, until=r[..., 0])
+        return out if network.config.prediction == "flow" else (x - out) / t
+
+    return average
+
+
+def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
+    """The distance of the implied velocity from noise minus clean, guided where `guidance` is not 1: then one step needs no second pass
+    (Geng et al. 2025a, eq. 19)."""
+    r = cast(MeanFlowRecipe, recipe)
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        c, device, captions = network.config, part["images"].device, part["captions"]
+        x0 = patchify(clean(part["images"]), c.patch_size)  # (B, T, C)
+        positions = grid_positions(*part["images"].shape[-2:], c.patch_size).to(device)
+        t, until = (time.to(device) for time in spans(len(x0), r))
+        eps = torch.randn(x0.shape).to(device)
+        x, wanted = noised(x0, eps, Level(1 - t, t, t)), eps - x0
+        average = averaging(network, positions, network.encode_text(captions))
+        with torch.no_grad():
+            along = average(x, t, t)
+            if r.guidance != 1:
+                nothing = encode_captions(tokenizer, [""], c.text_length).to(device).expand(len(x0), -1)
+                without = averaging(network, positions, network.encode_text(nothing))(x, t, t)
+                said = (captions != nothing).any(1)[:, None, None]
+                wanted = torch.where(said, r.guidance * wanted + (1 - r.guidance) * without, wanted)
+        return pseudo_huber(velocity(average, x, t, until, along) - wanted).sum()
+
+    return Objective(loss, lambda batch: batch["images"].numel())
+
+
+def run(recipe: MeanFlowRecipe) -> Path:
+    """Train; the folder says to sample in one step (or a few: `lcm`), without guidance."""
+    return flow.run(recipe, mean_flow, sampler="lcm")
+
+
+plan = flow.plan

@@ -1,0 +1,141 @@
+"""What a flow objective may add to its squared error: weights of noise levels, fixed or learned, noise with a colour, and alignment of an early
+block with what sees more (the network itself at lower noise, or a CLIP tower). What such a term keeps stands beside the network while it
+trains, as `network.beside`, and is not shipped.
+
+Legend: B batch, T tokens, C values of a token, D width.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from daedal import checkpoints
+from daedal.checkpoints.components import load_component
+from daedal.errors import DaedalError
+from daedal.networks.clip import CLIPModel
+from daedal.networks.media import MediaTransformer, Text
+from daedal.nn.conv import init_
+from daedal.nn.linear import Linear
+from daedal.processes.noise import Level, noised
+from daedal.train.recipe import FlowRecipe
+
+CLOSEST = 0.4  # flow time below which the weight of an x0 error grows no more. Li & He (2025) stop at 0.05, where a small network, whose error has
+# a floor, hears of little else: its gradient there was a hundred times that at high noise (docs/log.md)
+NEARER = 0.2  # how much less noise, at most, a network sees when it teaches itself (Jiang et al. 2025)
+
+
+def weight(t: Tensor, min_snr: float | None) -> Tensor:
+    """What a squared error of x0 counts at flow times t: 1 / t^2, which makes it one of the velocity, or min(SNR, gamma) with
+    SNR = (1 - t)^2 / t^2 (Hang et al. 2023, eq. 7)."""
+    if min_snr is None:
+        return t.clamp(min=CLOSEST) ** -2
+    return ((1 - t) / t.clamp(min=1e-4)).square().clamp(max=min_snr)
+
+
+def offset(shape: torch.Size, strength: float, channels: int) -> Tensor:
+    """Noise (B, T, C) whose channels also have one value each for the whole picture, so that its mean colour is noised as late as its
+    details (Guttenberg 2023)."""
+    eps = torch.randn(shape)
+    return eps + strength * torch.randn(shape[0], 1, channels).repeat_interleave(shape[2] // channels, 2) if strength else eps
+
+
+class Uncertainty(nn.Module):
+    """u(t), the log of the expected loss at a level: a cosine series. loss / exp(u) + u is least where exp(u) is the mean loss there, and then
+    all levels pull alike (Karras et al. 2024, eq. 14 and 15)."""
+
+    def __init__(self, terms: int = 12) -> None:
+        super().__init__()
+        self.series = nn.Parameter(torch.zeros(terms))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Flow times (...) -> (...)."""
+        return (t[..., None] * math.pi * torch.arange(len(self.series), device=t.device)).cos() @ self.series
+
+
+# ---- alignment ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Alignment(nn.Module):
+    """A projection of the block a third up, and what it should resemble: `wanted`."""
+
+    def __init__(self, network: MediaTransformer, width: int) -> None:
+        super().__init__()
+        D, self.depth = network.config.hidden_size, network.config.num_hidden_layers
+        self.project = init_(nn.Sequential(Linear(D, D), nn.SiLU(), Linear(D, width)), 0)
+
+    def forward(self, states: list[Tensor], wanted: Tensor) -> Tensor:
+        """1 - cosine of each token (B, T), from what left each block [(B, T, D)] (Yu et al. 2024, eq. 8)."""
+        return 1 - F.cosine_similarity(self.project(states[(self.depth - 1) // 3].float()), wanted.float(), dim=-1)
+
+
+class SelfAlignment(Alignment):
+    """SRA (Jiang et al. 2025): the teacher is an average of the network's own weights, two thirds up, at less noise. `wanted` reads it with
+    the student's text."""
+
+    def __init__(self, network: MediaTransformer, decay: float) -> None:
+        super().__init__(network, network.config.hidden_size)
+        self.decay = decay
+        for name, p in network.named_parameters():
+            self.register_buffer(name.replace(".", "/"), p.detach().clone())
+
+    def teacher(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        weights = dict(network.named_parameters())
+        for name, average in self.teacher().items():
+            average.lerp_(weights[name], 1 - self.decay)
+
+    @torch.no_grad()
+    def wanted(self, network: MediaTransformer, images: Tensor, x0: Tensor, eps: Tensor, t: Tensor, positions: Tensor, text: Text) -> Tensor:
+        nearer = (t - NEARER * torch.rand(len(t), 1, 1).to(t)).clamp(min=0)
+        states: list[Tensor] = []
+        seen = noised(x0, eps, Level(1 - nearer, nearer, nearer))
+        still = Text([(k.detach(), v.detach()) for k, v in text.kv], text.pooled.detach())
+        functional_call(network, self.teacher(), (seen, positions, nearer[..., 0], still), {"states": states}, strict=False)
+        return states[2 * (self.depth - 1) // 3]
+
+
+class TowerAlignment(Alignment):
+    """REPA (Yu et al. 2024): the teacher is the picture tower of a CLIP model, whose patches are brought to the network's grid."""
+
+    def __init__(self, network: MediaTransformer, clip: CLIPModel) -> None:
+        super().__init__(network, clip.config.vision.hidden_size)
+        self.clip = [clip.eval().requires_grad_(False)]  # in a list: no part of what is trained or kept
+
+    @torch.no_grad()
+    def wanted(self, network: MediaTransformer, images: Tensor, *seen: Any) -> Tensor:
+        tower, c = self.clip[0].to(images.device), self.clip[0].config.vision
+        resized = F.interpolate(images, size=(c.image_size, c.image_size), mode="bilinear", antialias=True)
+        grid = (c.image_size // c.patch_size,) * 2
+        patches = tower.vision_model(resized).last[:, 1:].mT.unflatten(2, grid)  # (B, D, h, w), without the class token
+        side = [size // network.config.patch_size for size in images.shape[2:]]
+        return F.interpolate(patches, size=side, mode="bilinear").flatten(2).mT
+
+
+# ---- beside the network ------------------------------------------------------------------------------------------------------------------
+
+
+def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
+    """What the recipe's terms train or keep beside the network."""
+    kept: dict[str, nn.Module] = {"uncertainty": Uncertainty()} if recipe.uncertainty else {}
+    if recipe.align and recipe.align_to == "self":
+        kept["align"] = SelfAlignment(network, recipe.align_decay)
+    elif recipe.align:
+        clip = load_component(checkpoints.resolve(recipe.align_to), torch.float32)
+        if not isinstance(clip, CLIPModel):
+            raise DaedalError(f"align_to = {recipe.align_to} holds a {type(clip).__name__}; give self, or the folder of a CLIP model.")
+        kept["align"] = TowerAlignment(network, clip)
+    return nn.ModuleDict(kept)
+
+
+def follow(network: Any) -> None:
+    """After a step: what moves with the network."""
+    for kept in network.beside.values():
+        if isinstance(kept, SelfAlignment):
+            kept.follow(cast(nn.Module, network))

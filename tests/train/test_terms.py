@@ -1,0 +1,138 @@
+"""Terms of the flow objective: weights by hand, an uncertainty that finds the mean loss, alignment that reaches early blocks only."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from daedal.checkpoints.components import save_component
+from daedal.errors import DaedalError
+from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
+from daedal.train import flow, terms
+from daedal.train.recipe import FlowRecipe, load_recipe
+
+TINY = MediaConfig(
+    hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
+    patch_size=16,
+)  # fmt: skip
+QUICK = [
+    "model={depth: 4, options: {hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12}}", "rows=4", "data.captions=200", "prompts=[]",
+    "sample_steps=2", "evaluate_pictures=1", "evaluate_every=100", "sample_every=100",
+]  # fmt: skip
+
+
+def recipe(out: Path, *overrides: str) -> FlowRecipe:
+    return load_recipe("recipes/image/tiny.yaml", [*QUICK, f"out={out}", *overrides])
+
+
+def wild(config: MediaConfig = TINY) -> MediaTransformer:
+    network = MediaTransformer(config).init_weights(0)
+    torch.manual_seed(0)
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    return network
+
+
+def clip_folder(folder: Path) -> Path:
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 32}
+    text, vision = CLIPTextConfig(vocab_size=300, max_position_embeddings=13, **size), CLIPVisionConfig(image_size=32, patch_size=16, **size)
+    save_component(CLIPModel(CLIPConfig.of(text, vision, 32)).init_weights(0), folder)
+    return folder
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_by_hand() -> None:
+    t = torch.tensor([0.01, 0.2, 0.5, 1.0])
+    assert terms.weight(t, None).tolist() == pytest.approx([400, 25, 4, 1])
+    assert terms.weight(t, 5.0).tolist() == pytest.approx([5, 5, 1, 0])  # SNR: 9801, 16, 1, 0
+
+
+def test_uncertainty_finds_the_log_of_the_mean_loss() -> None:
+    """Losses drawn at each level from an exponential law of known mean: u(t) comes to its logarithm."""
+    torch.manual_seed(0)
+    head, mean = terms.Uncertainty(), lambda t: (1 - 2 * (t - 0.3).square() * 4).exp()
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
+    for step in range(1500):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 1500)
+        t = torch.rand(512)
+        u = head(t)
+        (-mean(t) * torch.rand(512).log() / u.exp() + u).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    t = torch.linspace(0.05, 0.95, 10)
+    torch.testing.assert_close(head(t), mean(t).log(), atol=0.1, rtol=0)
+
+
+def test_offset_noise_moves_the_mean_colour() -> None:
+    torch.manual_seed(0)
+    eps = terms.offset(torch.Size((4000, 4, 3 * 16)), 0.5, 3)
+    means = eps.view(4000, 4, 3, 16).mean((1, 3))  # of each picture's channels
+    assert means.var().item() == pytest.approx(0.25 + 1 / 64, rel=0.05) and eps.var().item() == pytest.approx(1.25, rel=0.02)
+    torch.manual_seed(1)
+    plain = terms.offset(torch.Size((2, 4, 48)), 0.0, 3)
+    torch.manual_seed(1)
+    assert torch.equal(plain, torch.randn(2, 4, 48))
+
+
+# ---- alignment ---------------------------------------------------------------------------------------------------------------------------
+
+
+def aligned(network: MediaTransformer, align: terms.Alignment, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    images, positions = torch.rand(3, 3, 64, 64) * 2 - 1, grid_positions(64, 64, 16)
+    x0, t, text = flow.patchify(images, 16), torch.rand(3, 1, 1), network.encode_text(torch.randint(300, (3, 12)))
+    eps, states = torch.randn(x0.shape), []
+    network(terms.noised(x0, eps, terms.Level(1 - t, t, t)), positions, t[..., 0], text, None, states)
+    return align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["self", "tower"])
+def test_alignment_falls_and_moves_early_blocks_only(tmp_path: Path, kind: str) -> None:
+    network = wild()
+    align = terms.beside(recipe(tmp_path, "align=1.0", f"align_to={'self' if kind == 'self' else clip_folder(tmp_path)}"), network)["align"]
+    first = aligned(network, align)
+    assert first.shape == (3, 16)
+    first.mean().backward()
+    moved = [any(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters()) for layer in network.layers]
+    assert moved == [True, True, False, False]
+    optimizer = torch.optim.Adam([*network.parameters(), *align.parameters()], 1e-3)
+    for seed in range(60):
+        optimizer.zero_grad()
+        aligned(network, align, seed).mean().backward()
+        optimizer.step()
+    assert aligned(network, align).mean() < 0.8 * first.mean()
+
+
+def test_the_teacher_is_an_average_of_the_student() -> None:
+    network = wild()
+    align = terms.SelfAlignment(network, decay=0.75)
+    before = network.proj_in.weight.detach().clone()
+    network.proj_in.weight.data += 4
+    align.follow(network)
+    torch.testing.assert_close(align.teacher()["proj_in.weight"], before + 1)
+    torch.testing.assert_close(align.teacher()["norm.weight"], network.norm.weight.data)
+
+
+def test_align_to_something_else_is_an_error(tmp_path: Path) -> None:
+    save_component(wild(), tmp_path)
+    with pytest.raises(DaedalError, match="holds a MediaTransformer; give self"):
+        terms.beside(recipe(tmp_path, "align=1.0", f"align_to={tmp_path}"), wild())
+
+
+def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(tmp_path: Path) -> None:
+    asked = ["min_snr=5", "uncertainty=true", "offset_noise=0.1", "align=0.2", "steps=4", "checkpoint_every=2", "micro_rows=2", "ema=0.9"]
+    flow.run(recipe(tmp_path / "whole", *asked))
+    out = flow.run(recipe(tmp_path / "part", *asked))
+    (tmp_path / "part/checkpoints/step-00000004.pt").unlink()
+    flow.run(recipe(tmp_path / "part", *asked))
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "part")]
+    assert losses[0] == losses[1] and len(losses[0]) == 4 and all(map(math.isfinite, losses[0]))
+    from safetensors import safe_open
+
+    with safe_open(out / "diffusion_pytorch_model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "beside" in name]  # noqa: SIM118
