@@ -49,7 +49,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
     loss, level = objective.loss(Exact(0.1), batch).item(), seen[-1]
     free = level > 0
     assert 0.1 < free.float().mean() < 0.9
-    assert loss == pytest.approx(float((0.01 / level.clamp(min=terms.CLOSEST) ** 2 * free).sum() * 768), rel=1e-3)
+    assert loss == pytest.approx(float((0.01 / level.clamp(min=terms.FLAT) ** 2 * free).sum() * 768), rel=1e-3)
 
 
 def test_micro_batches_and_whole_batches_count_alike(tmp_path: Path) -> None:

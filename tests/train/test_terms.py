@@ -48,7 +48,7 @@ def clip_folder(folder: Path) -> Path:
 
 def test_weights_by_hand() -> None:
     t = torch.tensor([0.01, 0.2, 0.5, 1.0])
-    assert terms.weight(t, None).tolist() == pytest.approx([400, 25, 4, 1])
+    assert terms.weight(t, None).tolist() == pytest.approx([6.25, 6.25, 4, 1])  # no more than at 0.4
     assert terms.weight(t, 5.0).tolist() == pytest.approx([5, 5, 1, 0])  # SNR: 9801, 16, 1, 0
 
 

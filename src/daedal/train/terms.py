@@ -23,8 +23,9 @@ from daedal.nn.linear import Linear
 from daedal.processes.noise import Level, noised
 from daedal.train.recipe import FlowRecipe
 
-CLOSEST = 0.4  # flow time below which the weight of an x0 error grows no more. Li & He (2025) stop at 0.05, where a small network, whose error has
-# a floor, hears of little else: its gradient there was a hundred times that at high noise (docs/log.md)
+CLOSEST = 0.05  # flow time that velocities are not asked for below (Li & He 2025)
+FLAT = 0.4  # flow time below which the weight of an x0 error grows no more. At Li & He's 0.05 a small network, whose error has a floor, hears of
+# little else: its gradient there was a hundred times that at high noise (docs/log.md)
 NEARER = 0.2  # how much less noise, at most, a network sees when it teaches itself (Jiang et al. 2025)
 
 
@@ -32,7 +33,7 @@ def weight(t: Tensor, min_snr: float | None) -> Tensor:
     """What a squared error of x0 counts at flow times t: 1 / t^2, which makes it one of the velocity, or min(SNR, gamma) with
     SNR = (1 - t)^2 / t^2 (Hang et al. 2023, eq. 7)."""
     if min_snr is None:
-        return t.clamp(min=CLOSEST) ** -2
+        return t.clamp(min=FLAT) ** -2
     return ((1 - t) / t.clamp(min=1e-4)).square().clamp(max=min_snr)
 
 
