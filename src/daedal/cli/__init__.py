@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from daedal.cli import average, chat, convert, doctor, evaluate, history, image, models, quantize, text, train
+from daedal.cli import average, chat, compare, convert, doctor, evaluate, history, image, label, merge, models, quantize, text, train
 
 app = typer.Typer(
     name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -22,12 +22,31 @@ app.command("eval")(evaluate.evaluate)
 app.command("quantize")(quantize.quantize)
 app.command("convert")(convert.convert)
 app.command("average")(average.average)
+app.command("merge")(merge.merge)
+app.command("compare")(compare.compare)
+app.command("label")(label.label)
 app.add_typer(models.app, name="models")
 app.command("history")(history.history)
 app.command("again")(history.again)
 app.command("doctor")(doctor.doctor)
 
-VERBS = {"text", "image", "chat", "train", "eval", "quantize", "convert", "average", "models", "history", "again", "doctor"}
+VERBS = {
+    "text",
+    "image",
+    "chat",
+    "train",
+    "eval",
+    "quantize",
+    "convert",
+    "average",
+    "merge",
+    "compare",
+    "label",
+    "models",
+    "history",
+    "again",
+    "doctor",
+}
 
 
 def main() -> None:

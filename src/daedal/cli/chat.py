@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
+HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
 
 
 def chat(
@@ -106,6 +106,11 @@ class Conversation:
                 self.answer()
         elif name == "save" and rest:
             self.save(rest)
+        elif name == "load" and rest:
+            self.load(rest)
+        elif name == "history":
+            for message in self.messages:
+                print(f"{message['role']}: {message['content']}", file=sys.stderr)
         elif name == "seed" and rest.isdigit():
             self.settings["seed"] = int(rest)
         elif name == "set" and len(rest.split()) == 2:
@@ -125,6 +130,20 @@ class Conversation:
             print(f"daedal: {error}", file=sys.stderr)
         else:
             self.settings[name] = yaml.safe_load(value)
+
+    def load(self, path: str) -> None:
+        import json
+
+        try:
+            with open(path, encoding="utf-8") as file:
+                messages = json.load(file)["messages"]
+            if not all(isinstance(m["content"], str) and m["role"] in ("system", "user", "assistant") for m in messages):
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError):
+            print(f"daedal: {path} holds no conversation; give a file that /save wrote", file=sys.stderr)
+        else:
+            self.messages = messages
+            print(f"daedal: {len(messages)} messages", file=sys.stderr)
 
     def save(self, path: str) -> None:
         import json
