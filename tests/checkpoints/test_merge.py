@@ -70,7 +70,7 @@ def test_folders_merge(family: list[Path], method: str, tmp_path: Path) -> None:
 def test_what_cannot_be_merged_gets_a_sentence(family: list[Path], tmp_path: Path) -> None:
     from daedal.checkpoints.merge import merge
 
-    with pytest.raises(DaedalError, match="'slurp' is not a way to merge; did you mean 'slerp'|slurp.*slerp"):
+    with pytest.raises(DaedalError, match=r"'slurp' is not a way to merge.*slerp"):
         merge(family, tmp_path, "slurp")  # type: ignore[arg-type]
     with pytest.raises(DaedalError, match="3 models were given; slerp merges two"):
         merge(family, tmp_path, "slerp")

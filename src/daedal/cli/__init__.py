@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from daedal.cli import average, chat, compare, convert, doctor, evaluate, history, image, label, merge, models, quantize, text, train
+from daedal.cli import average, chat, compare, convert, doctor, evaluate, history, image, label, merge, models, prune, quantize, text, train
 
 app = typer.Typer(
     name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -20,6 +20,7 @@ app.command("chat")(chat.chat)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("quantize")(quantize.quantize)
+app.command("prune")(prune.prune)
 app.command("convert")(convert.convert)
 app.command("average")(average.average)
 app.command("merge")(merge.merge)
@@ -40,6 +41,7 @@ VERBS = {
     "convert",
     "average",
     "merge",
+    "prune",
     "compare",
     "label",
     "models",

@@ -29,7 +29,7 @@ class PriorPainter:
 
     def __init__(self, network: Decoder, codec: VQModel, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         self.network, self.codec, self.tokenizer, self.settings = network, codec, tokenizer, settings
-        self.multiple = side = codec.config.sample_size
+        self.multiple = side = cast(int, codec.config.sample_size)
         self.defaults = {"width": side, "height": side, "steps": 1, "guidance_scale": settings["guidance_scale"], "sampler": "euler"}
 
     @classmethod

@@ -1,7 +1,7 @@
 """Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and the folder that comes out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(recipe: Recipe) -> Path:
-    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder."""
+def run(recipe: Recipe, objective: Callable[[Any, Decoder], Objective] | None = None) -> Path:
+    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder. Other objectives on text pass theirs."""
     device, out = machine.pick_device(recipe.device), Path(recipe.out)
     rank, world = parallel.start(device)
     if recipe.rows % (world * recipe.micro_rows):
@@ -115,7 +115,7 @@ def run(recipe: Recipe) -> Path:
     rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=resume and resume["data"])
     tokens = recipe.rows * recipe.model.context
     trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), TokenBatches(rows), next_token(recipe), rank=rank, world=world, device=device,
+        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), TokenBatches(rows), objective(recipe, network) if objective else next_token(recipe), rank=rank, world=world, device=device,
         unit="tokens", units_per_step=tokens, flops_per_step=tokens * network.flops_per_token(recipe.model.context // 2, train=True), evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
         resume=resume,
     )  # fmt: skip
