@@ -1,0 +1,1 @@
+"""What helps a model to answer: ways to ask."""
