@@ -9,7 +9,15 @@ from torch import Tensor, tensor
 from daedal.processes.sampling import SamplingParams
 from daedal.train import rl_objectives as rl
 
-SETTINGS = [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {"typical_p": 0.7}, {"temperature": 1.3, "top_k": 9, "top_p": 0.8}]
+SETTINGS = [
+    {},
+    {"temperature": 0.7},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"typical_p": 0.7},
+    {"temperature": 1.3, "top_k": 9, "top_p": 0.8},
+]
 
 
 def close(a: Tensor, b: Tensor | list[float]) -> None:

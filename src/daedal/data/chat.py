@@ -7,6 +7,7 @@ Its words are trusted with control tokens, the messages are not: `<|im_end|>` in
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -181,11 +182,14 @@ def encode_with_mask(tokenizer: Tokenizer, messages: Sequence[Message], **option
     """Ids of a whole conversation, and for each whether the assistant wrote it (the end of its turn included): the tokens that supervised
     fine-tuning learns. A template says what is the assistant's with `{% generation %}`; of one that does not, each turn is found as what
     the text grows by."""
+    return encode_rendered(tokenizer, said(tokenizer, messages, **options))
+
+
+def said(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> Rendered:
+    """A whole conversation as text, `spans` what the assistant wrote, whether or not the template marks it."""
     options = {"add_generation_prompt": False, **options}
     rendered = render(tokenizer, messages, **options)
-    if not rendered.spans:
-        rendered = replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
-    return encode_rendered(tokenizer, rendered)
+    return rendered if rendered.spans else replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
 
 
 def _grown_spans(tokenizer: Tokenizer, messages: Sequence[Message], whole: str, options: dict[str, Any]) -> tuple[tuple[int, int], ...]:
@@ -207,10 +211,10 @@ def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int]
     """(ids, whether the token begins inside an assistant span). A guard cuts the text, so no control token forms across it."""
     ids: list[int] = []
     mask: list[bool] = []
-    base = 0
+    base, edges = 0, [edge for span in rendered.spans for edge in span]
     for part in rendered.guarded.split(GUARD):
         part_ids, offsets = tokenizer.encode_with_offsets(part)
         ids += part_ids
-        mask += [any(a <= base + start < b for a, b in rendered.spans) for start, _ in offsets]
+        mask += [bisect_right(edges, base + start) % 2 == 1 for start, _ in offsets]  # between an odd edge and the next is a span
         base += len(part)
     return ids, mask

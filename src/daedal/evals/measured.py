@@ -1,11 +1,12 @@
 """Numbers with their 95 % intervals."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from daedal.processes.measures import wilson
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,9 @@ class Measured:
 
 
 def share(hits: int, n: int) -> Measured:
-    """A share with Wilson's interval, which stays within 0 and 1 (Wilson 1927)."""
-    z, p = 1.96, hits / n
-    middle, spread = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Measured(p, max(0.0, middle - spread), min(1.0, middle + spread), n)
+    """A share with Wilson's interval."""
+    low, high = wilson(hits, n)
+    return Measured(hits / n, max(0.0, low), min(1.0, high), n)
 
 
 def bootstrap(measure: Callable[[Tensor], float], samples: Tensor, rounds: int = 200, seed: int = 0) -> Measured:

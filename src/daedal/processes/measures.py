@@ -3,6 +3,8 @@
 Legend: N pictures, F features.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,3 +19,10 @@ def first_hits(pictures: Tensor, texts: Tensor) -> Tensor:
     """(N,) bool: whether a picture's (N, F) own caption (N, F), of all N, is the nearest by cosine; the mean is R@1."""
     nearest = (F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).mT).argmax(1)
     return nearest == torch.arange(len(pictures), device=nearest.device)
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of a share, 95 % by default, which stays within 0 and 1 (Wilson 1927)."""
+    p, scale = hits / n, 1 + z * z / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / scale, (middle + half) / scale

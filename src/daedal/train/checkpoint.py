@@ -13,7 +13,8 @@ from daedal.train.recipe import Run
 KEEP = 2  # the newest checkpoints that stay
 FIXED = (  # what a run may not change when it goes on: what its state is made of, and what it learns from
     "task", "kind", "method", "model", "tokenizer", "codec", "data", "classes", "side", "options", "critic_options", "critic_width", "vocab_size",
-    "text_length", "rows", "seed", "uncertainty", "align_to", "averages",
+    "text_length", "rows", "seed", "uncertainty", "align_to", "averages", "start", "adapter", "context", "sampled",
+    "task_pairs",
 )  # fmt: skip
 KEPT = ("ema", "align", "adversarial")  # whether there is one: these bring a state with them
 

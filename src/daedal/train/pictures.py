@@ -23,7 +23,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe import PictureRun, PictureSource
+from daedal.train.recipe import PictureRun, PictureSource, Run
 from daedal.train.trainer import Batches, Objective, Trainer
 
 
@@ -43,7 +43,7 @@ class Start:
         return self.resume["data"]["step"] if self.resume else 0
 
 
-def begin(recipe: PictureRun) -> Start:
+def begin(recipe: Run) -> Start:
     device, out = machine.pick_device(recipe.device), Path(recipe.out)
     rank, world = parallel.start(device)
     if recipe.rows % world:

@@ -36,11 +36,13 @@ class Batches(Protocol):
 @dataclass(frozen=True)
 class Objective:
     """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split.
-    `after(network)` follows every step: what moves with the weights without a gradient."""
+    `after(network)` follows every step: what moves with the weights without a gradient. `measured()` is asked once a step for more of its
+    line; a DaedalError there ends the run before the step is kept."""
 
     loss: Callable[[Any, Batch], Tensor]
     count: Callable[[Batch], int]
     after: Callable[[Any], None] | None = None
+    measured: Callable[[], dict[str, float]] | None = None
 
 
 class Loss(nn.Module):
@@ -144,6 +146,7 @@ class Trainer:
         return self.log({
             "step": self.step, "loss": loss, "grad_norm": norm, "lr": factor, self.unit: self.step * self.units_per_step,
             f"{self.unit}_per_second": self.units_per_step / took, "mfu": self.flops_per_step / took / self.peak, "seconds": self.seconds,
+            **(self.objective.measured() if self.objective.measured else {}),
         })  # fmt: skip
 
     def gradients(self, batch: Batch) -> float:

@@ -1,0 +1,78 @@
+"""Solutions step by step, each step right or wrong: what process reward models learn from (Lightman et al. 2023).
+
+Rows are {"prompt", "completions": [step, ...], "labels": [true, ...]}, TRL's shape, or made of arithmetic tasks: a worked answer, or one in
+which a result is wrong, and then every step from there on is. A `Comparison` holds one talk, its mask true at the last token of each step, and
+the steps' ranks, 1 right and 2 wrong.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from daedal.data import chat
+from daedal.data.comparisons import Comparison
+from daedal.data.conversations import Talk, reasons
+from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
+from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds import instructions
+from daedal.errors import DaedalError
+
+
+def load(
+    source: ChatSource, tokenizer: Tokenizer, length: int, seed: Any, left_out: Counter[str], tasks: int, held_out: bool = False
+) -> list[Comparison]:
+    """All solutions of a source; `tasks` are those made where it is one of tasks without a limit."""
+    if source.kinds:
+        told = (worked(random.Random(f"{seed}/{i}"), held_out) for i in range(source.limit or tasks))
+        made = [stepped(tokenizer, opened(messages_of(prompt), source), steps, labels, " ", length, left_out) for prompt, steps, labels in told]
+    else:
+        made = [of_row(row, source, tokenizer, length, left_out) for row in rows(source)]
+    found = [each for each in made if each]
+    if not found:
+        raise DaedalError(f"{source.path} gave no solution to learn from ({reasons(left_out) or 'it is empty, or where matches no row'}).")
+    return found
+
+
+def of_row(row: dict[str, Any], source: ChatSource, tokenizer: Tokenizer, length: int, left_out: Counter[str]) -> Comparison | None:
+    steps, labels = row.get("completions"), row.get("labels")
+    if row.get("prompt") is None or steps is None or labels is None or len(steps) != len(labels):
+        raise DaedalError(f"a row of {source.path} has {', '.join(row)}, and a process reward needs prompt, completions and as many labels.")
+    return stepped(tokenizer, opened(messages_of(row["prompt"]), source), steps, labels, "\n", length, left_out)
+
+
+def stepped(
+    tokenizer: Tokenizer, prompt: Messages, steps: Sequence[str], labels: Sequence[bool], between: str, length: int, left_out: Counter[str]
+) -> Comparison | None:
+    """Steps as tokens. None (counted) where there is none, one is empty, or the whole is too long."""
+    if not steps or not all(step.strip() for step in steps):
+        left_out["an empty step"] += 1
+        return None
+    text = between.join(steps)
+    shown = chat.said(tokenizer, [*prompt, {"role": "assistant", "content": text}])
+    start = shown.spans[-1][0]
+    if not shown.text.startswith(text, start):
+        raise DaedalError("the chat template changes the words of an answer, so the ends of its steps cannot be found; give another template.")
+    ends = np.cumsum([len(step) for step in steps]) + len(between) * np.arange(len(steps)) + start
+    ids, _ = chat.encode_rendered(tokenizer, shown)
+    marks = np.zeros(len(ids), bool)
+    marks[[sum(chat.encode_rendered(tokenizer, replace(shown, spans=((0, int(end)),)))[1]) - 1 for end in ends]] = True
+    if len(ids) > length or marks.sum() != len(steps):
+        left_out[f"more than {length} tokens" if len(ids) > length else "two steps in one token"] += 1
+        return None
+    return Comparison((Talk(np.array(ids, np.int32), marks),), tuple(1 if right else 2 for right in labels))
+
+
+def worked(rng: random.Random, held_out: bool) -> tuple[str, list[str], list[bool]]:
+    """(prompt, steps, labels) of an arithmetic task; half of them with a wrong result."""
+    task = instructions.task(rng, ["arithmetic"], held_out)
+    steps = instructions.sentences(task.answer)
+    first = rng.randrange(len(steps)) if rng.random() < 0.5 else len(steps)
+    if first < len(steps):
+        head, result = re.fullmatch(r"(.*?)(\d+)\.", steps[first]).groups()  # type: ignore[union-attr]
+        steps[first] = f"{head}{int(result) + rng.choice((1, 2, 3, 10))}."
+    return task.prompt, steps, [i < first for i in range(len(steps))]

@@ -1,0 +1,335 @@
+"""Instructions whose answers a program can check: stories to order, lists, questions about a short text, rewriting, arithmetic, and "I don't
+know" where a text does not say.
+
+    t = task(random.Random("7/42"))
+    t.prompt          # Write a story of 4 sentences about Mia in the garden. Use the word kite.
+    t.check(text)     # the share of its constraints that `text` meets; t.constraints(text) names them
+
+A task is a function of the generator alone. Every tenth pair of a hero and a place, and of an owner and a thing, is held out: training
+never sees it.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from daedal.data.worlds.tasks import Task, asked
+from daedal.errors import DaedalError, nearest
+
+HEROES = {
+    "Mia": "she", "Tom": "he", "Ana": "she", "Ben": "he", "Lily": "she", "Sam": "he", "Ravi": "he", "Zoe": "she", "Max": "he", "Nina": "she",
+    "Omar": "he", "Ida": "she", "Lucy": "she", "Jack": "he", "Sara": "she", "Tim": "he",
+}  # fmt: skip
+PLACES = (
+    "in the garden", "in the forest", "on the beach", "at the market", "on the hill", "by the river", "in the barn", "at school", "in the park",
+    "at the lake", "in the kitchen", "on the farm",
+)  # fmt: skip
+ANIMALS = ("cat", "dog", "rabbit", "duck", "fox", "bear", "mouse", "frog", "bird", "horse", "goat", "turtle")
+THINGS = ("ball", "hat", "book", "kite", "key", "lamp", "drum", "boat", "bell", "cup", "box", "doll")
+FOODS = ("cake", "pie", "bread", "soup", "rice", "honey", "cheese", "milk", "jam", "porridge")
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink")
+GROUPS = {"animals": ANIMALS, "toys or things": THINGS, "foods": FOODS, "colours": COLOURS}
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+MORALS = ("share", "be kind", "never give up", "tell the truth", "ask for help", "listen", "be brave", "say sorry")
+LAST_WORDS = ("moon", "sky", "flowers", "stars", "rain", "sun", "sea", "trees")
+STARTS = ("Once upon a time", "One day", "One sunny morning", "Long ago", "One evening", "Last summer")
+
+# Plots: any beginning of one is a story so far. {He} and {he} are the hero; {A} a colour, {animal} and {thing} what the hero meets.
+PLOTS = (
+    ("There {he} met a little {animal}.", "The {animal} had lost a {A} {thing}.", '"I will help you," said {hero}.', "They looked everywhere until they found the {thing}."),
+    ("{He} found a {A} {thing} in the grass.", "It was the {thing} of a {animal}.", '"Is this yours?" asked {hero}.', "The {animal} was so happy that it danced."),
+    ("Soon it began to rain.", "A small {animal} was cold and wet.", "{hero} gave the {animal} a {A} {thing} to hide under.", "Then the sun came out and they played."),
+    ("{He} had some {food} to eat.", "A hungry {animal} came and looked at it.", '"Do you want some?" asked {hero}.', "They sat down and ate the {food} together."),
+    ("{He} wanted to play with a {A} {thing}.", "But a big {animal} took it away.", '"Please give it back," said {hero}.', "The {animal} was sorry and gave back the {thing}."),
+    ("{He} heard a strange noise.", "It was a {animal} with a {A} {thing}.", "At first {hero} was scared.", "But the {animal} only wanted to be friends."),
+    ("A {animal} was crying there.", '"Why are you sad?" asked {hero}.', '"I have no friends," said the {animal}.', "So {hero} gave the {animal} a {A} {thing}."),
+    ("{He} ran and ran, and then {he} fell down.", "A kind {animal} came to help.", "The {animal} gave {hero} some {food}.", "{hero} felt much better."),
+)  # fmt: skip
+OPENINGS = (
+    "{start}, {hero} was {place}.", "{start}, {hero} went for a walk {place}.", "{start}, {hero} was playing {place}.",
+    "{start}, a child named {hero} was {place}.",
+)  # fmt: skip
+CLOSINGS = (
+    "Then {hero} was very happy.",
+    "After that, {hero} and the {animal} were friends.",
+    "{hero} smiled all day.",
+    "It was a good day for {hero}.",
+)
+LASTS = ("At last, {hero} thought about the {last}.", "In the end, {hero} looked for the {last}.", "And {hero} told everyone about the {last}.")
+TELL = ("Write a story", "Tell me a story", "Please write a story", "Tell a little story", "Make up a story", "I want a story")
+
+
+# ---- what a text is -------------------------------------------------------------------------------------------------------------------------
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text; one that is quoted belongs to who says it."""
+    return [part for part in re.split(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])', text.strip()) if part]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+|\d+", text.lower().replace("\u2019", "'"))
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in the text, in order and beside each other."""
+    return f" {' '.join(words(phrase))} " in f" {' '.join(words(text))} "
+
+
+def well_made(text: str) -> bool:
+    """Whole sentences, none twice, none of one word or beyond thirty: what keeps a list of the wanted words from being a story."""
+    found = sentences(text)
+    whole = all((s[0].isupper() or s[0] == '"') and s[-1] in '.!?"' and 2 <= len(words(s)) <= 30 for s in found)
+    return bool(found) and whole and len(set(found)) == len(found)
+
+
+def apart(a: str, b: str, held_out: bool) -> bool:
+    """Whether the pair belongs to this side of the split."""
+    return (zlib.crc32(f"{a}/{b}".encode()) % 10 == 0) == held_out
+
+
+def pair(rng: random.Random, some: Sequence[str], others: Sequence[str], held_out: bool) -> tuple[str, str]:
+    """One of each, from this side of the split."""
+    while True:
+        a, b = rng.choice(some), rng.choice(others)
+        if apart(a, b, held_out):
+            return a, b
+
+
+# ---- stories --------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story, and what it was made of. `ending` is how it ends: ("moral", "be kind"), ("word", "moon"), ("end", ...) or ("", "")."""
+
+    hero: str
+    place: str
+    animal: str
+    thing: str
+    food: str
+    ending: tuple[str, str]
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.lines)
+
+
+def story(rng: random.Random, held_out: bool = False) -> Story:
+    """Three to six sentences: an opening with hero and place, some of a plot, an ending."""
+    hero, place = pair(rng, tuple(HEROES), PLACES, held_out)
+    animal, thing, food, colour = rng.choice(ANIMALS), rng.choice(THINGS), rng.choice(FOODS), rng.choice(COLOURS)
+    kind = rng.choice(("", "moral", "word", "end"))
+    what = {"moral": rng.choice(MORALS), "word": rng.choice(LAST_WORDS)}.get(kind, "")
+    final = {"moral": "{hero} learned to {last}.", "word": rng.choice(LASTS), "end": "The end."}.get(kind, rng.choice(CLOSINGS))
+    count = rng.randint(1, 4)
+    plot = rng.choice([p for p in PLOTS if "{animal}" in final or kind or any("{animal}" in line for line in p[:count])])
+    if "{animal}" in final and not any("{animal}" in line for line in plot[:count]):
+        final = CLOSINGS[0]
+    he = HEROES[hero]
+    fill = dict(hero=hero, place=place, animal=animal, thing=thing, food=food, A=colour, he=he, He=he.title(), last=what, start=rng.choice(STARTS))
+    lines = tuple(articled(line.format(**fill)) for line in (rng.choice(OPENINGS), *plot[:count], final))
+    return Story(hero, place, animal, thing, food, (kind, what), lines)
+
+
+def articled(line: str) -> str:
+    """ "a orange" as "an orange"."""
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", line)
+
+
+def story_task(rng: random.Random, held_out: bool) -> Task:
+    told = story(rng, held_out)
+    count, (ending, what) = len(told.lines), told.ending
+    parts = [rng.choice((f"about {told.hero} {told.place}", f"about a child named {told.hero}, {told.place}", f"with {told.hero} {told.place}"))]
+    sized = rng.random() < 0.6
+    length = f" of {NUMBERS[count]} sentences" if sized else ""
+    extra = {
+        "moral": f"The moral is to {what}.", "word": f"The last word must be {what}.", "end": 'Finish with "The end."',
+    }.get(ending, "")  # fmt: skip
+    used = [word for word in (told.animal, told.thing, told.food) if says(told.text, word)]
+    word = rng.choice(used) if used and rng.random() < 0.6 else ""
+    use = rng.choice((f"Use the word {word}.", f"There must be {'an' if word[0] in 'aeiou' else 'a'} {word} in it.")) if word else ""
+    prompt = " ".join(filter(None, (f"{rng.choice(TELL)}{length} {parts[0]}.", *rng.sample([use, extra], 2))))
+
+    def demands(text: str) -> dict[str, bool]:
+        found = sentences(text)
+        met = {"hero named": says(text, told.hero), "place used": says(text, told.place), "whole sentences": well_made(text)}
+        met |= {"length": len(found) == count} if sized else {"long enough": 3 <= len(found) <= 8}
+        met |= {"word used": says(text, word)} if word else {}
+        return met | ending_met(text, ending, what)
+
+    return asked("story", prompt, told.text, demands)
+
+
+def ending_met(text: str, ending: str, what: str) -> dict[str, bool]:
+    if ending == "moral":
+        return {"moral": says(text, f"to {what}")}
+    if ending == "word":
+        return {"ending": words(text)[-1:] == [what]}
+    return {"ending": text.rstrip().endswith("The end.")} if ending else {}
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------------------------------
+
+FORMATS: dict[str, tuple[str, Callable[[int], str]]] = {
+    "list format": ("as a list with dashes", lambda i: "- "),
+    "numbers": ("as a list with numbers", lambda i: f"{i}. "),
+    "one line": ("in one line, with commas", lambda i: ""),
+}
+
+
+def list_task(rng: random.Random, held_out: bool) -> Task:
+    group, name = pair(rng, tuple(GROUPS), tuple(FORMATS), False)
+    count, (how, mark) = rng.randint(2, 5), FORMATS[name]
+    chosen = rng.sample(GROUPS[group], count)
+    answer = ", ".join(chosen) if name == "one line" else "\n".join(mark(i) + item for i, item in enumerate(chosen, 1))
+    prompt = rng.choice(("Name {} {} {}.", "Give me {} {} {}.", "Write down {} {} {}.")).format(NUMBERS[count], group, how)
+
+    def demands(text: str) -> dict[str, bool]:
+        parts = text.strip().split(", " if name == "one line" else "\n")
+        marked = all(part.startswith(mark(i)) for i, part in enumerate(parts, 1)) and (name != "one line" or "\n" not in text.strip())
+        items = [part.removeprefix(mark(i)).strip(" .").lower() for i, part in enumerate(parts, 1)]
+        return {"number": len(parts) == count, name: marked, "all of the kind": set(items) <= set(GROUPS[group]) and len(set(items)) == len(items)}
+
+    return asked("list", prompt, answer, demands)
+
+
+# ---- questions about a text -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Two owners, their things and colours, a place: a little text and what can be asked of it."""
+
+    owners: tuple[str, str]
+    things: tuple[str, str]
+    colours: tuple[str, str]
+    place: str
+
+    @property
+    def text(self) -> str:
+        (a, b), (x, y), (c, d) = self.owners, self.things, self.colours
+        return f"{a} has a {c} {x}. {b} has a {d} {y}. They are {self.place}."
+
+
+def facts(rng: random.Random, held_out: bool) -> Facts:
+    owner, thing = pair(rng, tuple(HEROES), THINGS, held_out)
+    other = rng.choice([name for name in HEROES if name != owner])
+    second = rng.choice([item for item in THINGS if item != thing])
+    owners, things = (owner, other), (thing, second)
+    if rng.random() < 0.5:
+        owners, things = owners[::-1], things[::-1]
+    return Facts(owners, things, tuple(rng.sample(COLOURS, 2)), rng.choice(PLACES))  # type: ignore[arg-type]
+
+
+def framed(rng: random.Random, text: str, question: str) -> str:
+    return rng.choice((f"{text} {question}", f"Read this: {text} {question}", f"{text}\n{question}", f"{question} {text}"))
+
+
+def question_task(rng: random.Random, held_out: bool) -> Task:
+    told, i = facts(rng, held_out), rng.randrange(2)
+    owner, thing, colour = told.owners[i], told.things[i], told.colours[i]
+    question, right, rivals, answer = rng.choice((
+        (f"What colour is the {thing} of {owner}?", colour, told.colours, f"The {thing} is {colour}."),
+        (f"Who has the {thing}?", owner, told.owners, f"{owner} has the {thing}."),
+        (f"What does {owner} have?", thing, told.things, f"{owner} has a {colour} {thing}."),
+        (f"Where is {owner}?", told.place, (), f"{owner} is {told.place}."),
+    ))  # fmt: skip
+
+    def demands(text: str) -> dict[str, bool]:
+        wrong = any(says(text, rival) for rival in rivals if rival != right) or says(text, "know")
+        return {"right": says(text, right) and not wrong, "one sentence": len(sentences(text)) == 1}
+
+    return asked("question", framed(rng, told.text, question), answer, demands)
+
+
+def unknown_task(rng: random.Random, held_out: bool) -> Task:
+    told = facts(rng, held_out)
+    owner, absent = rng.choice(told.owners), rng.choice([item for item in THINGS if item not in told.things])
+    stranger = rng.choice([name for name in HEROES if name not in told.owners])
+    question = rng.choice((
+        f"What colour is the {absent} of {owner}?", f"Who has the {absent}?", f"What does {stranger} have?", f"Where is {stranger}?",
+        f"How old is {owner}?", f"Who is the mother of {owner}?",
+    ))  # fmt: skip
+
+    def demands(text: str) -> dict[str, bool]:
+        return {"says so": says(text, "I don't know") or says(text, "does not say"), "one sentence": len(sentences(text)) == 1}
+
+    return asked("unknown", framed(rng, told.text, question), "I don't know.", demands)
+
+
+# ---- rewriting ------------------------------------------------------------------------------------------------------------------------------
+
+
+def rewrite_task(rng: random.Random, held_out: bool) -> Task:
+    told = story(rng, held_out)
+    text, name = (
+        " ".join(told.lines[: rng.randint(1, 2)]),
+        rng.choice([name for name in HEROES if HEROES[name] == HEROES[told.hero] and name != told.hero]),
+    )
+    how, answer = rng.choice((
+        ("Write this in capital letters", told.lines[0].upper()),
+        ("Write this in small letters", told.lines[0].lower()),
+        (f"Write this again with {name} instead of {told.hero}", text.replace(told.hero, name)),
+        ("Make this shorter: keep only the first sentence", told.lines[0]),
+        ("Say this again", text),
+    ))  # fmt: skip
+    shown = f"{told.lines[0]} {told.lines[1]}" if "shorter" in how else told.lines[0] if "letters" in how else text
+
+    def demands(text: str) -> dict[str, bool]:
+        got = " ".join(text.split())
+        met = {"same words": words(got) == words(answer), "exact": got == answer}
+        return met | ({"case": got.isupper() if answer.isupper() else got.islower()} if "letters" in how else {})
+
+    return asked("rewrite", f"{how}: {shown}", answer, demands)
+
+
+# ---- all ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def arithmetic_task(rng: random.Random, held_out: bool) -> Task:
+    from daedal.data.worlds import arithmetic
+
+    return arithmetic.task(rng, held_out=held_out)
+
+
+MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
+    "story": story_task, "list": list_task, "question": question_task, "unknown": unknown_task, "rewrite": rewrite_task,
+    "arithmetic": arithmetic_task,
+}  # fmt: skip
+KINDS = tuple(MAKERS)
+SHARES = {"story": 3}  # of a mixture; others count once
+
+
+def task(rng: random.Random, kinds: Sequence[str] = KINDS, held_out: bool = False) -> Task:
+    """One of the kinds, stories three times as often as each other one."""
+    for kind in kinds:
+        if kind not in MAKERS:
+            raise DaedalError(f"{kind!r} is not a kind of task{nearest(kind, list(KINDS))}; kinds: {', '.join(KINDS)}.")
+    return MAKERS[rng.choices(kinds, [SHARES.get(kind, 1) for kind in kinds])[0]](rng, held_out)
+
+
+def spoiled(wanted: Task, rng: random.Random, held_out: bool = False) -> str:
+    """A completion that breaks at least one constraint of `wanted`: its answer with something wrong, or a right answer to another task."""
+    answer, lines = wanted.answer, sentences(wanted.answer)
+    pieces = [re.sub(rf"\b{re.escape(a)}\b", b, answer) for a in words_of(answer) for b in others(a, rng)]
+    another = task(rng, ("question" if wanted.kind == "unknown" else wanted.kind,), held_out).answer
+    edits = [*rng.sample(pieces, min(3, len(pieces))), " ".join(lines[:-1]), " ".join(lines + lines[-1:]), another, "I don't know."]
+    rng.shuffle(edits)
+    best = wanted.check(answer)
+    return next((edit for edit in edits if edit.strip() and wanted.check(edit) < best), "Yes.")
+
+
+def words_of(text: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"[A-Za-z]+|\d+", text)))
+
+
+def others(word: str, rng: random.Random) -> list[str]:
+    """A word of the same sort: another name, thing, colour or number."""
+    for some in (tuple(HEROES), ANIMALS, THINGS, FOODS, COLOURS, LAST_WORDS):
+        if word in some:
+            return [rng.choice([other for other in some if other != word])]
+    return [str(int(word) + rng.choice((-2, -1, 1, 2)))] if word.isdecimal() else []

@@ -1,0 +1,74 @@
+"""What a policy is asked while it learns: generated tasks, which bring their own check, or the prompts of files, with or without an answer."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from daedal.data import chat
+from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
+from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds import instructions
+from daedal.data.worlds.arithmetic import result_of
+from daedal.errors import DaedalError
+from daedal.train.rewards import Reward
+
+
+@dataclass(frozen=True)
+class Question:
+    """`prompt` is what the user said last; `check` its own reward, None where nothing can be checked."""
+
+    messages: Messages
+    check: Reward | None
+
+    @property
+    def prompt(self) -> str:
+        return str(self.messages[-1]["content"])
+
+
+class Questions:
+    """Endless: number k of a seed is always the same. Sources are drawn by weight, a file's prompts in an order of (seed, epoch)."""
+
+    def __init__(self, sources: Sequence[ChatSource], tokenizer: Tokenizer, seed: int, longest: int) -> None:
+        self.sources, self.tokenizer, self.seed, self.longest = sources, tokenizer, seed, longest
+        self.files = {i: [asked(row, source) for row in rows(source)] for i, source in enumerate(sources) if not source.kinds}
+        for i, found in self.files.items():
+            if not found:
+                raise DaedalError(f"{sources[i].path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked).")
+
+    def question(self, k: int, held_out: bool = False) -> Question:
+        rng = random.Random(f"{self.seed}/{k}/{'held out' if held_out else 'asked'}")
+        i = rng.choices(range(len(self.sources)), [source.weight for source in self.sources])[0]
+        if i in self.files:
+            epoch, place = divmod(k, len(self.files[i]))
+            return self.files[i][random.Random(f"{self.seed}/{epoch}").sample(range(len(self.files[i])), len(self.files[i]))[place]]
+        task = instructions.task(rng, self.sources[i].kinds, held_out)
+        messages = opened([{"role": "user", "content": task.prompt}], self.sources[i])
+        return Question(messages, partial(checked, task.check))
+
+    def encoded(self, question: Question) -> list[int]:
+        """Ids of the question up to where the assistant speaks."""
+        ids = chat.encode(self.tokenizer, question.messages)
+        if len(ids) > self.longest:
+            raise DaedalError(
+                f"the prompt {question.prompt[:40]!r} has {len(ids)} tokens, and {self.longest} are left beside an answer; lower answer_tokens, "
+                "or leave it out."
+            )
+        return ids
+
+
+def checked(check, prompt: str, completion: str) -> float:  # type: ignore[no-untyped-def]
+    return check(completion)
+
+
+def asked(row: dict, source: ChatSource) -> Question:
+    if row.get("prompt") is None:
+        raise DaedalError(f"a row of {source.path} has {', '.join(row)} and no prompt; name the column: columns: {{prompt: question}}.")
+    answer = row.get("answer")
+    return Question(opened(messages_of(row["prompt"]), source), None if answer is None else partial(answered, str(answer)))
+
+
+def answered(answer: str, prompt: str, completion: str) -> float:
+    """1 where a completion gives the number that the answer gives, or, where it gives none, says the answer."""
+    number = result_of(answer)
+    return float(answer.strip().lower() in completion.lower() if number is None else result_of(completion) == number)

@@ -1,0 +1,102 @@
+"""What completions earn: any Python callable `(prompt, completion) -> float`, asked in threads while the engine still runs, or a reward model.
+
+A callable that raises, or whose answer is no finite number, drops its sample, which is counted. When too many are dropped the run stops.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daedal import checkpoints
+from daedal.checkpoints.scalar import load_scalar
+from daedal.data import chat
+from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError
+
+Reward = Callable[[str, str], float]
+
+
+def named(name: str) -> Reward:
+    """The callable `package.module:name`, or the reward model of a folder."""
+    module, colon, attribute = name.partition(":")
+    if not colon or "/" in module:
+        return RewardModel(name)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DaedalError(f"reward = {name!r} is not importable ({error}); write package.module:function, or a reward model's folder.") from None
+
+
+class RewardModel:
+    """A folder of a scalar model as a reward: its value after the last token of the conversation, read by its own tokenizer."""
+
+    def __init__(self, folder: str) -> None:
+        path = checkpoints.resolve(folder)
+        self.network, self.tokenizer = load_scalar(path).eval(), chat.prepared(Tokenizer.load(path))
+
+    def __call__(self, prompt: str, completion: str) -> float:
+        return self.many([(prompt, completion)])[0]
+
+    @torch.inference_mode()
+    def many(self, pairs: Sequence[tuple[str, str]], rows: int = 64) -> list[float]:
+        """The values of many (prompt, completion) pairs, `rows` at a time."""
+        found = []
+        for start in range(0, len(pairs), rows):
+            talks = [[{"role": "user", "content": p}, {"role": "assistant", "content": c}] for p, c in pairs[start : start + rows]]
+            ids = [chat.encode(self.tokenizer, talk, add_generation_prompt=False) for talk in talks]
+            tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
+            for row, some in enumerate(ids):
+                tokens[row, : len(some)] = torch.tensor(some)
+            found += self.network(tokens)[range(len(ids)), [len(some) - 1 for some in ids]].tolist()
+        return found
+
+
+class Scoring:
+    """The rewards of one rollout: `ask` as completions come in, `rewards` when all are there. A reward model waits for the engine, whose cores
+    it wants, and reads many at once."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.pool, self.asked = pool, dict[int, Future[float]]()
+        self.waiting: dict[int, tuple[RewardModel, tuple[str, str]]] = {}
+        self.why = ""  # the first sample was dropped
+
+    def ask(self, row: int, reward: Reward, prompt: str, completion: str) -> None:
+        if isinstance(reward, RewardModel):
+            self.waiting[row] = (reward, (prompt, completion))
+        else:
+            self.asked[row] = self.pool.submit(number, reward, prompt, completion)
+
+    def rewards(self) -> Tensor:
+        """(B,) in the order of rows, NaN where a sample is dropped."""
+        found = {row: self.answer(future) for row, future in self.asked.items()}
+        if self.waiting:
+            rows = sorted(self.waiting)
+            model = self.waiting[rows[0]][0]
+            found |= dict(zip(rows, model.many([self.waiting[row][1] for row in rows]), strict=True))
+        return torch.tensor([found[row] for row in sorted(found)])
+
+    def answer(self, future: "Future[float]") -> float:
+        try:
+            return future.result()
+        except Exception as error:  # any: the callable is the user's
+            self.why = self.why or f"{type(error).__name__}: {error}"
+            return math.nan
+
+
+def number(reward: Reward, prompt: str, completion: str) -> float:
+    value: Any = float(reward(prompt, completion))
+    if not math.isfinite(value):
+        raise ValueError(f"the reward is {value}")
+    return value
+
+
+def check_dropped(rewards: Tensor, most: float, why: str) -> None:
+    """Raises where more than a share `most` of (B,) rewards is dropped."""
+    dropped = int(rewards.isnan().sum())
+    if dropped > most * len(rewards):
+        raise DaedalError(f"the reward failed for {dropped} of {len(rewards)} completions, more than dropped_most = {most} allows ({why}); mend it.")

@@ -1,0 +1,449 @@
+"""Reinforcement learning of a language model from a reward: PPO with a value network, REINFORCE++, RLOO, GRPO, DAPO, Dr. GRPO, GSPO, CISPO.
+
+    daedal train recipes/chat/grpo.yaml
+
+A rollout asks the policy of this moment many questions (daedal.train.rollout), earns rewards (daedal.train.rewards), and becomes batches for
+the one trainer, `epochs` times over. Its tensors are part of a checkpoint, so that a run killed anywhere goes on to the same trajectory.
+The objectives are in daedal.train.rl_objectives.
+
+Legend: B completions of a rollout, G of one prompt, T tokens.
+"""
+
+import copy
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from daedal import checkpoints
+from daedal import device as machine
+from daedal.checkpoints.scalar import load_scalar, save_scalar
+from daedal.data.tokenizer import Tokenizer
+from daedal.engine.request import Request
+from daedal.errors import DaedalError
+from daedal.networks import build, config_from_dict
+from daedal.networks.decoder import Decoder
+from daedal.networks.scalar import ScalarModel
+from daedal.nn.lora import adapters
+from daedal.processes.sampling import SamplingParams
+from daedal.train import assistant, checkpoint, parallel
+from daedal.train import rl_objectives as rl
+from daedal.train.pictures import Start, begin
+from daedal.train.questions import Question, Questions
+from daedal.train.recipe import RLRecipe
+from daedal.train.rewards import Reward, Scoring, check_dropped, named
+from daedal.train.rollout import Completion, complete, padded, score, scored, seed_of, support_of, trimmed
+from daedal.train.trainer import Batch, Objective, Trainer
+
+# ---- methods -----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """What sets the methods apart: how advantages are made, whose ratio is clipped (a token's or a completion's) and how, over what the loss is
+    a mean, and where the divergence from the reference is charged."""
+
+    advantages: Literal["gae", "returns", "rloo", "std", "mean"]
+    mean: rl.Mean = "token"
+    low: float = 0.2
+    high: float = 0.2
+    sequence: bool = False
+    cispo: bool = False
+
+    @property
+    def kl_in_rewards(self) -> bool:
+        return self.advantages in ("gae", "returns", "rloo")
+
+
+METHODS = {
+    "ppo": Method("gae"), "reinforce++": Method("returns"), "rloo": Method("rloo", "sequence"), "grpo": Method("std", "sequence"),
+    "dapo": Method("std", high=0.28), "dr_grpo": Method("mean", "constant"), "gspo": Method("std", "sequence", 3e-4, 4e-4, sequence=True),
+    "cispo": Method("std", low=1.0, high=0.28, cispo=True),
+}  # fmt: skip
+
+
+def sampling_of(recipe: RLRecipe) -> SamplingParams:
+    r = recipe.rollout
+    return SamplingParams(temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, min_p=r.min_p, max_tokens=recipe.answer_tokens)
+
+
+# ---- networks ----------------------------------------------------------------------------------------------------------------------------
+
+
+def policy_of(recipe: RLRecipe) -> Decoder:
+    """The model to train, with the recipe's adapter on it, and for PPO with a value network beside it."""
+    network = assistant.network_of(recipe.start)
+    assistant.adapted(recipe, network)
+    if recipe.method == "ppo":
+        network.critic = critic_of(recipe, network.config.vocab_size)
+    return network
+
+
+def critic_of(recipe: RLRecipe, vocabulary: int) -> ScalarModel:
+    if recipe.value is None:
+        return ScalarModel(assistant.network_of(recipe.start))
+    critic = load_scalar(checkpoints.resolve(recipe.value), dtype=torch.float32).requires_grad_(True)
+    if critic.config.vocab_size != vocabulary:
+        raise DaedalError(f"value has a vocabulary of {critic.config.vocab_size} and the policy of {vocabulary}; give one made from the same model.")
+    return critic
+
+
+def critic_in(network: nn.Module) -> ScalarModel:
+    return cast(ScalarModel, network.critic)
+
+
+@contextmanager
+def adapters_off(network: nn.Module) -> Iterator[None]:
+    """The network as it was before its LoRA layers: the updates count nothing."""
+    layers = list(adapters(network).values())
+    scales = [layer.scale for layer in layers]
+    for layer in layers:
+        layer.scale = 0.0
+    try:
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scale = scale
+
+
+class Reference:
+    """The policy's start: the same weights with the adapter off, or a frozen copy."""
+
+    def __init__(self, network: Decoder, recipe: RLRecipe) -> None:
+        self.shared = recipe.adapter is not None and not recipe.adapter.dora  # whose magnitudes stay when its update is off
+        self.network = network if self.shared else frozen_copy(network)
+
+    def logprobs(self, batch: Batch, params: SamplingParams, rows: int) -> Tensor:
+        if not self.shared:
+            return scored(self.network, batch, params, rows)
+        with adapters_off(self.network):
+            return scored(self.network, batch, params, rows)
+
+
+def frozen_copy(network: Decoder) -> Decoder:
+    critic = network._modules.pop("critic", None)
+    twin = copy.deepcopy(network).requires_grad_(False)
+    if critic is not None:
+        network.critic = critic
+    return twin
+
+
+@torch.no_grad()
+def values_of(network: Decoder, batch: Batch, rows: int) -> Tensor:
+    """(B, T - 1): what the value network expects where each token was drawn."""
+    device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
+    for start in range(0, len(batch["mask"]), rows):
+        part = trimmed({key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")})
+        values = (critic_in(network)(part["tokens"][:, :-1]) * part["mask"]).cpu()
+        found.append(nn.functional.pad(values, (0, width - values.shape[1])))
+    return torch.cat(found)
+
+
+# ---- rollouts as batches -----------------------------------------------------------------------------------------------------------------
+
+
+class Rollouts:
+    """The trainer's batches: a rollout with the weights of this moment, its rows in order first, then in a random order an epoch.
+
+    Where one step uses up a rollout, the old probabilities are the step's own. `metrics` are of the present rollout, `coefficient` is the
+    weight of the divergence."""
+
+    def __init__(self, recipe: RLRecipe, network: Decoder, tokenizer: Tokenizer, reward: Reward | None, start: Start) -> None:
+        self.recipe, self.network, self.tokenizer, self.reward = recipe, network, tokenizer, reward
+        self.rank, self.world, self.device, state = start.rank, start.world, start.device, start.resume and start.resume["data"]
+        self.method, self.params = METHODS[recipe.method], sampling_of(recipe)
+        longest = network.config.max_position_embeddings - recipe.answer_tokens
+        self.questions = Questions(recipe.data.train, tokenizer, recipe.seed, longest)
+        wants_reference = recipe.kl or recipe.kl_target or recipe.kl_stop
+        self.reference = Reference(network, recipe) if wants_reference else None
+        self.asked, self.at, self.coefficient, self.best = 0, 0, recipe.kl, 0.0  # best: of held-out tasks so far
+        self.kept: dict[str, Tensor] | None = None
+        self.metrics: dict[str, float] = {}
+        self.pool = ThreadPoolExecutor(8)
+        if state:
+            self.asked, self.at, self.coefficient = state["asked"], state["at"], state["coefficient"]
+            self.kept, self.metrics, self.best = state["kept"], state["metrics"], state["best"]
+
+    def state(self) -> dict[str, Any]:
+        kept = self.kept if self.at < self.steps else None
+        return {"asked": self.asked, "at": self.at, "coefficient": self.coefficient, "kept": kept, "metrics": self.metrics, "best": self.best}
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one rollout."""
+        return self.recipe.epochs * self.recipe.rollout.questions * self.recipe.rollout.group // self.recipe.rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            if self.kept is None or self.at >= self.steps:
+                self.kept, self.at = self.rollout(), 0
+            rows, size = self.recipe.rows, len(self.kept["mask"])
+            epoch, place = divmod(self.at * rows, size)
+            order = torch.arange(size) if not epoch else torch.randperm(size, generator=torch.Generator().manual_seed(self.asked * 1000 + epoch))
+            self.at += 1
+            yield {key: value[order[place : place + rows]] for key, value in self.kept.items()}
+
+    # -- one rollout --------------------------------------------------------------------------------------------------------------------
+
+    def rollout(self) -> Batch:
+        """Ask, score, and work out advantages. Every process asks its share, and all have the whole."""
+        requests, rewards = self.earned()
+        tokens, mask = padded(requests)
+        mask &= ~rewards.isnan()[:, None]
+        batch = self.before({"tokens": tokens, "mask": mask})
+        self.metrics = self.measured(requests, rewards)
+        batch |= self.advantages(batch, rewards)
+        if self.reference:
+            gap = (rl.k3(batch["old"], batch["reference"]) * mask).sum().item() / max(1, int(mask.any(1).sum()))
+            self.coefficient = rl.next_kl_coefficient(self.coefficient, gap, self.recipe.kl_target, len(mask))
+        if self.metrics["length"] < self.recipe.shortest:
+            raise DaedalError(
+                f"completions are down to {self.metrics['length']:.1f} tokens on average, below shortest = {self.recipe.shortest}: the policy has "
+                f"collapsed. {kept_where(self.recipe)}"
+            )
+        return batch
+
+    def earned(self) -> tuple[list[Completion], Tensor]:
+        """Completions of `questions` prompts and their rewards (B,). With `dynamic`, of prompts whose rewards differ, while few are alike."""
+        r, wanted = self.recipe.rollout, self.recipe.rollout.questions * self.recipe.rollout.group
+        found, rewards = self.asked_once()
+        for _ in range(4):
+            told = rl.informative(rewards, r.group)
+            if not r.dynamic or int(told.sum()) >= wanted:
+                break
+            more, theirs = self.asked_once()
+            found, rewards = found + more, torch.cat([rewards, theirs])
+        told = rl.informative(rewards, r.group) if r.dynamic else torch.ones(len(rewards), dtype=torch.bool)
+        chosen = sorted(torch.cat([told.nonzero()[:, 0], (~told).nonzero()[:, 0]])[:wanted].tolist())
+        return [found[i] for i in chosen], rewards[chosen]
+
+    def asked_once(self) -> tuple[list[Completion], Tensor]:
+        r, share = self.recipe.rollout, self.recipe.rollout.questions // self.world
+        first = self.asked + self.rank * share
+        self.asked += r.questions
+        questions, scoring = [self.questions.question(first + i) for i in range(share)], Scoring(self.pool)
+
+        def finished(row: int, request: Request) -> None:
+            question = questions[row // r.group]
+            scoring.ask(row, self.reward_of(question), question.prompt, request.text)
+
+        prompts = [self.questions.encoded(question) for question in questions]
+        seeds = [seed_of(self.recipe.seed, first + i) for i in range(share)]
+        requests = complete(self.network, self.tokenizer, prompts, self.params, seeds, r.group, finished, r.batch)
+        late = [rl.overlong(len(request.output), self.recipe.answer_tokens, r.overlong) for request in requests]
+        made = [Completion(request.prompt, request.output, request.finished == "stop") for request in requests]
+        found, rewards = everyones(made, self.world), torch.cat(everyones([scoring.rewards() + torch.tensor(late)], self.world))
+        check_dropped(rewards, self.recipe.dropped_most, scoring.why)
+        return found, rewards
+
+    def reward_of(self, question: Question) -> Reward:
+        reward = self.reward or question.check
+        if reward is None:
+            raise DaedalError(f"nothing checks an answer to {question.prompt[:40]!r}: give its file an answer column, or data.reward.")
+        return reward
+
+    def before(self, batch: Batch) -> Batch:
+        """What the weights of this moment say: the support of each token, old log-probabilities and values, those of the reference."""
+        size, rows = len(batch["mask"]) // self.world, self.recipe.micro_rows
+        mine = {key: value[self.rank * size : (self.rank + 1) * size] for key, value in batch.items()}
+        found: Batch = {}
+        support = support_of(self.network, mine, self.params, rows)
+        if support is not None:
+            found["support"] = support
+        if self.reference or self.steps > 1:
+            found["old"] = scored(self.network, mine | found, self.params, rows)
+        if self.reference:
+            found["reference"] = self.reference.logprobs(mine | found, self.params, rows)
+        if self.method.advantages == "gae":
+            found["values"] = values_of(self.network, mine, rows)
+        return batch | {key: torch.cat(everyones([value], self.world)) for key, value in found.items()}
+
+    def advantages(self, batch: Batch, rewards: Tensor) -> Batch:
+        """(B, T - 1), and for PPO the returns that values should be."""
+        mask, kind, recipe = batch["mask"], self.method.advantages, self.recipe
+        kl = rl.k1(batch["old"], batch["reference"]) * mask if self.reference else torch.zeros(mask.shape)
+        per_token = rl.shaped_rewards(rewards.nan_to_num(), kl, mask, self.coefficient)
+        if kind == "gae":
+            gained = rl.gae(per_token, batch["values"], mask, recipe.gamma, recipe.lam)
+            return {"advantages": rl.whitened(gained, mask), "returns": gained + batch["values"]}
+        if kind == "returns":
+            return {"advantages": rl.whitened(rl.returns_to_go(per_token, mask), mask)}
+        scores = rewards - self.coefficient * kl.sum(1) if kind == "rloo" else rewards
+        return {"advantages": rl.group_advantages(scores, recipe.rollout.group, kind)[:, None] * mask}
+
+    def measured(self, requests: list[Completion], rewards: Tensor) -> dict[str, float]:
+        kept = rewards[~rewards.isnan()]
+        return {
+            "reward": kept.mean().item() if len(kept) else math.nan, "reward_spread": kept.std(unbiased=False).item() if len(kept) else math.nan,
+            "length": statistics.fmean(len(request.output) for request in requests), "ended": statistics.fmean(request.ended for request in requests),
+            "dropped": float(rewards.isnan().sum()), "asked": float(self.asked), "kl_weight": self.coefficient,
+        }  # fmt: skip
+
+
+def everyones(mine: list[Any], world: int) -> list[Any]:
+    """The lists of all processes, one after another."""
+    if world == 1:
+        return mine
+    lists: list[list[Any]] = [[] for _ in range(world)]
+    torch.distributed.all_gather_object(lists, mine)
+    return [item for some in lists for item in some]
+
+
+def kept_where(recipe: RLRecipe) -> str:
+    found = checkpoint.checkpoints(Path(recipe.out) / "checkpoints")
+    if not found:
+        return "No checkpoint was due before; lower checkpoint_every, the rate, or raise kl."
+    step = int(found[-1].stem.removeprefix("step-"))
+    return f"The last good checkpoint, of step {step}, is kept: the same command with steps={step} makes out/model of it; then try a lower rate or a higher kl."
+
+
+# ---- the objective -----------------------------------------------------------------------------------------------------------------------
+
+
+def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
+    """The method's loss, and the step's means of divergence (nats a completion), entropy (nats a token) and clipped tokens."""
+    method, params, meter = rollouts.method, rollouts.params, defaultdict[str, float](float)
+    low, high = recipe.clip or method.low, recipe.clip_high or recipe.clip or method.high
+    limit = recipe.answer_tokens
+
+    def loss(network: Decoder, part: Batch) -> Tensor:
+        part = trimmed(part)
+        mask, (logp, entropy) = part["mask"], score(network, part, params)
+        log_ratio = logp - (logp.detach() if rollouts.steps == 1 else part["old"])
+        log_ratio = rl.sequence_log_ratio(log_ratio, mask) if method.sequence else log_ratio
+        if method.cispo:
+            each = rl.cispo_loss(logp, log_ratio, part["advantages"], low, high)
+        else:
+            each = rl.clipped_loss(log_ratio, part["advantages"], low, high)
+        if "reference" in part and rollouts.coefficient and not method.kl_in_rewards:
+            each = each + rollouts.coefficient * rl.k3(logp, part["reference"])
+        if "values" in part:
+            values = critic_in(network)(part["tokens"][:, :-1])
+            each = each + recipe.value_weight * rl.value_loss(values, part["values"], part["returns"], recipe.value_clip)
+        note(meter, part, logp.detach(), entropy, log_ratio.detach(), low, high)
+        return rl.summed(each, mask, method.mean)
+
+    def measured() -> dict[str, float]:
+        sums = {key: parallel.total(float(meter[key]), rollouts.device, rollouts.world) for key in METER}
+        meter.clear()
+        tokens = max(1.0, sums["tokens"])
+        found = {"entropy": sums["entropy"] / tokens, "clipped": sums["clipped"] / tokens}
+        if rollouts.reference:
+            found["kl"] = sums["kl"] / max(1.0, sums["completions"])
+            if recipe.kl_stop and not found["kl"] <= recipe.kl_stop:
+                raise DaedalError(
+                    f"a completion is {found['kl']:.3g} nats from the reference, beyond kl_stop = {recipe.kl_stop}, at a reward of "
+                    f"{rollouts.metrics['reward']:.3g}: the policy has left what it knew. {kept_where(recipe)}"
+                )
+        return rollouts.metrics | found
+
+    return Objective(loss, lambda batch: rl.counted(batch["mask"], method.mean, limit), measured=measured)
+
+
+METER = ("tokens", "completions", "entropy", "clipped", "kl")
+
+
+def note(meter: dict[str, float], part: Batch, logp: Tensor, entropy: Tensor, log_ratio: Tensor, low: float, high: float) -> None:
+    """Add a micro-batch's sums."""
+    mask, ratio = part["mask"], log_ratio.exp()
+    beyond = ((ratio > 1 + high) & (part["advantages"] > 0)) | ((ratio < 1 - low) & (part["advantages"] < 0))
+    sums = {"tokens": mask.sum(), "completions": mask.any(1).sum(), "entropy": entropy.sum(), "clipped": (beyond & mask).sum()}
+    if "reference" in part:
+        sums["kl"] = (rl.k3(logp, part["reference"]) * mask).sum()
+    for key, value in sums.items():
+        meter[key] += value.item()
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------------------------------
+
+
+def evaluation(recipe: RLRecipe, rollouts: Rollouts) -> Callable[[Decoder], dict[str, float]]:
+    """Mean reward of the likeliest answers to held-out questions, by their own check where there is one."""
+    asked = [rollouts.questions.question(i, held_out=True) for i in range(recipe.evaluate_tasks)]
+    params = SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
+
+    def evaluate(network: Decoder) -> dict[str, float]:
+        requests = complete(network, rollouts.tokenizer, [rollouts.questions.encoded(q) for q in asked], params, range(len(asked)), 1)
+        earned = [(q.check or rollouts.reward_of(q))(q.prompt, request.text) for q, request in zip(asked, requests, strict=True)]
+        n, mean = len(earned), statistics.fmean(earned)
+        rollouts.best = max(rollouts.best, mean)
+        if recipe.held_out_drop is not None and mean < rollouts.best - recipe.held_out_drop:
+            raise DaedalError(
+                f"held-out tasks earn {mean:.3g} by their own check, down from {rollouts.best:.3g}, while the reward is {rollouts.metrics['reward']:.3g}: "
+                f"the policy has learned to please the reward. {kept_where(recipe)}"
+            )
+        return {
+            "held_out": mean, "standard_error": statistics.pstdev(earned) / n**0.5, "held_out_length": statistics.fmean(len(r.output) for r in requests)
+        }  # fmt: skip
+
+    return evaluate
+
+
+def showing(rollouts: Rollouts) -> Callable[[Decoder, int], str]:
+    def sample(network: Decoder, step: int) -> str:
+        asked = [rollouts.questions.question(i, held_out=True) for i in range(3)]
+        prompts = [rollouts.questions.encoded(question) for question in asked]
+        requests = complete(network, rollouts.tokenizer, prompts, rollouts.params, [step + i for i in range(3)], 1)
+        return "\n".join(f"  | {question.prompt}\n  > {request.text}" for question, request in zip(asked, requests, strict=True))
+
+    return sample
+
+
+def flops_of(recipe: RLRecipe, network: Decoder, length: int = 64) -> float:
+    """Of an optimizer step: one completion after a prompt of about `length` tokens, forward and backward."""
+    tokens = recipe.answer_tokens + length
+    return recipe.rows * tokens * network.flops_per_token(tokens // 2, train=True)
+
+
+def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
+    """Train, and write `out/model` (of an adapter also `out/adapter`, of PPO `out/value`). `reward` stands in for the recipe's."""
+    start, tokenizer = begin(cast(Any, recipe)), assistant.tokenizer_of(recipe)
+    if recipe.rollout.questions % start.world or recipe.rows % (start.world * recipe.micro_rows):
+        raise DaedalError(
+            f"{start.world} processes must divide rollout.questions = {recipe.rollout.questions}, and rows = {recipe.rows} into micro_rows."
+        )
+    network = policy_of(recipe).to(start.device).train()
+    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    rollouts = Rollouts(recipe, network, tokenizer, reward or reward_named(recipe), start)
+    trainer = Trainer(
+        recipe, network, lambda: assistant.optimizers(recipe, network, start.dtype), rollouts, objective_of(recipe, rollouts), rank=start.rank,
+        world=start.world, device=start.device, unit="completions", units_per_step=recipe.rows, flops_per_step=flops_of(recipe, network),
+        evaluate=evaluation(recipe, rollouts), sample=showing(rollouts), resume=start.resume,
+    )  # fmt: skip
+    trainer.run()
+    trainer.result()
+    critic = network._modules.pop("critic", None)
+    if critic is not None and start.rank == 0:
+        save_scalar(cast(ScalarModel, critic), start.out / "value")
+        tokenizer.save(start.out / "value")
+    folder = assistant.publish(recipe, start, network.eval(), tokenizer, network.state_dict())
+    parallel.finish()
+    return folder
+
+
+def reward_named(recipe: RLRecipe) -> Reward | None:
+    return None if recipe.data.reward == "check" else named(recipe.data.reward)
+
+
+def plan(recipe: RLRecipe) -> dict[str, Any]:
+    """What a run will take if answers are as long as they may be; trains nothing."""
+    device = machine.pick_device(recipe.device)
+    dtype = machine.compute_dtype(recipe.dtype, device)
+    with torch.device("meta"):
+        network = build(config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.start))))
+    copies = (2 if recipe.method == "ppo" else 1) * (1 if recipe.adapter else 4) + (recipe.adapter is None)
+    flops = flops_of(recipe, network) * recipe.steps * (1 + 1 / recipe.epochs)  # drawing, and the old and the reference's pass, are forward passes
+    peak = machine.matrix_peak(device, dtype)
+    return {
+        "parameters": network.parameter_count(), "units": f"{recipe.rows * recipe.steps:,} completions", "flops": flops,
+        "dtype": str(dtype).removeprefix("torch."), "device": str(device), "memory_bytes": network.parameter_count() * 4 * copies,
+        "measured_peak_flops": peak, "hours_at_full_peak": flops / peak / 3600, "hours_at_60_percent": flops / peak / 0.6 / 3600,
+    }  # fmt: skip
