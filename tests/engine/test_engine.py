@@ -267,3 +267,14 @@ def test_replayed_steps_draw_what_the_network_says(bits: int) -> None:
 def test_common_prefix(a: list[int], b: list[int]) -> None:
     n = common_prefix(a, b)
     assert a[:n] == b[:n] and (n == min(len(a), len(b)) or a[n] != b[n])
+
+
+@pytest.mark.parametrize("how", ["weights", "compute"])
+def test_activations_that_the_kernels_cannot_read_take_the_plain_step(how: str) -> None:
+    kernels.build()
+    network = tiny(hidden_size=32, num_attention_heads=4).to(torch.bfloat16 if how == "weights" else torch.float32)
+    network.compute_dtype = torch.bfloat16 if how == "compute" else None
+    params = SamplingParams(max_tokens=8, temperature=0, seed=0, ignore_eos=True)
+    with torch.no_grad():
+        (request,) = Engine(network, max_batch=2, max_len=64).generate([[3, 4, 5]], params)
+        assert request.samples[0].output == generate(network, [3, 4, 5], params, cached=True)

@@ -169,8 +169,10 @@ class Slots:
 
 
 def fits(network: Any, cache: KVCache) -> bool:
-    """Whether the kernels can run this network's decode step on this cache at all."""
+    """Whether the kernels, which read fp32 activations, can run this network's decode step on this cache at all."""
     keys = cache.keys[0]
+    if (network.compute_dtype or next(network.norm.parameters()).dtype) != torch.float32:
+        return False
     if keys.dtype not in (torch.float32, torch.bfloat16) or keys.device.type != "cpu":
         return False
     return keys.shape[-1] % 8 == 0 and kernels.available()
