@@ -71,7 +71,7 @@ def merge(
     shard_bytes: int = 5_000_000_000,
 ) -> Path:
     """Write the merged model with the config and tokenizer of the first. `weights`: one a model, 1/M by default (ties: 1); slerp goes to the
-    second as far as its weight is a share of both. A tensor at a time is in memory."""
+    second as far as its weight is a share of both. The result is held in memory."""
     check(models, method, weights, base, density)
     shares = torch.tensor(list(weights) if weights else [1.0 if method == "ties" else 1 / len(models)] * len(models))
     streams, merged = [dict(tensors(folder)) for folder in (*models, *([base] if base else []))], {}
