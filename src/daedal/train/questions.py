@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
@@ -41,10 +41,15 @@ class Questions:
         i = rng.choices(range(len(self.sources)), [source.weight for source in self.sources])[0]
         if i in self.files:
             epoch, place = divmod(k, len(self.files[i]))
-            return self.files[i][random.Random(f"{self.seed}/{epoch}").sample(range(len(self.files[i])), len(self.files[i]))[place]]
+            return self.files[i][self.order(i, epoch)[place]]
         task = instructions.task(rng, self.sources[i].kinds, held_out)
         messages = opened([{"role": "user", "content": task.prompt}], self.sources[i])
         return Question(messages, partial(checked, task.check))
+
+    @lru_cache(maxsize=8)  # noqa: B019 - as long as the run
+    def order(self, i: int, epoch: int) -> list[int]:
+        """The prompts of a file in the order of an epoch."""
+        return random.Random(f"{self.seed}/{epoch}").sample(range(len(self.files[i])), len(self.files[i]))
 
     def encoded(self, question: Question) -> list[int]:
         """Ids of the question up to where the assistant speaks."""

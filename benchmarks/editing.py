@@ -1,0 +1,102 @@
+"""What guidance, edges, inpainting and image-to-image do on the house image model: numbers, and the grid of edges in docs/images.
+
+    python benchmarks/editing.py                       # a few minutes on one core
+    python benchmarks/editing.py --grid docs/images/control.png
+
+The last line is JSON.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from daedal.data.worlds import scenes
+from daedal.media import images
+from daedal.pipelines.image import ImagePipeline, load
+from daedal.processes.imaging import edges, from_pixels
+
+
+def right(wanted: list[scenes.Scene], pictures: list[np.ndarray]) -> float:
+    return sum(scenes.correct(scene, picture)["all"] for scene, picture in zip(wanted, pictures, strict=True)) / len(wanted)
+
+
+def some(name: str, n: int, unseen: bool) -> list[scenes.Scene]:
+    rng = random.Random(name)
+    return [scenes.scene(rng, unseen) for _ in range(n)]
+
+
+def guidance(painter: ImagePipeline) -> dict[str, float]:
+    """Share of 100 unseen scenes all right."""
+    wanted = some("guidance", 100, True)
+    return {
+        f"guidance_{scale:g}": right(wanted, [p.pixels for p in painter.paint_each([s.caption for s in wanted], guidance_scale=scale, seed=0)])
+        for scale in (1.0, 2.0)
+    }
+
+
+def lines(picture: np.ndarray) -> torch.Tensor:
+    return edges(from_pixels(picture))[0, 0] > 0
+
+
+def control(painter: ImagePipeline, grid: Path | None) -> dict[str, float]:
+    """Of 60 unseen scenes with and without the true scene's edges: all right, and the overlap of the edges painted with those of the scene."""
+    wanted, found = some("control", 60, True), dict[str, Any]()
+    true = [scenes.draw(scene) for scene in wanted]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, picture in enumerate(true):
+            images.save_image(picture, Path(folder) / f"{i}.png")
+        for name, given in (("with", True), ("without", False)):
+            shown = [painter(s.caption, seed=i, **({"control": f"edges-of:{folder}/{i}.png"} if given else {})).pixels for i, s in enumerate(wanted)]
+            pairs = [(lines(a), lines(b)) for a, b in zip(shown, true, strict=True)]
+            overlap = sum(float((a & b).sum() / (a | b).sum().clamp(min=1)) for a, b in pairs) / len(pairs)
+            found |= {f"{name}_edges_right": right(wanted, shown), f"{name}_edges_overlap": overlap}
+            if grid and given:
+                drawn = [np.repeat((lines(picture).numpy() * 255).astype(np.uint8)[..., None], 3, -1) for picture in true[:8]]
+                sheet = images.grid([*drawn, *shown[:8]], columns=8, gap=2)
+                images.save_image(sheet.repeat(2, 0).repeat(2, 1), grid)
+    return found
+
+
+def inpainting(painter: ImagePipeline) -> dict[str, float]:
+    """The right half of 40 scenes painted anew: all right, and the share of pictures whose left half is the same to the bit."""
+    wanted, mask = some("inpainting", 40, False), np.zeros((64, 64), bool)
+    mask[:, 32:] = True
+    true = [scenes.draw(scene) for scene in wanted]
+    made = [painter(s.caption, init=picture, mask=mask, strength=1.0, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))]
+    kept = sum(np.array_equal(a[~mask], b[~mask]) for a, b in zip(made, true, strict=True)) / len(wanted)
+    return {"inpainted_right": right(wanted, made), "inpainted_kept": kept}
+
+
+def image_to_image(painter: ImagePipeline) -> dict[str, float]:
+    """Mean change of 20 scenes from themselves, as a share of full scale."""
+    wanted = some("image to image", 20, False)
+    true = [scenes.draw(scene) for scene in wanted]
+
+    def change(strength: float) -> float:
+        made = [painter(s.caption, init=picture, strength=strength, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))]
+        return float(np.mean([np.abs(a.astype(int) - b).mean() / 255 for a, b in zip(made, true, strict=True)]))
+
+    return {f"changed_at_{strength:g}": change(strength) for strength in (0.3, 0.6, 0.9)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="house/image")
+    parser.add_argument("--grid", type=Path)
+    options = parser.parse_args()
+    painter, found = load(options.model), dict[str, float]()
+    for part in (guidance(painter), control(painter, options.grid), inpainting(painter), image_to_image(painter)):
+        found |= part
+        for name, value in part.items():
+            print(f"{name:<24} {value:.3f}", flush=True)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
