@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--grid", type=Path)
     options = parser.parse_args()
     painter, found = load(options.model), dict[str, float]()
-    for part in (guidance(painter), control(painter, options.grid), inpainting(painter), image_to_image(painter)):
-        found |= part
+    for measure in (guidance, lambda painter: control(painter, options.grid), inpainting, image_to_image):
+        found |= (part := measure(painter))
         for name, value in part.items():
             print(f"{name:<24} {value:.3f}", flush=True)
     print(json.dumps(found))
