@@ -28,7 +28,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.networks import build, config_from_dict
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.optim import build_optimizers
-from daedal.train.recipe import ModelRecipe, OptimizerRecipe
+from daedal.train.recipe.base import ModelRecipe, OptimizerRecipe
 
 
 class PlainGPT(nn.Module):

@@ -36,7 +36,7 @@ def tiny_folder(tmp_path_factory):
     from daedal.data.tokenizer import Tokenizer
     from daedal.data.worlds import tales
     from daedal.networks import build, config_from_dict
-    from daedal.train.recipe import ModelRecipe
+    from daedal.train.recipe.base import ModelRecipe
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = Tokenizer.train(tales(300), 400, ("<|bos|>", "<|eos|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True)

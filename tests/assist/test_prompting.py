@@ -1,12 +1,13 @@
 """Ways to ask, on models whose answers are known."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 import daedal
-from daedal.assist.prompting import budget_forced, chain_of_thought, few_shot, few_shot_messages, final_number, self_consistency
+from daedal.assist.prompting import best_of_n, budget_forced, chain_of_thought, few_shot, few_shot_messages, final_number, self_consistency
 from daedal.errors import DaedalError
 
 
@@ -35,6 +36,17 @@ def test_most_votes_win() -> None:
     with pytest.raises(DaedalError, match="several different samples"):
         self_consistency(model, "?", n=5, temperature=0)
     assert len(self_consistency(daedal.load("house/text"), "One day", n=3, max_tokens=8, seed=1).texts) == 3
+
+
+def test_the_best_of_n_by_its_worst_step_or_by_all() -> None:
+    chances = {"a": [0.9, 0.5], "b": [0.6, 0.6, 0.6], "c": [1.0, 0.1]}
+    model = lambda prompt, n, **settings: ["c", "a", "b"][:n]  # noqa: E731
+    steps_of = lambda prompt, text: chances[text]  # noqa: E731
+    worst, whole = best_of_n(model, "?", steps_of, n=3), best_of_n(model, "?", steps_of, n=3, over=math.prod)
+    assert (worst.text, worst.score) == ("b", 0.6) and (whole.text, whole.score) == ("a", 0.45)
+    assert worst.texts == ["c", "a", "b"] and worst.steps[0] == [1.0, 0.1]
+    with pytest.raises(DaedalError, match="several different samples"):
+        best_of_n(model, "?", steps_of, n=1)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft.utils import merge_utils
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from daedal import checkpoints
@@ -80,3 +81,22 @@ def test_what_cannot_be_merged_gets_a_sentence(family: list[Path], tmp_path: Pat
         merge(family[1:], tmp_path, "linear", [1.0])
     with pytest.raises(DaedalError, match="is packed"):
         merge([family[0], Path(checkpoints.resolve("house/text"))], tmp_path)
+
+
+def test_a_merge_is_written_shard_by_shard(family: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tensors as in one file, and never more than a shard of them made before it is written."""
+    from daedal.checkpoints import folder, merge
+
+    merge.merge(family[1:], tmp_path / "whole")
+    made, most, write = [0], [0], folder.write
+    real = merge.linear
+    monkeypatch.setattr(merge, "linear", lambda *given: made.__setitem__(0, made[0] + 1) or real(*given))
+    monkeypatch.setattr(folder, "write", lambda shard, path: (most.append(made[0] - sum(most)), write(shard, path)))
+    merge.merge(family[1:], tmp_path / "parts", shard_bytes=20_000)
+    files = sorted((tmp_path / "parts").glob("*.safetensors"))
+    sizes = [len(load_file(file)) for file in files]
+    assert len(files) > 3 and max(most) <= max(sizes) + 1 < made[0]
+    whole, parts = (dict(folder.tensors(tmp_path / name)) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    index = (tmp_path / "parts" / "model.safetensors.index.json").read_text()
+    assert all(file.name in index for file in files)

@@ -11,7 +11,7 @@ from daedal.checkpoints.prune import prune
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
-from daedal.train.recipe import ModelRecipe
+from daedal.train.recipe.base import ModelRecipe
 
 
 def network(family: str = "llama") -> Decoder:

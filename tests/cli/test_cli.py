@@ -85,6 +85,24 @@ def test_chat_continues_without_a_template(tiny_folder):
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 2
 
 
+def test_an_adapter_on_a_model(tiny_folder, tmp_path):
+    from daedal import checkpoints
+    from daedal.checkpoints.adapter import save_adapter
+    from daedal.nn.lora import add_lora, lora_state
+
+    network = checkpoints.load(tiny_folder)
+    add_lora(network, 4, targets=["q_proj", "down_proj"])
+    for tensor in lora_state(network).values():
+        tensor.normal_(0, 0.3)
+    save_adapter(network, tmp_path, str(tiny_folder))
+    common, log = ("--seed", 3, "--max-tokens", 12), tmp_path / "h.db"
+    plain = run("Once", "--model", tiny_folder, *common)
+    adapted = run("Once", "--model", tiny_folder, "--adapter", tmp_path, *common, history=log)
+    assert adapted.returncode == 0 and adapted.stdout != plain.stdout and run("again", 1, history=log).stdout == adapted.stdout
+    done = run("chat", "--model", tmp_path, *common, stdin="Hello there\n")
+    assert done.returncode == 0 and done.stdout
+
+
 def test_convert_and_quantize_round_trip(tiny_folder, tmp_path):
     assert run("quantize", tiny_folder, tmp_path / "q8").returncode == 0
     done = run("convert", tmp_path / "q8", tmp_path / "plain", "--dtype", "fp32")

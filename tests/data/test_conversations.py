@@ -12,7 +12,7 @@ import torch
 
 from daedal.data import chat
 from daedal.data.conversations import PackedTalks, tokens_of
-from daedal.data.rows import ChatSource, conversation, rows
+from daedal.data.rows import ChatSource, conversation, first_prompt, rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
@@ -48,6 +48,11 @@ def test_shapes(tmp_path, shape: str, kind: str) -> None:
         source = ChatSource(path=str(tmp_path))
     [row] = rows(source)
     assert conversation(row, source) == SHAPES["messages"]["messages"]
+    assert first_prompt(row) == next(turn["content"] for turn in SHAPES["messages"]["messages"] if turn["role"] == "user")
+
+
+def test_a_row_may_have_no_prompt() -> None:
+    assert first_prompt({"text": "x"}) is None and first_prompt({"messages": [{"role": "assistant", "content": "x"}]}) is None
 
 
 def test_columns_where_limit_and_system(tmp_path) -> None:

@@ -9,7 +9,7 @@ from daedal.data import recaption
 from daedal.data.pictures import Scenes
 from daedal.data.worlds import scenes
 from daedal.train.pictures import sources
-from daedal.train.recipe import PictureSource
+from daedal.train.recipe.pictures import PictureSource
 
 
 def test_scenes_are_described_as_they_are() -> None:

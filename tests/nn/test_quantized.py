@@ -1,5 +1,7 @@
 """Packed weights: round trips, both ways of computing, whole networks, and replayed decode steps."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,8 @@ from daedal.nn import kernels
 from daedal.nn.cache import KVCache
 from daedal.nn.gptq import gptq
 from daedal.nn.linear import linears
-from daedal.nn.quantized import QuantLinear, dequantize_, pack_int4, quantize_, quantize_int8, unpack_int4
+from daedal.nn.lora import add_lora, lora_state
+from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_, pack_int4, quantize_, quantize_int8, unpack_int4
 from daedal.nn.replay import DecodeReplay, NotCapturable
 
 native = pytest.mark.skipif(not kernels.build() or not kernels.available(), reason=kernels.status())
@@ -136,3 +139,25 @@ def test_gptq_loses_less_output_than_rounding() -> None:
     ours = (levels.unflatten(1, (-1, 32)) * scale[..., None]).flatten(1)
     assert levels.min() >= -8 and levels.max() <= 7
     assert off(x @ ours.T, x @ weight.T) < 0.8 * off(x @ nearest.T, x @ weight.T)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_gradients_flow_through_a_frozen_packed_network(bits: int) -> None:
+    """As through the weights that it stands for; the head stays plain, and passes without gradient say the same in training mode."""
+    network, ids = tiny(), torch.randint(50, (3, 12))
+    freeze_packed_(network, bits)
+    plain = dequantize_(copy.deepcopy(network))
+    assert isinstance(network.lm_head, nn.Linear) and isinstance(network.layers[0].self_attn.q_proj, QuantLinear)
+    gradients = []
+    for each in (network, plain):
+        add_lora(each, 2, targets=("v_proj", "gate_proj"))
+        for p in lora_state(each).values():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        logits = each.train()(ids)
+        logits.square().sum().backward()
+        gradients.append([p.grad for p in each.parameters() if p.requires_grad])
+        with torch.no_grad():
+            torch.testing.assert_close(each(ids), logits, rtol=1e-5, atol=1e-5)
+    assert len(gradients[0]) == 8
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))

@@ -4,7 +4,7 @@ import torch
 
 from daedal.networks import build, config_from_dict
 from daedal.nn.segments import Segments
-from daedal.train.recipe import ModelRecipe
+from daedal.train.recipe.base import ModelRecipe
 
 
 def test_packed_equals_alone() -> None:

@@ -90,3 +90,30 @@ def test_shows_itself_in_a_notebook(pipeline, tmp_path):
     result = pipeline("Once", seed=4, max_tokens=8)
     assert "seed 4" in result._repr_markdown_()
     assert result.save(tmp_path / "a.txt").read_text() == "Once" + result.text
+
+
+def test_an_adapter_by_every_name(tiny_folder, tmp_path):
+    """A folder that names its base, BASE:ADAPTER, and one a request; on packed weights too."""
+    from daedal import checkpoints
+    from daedal.checkpoints.adapter import save_adapter
+    from daedal.checkpoints.quantize import quantize
+    from daedal.nn.lora import add_lora, lora_state
+
+    network = checkpoints.load(tiny_folder)
+    add_lora(network, 4, targets=("q_proj", "down_proj"))
+    for tensor in lora_state(network).values():
+        tensor.normal_(0, 0.3)
+    save_adapter(network, tmp_path / "adapter", str(tiny_folder))
+    asked = dict(seed=1, max_tokens=12, temperature=0, ignore_eos=True)
+    made = [daedal.load(name)("Once", **asked) for name in (str(tmp_path / "adapter"), f"{tiny_folder}:{tmp_path / 'adapter'}")]
+    plain = daedal.load(str(tiny_folder))
+    before = plain("Once", **asked)
+    plain.engine.add_adapter("mine", tmp_path / "adapter")
+    assert made[0].tokens == made[1].tokens == plain("Once", **asked, adapter="mine").tokens != before.tokens == plain("Once", **asked).tokens
+    assert reproduce(daedal.load(made[1].recipe["model"]), made[1].recipe).text == made[1].text
+    quantize(tiny_folder, tmp_path / "q8")
+    packed = daedal.load(f"{tmp_path / 'q8'}:{tmp_path / 'adapter'}")("Once", **asked)
+    assert packed.tokens != daedal.load(str(tmp_path / "q8"))("Once", **asked).tokens
+    save_adapter(network, tmp_path / "lost")
+    with pytest.raises(DaedalError, match="does not say for which model"):
+        daedal.load(str(tmp_path / "lost"))

@@ -13,7 +13,7 @@ def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from daedal.data.tokenizer import Tokenizer
     from daedal.data.worlds import tales
     from daedal.networks import build, config_from_dict
-    from daedal.train.recipe import ModelRecipe
+    from daedal.train.recipe.base import ModelRecipe
 
     folder = tmp_path_factory.mktemp("models") / "base"
     tokenizer = Tokenizer.train(tales(300), 400, (*HOUSE_TOKENS, "<|pad|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daedal.checkpoints.components import load_component
@@ -22,8 +23,9 @@ from daedal.processes.imaging import pixels
 from daedal.processes.latent import LatentModel, UNet, paint
 from daedal.processes.noise import EDM, X0, Eps, Flow, Level, V
 from daedal.train import adapt
-from daedal.train.adapt_methods import METHODS, ControlNet, LoRA, TextualInversion
-from daedal.train.recipe import AdaptRecipe, check, load_recipe
+from daedal.train.adapt_methods import METHODS, TEXT_TARGETS, ControlNet, LoRA, TextualInversion
+from daedal.train.recipe import check, load_recipe
+from daedal.train.recipe.pictures import AdaptRecipe
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 QUICK: dict[str, Any] = {
@@ -298,6 +300,29 @@ def test_xl_learns_a_style_and_a_word(zoo: Any, xl: Path, data: Path, tmp_path: 
     zoo.same(learned, shown(paint(kept[1], ["a <toy>"], [1], side=32, steps=4, guidance_scale=4.0)))
 
 
+def test_text_encoders_learn_too(zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[LatentModel]) -> None:
+    """Both towers of XL, in one file with the denoiser's, which the pipeline and diffusers open to the same picture."""
+    pytest.importorskip("peft")
+    made = adapt.run(recipe("lora", xl, data, tmp_path / "out", {"text_encoders": True}, steps=3))
+    tensors = load_file(made / "pytorch_lora_weights.safetensors")
+    ups = {name: tensor for name, tensor in tensors.items() if ".lora_B" in name}
+    assert {name.split(".")[0] for name in ups} == {"unet", "text_encoder", "text_encoder_2"}
+    assert {name.split(".")[-3] for name in ups if name.startswith("text")} == set(TEXT_TARGETS)
+    assert all(up.abs().max() > 0 for name, up in ups.items() if name.startswith("text_encoder.") and ".layers.0." in name)
+    pipeline = image.load(xl, device="cpu", dtype="fp32")
+    ours = zoo.ours(pipeline, "a cat", seed=1, guidance_scale=4.0, lora=made)
+    zoo.same(ours, shown(paint(kept[0], ["a cat"], [1], side=32, steps=4, guidance_scale=4.0)))
+    pipe = zoo.diffusers.StableDiffusionXLPipeline.from_pretrained(xl)
+    if not hasattr(pipe.text_encoder, "text_model"):  # transformers 5 took the wrapper away, and diffusers does not know (its issue 13984)
+        tensors = {name.replace("text_encoder.text_model.", "text_encoder."): tensor for name, tensor in tensors.items()}
+    pipe.load_lora_weights(tensors)
+    zoo.same(ours, zoo.theirs(pipe, "a cat", [1], guidance_scale=4.0))
+    save_file({name: tensor for name, tensor in tensors.items() if name.startswith("unet.")}, tmp_path / "unet.safetensors")
+    assert np.abs(ours - zoo.ours(pipeline, "a cat", seed=1, guidance_scale=4.0, lora=tmp_path / "unet.safetensors")).max() > 0.005
+    with pytest.raises(DaedalError, match="text_encoders goes with method lora or dreambooth, not full"):
+        recipe("full", xl, data, tmp_path, {"text_encoders": True})
+
+
 def flow_folder(zoo: Any, family: str, folder: Path) -> Any:
     """A tiny SD3 or FLUX."""
     torch.manual_seed(0)
@@ -365,6 +390,8 @@ def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[LatentMo
     zoo.same(painted, shown(paint(kept[0], ["a cat"], [1], side=32, steps=4, guidance_scale=4.0)))
     with pytest.raises(DaedalError, match="textual inversion is for models that read CLIP"):
         adapt.run(recipe("textual_inversion", tmp_path / "model", data, tmp_path / "word"))
+    with pytest.raises(DaedalError, match=r"model.text_encoders is for models that read CLIP"):
+        adapt.run(recipe("lora", tmp_path / "model", data, tmp_path / "text", {"text_encoders": True}))
     with pytest.raises(DaedalError, match="a ControlNet is trained beside a U-Net, and this model is a PixArtTransformer2DModel"):
         adapt.run(recipe("controlnet", tmp_path / "model", data, tmp_path / "net"))
 

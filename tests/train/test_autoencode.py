@@ -17,7 +17,8 @@ from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.vq import VQModel
 from daedal.nn.codebook import FSQ
 from daedal.train import autoencode, pictures
-from daedal.train.recipe import AutoencodeRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.pictures import AutoencodeRecipe
 from daedal.train.trainer import Batch, Objective
 
 QUICK = [

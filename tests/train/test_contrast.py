@@ -17,7 +17,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPModel
 from daedal.train import contrast
-from daedal.train.recipe import ContrastRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.pictures import ContrastRecipe
 
 QUICK = [
     "model={side: 32, depth: 1, width: 64, text_length: 12}", "data={train: [{path: scenes}], validation: [{path: scenes}], captions: 200}",

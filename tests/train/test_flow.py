@@ -8,7 +8,8 @@ from daedal.checkpoints.components import load_component
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.train import flow, terms
-from daedal.train.recipe import FlowRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch
 
 SMALL = [

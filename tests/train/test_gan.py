@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from daedal.errors import DaedalError
 from daedal.networks.biggan import BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator
 from daedal.train import gan
-from daedal.train.recipe import GanRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.pictures import GanRecipe
 
 STYLE = ["options={z_dim: 8, w_dim: 8, channel_base: 128, channel_max: 8, num_mapping_layers: 2}", "side=16", "rows=4", "micro_rows=4"]
 FREE = ["kind=stylegan3", "options={z_dim: 8, w_dim: 8, channel_base: 128, channel_max: 8, num_layers: 6}", *STYLE[1:]]
@@ -95,3 +99,38 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
 def test_a_biggan_runs(tmp_path: Path) -> None:
     assert isinstance(load_component(gan.run(recipe(*BIG, "steps=2", f"out={tmp_path}"))), BigGANGenerator)
     assert list((tmp_path / "samples").glob("*.png"))
+
+
+TWO = """
+import os, sys, torch
+from daedal.train import gan
+from daedal.train.recipe import load_recipe
+
+kept, build = [], gan.Match
+gan.Match = lambda recipe: kept.append(build(recipe)) or kept[-1]
+gan.run(load_recipe("recipes/image/gan.yaml", sys.argv[2:]))
+torch.save(dict(kept[0].state_dict()), f"{sys.argv[1]}/{os.environ['RANK']}.pt")
+"""
+
+
+def test_two_processes_keep_one_model_and_one_set_of_averages(tmp_path: Path) -> None:
+    """Each sees its own pictures and draws its own z, so that without a mean over both their averages would part."""
+    options, script = [*STYLE, "path_length=2.0", "augment_target=0.6"], tmp_path / "two.py"
+    script.write_text(TWO)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path), *options]
+    more = ["steps=3", "micro_rows=1", "device=cpu", "sample_every=100", f"out={tmp_path / 'out'}"]
+    done = subprocess.run([*run, *more], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    before = gan.Match(recipe(*options)).state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    for kind in ("w_avg", "path", "augment"):
+        assert all(not torch.equal(tensor, before[name]) for name, tensor in first.items() if name.endswith(kind)), kind
+
+
+def test_what_moves_with_the_samples_is_kept_alike() -> None:
+    """All buffers but constants, and the power iterations of BigGAN, which follow from the weights."""
+    for options in (STYLE, FREE, BIG):
+        names = {name.rpartition(".")[2] for name, _ in gan.Match(recipe(*options)).named_buffers()}
+        assert names - set(gan.RUNNING) <= {"noise_const", "transform", "phases", "freqs", "u0", "sv0"}

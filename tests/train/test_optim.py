@@ -5,7 +5,7 @@ from torch import nn
 
 from daedal.networks import build, config_from_dict
 from daedal.train.optim import Muon, matrices_and_rest, orthogonal
-from daedal.train.recipe import ModelRecipe
+from daedal.train.recipe.base import ModelRecipe
 
 
 def test_orthogonal_factor_of_the_svd():

@@ -13,7 +13,7 @@ from torch import nn
 
 from daedal.data.pictures import Scenes
 from daedal.train.pictures import PlainBatches, clean, cost, held_out, sheet
-from daedal.train.recipe import PictureSource
+from daedal.train.recipe.pictures import PictureSource
 
 
 def test_plain_batches_know_their_step() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from daedal.checkpoints.components import load_component, save_component
+from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
@@ -86,6 +87,16 @@ def test_a_student_that_names_the_teachers_picture_everywhere_has_no_loss(tokeni
     part = batch(tokenizer, 16)
     assert objective.loss(Answers(fixed), part).item() < 2.0  # rounding, of a loss in thousands otherwise
     assert objective.loss(Answers(torch.zeros(16, 768)), part).item() > 1000
+
+
+def test_a_student_of_guidance_has_no_loss_where_it_names_what_its_teacher_does(tokenizer: Tokenizer, folder: Path) -> None:
+    recipe = load_recipe("recipes/image/guidance.yaml", [f"model.start={folder}", "teacher_guidance=1.0"])
+    network, part = cast(MediaTransformer, load_component(folder, dtype=torch.float32)), batch(tokenizer)
+    assert distill.guidance(recipe, tokenizer).loss(network, part).item() == pytest.approx(0, abs=1e-6)
+    recipe = load_recipe("recipes/image/guidance.yaml", [f"model.start={folder}", "teacher_guidance=2.0"])
+    captions = encode_captions(tokenizer, [""] * 4, TINY.text_length)  # the teacher's own answer to no words, which guidance leaves as it is
+    assert distill.guidance(recipe, tokenizer).loss(network, part).item() > 1e-4
+    assert distill.guidance(recipe, tokenizer).loss(network, {**part, "captions": captions}).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder: Path) -> None:
@@ -220,6 +231,48 @@ def test_grpo_without_a_difference_in_reward_only_pulls_to_the_start(tokenizer: 
     loss = prefer.grpo(recipe, tokenizer).loss(network, batch(tokenizer, 2))
     loss.backward()
     assert loss.item() > 0 and network.proj_out.bias.grad.sum() > 0
+
+
+def test_how_good_by_hand() -> None:
+    rewards = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    half = 0.5 * 0.5 / rewards.std().item()  # half a reward from the mean of its group, over the spread of all
+    torch.testing.assert_close(prefer.rated(rewards, 2), torch.tensor([0.5 - half, 0.5 + half, 0.5, 0.5]), atol=1e-3, rtol=0)
+
+
+def nft(tokenizer: Tokenizer, folder: Path, *asked: str) -> tuple[torch.Tensor, MediaTransformer]:
+    recipe = load_recipe("recipes/image/nft.yaml", [f"model.start={folder}", "rollout_steps=3", *asked])
+    network = cast(MediaTransformer, load_component(folder, dtype=torch.float32)).requires_grad_(True)
+    network.beside = prefer.beside(recipe, network)
+    torch.manual_seed(0)
+    loss = prefer.nft(recipe, tokenizer).loss(network, batch(tokenizer, 2))
+    loss.backward()
+    return loss, network
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nft_moves_towards_what_is_rewarded(tokenizer: Tokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch, sign: int) -> None:
+    """With brightness as the reward, descent raises the pictures that are named; with darkness it lowers them."""
+    monkeypatch.setattr(prefer, "scene_reward", lambda seeds, images: sign * images.mean((1, 2, 3)))
+    _, network = nft(tokenizer, folder, "group=16")
+    assert sign * network.proj_out.bias.grad.sum() < 0
+
+
+def test_nft_without_a_difference_in_reward_stays_where_it_is(tokenizer: Tokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefer, "scene_reward", lambda seeds, images: torch.ones(len(seeds)))
+    loss, network = nft(tokenizer, folder, "group=2")
+    assert loss.item() > 0 and network.proj_out.bias.grad.abs().max() < 1e-5
+
+
+def test_nft_goes_on_to_the_same_losses_with_the_same_old_policy(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """From a model with an input for edges, which no reward reaches: its parameters have no optimizer state."""
+    save_component(MediaTransformer(dataclasses.replace(TINY, control_size=256)).init_weights(0), tmp_path / "start")
+    tokenizer.save(tmp_path / "start")
+    asked = [f"model.start={tmp_path / 'start'}", "rows=2", "micro_rows=2", "rollout_steps=2", "group=2", "evaluate_every=100", "checkpoint_every=1"]
+    for name, steps in (("whole", 3), ("parts", 2), ("parts", 3)):
+        recipe = load_recipe("recipes/image/nft.yaml", [*asked, "follow=0.9", "optimizer.decay=0.0", f"out={tmp_path / name}", f"steps={steps}"])
+        assert isinstance(load_component(prefer.run(recipe)), MediaTransformer)
+    whole, parts = ([json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("whole", "parts"))
+    assert whole == parts and len(whole) == 3
 
 
 @pytest.mark.parametrize("method", ["dpo", "grpo"])

@@ -17,7 +17,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.train import assistant, preference, sampled, sft
 from daedal.train.preference import as_pairs, as_singles, logprobs_of
-from daedal.train.recipe import SampledRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.chat import SampledRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes/chat"
 QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=0", "sampled=null", "optimizer.warmup=1", "optimizer.decay=0",

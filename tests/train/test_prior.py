@@ -21,7 +21,9 @@ from daedal.processes.codes import begun, paint_codes, sample_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
 from daedal.train import prior
-from daedal.train.recipe import ModelRecipe, PriorRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.base import ModelRecipe
+from daedal.train.recipe.pictures import PriorRecipe
 
 CODES = 16
 SHAPE = dict(

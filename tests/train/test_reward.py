@@ -1,7 +1,9 @@
 """Reward models: rewards do not depend on what lies beside a completion, pairs are learned, the folder opens in transformers."""
 
 import json
+import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from daedal.data import chat, steps
 from daedal.data.comparisons import Comparisons, comparison_of, encoded, load, stacked
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
 from daedal.networks.scalar import ScalarModel
 from daedal.train import assistant, reward
 from daedal.train.recipe import load_recipe
+from daedal.train.rewards import RewardModel
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/reward.yaml"
 QUICK = ["steps=8", "rows=8", "micro_rows=4", "context=128", "evaluate_tasks=8", "task_pairs=40", "data.train=[{path: 'tasks:question'}]",
@@ -107,11 +111,12 @@ def test_micro_batches_do_not_matter_and_a_restart_goes_on(chat_base: Path, tmp_
     torch.testing.assert_close(torch.tensor(losses(tmp_path / "a")), torch.tensor(losses(tmp_path / "b")), rtol=2e-4, atol=0)
 
 
-def test_ranked_lists_and_an_adapter(chat_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", ["null", "4"])
+def test_ranked_lists_and_an_adapter(chat_base: Path, tmp_path: Path, bits: str) -> None:
     row = {"prompt": "Hi", "completions": ["yes", "no no", "what"], "ranks": [1, 3, 2]}
     (tmp_path / "ranks.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
     source = f"data.train=[{{path: '{tmp_path}/ranks.jsonl'}}]"
-    folder = train(chat_base, tmp_path, source, "adapter={rank: 2}", "steps=25", "optimizer.adam_lr=0.01", "evaluate_tasks=4")
+    folder = train(chat_base, tmp_path, source, f"adapter={{rank: 2, bits: {bits}}}", "steps=25", "optimizer.adam_lr=0.01", "evaluate_tasks=4")
     assert losses(tmp_path)[-1] < losses(tmp_path)[0] * 0.8
     assert load_scalar(folder).score.weight.abs().sum() > 0
 
@@ -126,6 +131,37 @@ def test_steps_end_where_they_end(tokenizer: Tokenizer, tmp_path: Path) -> None:
         ids = c.talks[0].ids.tolist()
         ends = [tokenizer.decode(ids[: i + 1]) for i in c.talks[0].mask.nonzero()[0]]
         assert len(ends) == len(c.ranks) and all(text.endswith(".") for text in ends)
+
+
+def test_made_solutions_slip_once_and_go_on_from_there() -> None:
+    """A step is labelled right if and only if the chain up to it is the task's own."""
+    for i in range(200):
+        prompt, made, labels = steps.worked(random.Random(i), False)
+        task = instructions.task(random.Random(i), ["arithmetic"], False)
+        right, _ = steps.parts(task.answer)
+        assert prompt == task.prompt and len(made) == len(labels) == len(right) and right[-1].startswith("The answer is")
+        first = labels.index(False) if False in labels else len(labels)
+        assert labels == [True] * first + [False] * (len(labels) - first) and made[:first] == right[:first]
+        assert first == len(labels) or made[first] != right[first]
+        said = [steps.STEP.fullmatch(step) for step in made[:-1]]
+        assert all(a[4] == b[1] for a, b in pairwise(said)) and (first == len(labels) - 1 or arithmetic.result_of(made[-1]) == int(said[-1][4]))
+
+
+def test_steps_are_scored_where_they_end(chat_base: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    network = ScalarModel(assistant.network_of(chat_base))
+    torch.nn.init.normal_(network.score.weight)
+    save_scalar(network, tmp_path)
+    tokenizer.save(tmp_path)
+    model = RewardModel(str(tmp_path))
+    talk = [{"role": "user", "content": "How many?"}]
+    for text in ("3 + 4 = 7. 7 - 2 = 5. The answer is 5.", "3 + 4 = 7\n7 - 2 = 5\nThe answer is 5"):
+        by_hand = []
+        for end in ("= 7", "= 5", "is 5"):
+            part = text[: text.index(end) + len(end) + ("." in text)]
+            ids = chat.encode(tokenizer, talk) + tokenizer.encode(part, add_bos=False)
+            by_hand.append(network(torch.tensor([ids]))[0, -1].sigmoid().item())
+        assert model.steps("How many?", text) == pytest.approx(by_hand, rel=1e-4) == model.steps(talk, text)
+    assert model.steps("How many?", "") == [0.0]
 
 
 def test_process_rewards_learn_which_step_is_wrong(chat_base: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

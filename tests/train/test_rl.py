@@ -22,7 +22,8 @@ from daedal.networks import build, config_from_dict
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.lora import add_lora
 from daedal.train import rl
-from daedal.train.recipe import ModelRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.base import ModelRecipe
 from daedal.train.rewards import named
 
 GRPO = Path(__file__).parents[2] / "recipes/chat/grpo.yaml"

@@ -96,6 +96,30 @@ def test_an_adapter_is_pefts_and_merges(chat_base: Path, tmp_path: Path) -> None
     assert not torch.allclose(merged, base, atol=1e-3)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_adapter_over_a_packed_base(chat_base: Path, tmp_path: Path, bits: int) -> None:
+    """QLoRA: the loss falls, a resumed run takes the same course, peft opens what comes out, and the merged model is the start, not its rounding."""
+    how = [f"adapter={{rank: 4, targets: [q_proj, down_proj], bits: {bits}}}", "optimizer.adam_lr=0.01", "optimizer.decay=0", "checkpoint_every=3"]
+    folder = train(chat_base, tmp_path / "a", *how)
+    assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0] - 0.1
+    train(chat_base, tmp_path / "b", *how, "steps=3")
+    train(chat_base, tmp_path / "b", *how)
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+    tokens = torch.randint(0, 400, (1, 20))
+    with_adapter = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(chat_base), tmp_path / "a" / "adapter")
+    merged = daedal.load(str(folder)).network(tokens)
+    torch.testing.assert_close(merged, with_adapter(tokens).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(daedal.load(str(tmp_path / "a" / "adapter")).network(tokens), merged, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teachers_answers_are_learned(chat_base: Path, reference: Path, tmp_path: Path) -> None:
+    train(chat_base, tmp_path, f"sampled={{teacher: {reference / 'model'}, tasks: 3, n: 2, kinds: [list], temperature: 0, threshold: 0}}", "steps=1")
+    [file] = tmp_path.glob("kept-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    teacher = daedal.load(str(reference / "model"))
+    assert rows and all(teacher(row["prompt"], temperature=0, max_tokens=8).text.strip() == row["completion"] for row in rows)
+
+
 def test_packed_weights_can_start(chat_base: Path, tmp_path: Path) -> None:
     from daedal.checkpoints.quantize import quantize
 

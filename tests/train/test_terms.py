@@ -12,7 +12,8 @@ from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
 from daedal.train import flow, terms
-from daedal.train.recipe import FlowRecipe, load_recipe
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.flow import FlowRecipe
 
 TINY = MediaConfig(
     hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
@@ -113,9 +114,9 @@ def test_the_teacher_is_an_average_of_the_student() -> None:
     align = terms.SelfAlignment(network, decay=0.75)
     before = network.proj_in.weight.detach().clone()
     network.proj_in.weight.data += 4
-    align.follow(network)
-    torch.testing.assert_close(align.teacher()["proj_in.weight"], before + 1)
-    torch.testing.assert_close(align.teacher()["norm.weight"], network.norm.weight.data)
+    align.teacher.follow(network)
+    torch.testing.assert_close(align.teacher.weights()["proj_in.weight"], before + 1)
+    torch.testing.assert_close(align.teacher.weights()["norm.weight"], network.norm.weight.data)
 
 
 def test_align_to_something_else_is_an_error(tmp_path: Path) -> None:

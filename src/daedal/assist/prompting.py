@@ -2,6 +2,7 @@
 
     few_shot([("2 + 3", "5"), ("4 + 4", "8")], "1 + 6")            # a prompt that ends where the answer begins
     votes = self_consistency(pipeline, prompt, final_number, n=9)  # the answer that most ways of thinking come to
+    best_of_n(pipeline, prompt, RewardModel("runs/process/model").steps)   # the answer whose worst step looks best
     budget_forced(pipeline, prompt, least=40, most=200)            # think no shorter, and no longer
 
 They work on any pipeline of daedal.load, base models and chat models alike.
@@ -68,6 +69,35 @@ def self_consistency(pipeline: Any, prompt: Any, extract: Callable[[str], str | 
     counted = Counter(found for text in texts if (found := extract(text)) is not None)
     answer, most = counted.most_common(1)[0] if counted else (None, 0)
     return Votes(answer, most / n, dict(counted), texts)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The `text` with the highest `score`; each text with its steps' scores."""
+
+    text: str
+    score: float
+    texts: list[str]
+    steps: list[list[float]]
+
+
+def best_of_n(
+    pipeline: Any,
+    prompt: Any,
+    steps_of: Callable[[Any, str], Sequence[float]],
+    n: int = 8,
+    over: Callable[[Sequence[float]], float] = min,
+    **settings: Any,
+) -> Best:
+    """Sample n answers and take the one whose steps a process reward model thinks best of (Lightman et al. 2023): `steps_of(prompt, text)` are the
+    chances that its steps are right, and `over` makes one number of them, `min` (a chain is as good as its worst step) or `math.prod`."""
+    if n < 2 or settings.get("temperature", 1) == 0:
+        raise DaedalError(f"the best of several needs several different samples; give n of 2 or more (it is {n}) and a temperature above 0.")
+    texts = [str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, **settings})]
+    steps = [list(steps_of(prompt, text)) for text in texts]
+    scores = [over(some) for some in steps]
+    best = scores.index(max(scores))
+    return Best(texts[best], scores[best], texts, steps)
 
 
 # ---- thinking longer or shorter ------------------------------------------------------------------------------------------------------------

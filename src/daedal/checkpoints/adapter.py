@@ -15,11 +15,28 @@ from torch import Tensor, nn
 
 from daedal.checkpoints.components import disk_name
 from daedal.checkpoints.folder import shortened, tensors, write
+from daedal.checkpoints.hub import resolve
 from daedal.errors import DaedalError
 from daedal.nn.lora import adapters, add_lora, lora_state
 
 PREFIX = "base_model.model."
 WRITTEN: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "lora_dropout": 0.0, "inference_mode": True}
+
+
+def parted(name: str | Path) -> tuple[str | Path, Path | None]:
+    """(base, adapter's folder or None) of a model's name: "BASE:ADAPTER", or an adapter alone, whose config names its base."""
+    base, colon, adapter = str(name).rpartition(":")
+    if colon and not Path(name).expanduser().exists():
+        return base, resolve(adapter)
+    if Path(name).expanduser().is_file():
+        return name, None
+    folder = resolve(name)
+    config = folder / "adapter_config.json"
+    if not config.is_file() or (folder / "config.json").exists():
+        return name, None
+    if not (base := json.loads(config.read_text()).get("base_model_name_or_path")):
+        raise DaedalError(f"{folder} is an adapter that does not say for which model; write BASE:{name}.")
+    return base, folder
 
 
 def layer_names(network: nn.Module, ours: list[str]) -> dict[str, str]:
@@ -28,7 +45,7 @@ def layer_names(network: nn.Module, ours: list[str]) -> dict[str, str]:
 
 
 def on_disk(network: nn.Module, name: str) -> str:
-    table: Any = getattr(network, "names", ())
+    table: Any = getattr(network, "family_names", None) or getattr(network, "names", ())
     if not hasattr(table, "layout"):
         return disk_name(network, f"{name}.weight").removesuffix(".weight")
     [(disk, (fused, _))] = table.layout([f"{name}.weight"]).items()

@@ -92,7 +92,7 @@ def fill(module: nn.Module, stream: Iterator[tuple[str, Tensor]], dtype: torch.d
 def save_component(module: nn.Module, folder: str | Path, max_shard_bytes: int = 5_000_000_000) -> None:
     """Write config.json and safetensors that diffusers or transformers open. The folder appears whole or not at all."""
     disk = {disk_name(module, name): tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    publish(disk, to_dict(module.config), Path(folder), max_shard_bytes, stem_of(type(module)))  # type: ignore[arg-type]
+    publish(disk.items(), to_dict(module.config), Path(folder), max_shard_bytes, stem_of(type(module)))  # type: ignore[arg-type]
 
 
 def load_components(

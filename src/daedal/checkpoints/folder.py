@@ -7,7 +7,7 @@ it. An unmatched or misshapen tensor is an error that lists it. Pickled weights 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +150,10 @@ def save(
     layout = network.names.layout(state)
     disk = {name: network.names.to_disk(name, [state[n].detach().cpu() for n in ours], fused) for name, (fused, ours) in layout.items()}
     dtype = str(next(t.dtype for t in disk.values() if t.is_floating_point())).removeprefix("torch.")
-    publish(disk, {**network.config.to_dict(), "torch_dtype": dtype, **(extra_config or {})}, Path(folder), max_shard_bytes)
+    publish(disk.items(), {**network.config.to_dict(), "torch_dtype": dtype, **(extra_config or {})}, Path(folder), max_shard_bytes)
 
 
-def publish(disk: dict[str, Tensor], config: dict[str, Any], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
+def publish(disk: Iterable[tuple[str, Tensor]], config: dict[str, Any], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
     """config.json and weights side by side in a hidden folder, then moved into place; weight files that no longer belong are removed."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -169,22 +169,32 @@ def publish(disk: dict[str, Tensor], config: dict[str, Any], folder: Path, max_s
     partial.rmdir()
 
 
-def write_shards(disk: dict[str, Tensor], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
-    """One file, or shards of at most `max_shard_bytes` with the index that names them."""
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in disk.items():
-        if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-        shards[-1][name] = tensor
-    if len(shards) == 1:
-        return write(shards[0], folder / f"{stem}.safetensors")
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        write(shard, folder / file)
-        weight_map |= dict.fromkeys(shard, file)
-    index = {"metadata": {"total_size": sum(t.nbytes for t in disk.values())}, "weight_map": weight_map}
-    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+def write_shards(disk: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
+    """One file, or shards of at most `max_shard_bytes` with the index that names them. One shard at a time is held in memory."""
+    parts: list[list[str]] = []
+    sizes: list[int] = []
+    for shard in shards(disk, max_shard_bytes):
+        write(shard, folder / f".part-{len(parts)}")
+        parts.append(list(shard))
+        sizes.append(sum(tensor.nbytes for tensor in shard.values()))
+    files = [f"{stem}-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)] if len(parts) > 1 else [f"{stem}.safetensors"]
+    for i, file in enumerate(files):
+        os.replace(folder / f".part-{i}", folder / file)
+    if len(parts) > 1:
+        weight_map = {name: file for file, names in zip(files, parts, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def shards(disk: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
+    """Tensors in their order, in dicts of at most so many bytes (or of one tensor that is larger)."""
+    shard: dict[str, Tensor] = {}
+    for name, tensor in disk:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > most:
+            yield shard
+            shard = {}
+        shard[name] = tensor
+    yield shard
 
 
 def write(shard: dict[str, Tensor], path: Path) -> None:

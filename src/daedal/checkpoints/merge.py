@@ -68,20 +68,21 @@ def merge(
     base: Path | None = None,
     density: float = 0.5,
     seed: int = 0,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = 1_000_000_000,
 ) -> Path:
     """Write the merged model with the config and tokenizer of the first. `weights`: one a model, 1/M by default (ties: 1); slerp goes to the
-    second as far as its weight is a share of both. The result is held in memory."""
+    second as far as its weight is a share of both. One shard of the result is held in memory."""
     check(models, method, weights, base, density)
     shares = torch.tensor(list(weights) if weights else [1.0 if method == "ties" else 1 / len(models)] * len(models))
-    streams, merged = [dict(tensors(folder)) for folder in (*models, *([base] if base else []))], {}
-    draw = torch.Generator().manual_seed(seed)
+    folders, draw = [*models, *([base] if base else [])], torch.Generator().manual_seed(seed)
+    streams = [dict(tensors(folder)) for folder in folders]  # mapped from the files, read when they are needed
     for name, first in streams[0].items():
-        found = [stream[name] for stream in streams if name in stream and stream[name].shape == first.shape]
-        if len(found) != len(streams):
-            odd = next(i for i, stream in enumerate(streams) if name not in stream or stream[name].shape != first.shape)
-            raise DaedalError(f"{(*models, base)[odd]} has no {name} of {tuple(first.shape)}; merge models of one shape.")
-        values = torch.stack([tensor.float() for tensor in found])
+        for folder, stream in zip(folders, streams, strict=True):
+            if name not in stream or stream[name].shape != first.shape:
+                raise DaedalError(f"{folder} has no {name} of {tuple(first.shape)}; merge models of one shape.")
+
+    def merged(name: str) -> Tensor:
+        values = torch.stack([stream[name].float() for stream in streams])
         own, start = values[: len(models)], values[-1]
         if method == "linear":
             made = linear(shares, own)
@@ -89,8 +90,9 @@ def merge(
             made = slerp(float(shares[1] / shares.sum()), own[0], own[1])
         else:
             made = start + (ties(shares, own - start, density) if method == "ties" else dare(shares, own - start, density, draw))
-        merged[name] = made.to(first.dtype)
-    publish(merged, read_config(models[0]), out, shard_bytes)
+        return made.to(streams[0][name].dtype)
+
+    publish(((name, merged(name)) for name in streams[0]), read_config(models[0]), out, shard_bytes)
     copy_companions(models[0], out)
     return out
 

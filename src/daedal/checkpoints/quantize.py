@@ -36,7 +36,7 @@ def prepare_(network: Any, quantization_config: dict[str, Any]) -> Any:
             network.lm_head = TiedHead(network.embed_tokens)
         else:
             network.set_submodule(name, QuantLinear(module.in_features, module.out_features, width, module.bias is not None).to(module.weight.device))
-    network.names = Names(prefix="")  # the folder uses the module's own names
+    network.family_names, network.names = network.names, Names(prefix="")  # the folder uses the module's own names, adapters the family's
     return finish_(network)
 
 

@@ -32,7 +32,7 @@ def save_scalar(model: ScalarModel, folder: str | Path, state: dict[str, Tensor]
     architecture = model.config.architecture.replace("ForCausalLM", "ForSequenceClassification").replace("LMHeadModel", "ForSequenceClassification")
     config = model.config.to_dict() | {"architectures": [architecture], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     dtype = str(disk[SCORE].dtype).removeprefix("torch.")
-    publish(disk, config | {"torch_dtype": dtype} | (extra_config or {}), Path(folder), 5_000_000_000)
+    publish(disk.items(), config | {"torch_dtype": dtype} | (extra_config or {}), Path(folder), 5_000_000_000)
 
 
 def load_scalar(folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> ScalarModel:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from daedal.cli import average, chat, compare, convert, doctor, evaluate, history, image, label, merge, models, prune, quantize, text, train
+from daedal.cli import average, chat, compare, convert, curves, doctor, evaluate, history, image, label, merge, models, prune, quantize, text, train
 
 app = typer.Typer(
     name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -18,6 +18,7 @@ app.command("text")(text.text)
 app.command("image")(image.image)
 app.command("chat")(chat.chat)
 app.command("train")(train.train)
+app.command("curves")(curves.curves)
 app.command("eval")(evaluate.evaluate)
 app.command("quantize")(quantize.quantize)
 app.command("prune")(prune.prune)
@@ -36,6 +37,7 @@ VERBS = {
     "image",
     "chat",
     "train",
+    "curves",
     "eval",
     "quantize",
     "convert",

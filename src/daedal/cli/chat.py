@@ -10,6 +10,7 @@ HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /s
 
 def chat(
     model: Annotated[str, typer.Option(help="A chat model: house model, folder or Hub name.")] = "house/text",
+    adapter: Annotated[str | None, typer.Option(help="Folder or Hub name of a LoRA to put on the model.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first answer; each answer adds one.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
@@ -20,7 +21,7 @@ def chat(
     """Talk with a model. A model without a chat template continues the text of the conversation instead."""
     from daedal.pipelines.text import load
 
-    pipeline = load(model, quantize=quantize)
+    pipeline = load(f"{model}:{adapter}" if adapter else model, quantize=quantize)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p} | ({} if seed is None else {"seed": seed})
     Conversation(pipeline, settings, system).run()
 

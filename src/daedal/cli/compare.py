@@ -27,7 +27,7 @@ def compare(
 
     if prompts == "tasks":
         tasks = generated(n, seed)
-        asked = [task.prompt for task in tasks]
+        asked = [task.messages for task in tasks]
     else:
         asked = evals.read_prompts(prompts, n)
     if judge == "check":

@@ -23,6 +23,10 @@ def evaluate(
     n: Annotated[int, typer.Option("-n", "--n", help="Pictures of an image model, of each kind.")] = 100,
     features: Annotated[str | None, typer.Option(help="A CLIP folder: its eye measures an image model, and how pictures fit their captions.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Where an image model's pictures go, for a look.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where plots of an image model's measures go (.png).")] = None,
+    guidance_scale: Annotated[
+        str | None, typer.Option(metavar="S[,S...]", help="Of an image model; several are measured one by one, and drawn as curves.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Measure a model, with 95 % confidence intervals."""
@@ -31,7 +35,7 @@ def evaluate(
     from daedal.pipelines.image import ImagePipeline
 
     if isinstance(pipeline := load(model, quantize=quantize), ImagePipeline):
-        return print_pictures(pipeline, n, sheet, as_json, features, data, split)
+        return print_pictures(pipeline, n, scales_of(guidance_scale), sheet, plot, as_json, features, data, split)
     if not data and not tasks:
         raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
     report: dict = {"model": model}
@@ -55,18 +59,44 @@ def evaluate(
             print(f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}")
 
 
-def print_pictures(pipeline, n: int, sheet: Path | None, as_json: bool, features: str | None, data: str | None, split: str | None) -> None:
+def scales_of(text: str | None) -> list[float | None]:
+    """ "1,2.5" -> [1.0, 2.5]; None is the model's own."""
+    from daedal.errors import DaedalError
+
+    try:
+        return [float(part) for part in text.split(",")] if text else [None]
+    except ValueError:
+        raise DaedalError(f"guidance scales {text!r} are not numbers; write for example 1,2,4.") from None
+
+
+def print_pictures(
+    pipeline, n: int, scales: list[float | None], sheet: Path | None, plot: Path | None, as_json: bool, features: str | None, data: str | None,
+    split: str | None,
+) -> None:  # fmt: skip
+    from daedal.evals import plots
     from daedal.evals.pictures import real_pictures, report
     from daedal.media import images
     from daedal.processes.sight import Sight
 
-    real = real_pictures(data, pipeline.job("a picture", {})[1].width, split) if data else None
-    groups, drawn = report(pipeline, n, sight=Sight.load(features) if features else None, real=real)
+    sight, real = Sight.load(features) if features else None, None
+    if data:
+        real = real_pictures(data, pipeline.job("a picture", {})[1].width, split)
+    settings = {scale: {} if scale is None else {"guidance_scale": scale} for scale in scales}
+    reports = {scale: report(pipeline, n, sight=sight, real=real, **chosen) for scale, chosen in settings.items()}
+    found = {scale: groups for scale, (groups, _) in reports.items()}
     if as_json:
-        print(json.dumps({"model": pipeline.name} | {group: {k: asdict(m) for k, m in values.items()} for group, values in groups.items()}, indent=2))
-    else:
+        plain = [
+            settings[scale] | {group: {k: asdict(m) for k, m in values.items()} for group, values in groups.items()}
+            for scale, groups in found.items()
+        ]
+        print(json.dumps({"model": pipeline.name} | (plain[0] if len(plain) == 1 else {"reports": plain}), indent=2))
+    for scale, groups in {} if as_json else found.items():
+        if scale is not None:
+            print(f"guidance scale {scale:g}")
         for group, values in groups.items():
             for name, measured in values.items():
                 print(f"{group:<10} {name:<12} {measured}")
     if sheet:
-        images.save_image(drawn, sheet)
+        images.save_image(images.grid([drawn for _, drawn in reports.values()], columns=1, gap=8), sheet)
+    if plot:
+        images.save_image(plots.drawn(found), plot)

@@ -15,6 +15,7 @@ Option = typer.Option
 def text(
     prompt: Annotated[str | None, typer.Argument(help="What to continue or answer; standard input is the prompt, or its context.")] = None,
     model: Annotated[str, Option(help="House model, folder or Hub name.")] = "house/text",
+    adapter: Annotated[str | None, Option(help="Folder or Hub name of a LoRA to put on the model.")] = None,
     seed: Annotated[int | None, Option(help="Same seed, same text.")] = None,
     max_tokens: Annotated[int, Option(help="Longest continuation.")] = 256,
     temperature: Annotated[float, Option(help="0 is greedy, 1 the model's own distribution.")] = 0.8,
@@ -42,7 +43,7 @@ def text(
     from daedal.pipelines import history
     from daedal.pipelines.text import load
 
-    pipeline = load(model, device=device, quantize=quantize)
+    pipeline = load(f"{model}:{adapter}" if adapter else model, device=device, quantize=quantize)
     show = not (as_json or no_stream or output or n > 1)
     stream = pipeline.start(prompt, **settings)
     with suppress(KeyboardInterrupt):  # one Ctrl-C stops the answer; what there is of it is kept

@@ -101,7 +101,7 @@ def of_tasks(source: ChatSource, tokenizer: Tokenizer, count: int, length: int, 
         rng = random.Random(f"{seed}/{number}")
         task = instructions.task(rng, source.kinds, held_out)
         worse = instructions.spoiled(task, rng, held_out)
-        prompt = opened(messages_of(task.prompt), source)
+        prompt = opened(task.messages, source)
         made = encoded(tokenizer, prompt, [answer(task.answer), answer(worse)], (1, 2), 1 - task.check(worse), length, left_out)
         if made:
             found.append(made)

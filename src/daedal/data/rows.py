@@ -96,11 +96,20 @@ def messages_of(value: Any) -> Messages:
     return found
 
 
+def told(row: Mapping[str, Any]) -> Any:
+    """The turns of a row that is one conversation."""
+    return next((row[key] for key in ("messages", "conversations", "turns") if row.get(key)), None)
+
+
+def first_prompt(row: Mapping[str, Any]) -> str | None:
+    """What a user says first: the row's prompt, or the first such turn of its conversation."""
+    return next((turn["content"] for turn in messages_of(row.get("prompt") or told(row) or ()) if turn["role"] == "user" and turn["content"]), None)
+
+
 def conversation(row: Mapping[str, Any], source: ChatSource) -> Messages:
     """A row as one conversation."""
-    told = next((row[key] for key in ("messages", "conversations", "turns") if row.get(key)), None)
-    if told is not None:
-        return opened(messages_of(told), source)
+    if turns := told(row):
+        return opened(messages_of(turns), source)
     if row.get("prompt") is None or row.get("completion", row.get("chosen")) is None:
         raise DaedalError(
             f"a row of {source.path} has {', '.join(row)}, and a conversation needs messages, or prompt and completion; "
@@ -120,4 +129,4 @@ def answer(value: Any) -> Messages:
 
 
 def of_task(task: Task) -> Messages:
-    return [{"role": "user", "content": task.prompt}, {"role": "assistant", "content": task.answer}]
+    return [*task.messages, {"role": "assistant", "content": task.answer}]

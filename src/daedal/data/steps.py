@@ -1,7 +1,7 @@
 """Solutions step by step, each step right or wrong: what process reward models learn from (Lightman et al. 2023).
 
-Rows are {"prompt", "completions": [step, ...], "labels": [true, ...]}, TRL's shape, or made of arithmetic tasks: a worked answer, or one in
-which a result is wrong, and then every step from there on is. A `Comparison` holds one talk, its mask true at the last token of each step, and
+Rows are {"prompt", "completions": [step, ...], "labels": [true, ...]}, TRL's shape, or made of arithmetic tasks: a worked answer, or one with
+a slip, and then every step from there on is wrong, however well it goes on from the slip. A `Comparison` holds one talk, its mask true at the last token of each step, and
 the steps' ranks, 1 right and 2 wrong.
 """
 
@@ -19,8 +19,10 @@ from daedal.data.comparisons import Comparison
 from daedal.data.conversations import Talk, reasons
 from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
+from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
+
+STEP = re.compile(r"(\d+) ([-+x]) (\d+) = (\d+)\.")
 
 
 def load(
@@ -67,12 +69,31 @@ def stepped(
     return Comparison((Talk(np.array(ids, np.int32), marks),), tuple(1 if right else 2 for right in labels))
 
 
+def parts(text: str) -> tuple[list[str], str]:
+    """The steps of a solution and what stands between them: its lines, or its sentences where there is one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines, "\n") if len(lines) > 1 else (re.split(r"(?<=[.!?])\s+", text.strip()), " ")
+
+
 def worked(rng: random.Random, held_out: bool) -> tuple[str, list[str], list[bool]]:
-    """(prompt, steps, labels) of an arithmetic task; half of them with a wrong result."""
+    """(prompt, steps, labels) of an arithmetic task; half of them with a slip."""
     task = instructions.task(rng, ["arithmetic"], held_out)
-    steps = instructions.sentences(task.answer)
+    steps, _ = parts(task.answer)
     first = rng.randrange(len(steps)) if rng.random() < 0.5 else len(steps)
-    if first < len(steps):
-        head, result = re.fullmatch(r"(.*?)(\d+)\.", steps[first]).groups()  # type: ignore[union-attr]
-        steps[first] = f"{head}{int(result) + rng.choice((1, 2, 3, 10))}."
-    return task.prompt, steps, [i < first for i in range(len(steps))]
+    return task.prompt, steps[:first] + slipped(rng, steps[first:]), [i < first for i in range(len(steps))]
+
+
+def slipped(rng: random.Random, steps: Sequence[str]) -> list[str]:
+    """Steps of which the first has a wrong result, or takes a wrong number; the others go on from what came out."""
+    made, value = list[str](), None
+    for step in steps:
+        found = STEP.fullmatch(step)
+        if found is None:  # the answer
+            head, said = re.fullmatch(r"(.*?)(\d+)\.", step).groups()  # type: ignore[union-attr]
+            made.append(f"{head}{int(said) + rng.choice((1, 2, 3, 10)) if value is None else value}.")
+            continue
+        left, sign, right = int(found[1]) if value is None else value, found[2], int(found[3])
+        right += rng.choice((1, 2, 3)) if (misread := value is None and rng.random() < 0.5) else 0
+        value = max(0, arithmetic.WAYS[sign][1](left, right)) + (rng.choice((1, 2, 3, 10)) if value is None and not misread else 0)
+        made.append(f"{left} {sign} {right} = {value}.")
+    return made

@@ -16,13 +16,15 @@ Legend: N flat tokens of a step, V vocabulary, k guesses.
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
+from daedal.engine.adapters import Adapters
 from daedal.engine.paged import PagedCache
 from daedal.engine.replays import Replays
 from daedal.engine.request import Request, Token, new_request, take
@@ -43,6 +45,7 @@ class Engine:
     `max_batch` requests run at once, none longer than `max_len` tokens; a step runs at most `token_budget` tokens. `cache='slots'` keeps
     max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
     `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
+    `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`).
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Engine:
         guesses: int = 4,
         prompt_lookup: int = 0,
         replay: bool = True,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
@@ -80,6 +84,9 @@ class Engine:
         self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
         self.guesses, self.prompt_lookup = guesses, prompt_lookup
         self.replays = Replays(network, self.cache, max_batch) if replay and isinstance(self.cache, SlotCache) else None
+        self.adapters = Adapters(network)
+        for name, folder in (adapters or {}).items():
+            self.add_adapter(name, folder)
         self._new: deque[Request] = deque()
         self._ids = itertools.count()
         self.steps = self.tokens_run = self.guessed = self.accepted = 0
@@ -114,10 +121,10 @@ class Engine:
             raise DaedalError(f"The prompt has {len(prompt)} tokens and the context {self.max_len}; shorten it or raise max_len.")
         if (params.stop or params.grammar) and self.tokenizer is None:
             raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
-        limit = min(params.max_tokens, self.max_len - len(prompt))
+        limit, adapter = min(params.max_tokens, self.max_len - len(prompt)), self.adapters.number(params.adapter)
         samples = [new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer) for i in range(params.n)]
         for request in samples:
-            request.samples = samples
+            request.samples, request.adapter = samples, adapter
             request.waits_for = samples[0] if request is not samples[0] and self.cache.prefix_caching else None
         self._new.extend(samples)
         return samples[0]
@@ -150,6 +157,17 @@ class Engine:
         while not all(sample.finished for request in requests for sample in request.samples):
             self.step()
         return requests
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Load a LoRA folder (daedal.checkpoints.adapter) for requests to name; between steps."""
+        self.adapters.add(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter, between steps. One that requests still run with is an error."""
+        number = self.adapters.number(name)
+        if busy := sum(request.adapter == number for request in (*self._new, *self.scheduler.waiting, *self.scheduler.running)):
+            raise DaedalError(f"the adapter {name!r} still serves {busy} of the requests; let them finish, or cancel them and take a step.")
+        self.adapters.remove(name)
 
     # -- one step ------------------------------------------------------------------------------------------------------------------------
 
@@ -198,20 +216,24 @@ class Engine:
 
     def _run(self, work: list[Work]) -> Tensor:
         """Logits (rows, V) of the requests that caught up: one row each, and one more for each guess."""
-        if self.replays is not None and all(w.count == 1 for w in work):
+        owners = [w.request.adapter for w in work for _ in range(w.count)]
+        network = self.adapters.network if any(owners) else self.network
+        if self.replays is not None and len(owners) == len(work) and network is self.network:
             logits = self.replays([w.tokens()[0] for w in work], [w.request.slot for w in work])
             if logits is not None:
                 return logits
         step = self.cache.step([(w.request.slot, w.count) for w in work])
         tokens = torch.tensor([list(itertools.chain.from_iterable(w.tokens() for w in work))], device=self.device)  # (1, N)
-        hidden = self.network.hidden(tokens, cache=step)[0]  # (N, D)
+        self.adapters.route(owners, self.device)
+        hidden = network.hidden(tokens, cache=step)[0]  # (N, D)
         step.commit()
         at, rows = 0, list[int]()
         for w in work:
             at += w.count
             if w.complete:
                 rows.extend(range(at - 1 - len(w.guesses), at))
-        return self.network.head(hidden[rows] if len(rows) < len(hidden) else hidden)
+        self.adapters.route([owners[row] for row in rows], self.device)
+        return network.head(hidden[rows] if len(rows) < len(hidden) else hidden)
 
     def _deliver(self, work: list[Work], logits: Tensor) -> list[tuple[Request, Token]]:
         """Draw, keep the guesses that agree, and hand out the tokens."""

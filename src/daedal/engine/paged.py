@@ -17,7 +17,6 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn.attention import attend
 
-ROOT = 0  # the name before a sequence's first block
 Name = int
 
 
@@ -91,14 +90,16 @@ class PagedCache:
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         self.named: list[list[Name]] = [[] for _ in range(slots)]  # names of the leading full blocks
         self.held: list[Sequence[int]] = [()] * slots
+        self.root: list[Name] = [0] * slots
         self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
 
-    def open(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no slot is left."""
+    def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
+        """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no slot is left. `owner` is the name before a
+        sequence's first block, so blocks are shared within one."""
         if not self.free:
             return None
         slot = self.free.pop()
-        self.held[slot] = tokens
+        self.held[slot], self.root[slot] = tokens, owner
         while self.prefix_caching and len(self.tables[slot]) < (len(tokens) - 1) // self.block_size:
             hit = self.pool.find(self._parent(slot), self._block_tokens(slot, len(self.tables[slot])))
             if hit is None:
@@ -109,7 +110,7 @@ class PagedCache:
         return slot, self.lengths[slot]
 
     def _parent(self, slot: int) -> Name:
-        return self.named[slot][-1] if self.named[slot] else ROOT
+        return self.named[slot][-1] if self.named[slot] else self.root[slot]
 
     def _block_tokens(self, slot: int, index: int) -> tuple[int, ...]:
         return tuple(self.held[slot][index * self.block_size : (index + 1) * self.block_size])

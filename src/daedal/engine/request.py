@@ -36,6 +36,7 @@ class Request:
     params: SamplingParams
     limit: int  # most new tokens
     tokens: list[int]  # prompt and output
+    adapter: int = 0  # its number in the engine, 0 for the base alone
     output: list[int] = field(default_factory=list)
     stream: list[Token] = field(default_factory=list)
     finished: str | None = None

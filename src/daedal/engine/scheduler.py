@@ -84,7 +84,7 @@ class Scheduler:
                 continue
             if self.running and not self.cache.room(len(request.tokens)):
                 return
-            opened = self.cache.open(request.tokens)
+            opened = self.cache.open(request.tokens, request.adapter)
             if opened is None:
                 return
             request.slot, reused = opened

@@ -44,25 +44,26 @@ class SlotCache(KVCache):
         self.spare, self.prefix_caching = slots, prefix_caching
         self.free = list(range(slots))[::-1]  # the next slot to take is the last
         self.held: list[list[int]] = [[] for _ in range(slots + 1)]  # the tokens whose keys and values a slot has
+        self.owner = [0] * (slots + 1)  # the adapter that made them
 
-    def open(self, tokens: list[int]) -> tuple[int, int] | None:
-        """(slot, how many of `tokens` it already has, less than all), or None when every slot is taken."""
+    def open(self, tokens: list[int], owner: int = 0) -> tuple[int, int] | None:
+        """(slot, how many of `tokens` it already has, less than all), or None when every slot is taken. Keys are shared within one `owner`."""
         if not self.free:
             return None
-        source, reused = self._best(tokens) if self.prefix_caching else (self.free[-1], 0)
+        source, reused = self._best(tokens, owner) if self.prefix_caching else (self.free[-1], 0)
         slot = source if source in self.free else self.free[-1]
         self.free.remove(slot)
         if slot != source and reused:
             for cached in (*self.keys, *self.values):
                 cached[slot, :, :reused] = cached[source, :, :reused]
-        self.lengths[slot], self.held[slot] = reused, tokens
+        self.lengths[slot], self.held[slot], self.owner[slot] = reused, tokens, owner
         return slot, reused
 
-    def _best(self, tokens: list[int]) -> tuple[int, int]:
+    def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
         """(slot, common length) of the longest common beginning; free slots win ties, the longest free among them."""
         best, longest = self.free[-1], 0
         for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
-            have = self.lengths[slot]
+            have = self.lengths[slot] if self.owner[slot] == owner else 0
             if have > longest and (same := min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)) > longest:
                 best, longest = slot, same
         return best, longest

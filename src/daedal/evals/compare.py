@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from daedal.data.rows import Messages, first_prompt, messages_of
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, bootstrap, share
 
@@ -46,7 +47,14 @@ class Comparison:
 
 
 def compare(
-    a: Any, b: Any, prompts: Sequence[str], judge: Judge, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None, **settings: Any
+    a: Any,
+    b: Any,
+    prompts: Sequence[str | Messages],
+    judge: Judge,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Comparison:
     """Pipelines `a` and `b` answer every prompt with the same seed and settings; `judge` says which answer is better."""
     if not prompts:
@@ -62,10 +70,14 @@ def compare(
     return Comparison(bootstrap(lambda x: float(x.mean()), scores), *shares, rows)
 
 
-def answer(pipeline: Any, prompt: str, **settings: Any) -> str:
-    """What a model says to a prompt: as a chat where it has a template, else as a continuation."""
-    asked = [{"role": "user", "content": prompt}] if pipeline.tokenizer.chat_template else prompt
+def answer(pipeline: Any, prompt: str | Messages, **settings: Any) -> str:
+    """What a model says to a prompt or to a conversation: as a chat where it has a template, else as a continuation of what was said last."""
+    asked = messages_of(prompt) if pipeline.tokenizer.chat_template else last_said(prompt)
     return str(pipeline(asked, **settings)).strip()
+
+
+def last_said(prompt: str | Messages) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 # ---- judges --------------------------------------------------------------------------------------------------------------------------------
@@ -81,7 +93,7 @@ def by_score(score: Callable[[int, str], float]) -> Judge:
     return judge
 
 
-def by_model(pipeline: Any, prompts: Sequence[str]) -> Judge:
+def by_model(pipeline: Any, prompts: Sequence[str | Messages]) -> Judge:
     """The answer that a language model names in both orders."""
 
     def first_is_better(prompt: str, first: str, second: str) -> bool:
@@ -91,7 +103,8 @@ def by_model(pipeline: Any, prompts: Sequence[str]) -> Judge:
     def judge(i: int, a: str, b: str) -> float:
         if a == b:
             return 0.5
-        return (first_is_better(prompts[i], a, b) + (not first_is_better(prompts[i], b, a))) / 2
+        prompt = last_said(prompts[i])
+        return (first_is_better(prompt, a, b) + (not first_is_better(prompt, b, a))) / 2
 
     return judge
 
@@ -106,12 +119,6 @@ def read_prompts(path: str | Path, n: int) -> list[str]:
 
 
 def prompt_of(row: dict[str, Any], where: str) -> str:
-    said = [
-        message["content"]
-        for message in row.get("messages") or row.get("prompt") or ()
-        if isinstance(message, dict) and message.get("role") == "user"
-    ]
-    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else said[0] if said else None
-    if not prompt:
+    if not (prompt := first_prompt(row)):
         raise DaedalError(f"{where} has neither a `prompt` nor `messages` with a user's; its keys are {', '.join(row)}.")
     return prompt

@@ -18,6 +18,7 @@ from daedal.errors import DaedalError
 from daedal.networks.names import Names
 from daedal.nn.attention import attend
 from daedal.nn.linear import Embedding, Linear
+from daedal.nn.quantized import QuantEmbedding, QuantLinear, TiedHead
 from daedal.nn.rope import Rope, tables
 
 
@@ -219,7 +220,10 @@ class Decoder(nn.Module):
     def flops_per_token(self, context: int, train: bool = False) -> float:
         """Multiply-adds as 2 operations, for a token that sees `context` keys on average; times 3 for a training step
         (Kaplan et al. 2020, with attention and the head counted). A mixture of experts counts its active experts."""
-        matrices = sum(m.weight.numel() * self._active_share(name) for name, m in self.named_modules() if isinstance(m, nn.Linear))
+        layers = [
+            (name, m) for name, m in self.named_modules() if isinstance(m, nn.Linear | QuantLinear | TiedHead) and not isinstance(m, QuantEmbedding)
+        ]
+        matrices = sum(m.in_features * m.out_features * self._active_share(name) for name, m in layers)
         c = self.config
         seen = sum(min(context, c.window(layer) or context) for layer in range(c.num_hidden_layers))
         return (3 if train else 1) * 2.0 * (matrices + 2 * seen * c.num_attention_heads * c.head_dim)

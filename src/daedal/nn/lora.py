@@ -44,11 +44,14 @@ class LoRALayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
         if self.lora_magnitude_vector is None:
-            return self.base_layer(x) + self.scale * self.lora_B(self.lora_A(x))
+            return self.base_layer(x) + self.update(x)
         bias = self.base_layer.bias
-        plain = F.linear(x, self.base_layer.weight.to(x.dtype)) + self.scale * self.lora_B(self.lora_A(x))
+        plain = F.linear(x, self.base_layer.weight.to(x.dtype)) + self.update(x)
         scaled = plain * self.gain().to(x.dtype)
         return scaled if bias is None else scaled + bias.to(x.dtype)
+
+    def update(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
+        return self.scale * self.lora_B(self.lora_A(x))
 
     @property
     def weight(self) -> Tensor:

@@ -2,6 +2,7 @@
 
     quantize_(network, bits=8)     # every nn.Linear swapped in place; a tied embedding and head share one packed matrix
     dequantize_(network)           # and back
+    freeze_packed_(network, bits=4)   # to train an adapter over it (Dettmers et al. 2023, QLoRA)
 
 Decoding reads every weight once a token, so fewer bytes is more speed. int8 has one scale an output row; int4 has one an output row
 and 32 inputs. The packed layout is the kernels' own (daedal.nn.kernels) and the one on disk, so loading is a memory map. Where the
@@ -75,8 +76,24 @@ def unpack_int4(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 # ---- modules ----------------------------------------------------------------------------------------------------------------
 
 
+class Unpacked(torch.autograd.Function):
+    """x W^T with the weight that a packed layer stands for, which is unpacked again for the backward pass and held in between by nobody."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "QuantLinear") -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantized().to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad @ ctx.layer.dequantized().to(grad.dtype), None
+
+
 class QuantLinear(nn.Module):
-    """`nn.Linear` with packed weights. `bits` 8: weight int8 (N, K) and scale (N); 4: see `pack_int4`; 16: weight bf16 (N, K)."""
+    """`nn.Linear` with packed weights. `bits` 8: weight int8 (N, K) and scale (N); 4: see `pack_int4`; 16: weight bf16 (N, K). With `exact` the
+    kernels, which round activations, stay out of training mode, so that passes with and without gradient agree."""
+
+    exact = False
 
     def __init__(self, in_features: int, out_features: int, bits: int, bias: bool = False) -> None:
         super().__init__()
@@ -152,9 +169,12 @@ class QuantLinear(nn.Module):
         return tuple(out.view(*x.shape[:-1], -1).to(x.dtype) for out in outs)
 
     def _runs_natively(self, x: Tensor) -> bool:
-        if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad) or not kernels.available():
+        if x.device.type != "cpu" or self._learns(x) or not kernels.available():
             return False
         return not (self.bits == 16 and BF16_UNITS and x.numel() // x.shape[-1] >= WIDE)
+
+    def _learns(self, x: Tensor) -> bool:
+        return (torch.is_grad_enabled() and x.requires_grad) or (self.exact and self.training)
 
     def _scale(self) -> Any:  # Tensor, None with 16 bits
         right = torch.float16 if self.bits == 4 else torch.float32
@@ -166,8 +186,9 @@ class QuantLinear(nn.Module):
         """The same product by PyTorch's own operators; differentiable in x on every path that gradients can take."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         narrow = x.numel() // x.shape[-1] < WIDE or (self.bits == 16 and BF16_UNITS)
-        if x.device.type != "cpu" or not narrow or (torch.is_grad_enabled() and x.requires_grad):
-            return F.linear(x, self.dequantized().to(x.dtype), bias)
+        if x.device.type != "cpu" or not narrow or self._learns(x):
+            out = Unpacked.apply(x, self)
+            return out if bias is None else out + bias
         rows = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, self.in_features_padded - x.shape[-1]))
         if self.bits == 16:
             out = F.linear(rows.to(torch.bfloat16), self.weight).float()
@@ -246,6 +267,15 @@ def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
             network.set_submodule(name, QuantLinear.of(module.weight, module.bias, width))
         del module
     return finish_(network)
+
+
+@torch.no_grad()
+def freeze_packed_(network: nn.Module, bits: int) -> None:
+    """Pack a network that is to stay as it is while an adapter over it learns. Embeddings and head keep their precision: losses read them."""
+    for name, module, head in swappable(network):
+        if not head:
+            network.set_submodule(name, packed := QuantLinear.of(module.weight, module.bias, bits))
+            packed.exact = True
 
 
 def finish_(network: nn.Module) -> nn.Module:

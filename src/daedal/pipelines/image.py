@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -24,39 +24,9 @@ from daedal.errors import DaedalError, nearest
 from daedal.media import images
 from daedal.pipelines import given
 from daedal.pipelines.digest import digest
+from daedal.pipelines.image_params import ImageParams, Setting
 from daedal.processes.imaging import LIKE, pixels
 from daedal.processes.samplers import OnStep, sampler_named
-
-
-@dataclass(frozen=True)
-class ImageParams:
-    """Settings of one call. None is the model's own choice (its generation_config.json, or its scheduler)."""
-
-    seed: int | None = None  # picture i of n has seed + i
-    n: int = 1
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None  # 1 follows the prompt as trained; more, further away from `negative`
-    negative: str = ""
-    sampler: str | None = None
-    strength: float | None = None  # with `init`: share of the steps that are run; 1 forgets it. 0.75, and 1 with `extend`
-    init: str | None = None
-    mask: str | None = None  # white is painted, black is kept
-    extend: str | None = None  # "LEFT,TOP,RIGHT,BOTTOM": pixels to paint around `init` (outpainting)
-    like: str = "diffusers"  # whose noise a seed means: diffusers, webui, comfy
-    control: str | tuple[str, ...] = ()  # KIND:FILE, "canny:edges.png": pictures whose edges, depth, pose, ... are followed
-    control_model: str | None = None  # folder or Hub name of the ControlNet or T2I-Adapter; or a folder of them, named by kind
-    control_scale: float = 1.0
-    reference: str | None = None  # a picture as a prompt, through an IP-Adapter
-    reference_model: str | None = None  # its safetensors file
-    reference_scale: float = 0.6
-    lora: str | tuple[str, ...] = ()  # FILE or FILE:SCALE
-    embedding: str | tuple[str, ...] = ()  # FILE: textual inversion; its token may be used in the prompts
-    noise_level: int | None = None  # how noisy a model that enlarges a picture is told it, of 1000
-    truncation: float = 1.0  # GANs: 1 as drawn, towards 0 likelier and more alike
-    then: str | tuple[str, ...] | None = None  # models that go on from the picture: an upscaler, a refiner
-
 
 CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
 EXTRAS = ("control", "reference", "lora", "embedding", "then")
@@ -246,21 +216,10 @@ def params(settings: dict[str, Any]) -> ImageParams:
         if name not in known:
             raise DaedalError(f"{name!r} is not a setting of pictures{nearest(name, known)}; settings: {', '.join(known)}.")
     p = ImageParams(**settings)
-    for name, low, high in (
-        ("n", 1, 256),
-        ("steps", 1, 1000),
-        ("width", 8, 8192),
-        ("height", 8, 8192),
-        ("guidance_scale", 0, 100),
-        ("seed", 0, 2**62),
-        ("control_scale", 0, 10),
-        ("reference_scale", 0, 10),
-        ("truncation", 0, 1),
-        ("noise_level", 0, 999),
-    ):
-        value = getattr(p, name)
-        if value is not None and not low <= value <= high:
-            raise DaedalError(f"{name}={value} is out of range; choose {low} to {high}.")
+    for name, hint in get_type_hints(ImageParams, include_extras=True).items():
+        value, setting = getattr(p, name), cast(Setting, get_args(hint)[1])
+        if value is not None and setting.low is not None and setting.high is not None and not setting.low <= value <= setting.high:
+            raise DaedalError(f"{name}={value} is out of range; choose {setting.low} to {setting.high}.")
     if p.strength is not None and not 0 < p.strength <= 1:
         raise DaedalError(f"strength={p.strength} must be above 0 (the picture as it is) and at most 1 (all steps, from noise).")
     if p.like not in LIKE:

@@ -17,12 +17,14 @@ import torch
 
 from daedal import checkpoints
 from daedal import device as machine
+from daedal.checkpoints.adapter import load_adapter, parted
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.errors import DaedalError, nearest
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
+from daedal.nn.lora import merge_lora
 from daedal.nn.quantized import QuantEmbedding, QuantLinear, quantize_
 from daedal.pipelines.digest import digest
 from daedal.processes.sampling import SamplingParams
@@ -230,18 +232,25 @@ def runtime(network: Decoder) -> dict[str, Any]:
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None) -> TextPipeline:
-    """A pipeline for a house model, folder or Hub name. `dtype` auto keeps what is on disk (half-precision weights run with fp32
-    activations on a CPU without bf16 units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
-    folder = checkpoints.resolve(name_or_folder)
+    """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder, which names its base; an adapter is merged in, or
+    stays beside packed weights. `dtype` auto keeps what is on disk (half-precision weights run with fp32 activations on a CPU without bf16
+    units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
+    base, adapter = parted(name_or_folder)
+    folder = checkpoints.resolve(base)
     where = machine.pick_device(device)
     wanted = None if dtype == "auto" else machine.compute_dtype(dtype, where)
     if quantize is not None and quantize not in BITS:
         raise DaedalError(f"quantize={quantize!r} is not one of 8, 4 or 16.")
     network = checkpoints.load(folder, dtype=wanted, device=where)
     packed = any(isinstance(m, QuantLinear) for m in network.modules())
+    if adapter:
+        load_adapter(network, adapter)
+        if not packed:
+            merge_lora(network)
     half = network.embed_tokens.weight.dtype in (torch.bfloat16, torch.float16)
     if quantize is not None and not packed:
         quantize_(network, BITS[quantize])
     elif where.type == "cpu" and half and wanted is None and not packed and not machine.has_bf16_units(where):
         quantize_(network, 16)
-    return TextPipeline(network.eval(), Tokenizer.load(folder), str(name_or_folder), Path(folder))
+    words = adapter if adapter and (adapter / "tokenizer.json").exists() else folder
+    return TextPipeline(network.eval(), Tokenizer.load(words), str(name_or_folder), Path(adapter or folder))

@@ -95,6 +95,8 @@ def stream(
     """Yield (token, log-probability under the network) until an end token, which is yielded too, the grammar's end, or `max_tokens`."""
     if not prompt:
         raise DaedalError("The prompt has no tokens; start with at least the bos token.")
+    if params.adapter is not None:
+        raise DaedalError(f"adapter={params.adapter!r} is for an engine; put the adapter on the network with load_adapter.")
     params, ends = params.seeded(), frozenset(() if params.ignore_eos else eos_ids)
     matcher = params.grammar.matcher() if params.grammar else None
     size = len(prompt) + params.max_tokens

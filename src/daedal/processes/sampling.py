@@ -29,6 +29,7 @@ class SamplingParams:
 
     `repetition_penalty` sees prompt and output (Keskar et al. 2019), `presence_penalty` and `frequency_penalty` the output (OpenAI).
     `stop` strings end the text and are not part of it. `logprobs=k` also reports the k likeliest tokens at each step.
+    `adapter` names one of the engine's adapters; None is the base alone.
     `grammar` is a compiled `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it.
     """
 
@@ -48,6 +49,7 @@ class SamplingParams:
     logprobs: int | None = None
     n: int = 1
     grammar: Any = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -105,6 +107,7 @@ RULES: dict[str, tuple[Any, str]] = {
     "stop": (lambda x: all(isinstance(s, str) and s for s in x), "strings that are not empty"),
     "logprobs": (lambda x: x is None or (_integer(x) and x >= 0), "a whole number from 0 up, or None"),
     "n": (lambda x: _integer(x) and x >= 1, "a whole number from 1 up"),
+    "adapter": (lambda x: x is None or isinstance(x, str), "a name, or None"),
 }
 
 

@@ -29,7 +29,7 @@ from daedal.processes.prompts import literal
 from daedal.train import parallel
 from daedal.train.adapt_methods import METHODS, Method
 from daedal.train.pictures import Start, begin, cost, fit, planned, sheet
-from daedal.train.recipe import AdaptRecipe
+from daedal.train.recipe.pictures import AdaptRecipe
 from daedal.train.trainer import Batch, Objective
 
 # ---- data --------------------------------------------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from daedal import checkpoints
 from daedal.checkpoints.components import save_component
 from daedal.checkpoints.embeddings import Embedding, add_embedding, save_embedding
+from daedal.checkpoints.lora import LoRA as Updates
 from daedal.checkpoints.lora import save_lora, trained
 from daedal.errors import DaedalError
 from daedal.networks.controlnet import ControlNetModel
 from daedal.nn.lora import adapters, add_lora
 from daedal.processes.latent import LatentModel, Told, UNet
 from daedal.processes.open_text import Clip
-from daedal.train.recipe import AdaptRecipe
+from daedal.train.recipe.pictures import AdaptRecipe
 
 
 class Method:
@@ -46,20 +47,33 @@ class Method:
         raise NotImplementedError
 
 
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
 class LoRA(Method):
-    """Low-rank updates of the denoiser's layers. DreamBooth trains these too, on one prompt for all pictures."""
+    """Low-rank updates of the denoiser's layers, and of the attention of CLIP's text encoders where the recipe asks for it. DreamBooth trains
+    these too, on one prompt for all pictures."""
 
     def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         m = recipe.model
-        add_lora(model.network, m.rank, m.alpha, m.targets, rslora=m.rslora, dora=m.dora, seed=recipe.seed)
+        if m.text_encoders and not model.towers:
+            raise DaedalError("model.text_encoders is for models that read CLIP; this one reads T5 alone.")
+        towers = {clip.role: clip.tower for clip in model.towers} if m.text_encoders else {}
+        self.networks: dict[str, nn.Module] = {denoiser(model): model.network, **towers}
+        for i, (role, network) in enumerate(self.networks.items()):
+            targets = TEXT_TARGETS if role in towers else m.targets
+            add_lora(network, m.rank, m.alpha, targets, rslora=m.rslora, dora=m.dora, seed=recipe.seed + i)
+        self.fixed_text = not towers
 
     def trained(self) -> list[nn.Parameter]:
-        return [p for layer in adapters(self.model.network).values() for p in layer.parameters() if p.requires_grad]
+        layers = [layer for network in self.networks.values() for layer in adapters(network).values()]
+        return [p for layer in layers for p in layer.parameters() if p.requires_grad]
 
     def save(self, folder: Path) -> None:
         """One file, which `daedal image --lora` and diffusers' load_lora_weights open."""
-        save_lora(trained(self.model.network, denoiser(self.model)), folder / "pytorch_lora_weights.safetensors")
+        updates = {role: trained(network, role).updates[role] for role, network in self.networks.items()}
+        save_lora(Updates("lora", updates), folder / "pytorch_lora_weights.safetensors")
 
 
 SAYINGS = ("a photo of {}", "a picture of {}", "a photo of one {}", "a close-up of {}", "{} in the middle of the picture", "a drawing of {}")

@@ -30,12 +30,14 @@ from daedal.engine.engine import Engine
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
-from daedal.nn.lora import add_lora, merge_lora
-from daedal.nn.quantized import QuantLinear, dequantize_
+from daedal.networks.scalar import ScalarModel
+from daedal.nn.lora import add_lora, merge_lora, put
+from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_
 from daedal.processes.sampling import SamplingParams
 from daedal.train.optim import recipe_optimizers
 from daedal.train.pictures import Start
-from daedal.train.recipe import ChatRun
+from daedal.train.recipe.base import Run
+from daedal.train.recipe.chat import ChatRun
 from daedal.train.trainer import Batches, Objective, Trainer
 
 # ---- the start ------------------------------------------------------------------------------------------------------------------------------
@@ -63,15 +65,21 @@ def network_of(folder: str | Path) -> Decoder:
 def adapted(recipe: ChatRun, network: nn.Module) -> nn.Module:
     """The network with the recipe's adapter on it, if it asks for one; what came before is frozen then."""
     if a := recipe.adapter:
+        if a.bits:
+            freeze_packed_(decoder_in(network), a.bits)
         add_lora(network, a.rank, a.alpha, a.targets, rslora=a.rslora, dora=a.dora, seed=recipe.seed)
     return network
 
 
-def mark(recipe: ChatRun, *keys: str) -> str:
-    """A few letters that are others when the start's weights, or what these keys of the recipe say, are others: for names of what a run makes
+def decoder_in(network: nn.Module) -> nn.Module:
+    return network.model if isinstance(network, ScalarModel) else network
+
+
+def mark(start: str, recipe: Run, *keys: str) -> str:
+    """A few letters that are others when the weights of the model `start`, or what these keys of the recipe say, are others: for names of what a run makes
     before its first step."""
-    files = sorted(Path(checkpoints.resolve(recipe.start)).glob("*.safetensors"))
-    told = [recipe.start, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
+    files = sorted(Path(checkpoints.resolve(start)).glob("*.safetensors"))
+    told = [start, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
     return hashlib.sha256(json.dumps([told, recipe.model_dump(mode="json", include=set(keys))]).encode()).hexdigest()[:8]
 
 
@@ -129,11 +137,11 @@ def plan(recipe: ChatRun, passes: float = 1.0) -> dict[str, Any]:
     tokens = int(passes * recipe.rows * context)
     flops = tokens * network.flops_per_token(context // 2, train=True)
     activations = passes * recipe.micro_rows * context * c.num_hidden_layers * (16 * c.hidden_size + 3 * c.intermediate_size) * dtype.itemsize
-    peak = machine.matrix_peak(device, dtype)
+    peak, held = machine.matrix_peak(device, dtype), (recipe.adapter.bits or 32) / 8 if recipe.adapter else 0
     return {
         "parameters": network.parameter_count(), "units": f"{tokens * recipe.steps:,} tokens at most", "flops": flops * recipe.steps,
         "dtype": str(dtype).removeprefix("torch."), "device": str(device), "measured_peak_flops": peak,
-        "memory_bytes": network.parameter_count() * 4 * (1 if recipe.adapter else 4 + bool(recipe.ema)) + activations,
+        "memory_bytes": network.parameter_count() * (held if recipe.adapter else 16 + 4 * bool(recipe.ema)) + activations,
         "hours_at_full_peak": flops * recipe.steps / peak / 3600, "hours_at_60_percent": flops * recipe.steps / peak / 0.6 / 3600,
     }  # fmt: skip
 
@@ -147,10 +155,21 @@ def publish(recipe: ChatRun, start: Start, network: Decoder, tokenizer: Tokenize
         return start.out / "adapter"
     if start.rank == 0:
         if recipe.adapter:
-            merge_lora(network)
-            state = network.state_dict()
+            state = merged(recipe, network)
         write_model(recipe.start, network, tokenizer, state, start.out / "model")
     return start.out / "model"
+
+
+def merged(recipe: ChatRun, network: nn.Module) -> dict[str, Tensor]:
+    """The state of the network with its adapter merged in, in place. What was packed for training is read again from the start's folder, so that
+    the merged weights are not rounded."""
+    if recipe.adapter and recipe.adapter.bits:
+        whole, decoder = network_of(recipe.start), decoder_in(network)
+        for name, module in list(decoder.named_modules()):
+            if isinstance(module, QuantLinear):
+                put(decoder, name, whole.get_submodule(name.removesuffix(".base_layer")).to(module.weight.device))
+    merge_lora(network)
+    return network.state_dict()
 
 
 def write_model(base: str, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor], folder: Path) -> None:
@@ -197,8 +216,7 @@ def held_out_tasks(recipe: ChatRun) -> list[Task]:
 
 def scored(network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], params: SamplingParams) -> dict[str, float]:
     """Share of constraints met, over all tasks with its standard error, by kind, and the share of tasks with all of them met."""
-    asked = [[{"role": "user", "content": task.prompt}] for task in tasks]
-    earned = [task.check(texts[0]) for task, texts in zip(tasks, answers(network, tokenizer, asked, params), strict=True)]
+    earned = [task.check(texts[0]) for task, texts in zip(tasks, answers(network, tokenizer, [task.messages for task in tasks], params), strict=True)]
     kinds = defaultdict(list)
     for task, value in zip(tasks, earned, strict=True):
         kinds[task.kind].append(value)
@@ -210,11 +228,11 @@ def scored(network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], params
 
 def sampling(recipe: ChatRun, tokenizer: Tokenizer) -> Callable[[Any, int], str]:
     """Answers to the recipe's prompts and to three held-out tasks, to look at while training."""
-    asked = [*recipe.prompts, *(task.prompt for task in held_out_tasks(recipe)[:3])]
+    asked = [*([{"role": "user", "content": prompt}] for prompt in recipe.prompts), *(task.messages for task in held_out_tasks(recipe)[:3])]
     params = SamplingParams(max_tokens=recipe.answer_tokens, temperature=0.7, seed=recipe.seed)
 
     def sample(network: Decoder, step: int) -> str:
-        given = answers(network, tokenizer, [[{"role": "user", "content": prompt}] for prompt in asked], params)
-        return "\n".join(f"  > {prompt}\n  | {texts[0]}".replace("\n", "\n  ") for prompt, texts in zip(asked, given, strict=True))
+        given = answers(network, tokenizer, asked, params)
+        return "\n".join(f"  > {messages[-1]['content']}\n  | {texts[0]}".replace("\n", "\n  ") for messages, texts in zip(asked, given, strict=True))
 
     return sample if asked else lambda network, step: ""

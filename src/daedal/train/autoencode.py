@@ -25,7 +25,7 @@ from daedal.processes.measures import psnr
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, PatchGAN, difference, frozen
 from daedal.train.pictures import PlainBatches, begin, clean, cost, fit, held_out, planned, sheet, sources
-from daedal.train.recipe import AutoencodeRecipe
+from daedal.train.recipe.pictures import AutoencodeRecipe
 from daedal.train.trainer import Batch, Objective
 
 RARE = 0.02  # share of its even part of the vectors below which a code counts as unused

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from daedal.errors import DaedalError
-from daedal.train.recipe import Run
+from daedal.train.recipe.base import Run
 
 KEEP = 2  # the newest checkpoints that stay
 FIXED = (  # what a run may not change when it goes on: what its state is made of, and what it learns from

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daedal import checkpoints
 from daedal.data import chat
-from daedal.data.rows import ChatSource, Messages, rows
+from daedal.data.rows import ChatSource, Messages, first_prompt, rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import instructions
 from daedal.errors import DaedalError
@@ -34,7 +34,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, preference, sampled, sft
 from daedal.train.pictures import Start, begin
-from daedal.train.recipe import ConstitutionRecipe, PreferenceRecipe, SFTRecipe
+from daedal.train.recipe.chat import ConstitutionRecipe, PreferenceRecipe, SFTRecipe
 
 Row = dict[str, Any]
 OWN = Path(__file__).with_name("principles.yaml")
@@ -157,7 +157,7 @@ def prompts_of(recipe: ConstitutionRecipe) -> list[str]:
     """The first user's words of the data's rows, and of generated tasks, `questions` in all."""
     sources, found = recipe.data.train or [ChatSource(path="tasks:story")], list[str]()
     for source in sources:
-        made = generated(source, recipe.seed) if source.kinds else read(source)
+        made = generated(source, recipe.seed) if source.kinds else filter(None, map(first_prompt, rows(source)))
         found += [prompt for prompt, _ in zip(made, range(recipe.questions // len(sources)), strict=False)]
     if not found:
         raise DaedalError("the data hold no prompts; give data.train a file whose rows have one, or tasks.")
@@ -166,14 +166,6 @@ def prompts_of(recipe: ConstitutionRecipe) -> list[str]:
 
 def generated(source: ChatSource, seed: int) -> Any:
     return (instructions.task(random.Random(f"constitution/{seed}/{i}"), source.kinds).prompt for i in range(2**31))
-
-
-def read(source: ChatSource) -> Any:
-    for row in rows(source):
-        said_first = row.get("messages") or row.get("prompt") or ()
-        prompt = said_first if isinstance(said_first, str) else next((m["content"] for m in said_first if m["role"] == "user"), None)
-        if prompt:
-            yield prompt
 
 
 def once(file: Path, make: Callable[[], list[Row]], start: Start) -> list[Row]:
@@ -219,7 +211,7 @@ def run(recipe: ConstitutionRecipe) -> Path:
         return network
 
     network = weighed("start", recipe.start)
-    file = start.out / f"revisions-{assistant.mark(recipe, 'principles', 'critic', 'seed', 'questions', 'rounds', 'data')}.jsonl"
+    file = start.out / f"revisions-{assistant.mark(recipe.start, recipe, 'principles', 'critic', 'seed', 'questions', 'rounds', 'data')}.jsonl"
     revised = once(file, lambda: revisions(recipe, principles, network, tokenizer), start)
     learned = sft.run(stage(recipe, SFTRecipe, "sft", recipe.start, file, recipe.sft_steps))
     network = weighed("sft", learned)
@@ -251,7 +243,7 @@ def measured(recipe: ConstitutionRecipe, principles: list[Principle], network: D
     """On held-out prompts: the share of answers that break a principle, as far as words tell, and what the tasks' own program says of them."""
     tasks = assistant.held_out_tasks(recipe)
     params = SamplingParams(temperature=recipe.temperature, max_tokens=recipe.answer_tokens, seed=recipe.seed)
-    given = assistant.answers(network, tokenizer, [[user(task.prompt)] for task in tasks], params)
+    given = assistant.answers(network, tokenizer, [task.messages for task in tasks], params)
     broken = [any(principle.broken(texts[0]) for principle in principles) for texts in given]
     helpful = [task.check(texts[0]) for task, texts in zip(tasks, given, strict=True)]
     return {"breaks": sum(broken) / len(broken), "helpful": sum(helpful) / len(helpful)} if tasks else {}

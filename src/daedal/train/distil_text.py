@@ -1,9 +1,16 @@
-"""Distillation of language models: a student learns a teacher's distributions over next tokens beside the text itself.
+"""Distillation of language models: a student learns a teacher's distributions over next tokens beside the text itself; on what the student
+writes, so that it learns where its own mistakes lead (on_policy: Agarwal et al. 2024); or from what the teacher writes (sequence: Kim & Rush 2016).
 
 Legend: B batch, T tokens, n positions, V vocabulary, D width (of each network its own).
 """
 
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +19,21 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from daedal import checkpoints
+from daedal import device as machine
+from daedal.data import chat
+from daedal.data.documents import Mixture, Source
+from daedal.data.packing import PackedRows
+from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.nn.quantized import dequantize_
-from daedal.train import pretrain
+from daedal.processes.sampling import SamplingParams
+from daedal.train import assistant, pretrain
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.recipe import DistilTextRecipe
+from daedal.train.questions import Questions
+from daedal.train.recipe.text import DistilTextRecipe
+from daedal.train.rl import everyones
+from daedal.train.rollout import Completion, complete, padded, seed_of, trimmed
 from daedal.train.trainer import Batch, Objective
 
 
@@ -57,18 +73,109 @@ def distance(ours: Tensor, theirs: Tensor, student: Decoder, teacher: Decoder, r
 
 
 def distillation(recipe: DistilTextRecipe, teacher: Decoder) -> Objective:
-    """Sum over tokens of (1 - weight) next-token loss + weight times the divergence from the teacher."""
+    """Sum over tokens of (1 - weight) next-token loss + weight times the divergence from the teacher; of what the student wrote, which has a
+    mask, the divergence alone."""
+    written = 0.0
 
     def loss(network: Decoder, part: Batch) -> Tensor:
+        nonlocal written
+        written = float("mask" in part)
+        part = trimmed(part) if written else part
         tokens, goal = part["tokens"][:, :-1], part["tokens"][:, 1:]
+        kept = part.get("mask", torch.ones_like(goal, dtype=torch.bool))
         hidden = network.hidden(tokens)
         with torch.no_grad():
             theirs = teacher.to(tokens.device).hidden(tokens)
-        away = distance(hidden.flatten(0, 1), theirs.flatten(0, 1), network, teacher, recipe)
+        away = distance(hidden[kept], theirs[kept], network, teacher, recipe)
+        if written:
+            return away
         text = linear_cross_entropy(hidden, network.lm_head.weight, goal, softcap=network.softcap) if recipe.weight < 1 else torch.zeros(())
         return (1 - recipe.weight) * text + recipe.weight * away
 
-    return Objective(loss, lambda batch: batch["tokens"][:, 1:].numel())
+    def count(batch: Batch) -> int:
+        return int(batch["mask"].sum()) if "mask" in batch else batch["tokens"][:, 1:].numel()
+
+    return Objective(loss, count, measured=(lambda: {"written": written}) if recipe.on_policy else None)
+
+
+# ---- on-policy ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Written:
+    """Rows of text, a share of the batches written by the student with the weights of the moment. What is drawn follows from the seed and the
+    number of the batch, so a run that goes on writes the same."""
+
+    def __init__(self, recipe: DistilTextRecipe, rows: PackedRows, network: Decoder, tokenizer: Tokenizer, state: dict[str, Any] | None) -> None:
+        assert recipe.on_policy is not None
+        self.recipe, self.how, self.rows, self.network = recipe, recipe.on_policy, rows, network
+        self.number = state["number"] if state else 0
+        self.params = SamplingParams(temperature=self.how.temperature, max_tokens=self.how.tokens)
+        self.tokenizer, self.questions, longest = tokenizer, None, network.config.max_position_embeddings - self.how.tokens
+        if longest < (1 if self.how.prompts else self.how.prompt_tokens):
+            raise DaedalError(
+                f"on_policy.tokens = {self.how.tokens} after a prompt is beyond the student's context of {longest + self.how.tokens}; lower it."
+            )
+        if self.how.prompts:
+            self.tokenizer = chat.prepared(tokenizer)
+            self.questions = Questions(self.how.prompts, self.tokenizer, recipe.seed, longest)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for text in self.rows:  # (B, T + 1)
+            own = random.Random(f"{self.recipe.seed}/{self.number}").random() < self.how.share
+            batch = self.written(text) if own else {"tokens": text}
+            self.number += 1
+            yield batch
+
+    def state(self) -> dict[str, Any]:
+        return {**self.rows.state(), "number": self.number}
+
+    def written(self, text: Tensor) -> Batch:
+        """tokens (B, T + 1) and mask (B, T). Every process writes its share, and all have the whole."""
+        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+        share, first = len(text) // world, self.number * len(text)
+        mine = range(rank * share, (rank + 1) * share)
+        seeds = [seed_of(self.recipe.seed, first + i) for i in mine]
+        requests = complete(self.network, self.tokenizer, [self.prompt(text[i], first + i) for i in mine], self.params, seeds, group=1)
+        made = [Completion(request.prompt, request.output, request.finished == "stop") for request in requests]
+        tokens, mask = padded(everyones(made, world))
+        return {"tokens": tokens, "mask": mask}
+
+    def prompt(self, row: Tensor, number: int) -> list[int]:
+        questions = self.questions
+        return questions.encoded(questions.question(number)) if questions else row[: self.how.prompt_tokens].tolist()
+
+
+# ---- the teacher's text -----------------------------------------------------------------------------------------------------------------------
+
+
+def teachers_text(recipe: DistilTextRecipe, teacher: Decoder) -> Source:
+    """What the teacher writes, made once and kept in the run's folder."""
+    how, out = recipe.sequence, Path(recipe.out)
+    assert how is not None
+    file = out / f"teacher-{assistant.mark(recipe.teacher, recipe, 'sequence', 'data', 'seed')}.jsonl"
+    if not file.exists():
+        tokenizer = Tokenizer.load(checkpoints.resolve(recipe.teacher))
+        prompts = [beginning(tokenizer, text, how.prompt_tokens) for text in islice(Mixture(recipe.data.train, recipe.seed), how.texts)]
+        params = SamplingParams(temperature=how.temperature, max_tokens=how.tokens)
+        made = complete(teacher, tokenizer, prompts, params, [seed_of(recipe.seed, i) for i in range(len(prompts))], group=1)
+        texts = list(dict.fromkeys(tokenizer.decode(request.tokens) for request in made if request.finished == "stop"))
+        print(f"the teacher brought {len(texts)} different texts of {len(made)} to an end", file=sys.stderr, flush=True)
+        if not texts:
+            raise DaedalError(f"none of {len(made)} texts of {recipe.teacher} ended within sequence.tokens = {how.tokens}; raise it.")
+        out.mkdir(parents=True, exist_ok=True)
+        partial_file = file.with_suffix(f".partial{os.environ.get('RANK', 0)}")  # every process made the same; one is kept
+        partial_file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+        partial_file.replace(file)
+    return Source(path=str(file))
+
+
+def beginning(tokenizer: Tokenizer, text: str, size: int) -> list[int]:
+    """The first `size` tokens of a document, after bos where there is one."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return start + tokenizer.encode(text, add_bos=False)[:size]
+
+
+# ---- the run ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def teacher_of(recipe: DistilTextRecipe) -> Decoder:
@@ -76,13 +183,15 @@ def teacher_of(recipe: DistilTextRecipe) -> Decoder:
     network = checkpoints.load(folder)
     if "quantization_config" in checkpoints.read_config(folder):
         dequantize_(network)
-    return network.float().requires_grad_(False).eval()
+    return network.float().requires_grad_(False).eval().to(machine.pick_device(recipe.device))
 
 
 def run(recipe: DistilTextRecipe) -> Path:
     """Train the student, and write `out/model`. Its tokenizer is the teacher's."""
     teacher = teacher_of(recipe)
-    return pretrain.run(recipe, partial(checked, teacher=teacher))
+    if recipe.sequence:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": [teachers_text(recipe, teacher)]})})
+    return pretrain.run(recipe, partial(checked, teacher=teacher), Written if recipe.on_policy else None)
 
 
 def checked(recipe: Any, network: Decoder, teacher: Decoder) -> Objective:

@@ -1,6 +1,7 @@
-"""Few-step students by consistency distillation (Song et al. 2023, latent form with guidance: Luo et al. 2023).
+"""Students of the media transformer: of one pass a step by guidance distillation (Meng et al. 2023, stage one), of few steps by consistency
+distillation (Song et al. 2023, latent form with guidance: Luo et al. 2023).
 
-The teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
+For consistency the teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
 end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance. Consistency alone blurs what
 few steps cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (Sauer et al. 2024).
 """
@@ -21,9 +22,10 @@ from daedal.networks.media import MediaTransformer, Text, grid_positions, patchi
 from daedal.processes.guidance import cfg
 from daedal.processes.media import PARAMETRISATIONS
 from daedal.processes.noise import Level, noised
-from daedal.train import flow
+from daedal.train import flow, terms
 from daedal.train.adversarial import GAMES, duel
-from daedal.train.recipe import DistillRecipe, FlowRecipe
+from daedal.train.pictures import clean
+from daedal.train.recipe.flow import DistillRecipe, FlowRecipe
 from daedal.train.trainer import Batch, Objective
 
 
@@ -76,6 +78,31 @@ def looking(guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text
     return look
 
 
+def guided(guide: MediaTransformer, tokenizer: Tokenizer, scale: float, x: Tensor, t: Tensor, positions: Tensor, captions: Tensor) -> Tensor:
+    """The picture that a guided teacher sees in x (B, T, C) at times t (B, 1)."""
+    nothing = encode_captions(tokenizer, [""] * len(x), guide.config.text_length).to(x.device)
+    cond, without = (ask(guide, x, t, positions, guide.encode_text(words)) for words in (captions, nothing))
+    return cfg(cond, without, scale)
+
+
+def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
+    """The student names without guidance what its teacher names with it, at every level: one pass instead of two."""
+    r = cast(DistillRecipe, recipe)
+    guide = teacher or cast(MediaTransformer, load_component(checkpoints.resolve(str(r.model.start)), dtype=torch.float32))
+
+    def loss(student: MediaTransformer, part: Batch) -> Tensor:
+        device, patch = part["images"].device, student.config.patch_size
+        x0, t = patchify(clean(part["images"]), patch), flow.times(len(part["images"]), r).to(device)
+        positions = grid_positions(*part["images"].shape[-2:], patch).to(device)
+        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        with torch.no_grad():
+            wanted = guided(guide.to(device), tokenizer, r.teacher_guidance, x, t, positions, part["captions"])
+        error = ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted
+        return (error.square() * terms.weight(t[..., None], None)).sum()
+
+    return Objective(loss, lambda batch: batch["images"].numel())
+
+
 def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
     """The student's answer at a level against its own at the teacher's next level, where it is held fixed; at the last, against the picture."""
     r = cast(DistillRecipe, recipe)
@@ -87,16 +114,14 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
         c, device = student.config, part["images"].device
         guide.to(device)
-        x0 = patchify(part["images"].float() / 127.5 - 1, c.patch_size)  # (B, T, C)
+        x0 = patchify(clean(part["images"]), c.patch_size)  # (B, T, C)
         positions = grid_positions(*part["images"].shape[-2:], c.patch_size).to(device)
         at = torch.randint(r.levels, (len(x0), 1))
         t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
         with torch.no_grad():
-            nothing = encode_captions(tokenizer, [""] * len(x0), c.text_length).to(device)
-            cond, without = (ask(guide, x, t, positions, guide.encode_text(words)) for words in (part["captions"], nothing))
-            guided = cfg(cond, without, r.teacher_guidance)
-            moved = guided + (after / t)[..., None] * (x - guided)  # Euler on the straight path through x and the guided picture
+            seen = guided(guide, tokenizer, r.teacher_guidance, x, t, positions, part["captions"])
+            moved = seen + (after / t)[..., None] * (x - seen)  # Euler on the straight path through x and the guided picture
         text = student.encode_text(part["captions"])
         with torch.no_grad():
             there = ask(student, moved, after.clamp(min=1e-3), positions, text)
@@ -115,7 +140,9 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
 
 
 def run(recipe: DistillRecipe) -> Path:
-    """Train a student; its folder says to sample it with `lcm`, without guidance."""
+    """Train a student; its folder says to sample it without guidance, one of few steps with `lcm`."""
+    if recipe.method == "guidance":
+        return flow.run(recipe, guidance)
     return flow.run(recipe, consistency, sampler="lcm", beside=beside)
 
 

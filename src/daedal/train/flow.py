@@ -25,7 +25,7 @@ from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
 from daedal.train import parallel, terms
 from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sources, tokenizer_of
-from daedal.train.recipe import FlowRecipe
+from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch, Objective
 
 

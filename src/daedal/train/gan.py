@@ -29,7 +29,7 @@ from daedal.processes.imaging import pixels
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, duel
 from daedal.train.pictures import begin, clean, fit, planned, sheet, sources
-from daedal.train.recipe import GanRecipe
+from daedal.train.recipe.pictures import GanRecipe
 from daedal.train.trainer import Batch, Objective
 
 
@@ -108,6 +108,9 @@ def path_length(generator: StyleGAN2Generator, ws: Tensor, images: Tensor) -> Te
     return slope.square().sum(2).mean(1).sqrt()
 
 
+RUNNING = ("augment", "path", "w_avg", "magnitude_ema", "stored_mean", "stored_var")  # what moves with a process's own samples
+
+
 def gan(recipe: GanRecipe) -> Objective:
     """The maker's and the critic's loss of a batch, each blind to the other's weights."""
 
@@ -117,12 +120,12 @@ def gan(recipe: GanRecipe) -> Objective:
         z = match.z(len(real)).to(real.device)
         if isinstance(generator, StyleGAN2Generator):
             w = generator.mapping(z, condition)
-            generator.mapping.w_avg = generator.mapping.w_avg.lerp(w.detach().mean(0), 0.002)
+            generator.mapping.w_avg.lerp_(w.detach().mean(0), 0.002)
             ws = w[:, None].repeat(1, generator.config.num_ws, 1)
             made = generator.synthesis(ws, torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
             if recipe.path_length:
                 lengths = path_length(generator, ws, made)
-                match.path = match.path.lerp(lengths.mean().detach(), 0.01)
+                match.path.lerp_(lengths.mean().detach(), 0.01)
                 total = total + recipe.path_length * (lengths - match.path).square().sum()
         else:
             made = generator(z, condition)
@@ -131,10 +134,10 @@ def gan(recipe: GanRecipe) -> Objective:
         critic = Judge(match.discriminator, condition)
         maker, judged = duel(GAMES[recipe.game], critic, augmented(real, chance), augmented(made, chance), recipe.gamma)
         if recipe.augment_target and critic.first is not None:
-            match.augment = adapted(match.augment, critic.first, recipe.augment_target, len(real))
+            match.augment.copy_(adapted(match.augment, critic.first, recipe.augment_target, len(real) * parallel.count()))
         return total + maker.sum() + judged.sum()
 
-    return Objective(loss, lambda batch: len(batch["images"]))
+    return Objective(loss, lambda batch: len(batch["images"]), after=partial(parallel.average_buffers, names=RUNNING))
 
 
 class Judge(nn.Module):

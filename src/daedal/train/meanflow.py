@@ -22,7 +22,7 @@ from daedal.processes.noise import Level, noised
 from daedal.train import flow
 from daedal.train.distill import pseudo_huber
 from daedal.train.pictures import clean
-from daedal.train.recipe import FlowRecipe, MeanFlowRecipe
+from daedal.train.recipe.flow import FlowRecipe, MeanFlowRecipe
 from daedal.train.terms import CLOSEST
 from daedal.train.trainer import Batch, Objective
 

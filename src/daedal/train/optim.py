@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from daedal.train.recipe import OptimizerRecipe
+from daedal.train.recipe.base import OptimizerRecipe
 
 POLAR = (  # (a, b, c) of x <- a x + (b xx' + c (xx')^2) x, for singular values in [1e-3, 1], 5 steps
     (8.205160414005569, -22.901934987056034, 16.460724910180303),

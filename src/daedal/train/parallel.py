@@ -71,7 +71,8 @@ def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> d
 def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:
     set_model_state_dict(network, state["model"], options=StateDictOptions(full_state_dict=True))
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        set_optimizer_state_dict(network, optimizer, saved, options=StateDictOptions(full_state_dict=True))
+        # not strict: a parameter that no loss has reached yet has no state
+        set_optimizer_state_dict(network, optimizer, saved, options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def total(value: float, device: torch.device, world: int) -> float:
@@ -81,3 +82,20 @@ def total(value: float, device: torch.device, world: int) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.item()
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def average_buffers(network: nn.Module, names: tuple[str, ...]) -> None:
+    """Make buffers so called, which each process has moved by its own samples, the mean of all processes, in place."""
+    buffers = [buffer for name, buffer in network.named_buffers() if name.rpartition(".")[2] in names]
+    if count() == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.all_reduce(flat)
+    for buffer, mean in zip(buffers, (flat / count()).split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -23,7 +23,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe import PictureRun, PictureSource, Run
+from daedal.train.recipe.base import Run
+from daedal.train.recipe.pictures import PictureRun, PictureSource
 from daedal.train.trainer import Batches, Objective, Trainer
 
 

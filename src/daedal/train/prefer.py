@@ -1,5 +1,5 @@
-"""Teaching a media transformer what is better: from pairs (Diffusion-DPO, Wallace et al. 2023), from a reward (Flow-GRPO, Liu et al. 2025), or
-from a reward's slope (ReFL, Xu et al. 2023).
+"""Teaching a media transformer what is better: from pairs (Diffusion-DPO, Wallace et al. 2023), from a reward (Flow-GRPO, Liu et al. 2025),
+from a reward without a path to remember (DiffusionNFT, Zheng et al. 2025), or from a reward's slope (ReFL, Xu et al. 2023).
 
 All start from a trained model and stay near it. On generated scenes a pair is the right picture and one of another scene under the same
 caption, and the reward is what `scenes.correct` reads off the pixels; elsewhere the reward is a rater's (daedal.train.rate) or a CLIP model's.
@@ -10,13 +10,14 @@ Legend: B pictures, G pictures of one prompt, T tokens, C values of a token.
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component
@@ -25,13 +26,14 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify, unpatchify
 from daedal.processes.imaging import pixels
-from daedal.processes.media import flow_levels
+from daedal.processes.media import flow_levels, predictor
 from daedal.processes.noise import Level, noised
+from daedal.processes.samplers import euler
 from daedal.train import flow
 from daedal.train.distill import ask
 from daedal.train.rate import Opinion
-from daedal.train.recipe import FlowRecipe, PreferRecipe
-from daedal.train.terms import CLOSEST
+from daedal.train.recipe.flow import FlowRecipe, PreferRecipe
+from daedal.train.terms import CLOSEST, Shadow, follow, weight
 from daedal.train.trainer import Batch, Objective
 
 PARTS = ("objects", "colours", "relation", "background")
@@ -135,6 +137,13 @@ def advantages(rewards: Tensor, group: int) -> Tensor:
     return ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
 
 
+def mean_reward(seen: list[Tensor]) -> dict[str, float]:
+    """Of the pictures since it was last asked."""
+    found = torch.cat(seen).mean().item()
+    seen.clear()
+    return {"reward": found}
+
+
 def stochastic_step(x: Tensor, x0: Tensor, level: Level, after: Level, eta: float) -> tuple[Tensor, float]:
     """Mean (B, T, C) and spread of the next x: the reverse step that keeps the marginals, `eta` of DDPM's noise (Song et al. 2020, eq. 12)."""
     lam = [math.log(float(at.alpha) / float(at.sigma)) if at.alpha else -math.inf for at in (level, after)]
@@ -149,7 +158,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     r = cast(PreferRecipe, recipe)
     reference, levels = start or frozen_start(r), flow_levels(r.rollout_steps)
     steps = [i for i in range(levels.steps) if levels[i + 1].sigma]  # the last step, into the picture, draws nothing
-    reward = reward_of(r, tokenizer)
+    reward, seen_rewards = reward_of(r, tokenizer), list[Tensor]()
 
     def policy(network: MediaTransformer, x: Tensor, i: int, positions: Tensor, text: Text) -> tuple[Tensor, float]:
         x0 = ask(network, x, torch.full((len(x), 1), float(levels[i].time), device=x.device), positions, text)
@@ -167,7 +176,9 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
                 path.append(mean + spread * torch.randn(mean.shape).to(device))
             last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
             made = unpatchify(ask(network, path[-1], last, positions, text), c.patch_size, height, width)
-            gain = advantages(reward(repeated(part, r.group), made), r.group).to(device)  # (B G,)
+            earned = reward(repeated(part, r.group), made)
+        gain = advantages(earned, r.group).to(device)  # (B G,)
+        seen_rewards.append(earned)
         with torch.no_grad():
             text_at_start = reference.to(device).encode_text(words)
         text, total = network.encode_text(words), torch.zeros((), device=device)
@@ -183,7 +194,54 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
             total = total + (r.kl * pull - gained).sum() / len(steps) / r.group
         return total
 
-    return Objective(loss, lambda batch: len(batch["captions"]))
+    return Objective(loss, lambda batch: len(batch["captions"]), measured=partial(mean_reward, seen_rewards))
+
+
+# ---- reward on the forward process -----------------------------------------------------------------------------------------------------
+
+
+def rated(rewards: Tensor, group: int) -> Tensor:
+    """Rewards (B,) in groups of one prompt -> how good (B,), from 0 to 1: the distance from the group's mean over the spread of all, cut at one."""
+    away = rewards.view(-1, group) - rewards.view(-1, group).mean(1, keepdim=True)
+    return 0.5 + 0.5 * (away / (rewards.std() + 1e-4)).clamp(-1, 1).flatten()
+
+
+def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
+    """Paint each prompt `group` times with the old policy, which follows slowly, and noise the pictures anew: where one is good the network mixed
+    with the old one should name it, where it is bad the old one's mirror image in the network should (Zheng et al. 2025, eq. 5). No path is kept, any sampler
+    paints."""
+    r = cast(PreferRecipe, recipe)
+    old, levels, reward, seen_rewards = frozen_start(r), flow_levels(r.rollout_steps), reward_of(r, tokenizer), list[Tensor]()
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        c, device = network.config, part["captions"].device
+        height, width = part["images"].shape[-2:]
+        positions, words = grid_positions(height, width, c.patch_size).to(device), part["captions"].repeat_interleave(r.group, 0)
+        old.to(device).load_state_dict(network.beside["old"].weights())  # type: ignore[operator,union-attr,index]
+        with torch.no_grad():
+            text_then = old.encode_text(words)
+            x = euler(predictor(old, text_then, positions), torch.randn(len(words), len(positions), c.token_size).to(device), levels, torch.randn)
+            earned = reward(repeated(part, r.group), unpatchify(x, c.patch_size, height, width))
+        good = rated(earned, r.group).to(device)[:, None, None]
+        seen_rewards.append(earned)
+        text, total = network.encode_text(words), torch.zeros((), device=device)
+        for _ in range(r.levels):
+            t = flow.times(len(part["captions"]), r).to(device).repeat_interleave(r.group, 0)  # (B G, 1), alike in a group
+            seen = noised(x, torch.randn(x.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+            with torch.no_grad():
+                before = ask(old, seen, t, positions, text_then)
+            moved = r.mix * (ask(network, seen, t, positions, text) - before)
+            error = good * (before + moved - x).square() + (1 - good) * (before - moved - x).square()
+            total = total + (error * weight(t[..., None], None)).mean((1, 2)).sum()
+        return total / r.levels / r.group
+
+    return Objective(loss, lambda batch: len(batch["captions"]), follow, partial(mean_reward, seen_rewards))
+
+
+def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
+    """The old policy, where the method has one."""
+    r = cast(PreferRecipe, recipe)
+    return nn.ModuleDict({"old": Shadow(network, r.follow)} if r.method == "nft" else {})
 
 
 # ---- slope of a reward -----------------------------------------------------------------------------------------------------------------
@@ -213,13 +271,13 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     return Objective(loss, lambda batch: len(batch["captions"]))
 
 
-METHODS = {"dpo": dpo, "grpo": grpo, "refl": refl}
+METHODS = {"dpo": dpo, "grpo": grpo, "nft": nft, "refl": refl}
 
 
 def run(recipe: PreferRecipe) -> Path:
     """Teach, and write `out/model`."""
     scenes_only = recipe.method == "dpo" or recipe.reward == "scenes"
-    return flow.run(recipe, METHODS[recipe.method], batches_of=ScenePairs if scenes_only else PictureBatches)
+    return flow.run(recipe, METHODS[recipe.method], batches_of=ScenePairs if scenes_only else PictureBatches, beside=beside)
 
 
 plan = flow.plan

@@ -26,7 +26,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, pair_objectives, parallel, sampled
 from daedal.train.pictures import Start, begin
-from daedal.train.recipe import PreferenceRecipe
+from daedal.train.recipe.chat import PreferenceRecipe
 from daedal.train.reward import comparisons, end_to_end, mean_length
 from daedal.train.trainer import Batch, Objective
 
@@ -71,13 +71,13 @@ class Referenced:
 @torch.no_grad()
 def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, batches: Comparisons) -> Tensor:
     """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the run's folder where it made them before."""
-    file = start.out / f"reference-{assistant.mark(recipe, 'data', 'context', 'seed', 'task_pairs', 'method')}.safetensors"
+    file = start.out / f"reference-{assistant.mark(recipe.start, recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter')}.safetensors"
     shape = (batches.firsts[-1], max(len(c.talks) for pool in batches.pools for c in pool))
     table = load_file(file)["logprobs"] if file.exists() else torch.full(shape, float("nan"))
     fresh = Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed)
     drawn = {fresh.draw() for _ in range(recipe.rows * recipe.steps)}
     absent = sorted((i for i in drawn if table[i, 0].isnan()), key=lambda i: max(map(len, batches[i].talks)))  # more, where steps grew
-    network.to(start.device).eval()
+    network.to(start.device).train()  # as the loss will run it
     for at in range(0, len(absent), recipe.micro_rows):
         numbers = absent[at : at + recipe.micro_rows]
         batch = {key: value.to(start.device) for key, value in batches.batch(numbers).items()}
@@ -156,8 +156,8 @@ def run(recipe: PreferenceRecipe) -> Path:
     batches = comparisons(recipe, tokenizer, context, start)
     shaped = as_singles if recipe.method == "kto" else as_pairs
     batches = Comparisons([shaped(list(pool)) for pool in batches.pools], batches.weights, recipe.rows, recipe.seed, batches.state())
+    assistant.adapted(recipe, network)  # which is nothing yet, but for what packing the base rounds
     table = reference_table(recipe, start, network, batches) if recipe.method in REFERENCED else None
-    assistant.adapted(recipe, network)
     state = assistant.fit(
         recipe, start, network, Referenced(batches, table), objective(recipe), 2 * recipe.rows * mean_length(batches),
         evaluation(recipe, tokenizer, batches, table, start), assistant.sampling(recipe, tokenizer),

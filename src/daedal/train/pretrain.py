@@ -22,8 +22,8 @@ from daedal.processes.scoring import bits_per_byte
 from daedal.train import checkpoint, parallel
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe import Recipe
-from daedal.train.trainer import Batch, Objective, Trainer
+from daedal.train.recipe.text import Recipe
+from daedal.train.trainer import Batch, Batches, Objective, Trainer
 
 
 class TokenBatches:
@@ -95,8 +95,13 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(recipe: Recipe, objective: Callable[[Any, Decoder], Objective] | None = None) -> Path:
-    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder. Other objectives on text pass theirs."""
+def run(
+    recipe: Recipe,
+    objective: Callable[[Any, Decoder], Objective] | None = None,
+    batches: Callable[[Any, PackedRows, Decoder, Tokenizer, dict[str, Any] | None], Batches] | None = None,
+) -> Path:
+    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder. Other objectives on text pass theirs, and
+    what makes batches of rows of text: of (recipe, rows, network, tokenizer, state to go on from)."""
     device, out = machine.pick_device(recipe.device), Path(recipe.out)
     rank, world = parallel.start(device)
     if recipe.rows % (world * recipe.micro_rows):
@@ -112,10 +117,12 @@ def run(recipe: Recipe, objective: Callable[[Any, Decoder], Objective] | None = 
     network = network_of(recipe, tokenizer).to(device)
     dtype = machine.compute_dtype(recipe.dtype, device)
     network.compute_dtype = None if dtype == torch.float32 else dtype
-    rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=resume and resume["data"])
+    data = resume and resume["data"]
+    rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=data)
+    source = batches(recipe, rows, network, tokenizer, data) if batches else TokenBatches(rows)
     tokens = recipe.rows * recipe.model.context
     trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), TokenBatches(rows), objective(recipe, network) if objective else next_token(recipe), rank=rank, world=world, device=device,
+        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), source, objective(recipe, network) if objective else next_token(recipe), rank=rank, world=world, device=device,
         unit="tokens", units_per_step=tokens, flops_per_step=tokens * network.flops_per_token(recipe.model.context // 2, train=True), evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
         resume=resume,
     )  # fmt: skip

@@ -43,7 +43,7 @@ class Questions:
             epoch, place = divmod(k, len(self.files[i]))
             return self.files[i][self.order(i, epoch)[place]]
         task = instructions.task(rng, self.sources[i].kinds, held_out)
-        messages = opened([{"role": "user", "content": task.prompt}], self.sources[i])
+        messages = opened(task.messages, self.sources[i])
         return Question(messages, partial(checked, task.check))
 
     @lru_cache(maxsize=8)  # noqa: B019 - as long as the run

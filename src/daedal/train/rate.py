@@ -25,7 +25,7 @@ from daedal.nn.linear import Linear
 from daedal.processes.sight import Sight, ended
 from daedal.train import contrast, parallel
 from daedal.train.pictures import begin, clean, cost, fit, planned, tokenizer_of
-from daedal.train.recipe import RateRecipe
+from daedal.train.recipe.pictures import RateRecipe
 from daedal.train.trainer import Batch, Objective
 
 HEAD = "head.safetensors"

@@ -26,13 +26,12 @@ from daedal.data.conversations import reasons
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.scalar import ScalarModel
-from daedal.nn.lora import merge_lora
 from daedal.nn.segments import Segments
 from daedal.processes.measures import wilson
 from daedal.train import assistant, parallel
 from daedal.train.pair_objectives import bradley_terry, centring, plackett_luce, process_loss
 from daedal.train.pictures import Start, begin
-from daedal.train.recipe import RewardRecipe
+from daedal.train.recipe.chat import RewardRecipe
 from daedal.train.trainer import Batch, Objective
 
 
@@ -96,8 +95,7 @@ def run(recipe: RewardRecipe) -> Path:
     tokens = 2 * recipe.rows * mean_length(batches)
     state = assistant.fit(recipe, start, network, batches, objective(recipe), tokens, evaluation(recipe, tokenizer, context, start))
     if recipe.adapter:
-        merge_lora(network)
-        state = network.state_dict()
+        state = assistant.merged(recipe, network)
     if start.rank == 0:
         tokenizer.save(start.out / "model")
         pad = tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), tokenizer.eos_ids[-1])

@@ -5,6 +5,7 @@ A callable that raises, or whose answer is no finite number, drops its sample, w
 
 import importlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from daedal import checkpoints
 from daedal.checkpoints.scalar import load_scalar
 from daedal.data import chat
+from daedal.data.rows import Messages, messages_of
+from daedal.data.steps import parts, stepped
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
@@ -54,6 +57,18 @@ class RewardModel:
                 tokens[row, : len(some)] = torch.tensor(some)
             found += self.network(tokens)[range(len(ids)), [len(some) - 1 for some in ids]].tolist()
         return found
+
+    @torch.inference_mode()
+    def steps(self, prompt: str | Messages, completion: str) -> list[float]:
+        """Of a process reward model: the chance that each step of a solution is right, as daedal.data.steps.parts finds them. Nothing that can be read as steps is [0.0]."""
+        steps, between = parts(completion)
+        made = stepped(
+            self.tokenizer, messages_of(prompt), steps, [True] * len(steps), between, self.network.config.max_position_embeddings, Counter()
+        )
+        if made is None:
+            return [0.0]
+        [talk] = made.talks
+        return self.network(torch.from_numpy(talk.ids).long()[None])[0, torch.from_numpy(talk.mask)].sigmoid().tolist()
 
 
 class Scoring:

@@ -38,7 +38,7 @@ from daedal.train import assistant, checkpoint, parallel
 from daedal.train import rl_objectives as rl
 from daedal.train.pictures import Start, begin
 from daedal.train.questions import Question, Questions
-from daedal.train.recipe import RLRecipe
+from daedal.train.recipe.chat import RLRecipe
 from daedal.train.rewards import Reward, Scoring, check_dropped, named
 from daedal.train.rollout import Completion, complete, padded, score, scored, seed_of, support_of, trimmed
 from daedal.train.trainer import Batch, Objective, Trainer

@@ -9,6 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from daedal import checkpoints
+from daedal.data import chat
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import instructions
@@ -18,7 +20,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.pictures import Start
-from daedal.train.recipe import PreferenceRecipe, SampledRecipe, SFTRecipe
+from daedal.train.recipe.chat import PreferenceRecipe, SampledRecipe, SFTRecipe
 
 Tried = list[tuple[Task, list[tuple[float, str]]]]
 
@@ -28,14 +30,14 @@ def tried(wanted: SampledRecipe, network: Decoder, tokenizer: Tokenizer, seed: i
     kinds = wanted.kinds or instructions.KINDS
     tasks = [instructions.task(random.Random(f"sampled/{seed}/{i}"), kinds) for i in range(wanted.tasks)]
     params = SamplingParams(n=wanted.n, temperature=wanted.temperature, max_tokens=max_tokens, seed=seed)
-    given = assistant.answers(network, tokenizer, [[{"role": "user", "content": task.prompt}] for task in tasks], params)
+    given = assistant.answers(network, tokenizer, [task.messages for task in tasks], params)
     return [(task, sorted(((task.check(text), text) for text in texts), key=lambda pair: -pair[0])) for task, texts in zip(tasks, given, strict=True)]
 
 
 def kept(found: Tried, threshold: float) -> list[dict[str, Any]]:
     """Every different answer that earns at least `threshold`, as prompt and completion."""
     return [
-        {"prompt": task.prompt, "completion": text}
+        {"prompt": task.messages, "completion": text}
         for task, answers in found
         for text in dict.fromkeys(text for earned, text in answers if earned >= threshold and text)
     ]
@@ -48,7 +50,7 @@ def pairs(found: Tried) -> list[dict[str, Any]]:
         said = [(earned, text) for earned, text in answers if text]
         if said and said[0][0] > said[-1][0]:
             (best, chosen), (worst, rejected) = said[0], said[-1]
-            made.append({"prompt": task.prompt, "chosen": chosen, "rejected": rejected, "margin": best - worst})
+            made.append({"prompt": task.messages, "chosen": chosen, "rejected": rejected, "margin": best - worst})
     return made
 
 
@@ -56,15 +58,17 @@ def source(recipe: SFTRecipe | PreferenceRecipe, name: str, network: Decoder, to
     """A source of what the network made: `name` is "kept" or "pairs"."""
     wanted = recipe.sampled
     assert wanted is not None
-    file = start.out / f"{name}-{assistant.mark(recipe, 'sampled', 'seed', 'answer_tokens')}.jsonl"
+    file = start.out / f"{name}-{assistant.mark(recipe.start, recipe, 'sampled', 'seed', 'answer_tokens')}.jsonl"
     if not file.exists():
+        if wanted.teacher:
+            network, tokenizer = assistant.network_of(wanted.teacher), chat.prepared(Tokenizer.load(checkpoints.resolve(wanted.teacher)))
         found = tried(wanted, network.to(start.device), tokenizer, recipe.seed, recipe.answer_tokens)
         rows = kept(found, wanted.threshold) if name == "kept" else pairs(found)
         every = [earned for _, answers in found for earned, _ in answers]
         assistant.say(f"{len(every)} answers to {len(found)} tasks earn {sum(every) / len(every):.3f} on average; {name}: {len(rows)}", start)
         if not rows:
             raise DaedalError(
-                f"{len(every)} answers of the start gave no {name}: lower sampled.threshold, raise sampled.n, or start from an SFT model."
+                f"{len(every)} answers of {wanted.teacher or 'the start'} gave no {name}: lower sampled.threshold, raise sampled.n, or start from an SFT model."
             )
         write(file, rows, start)
     return ChatSource(path=str(file), weight=wanted.weight)

@@ -24,7 +24,7 @@ from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, parallel, sampled
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.pictures import begin
-from daedal.train.recipe import SFTRecipe
+from daedal.train.recipe.chat import SFTRecipe
 from daedal.train.trainer import Batch, Objective
 
 plan = assistant.plan

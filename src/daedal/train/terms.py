@@ -6,7 +6,7 @@ Legend: B batch, T tokens, C values of a token, D width.
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from daedal.networks.media import MediaTransformer, Text
 from daedal.nn.conv import init_
 from daedal.nn.linear import Linear
 from daedal.processes.noise import Level, noised
-from daedal.train.recipe import FlowRecipe
+from daedal.train.recipe.flow import FlowRecipe
 
 CLOSEST = 0.05  # flow time that velocities are not asked for below (Li & He 2025)
 FLAT = 0.4  # flow time below which the weight of an x0 error grows no more. At Li & He's 0.05 a small network, whose error has a floor, hears of
@@ -57,6 +57,25 @@ class Uncertainty(nn.Module):
         return (t[..., None] * math.pi * torch.arange(len(self.series), device=t.device)).cos() @ self.series
 
 
+class Shadow(nn.Module):
+    """An average of a network's weights that moves with it, as buffers, so that a checkpoint keeps it."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        for name, p in network.named_parameters():
+            self.register_buffer(name.replace(".", "/"), p.detach().clone())
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        now = dict(network.named_parameters())
+        for name, average in self.weights().items():
+            average.lerp_(now[name], 1 - self.decay)
+
+
 # ---- alignment ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -79,18 +98,7 @@ class SelfAlignment(Alignment):
 
     def __init__(self, network: MediaTransformer, decay: float) -> None:
         super().__init__(network, network.config.hidden_size)
-        self.decay = decay
-        for name, p in network.named_parameters():
-            self.register_buffer(name.replace(".", "/"), p.detach().clone())
-
-    def teacher(self) -> dict[str, Tensor]:
-        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
-
-    @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
-        weights = dict(network.named_parameters())
-        for name, average in self.teacher().items():
-            average.lerp_(weights[name], 1 - self.decay)
+        self.teacher = Shadow(network, decay)
 
     @torch.no_grad()
     def wanted(self, network: MediaTransformer, images: Tensor, x0: Tensor, eps: Tensor, t: Tensor, positions: Tensor, text: Text) -> Tensor:
@@ -98,7 +106,7 @@ class SelfAlignment(Alignment):
         states: list[Tensor] = []
         seen = noised(x0, eps, Level(1 - nearer, nearer, nearer))
         still = Text([(k.detach(), v.detach()) for k, v in text.kv], text.pooled.detach())
-        functional_call(network, self.teacher(), (seen, positions, nearer[..., 0], still), {"states": states}, strict=False)
+        functional_call(network, self.teacher.weights(), (seen, positions, nearer[..., 0], still), {"states": states}, strict=False)
         return states[2 * (self.depth - 1) // 3]
 
 
@@ -137,6 +145,6 @@ def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
 
 def follow(network: Any) -> None:
     """After a step: what moves with the network."""
-    for kept in network.beside.values():
-        if isinstance(kept, SelfAlignment):
-            kept.follow(cast(nn.Module, network))
+    for kept in network.beside.modules():
+        if isinstance(kept, Shadow):
+            kept.follow(network)

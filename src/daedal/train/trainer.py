@@ -22,8 +22,9 @@ from daedal import device as machine
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, parallel
 from daedal.train.averages import Averages
+from daedal.train.metrics import whole_lines
 from daedal.train.progress import Progress
-from daedal.train.recipe import Run
+from daedal.train.recipe.base import Run
 
 Batch = dict[str, Tensor]
 
@@ -236,11 +237,6 @@ class Trainer:
             for p, average in zip(self.network.parameters(), self.ema, strict=True):
                 p.data.copy_(average)
         return parallel.whole_model(self.network)
-
-
-def whole_lines(path: Path) -> list[str]:
-    """Lines of a JSONL file, less one that a kill cut short."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def tensorboard(out: Path) -> Any:

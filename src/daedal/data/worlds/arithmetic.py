@@ -47,6 +47,16 @@ def task(rng: random.Random, held_out: bool = False) -> Task:
     return Task("arithmetic", " ".join(told), f"{' '.join(worked)} The answer is {value}.", partial(check, value))
 
 
+def sum_task(rng: random.Random, held_out: bool = False) -> Task:
+    """One step of such a problem, asked for in signs or words; a function of `rng` alone."""
+    value = rng.choice(HELD_OUT if held_out else [n for n in range(1, MOST) if n not in HELD_OUT])
+    sign, n = move(rng, value)
+    spoken = {"+": "plus", "-": "minus", "x": "times"}[sign]
+    result, how = WAYS[sign][1](value, n), rng.choice((sign, sign, spoken))
+    prompt = rng.choice(("What is {}?", "How much is {}?", "{} = ?", "{}", "Can you work out {}?")).format(f"{value} {how} {n}")
+    return Task("sum", prompt, f"{value} {sign} {n} = {result}. The answer is {result}.", partial(check, result))
+
+
 def move(rng: random.Random, value: int) -> tuple[str, int]:
     """A sign and a number that leave the result between 1 and MOST."""
     signs = ["+"] * 2 * (value + 9 <= MOST) + ["-"] * 2 * (value > 2) + ["x"] * (2 * value <= MOST)

@@ -1,5 +1,5 @@
-"""Instructions whose answers a program can check: stories to order, lists, questions about a short text, rewriting, arithmetic, and "I don't
-know" where a text does not say.
+"""Instructions whose answers a program can check: stories to order, lists, questions about a short text, rewriting, sums, word problems, small
+talk (daedal.data.worlds.talk), and "I don't know" where a text does not say.
 
     t = task(random.Random("7/42"))
     t.prompt          # Write a story of 4 sentences about Mia in the garden. Use the word kite.
@@ -296,16 +296,28 @@ def arithmetic_task(rng: random.Random, held_out: bool) -> Task:
     return arithmetic.task(rng, held_out=held_out)
 
 
+def sum_task(rng: random.Random, held_out: bool) -> Task:
+    from daedal.data.worlds import arithmetic
+
+    return arithmetic.sum_task(rng, held_out=held_out)
+
+
+def talk_task(rng: random.Random, held_out: bool) -> Task:
+    from daedal.data.worlds import talk
+
+    return talk.task(rng, held_out=held_out)
+
+
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
     "story": story_task, "list": list_task, "question": question_task, "unknown": unknown_task, "rewrite": rewrite_task,
-    "arithmetic": arithmetic_task,
+    "arithmetic": arithmetic_task, "sum": sum_task, "talk": talk_task,
 }  # fmt: skip
 KINDS = tuple(MAKERS)
-SHARES = {"story": 3}  # of a mixture; others count once
+SHARES = {"story": 3, "arithmetic": 2, "talk": 2}  # of a mixture; others count once
 
 
 def task(rng: random.Random, kinds: Sequence[str] = KINDS, held_out: bool = False) -> Task:
-    """One of the kinds, stories three times as often as each other one."""
+    """One of the kinds, by SHARES."""
     for kind in kinds:
         if kind not in MAKERS:
             raise DaedalError(f"{kind!r} is not a kind of task{nearest(kind, list(KINDS))}; kinds: {', '.join(KINDS)}.")

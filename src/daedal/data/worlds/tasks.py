@@ -2,20 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 Constraints = Callable[[str], dict[str, bool]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """`kind` of task, `prompt` (the user's words), `answer` (a right one), `check`: what a completion earns, 0 to 1 (the gold reward), and
-    `demands`, which says of each constraint whether a completion meets it."""
+    """`kind` of task, `prompt` (the user's words), `answer` (a right one), `check`: what a completion earns, 0 to 1 (the gold reward),
+    `demands`, which says of each constraint whether a completion meets it, and the messages `before`, whose answers are right ones too."""
 
     kind: str
     prompt: str
     answer: str
     check: Callable[[str], float]
     demands: Constraints | None = None
+    before: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation up to what the user says last."""
+        return [*self.before, {"role": "user", "content": self.prompt}]
 
     def constraints(self, text: str) -> dict[str, bool]:
         """Constraint -> whether `text` meets it; a task that has no names for its constraints has one, `right`."""

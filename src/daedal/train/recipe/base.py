@@ -1,0 +1,97 @@
+"""What the recipes of every medium have: the run, its optimizer, and the decoder's dial.
+
+One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason in `ModelRecipe` and `OptimizerRecipe`.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRecipe(Section):
+    """`depth` layers of width 64*depth in heads of 64 (aspect ratio and head size of nanochat's sweeps); `options` are config.json fields
+    that override what follows from it. Or `start`: a folder or Hub name to go on from."""
+
+    family: str = "llama"
+    depth: int = 6
+    context: int = 512
+    options: dict[str, Any] = {}
+    start: str | None = None
+
+    def config(self, vocab_size: int, bos: int | None, eos: int | None) -> dict[str, Any]:
+        """config.json of the network: feed-forward 8/3 of the width (equal parameters to a plain 4x), rounded to 64."""
+        width = self.options.get("hidden_size", 64 * self.depth)
+        heads = max(1, width // 64)
+        inner = -(-8 * width // (3 * 64)) * 64
+        return {
+            "model_type": self.family, "vocab_size": vocab_size, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": self.depth,
+            "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": self.context, "bos_token_id": bos,
+            "eos_token_id": eos, "rms_norm_eps": 1e-6, **self.options,
+        }  # fmt: skip
+
+
+class OptimizerRecipe(Section):
+    """Muon for matrices with AdamW for the rest, or AdamW for all. None: the rate follows from the width."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    matrix_lr: float | None = None
+    adam_lr: float | None = None
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = 1.0
+    warmup: int = 50
+    decay: float = 0.5  # the share of the steps at the end over which the rate falls linearly
+    final: float = 0.0  # to this share of the peak
+
+    def rates(self, width: int) -> tuple[float, float]:
+        """(matrix_lr, adam_lr). Muon's update has unit RMS gain whatever the width, so its rate is constant; Adam's falls with
+        sqrt(width) (Yang et al. 2022, as nanochat applies it)."""
+        base = 0.006 if self.name == "muon" else 0.002
+        return self.matrix_lr or 0.02, self.adam_lr or base * (384 / width) ** 0.5
+
+    def factor(self, step: int, steps: int) -> float:
+        """Warm-up, stable, decay: the rate of `step` (from 0) as a share of its peak."""
+        left = (steps - step) / max(1.0, self.decay * steps)
+        return min(1.0, (step + 1) / max(1, self.warmup), self.final + (1 - self.final) * left)
+
+
+class Run(Section):
+    """What every recipe has."""
+
+    out: str
+    steps: int
+    seed: int = 0
+    checkpoint_every: int = 250
+    evaluate_every: int = 250
+    sample_every: int = 500
+    rows: int = 32  # samples a step, over all processes
+    micro_rows: int = 8  # samples a forward pass
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
+    averages: tuple[float, ...] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
+    averages_every: int = 100  # steps between those written
+    compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    tensorboard: bool = False  # also write out/tensorboard (extra: tensorboard)
+
+    @model_validator(mode="before")
+    @classmethod
+    def over_the_tasks_own(cls, raw: Any) -> Any:
+        """Rates given without an optimizer's name are of the task's own optimizer."""
+        given = raw.get("optimizer")
+        if isinstance(given, dict) and "name" not in given:
+            raw = raw | {"optimizer": cls.model_fields["optimizer"].default.model_dump() | given}
+        return raw
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Self:
+        if (self.ema or self.averages) and self.parallel == "fsdp":
+            raise ValueError("an average of sharded weights is not kept; leave ema out (and averages) or use parallel: ddp")
+        return self

@@ -1,0 +1,125 @@
+"""Recipes of the media transformer: flow matching, mean flow, few-step students, preferences."""
+
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from daedal.train.recipe.base import OptimizerRecipe, Section
+from daedal.train.recipe.pictures import PictureData, PictureRun, PictureSource
+
+
+class MediaModelRecipe(Section):
+    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that ratio); `options` are MediaConfig fields."""
+
+    depth: int = 8
+    options: dict[str, Any] = {}
+    start: str | None = None
+
+    def config(self, vocab_size: int) -> dict[str, Any]:
+        width = self.options.get("hidden_size", 32 * self.depth)
+        patch, channels = self.options.get("patch_size", 8), self.options.get("channels", 3)
+        return {
+            "hidden_size": width, "num_hidden_layers": self.depth, "num_attention_heads": max(1, width // 64),
+            "intermediate_size": -(-8 * width // (3 * 32)) * 32, "token_size": channels * patch * patch, "patch_size": patch,
+            "vocab_size": vocab_size, **self.options,
+        }  # fmt: skip
+
+
+class FlowRecipe(PictureRun):
+    """A media transformer on captioned pictures (daedal.train.flow)."""
+
+    task: Literal["flow"] = "flow"
+    prompts: list[str] = []
+    model: MediaModelRecipe = MediaModelRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    vocab_size: int = 2048
+    time_mean: float = 0.0  # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
+    time_std: float = 1.0
+    uniform: float = 0.1  # and the share drawn evenly instead
+    drop_caption: float = 0.1  # for classifier-free guidance
+    given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
+    control: float = 0.5  # share of samples that come with their edges, where model.options.control_size makes room for them
+    min_snr: float | None = None  # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
+    uncertainty: bool = False  # learn what a level's loss is, and divide by it (EDM2)
+    offset_noise: float = 0.0  # noise that a whole picture shares, so that very dark and very bright ones are learnt; 0.1 is common
+    align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
+    align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
+    align_decay: float = 0.999  # of that average
+    guidance_scale: float = 3.0  # of samples and evaluation
+    evaluate_pictures: int = 48  # of each kind
+    sample_steps: int = 20
+
+    @model_validator(mode="after")
+    def has_these_terms(self) -> Self:
+        if self.task != "flow" and (self.min_snr or self.uncertainty or self.offset_noise or self.align):
+            raise ValueError(f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own")
+        return self
+
+
+class MeanFlowRecipe(FlowRecipe):
+    """A media transformer of one step, with `model.options.spans` (daedal.train.meanflow)."""
+
+    task: Literal["meanflow"] = "meanflow"  # type: ignore[assignment]
+    spans: float = 0.5  # share of samples that follow the path for more than an instant
+    guidance: float = 2.5  # baked in
+    guidance_scale: float = 1.0
+    sample_steps: int = 1
+    given: float = 0.0
+
+    @model_validator(mode="after")
+    def has_spans(self) -> Self:
+        if not self.model.options.get("spans"):
+            raise ValueError("a mean flow is told two times: give model.options.spans=true")
+        return self
+
+
+class DistillRecipe(FlowRecipe):
+    """A student of the media transformer `model.start` (daedal.train.distill): of one to four steps, or one that needs no guidance."""
+
+    task: Literal["distill"] = "distill"  # type: ignore[assignment]
+    method: Literal["consistency", "guidance"] = "consistency"
+    levels: int = 24  # between noise and picture; the teacher walks from each to the next
+    teacher_guidance: float = 3.0
+    adversarial: float = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
+    guidance_scale: float = 1.0  # the student needs none
+    sample_steps: int = 2
+    given: float = 0.0
+
+    @model_validator(mode="after")
+    def has_a_teacher(self) -> Self:
+        if not self.model.start:
+            raise ValueError("a student needs its teacher: give model.start, a trained model's folder")
+        if self.method == "guidance" and self.adversarial:
+            raise ValueError("adversarial is a term of method: consistency; leave it out")
+        return self
+
+
+class PreferRecipe(FlowRecipe):
+    """A media transformer taught by comparisons or by reward (daedal.train.prefer), from `model.start`, on generated scenes."""
+
+    task: Literal["prefer"] = "prefer"  # type: ignore[assignment]
+    method: Literal["dpo", "grpo", "nft", "refl"] = "grpo"
+    reward: str = "scenes"  # grpo, nft and refl: what can be read off a scene, or the folder of a rater or CLIP model
+    data: PictureData = PictureData(train=[PictureSource(path="scenes")])
+    drop_caption: float = 0.0
+    beta: float = 100.0  # dpo: how far a difference of errors is trusted
+    group: int = 8  # grpo and nft: pictures of one prompt, compared among themselves
+    rollout_steps: int = 8
+    noise: float = 0.7  # grpo: share of DDPM's noise in a step
+    clip: float = 0.2
+    mix: float = 1.0  # nft: the network's share of the velocity that is judged, the rest being the old one's
+    levels: int = 2  # nft: noise levels at which each picture is judged
+    follow: float = 0.5  # nft: how much of the old policy stays at a step
+    kl: float = 0.05  # grpo and refl: pull towards the start
+
+    @model_validator(mode="after")
+    def has_a_slope(self) -> Self:
+        if self.method == "refl" and self.reward == "scenes":
+            raise ValueError("what is read off a scene has no slope to follow; give reward, the folder of a rater or CLIP model, or method: grpo")
+        return self
+
+    @model_validator(mode="after")
+    def has_a_start(self) -> Self:
+        if not self.model.start:
+            raise ValueError("preference training starts from a trained model: give model.start, its folder")
+        return self
