@@ -26,7 +26,7 @@ from daedal.train import assistant, sft
 from daedal.train.recipe import check
 
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3), "128 x 4": (128, 4), "192 x 4": (192, 4)}
+LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3), "128 x 4": (128, 4)}
 
 
 def problems(count: int, held_out: bool = False) -> Iterator[tuple[str, str, int]]:

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from daedal.data.worlds import instructions
-from daedal.data.worlds.instructions import KINDS, sentences, spoiled, story, task, well_made
+from daedal.data.worlds.instructions import MAKERS, sentences, spoiled, story, task, well_made
 from daedal.errors import DaedalError
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_the_answer_is_right_and_a_spoiled_one_is_not(kind: str, held_out: bool) -> None:
     for number in range(100):

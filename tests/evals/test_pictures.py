@@ -27,13 +27,23 @@ def test_frechet_distance_of_known_normals() -> None:
 
 def test_kid_is_zero_for_one_distribution_and_grows_with_distance() -> None:
     real = normal(600, seed=1)
-    same, near, far = (P.kid(normal(600, shift, seed=2), real) for shift in (0.0, 0.5, 1.0))
-    assert same.low - 0.05 < 0 < same.high + 0.05 and same.value < near.value / 5 and near.high < far.low
+    same, near, far = (P.jackknife(P.kid, normal(600, shift, seed=2), real) for shift in (0.0, 0.5, 1.0))
+    assert same.low < 0 < same.high and same.value < near.value / 5 and near.high < far.low
 
 
-def test_mmd_is_unbiased() -> None:
-    values = [P.squared_mmd(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(300)]
-    assert abs(np.mean(values)) < 3 * np.std(values) / 300**0.5
+def test_kid_is_unbiased_and_its_interval_as_wide_as_it_scatters() -> None:
+    values = [P.jackknife(P.kid, normal(40, seed=i), normal(40, 0.5, seed=1000 + i)) for i in range(200)]
+    every = [v.value for v in values]
+    truth = np.mean([P.kid(normal(4000, seed=i), normal(4000, 0.5, seed=10 + i)) for i in range(3)])
+    assert abs(np.mean(every) - truth) < 3 * np.std(every) / 200**0.5
+    assert np.mean([(v.high - v.low) / 2 / 1.96 for v in values]) == pytest.approx(np.std(every), rel=0.25)
+    assert abs(np.mean([P.kid(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(300)])) < 0.02
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    sample = normal(400, seed=3)[:, 0]
+    measured = P.jackknife(lambda x: float(x.mean()), sample, groups=400)
+    assert (measured.high - measured.low) / 2 / 1.96 == pytest.approx(float(sample.std()) / 20, rel=1e-3)
 
 
 def test_precision_falls_with_strangers_and_recall_with_what_is_missing() -> None:

@@ -110,13 +110,16 @@ def test_micro_batches_do_not_matter(start: Path, reference: Path, tmp_path: Pat
     torch.testing.assert_close(torch.tensor(lines(tmp_path, *COURSE)), torch.tensor(lines(reference, *COURSE)), rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_take_the_same_course(start: Path, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_take_the_same_course(start: Path, reference: Path, tmp_path: Path, parallel: str) -> None:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", str(GRPO)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*run, f"start={start}", *QUICK, f"out={tmp_path}"]
+    command = [*run, f"start={start}", *QUICK, f"out={tmp_path}", f"parallel={parallel}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(torch.tensor(lines(tmp_path, *COURSE)), torch.tensor(lines(reference, *COURSE)), rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(*(checkpoints.load(out / "model").parameters() for out in (tmp_path, reference)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo", "reinforce++", "dapo", "dr_grpo", "gspo", "cispo"])
@@ -258,7 +261,7 @@ def test_failing_rewards_drop_samples_and_too_many_stop(start: Path, tmp_path: P
     [
         (["rollout.group=1", "rollout.questions=16"], "at least 2"),
         (["rows=7"], "must split into rows = 7"),
-        (["parallel=fsdp"], "use parallel: ddp"),
+        (["parallel=fsdp", "adapter={rank: 4}"], "use parallel: ddp"),
         (["method=ppg"], "method"),
         (["answer_tokens=120"], "the prompt .* tokens"),
         (["rollout.temperature=0"], "rollout.temperature"),

@@ -62,6 +62,13 @@ class Tokenizer:
         self._lock = threading.Lock()
         self.derived: dict[str, Any] = {}  # what other modules make of this tokenizer once and keep with it
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "derived")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), derived={})
+
     # -- files ---------------------------------------------------------------------------------------------------------------------------
 
     @classmethod

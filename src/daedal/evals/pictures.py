@@ -17,7 +17,7 @@ from torch import Tensor
 
 from daedal.data.pictures import Folder, Parquet
 from daedal.data.worlds import scenes
-from daedal.evals.measured import Measured, bootstrap, share
+from daedal.evals.measured import Measured, bootstrap, jackknife, share
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
 from daedal.processes.measures import first_hits
@@ -31,20 +31,12 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.mT / a.shape[1] + 1) ** 3
 
 
-def squared_mmd(a: Tensor, b: Tensor) -> float:
-    """The unbiased squared maximum mean discrepancy of two samples (Gretton et al. 2012, eq. 3)."""
-    within = [(kernel(x, x).sum() - kernel(x, x).diagonal().sum()) / (len(x) * (len(x) - 1)) for x in (a, b)]
+def kid(fake: Tensor, real: Tensor) -> float:
+    """Kernel inception distance on any features (N, F), (M, F): the unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) under
+    Binkowski's kernel. At any n its mean is zero for two samples of one distribution, so that it may fall below."""
+    a, b = fake.double(), real.double()
+    within = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (kernel(a, a), kernel(b, b))]
     return float(within[0] + within[1] - 2 * kernel(a, b).mean())
-
-
-def kid(fake: Tensor, real: Tensor, subsets: int = 50, size: int = 100, seed: int = 0) -> Measured:
-    """Kernel inception distance on any features (N, F), (M, F): the mean over subsets, with the interval of that mean. Unbiased at any n; zero
-    for two samples of one distribution."""
-    draw, size = torch.Generator().manual_seed(seed), min(size, len(fake), len(real))
-    rows = lambda x: x[torch.randperm(len(x), generator=draw)[:size]].double()  # noqa: E731
-    values = torch.tensor([squared_mmd(rows(fake), rows(real)) for _ in range(subsets)])
-    mean, error = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(subsets)
-    return Measured(mean, mean - error, mean + error, len(fake))
 
 
 def frechet(fake: Tensor, real: Tensor) -> float:
@@ -133,7 +125,7 @@ def distances(pictures: np.ndarray, reference: Reference) -> dict[str, Measured]
     fake, real = reference.features(pictures), reference.features(reference.pictures)
     precision, recall = precision_recall(fake, real)
     return {
-        "kid": kid(fake, real), "precision": precision, "recall": recall, "frechet": bootstrap(lambda x: frechet(x, real), fake, 40),
+        "kid": jackknife(kid, fake, real), "precision": precision, "recall": recall, "frechet": jackknife(frechet, fake, real),
         "copies": copies(coarse(pictures), coarse(reference.pictures)),
     }  # fmt: skip
 

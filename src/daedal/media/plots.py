@@ -38,7 +38,7 @@ def bars(series: Mapping[str, Mapping[str, Interval]], title: str, top: float | 
             value, low, high = values[label]
             panel.box(x - 0.45 * thick, panel.y(max(value, 0)), x + 0.45 * thick, panel.y(min(value, 0)), colour)
             panel.whisker(x, low, high)
-            panel.text(x, panel.y(max(value, high)) - 4, short(value), size=10, anchor="mb")
+            panel.text(x, panel.y(max(value, high, 0)) - 4, short(value), size=10, anchor="mb")
     return panel.done()
 
 

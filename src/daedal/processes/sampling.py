@@ -154,7 +154,7 @@ def gumbel(keys: Sequence[int], ids: Tensor) -> Tensor:
 
 def temperature(logits: Tensor, value: float) -> Tensor:
     """Flatter above 1, sharper below."""
-    return logits / value
+    return logits if value == 1 else logits / value
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -234,7 +234,9 @@ def shortlist(logits: Tensor, params: SamplingParams, k: int) -> tuple[Tensor, T
     """
     p = temperature(logits.float(), params.temperature).softmax(-1)
     whole = params.top_k or params.typical_p < 1 or k >= p.shape[-1]
-    values, ids = p.topk(min(params.top_k or (p.shape[-1] if whole else k), p.shape[-1]), -1)  # descending
+    plain = not (whole or params.top_p < 1 or params.min_p)
+    most = min(params.top_k or (p.shape[-1] if whole else k), p.shape[-1])
+    values, ids = highest(p, most) if plain else p.topk(most, -1)  # in any order, descending
     held = values.sum(-1)
     enough, logp = torch.full_like(held, whole, dtype=torch.bool), values.log()
     if params.top_p < 1:
@@ -245,7 +247,6 @@ def shortlist(logits: Tensor, params: SamplingParams, k: int) -> tuple[Tensor, T
         logp = min_p(logp, params.min_p)
     if params.typical_p < 1:
         logp = typical(logp, params.typical_p)
-    plain = not (whole or params.top_p < 1 or params.min_p)
     left = (1 - held).clamp(min=0) if plain else torch.zeros_like(held)
     return logp, ids, left.log(), enough | plain
 
@@ -301,6 +302,15 @@ def argmax(logits: Tensor) -> list[int]:
         return logits.argmax(-1).tolist()
     wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     return wide.numpy().argmax(-1).tolist()
+
+
+def highest(p: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of each row (B, V), with their places, in any order: on a CPU a third of the time that order costs."""
+    if p.device.type != "cpu" or p.requires_grad:
+        values, ids = p.topk(k, -1, sorted=False)
+        return values, ids
+    ids = torch.from_numpy(p.numpy().argpartition(p.shape[-1] - k, -1)[:, -k:])
+    return p.gather(-1, ids), ids
 
 
 def _draw_outside(logits: Tensor, ids: Tensor, key: int) -> int:

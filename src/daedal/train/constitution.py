@@ -232,9 +232,10 @@ def stage(recipe: ConstitutionRecipe, kind: Any, name: str, base: str, file: Pat
     shared = recipe.model_dump(
         include={"seed", "rows", "micro_rows", "dtype", "device", "context", "answer_tokens", "evaluate_tasks", "evaluate_kinds"}
     )
-    optimizer = {"optimizer": {"name": "adamw", "adam_lr": recipe.dpo_lr, "weight_decay": 0.0, "warmup": 5}} if kind is PreferenceRecipe else {}
+    rate = recipe.dpo_lr if kind is PreferenceRecipe else recipe.sft_lr
+    optimizer = {"name": "adamw", "adam_lr": rate, "weight_decay": 0.0, "warmup": 5, "decay": 0.8}
     return kind.model_validate({
-        **shared, **optimizer, "out": str(Path(recipe.out) / name), "start": base, "steps": steps, "checkpoint_every": recipe.checkpoint_every,
+        **shared, "optimizer": optimizer, "out": str(Path(recipe.out) / name), "start": base, "steps": steps, "checkpoint_every": recipe.checkpoint_every,
         "evaluate_every": steps, "sample_every": steps, "data": {"train": [{"path": str(file)}]},
     })  # fmt: skip
 

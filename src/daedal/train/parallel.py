@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from daedal.nn.mlp import MoE
@@ -61,6 +62,13 @@ def sync_gradients(module: nn.Module, on: bool) -> None:
 def whole_model(network: nn.Module) -> dict[str, Tensor]:
     """All weights as whole tensors on the CPU."""
     return get_model_state_dict(network, options=FULL)
+
+
+@torch.no_grad()
+def gather(network: nn.Module, sharded: nn.Module) -> None:
+    """Bring an unsharded copy of a sharded network up to date, one parameter at a time; all processes take part."""
+    for p, shard in zip(network.parameters(), sharded.parameters(), strict=True):
+        p.copy_(shard.full_tensor() if isinstance(shard, DTensor) else shard)
 
 
 def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:

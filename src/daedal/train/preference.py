@@ -150,9 +150,7 @@ def run(recipe: PreferenceRecipe) -> Path:
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
     network = assistant.network_of(recipe.start)
     context = assistant.context_of(recipe, network)
-    if recipe.sampled:
-        own = sampled.source(recipe, "pairs", network, tokenizer, start)
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": [*recipe.data.train, own]})})
+    recipe = sampled.with_pairs(recipe, network, tokenizer, start)
     batches = comparisons(recipe, tokenizer, context, start)
     shaped = as_singles if recipe.method == "kto" else as_pairs
     batches = Comparisons([shaped(list(pool)) for pool in batches.pools], batches.weights, recipe.rows, recipe.seed, batches.state())

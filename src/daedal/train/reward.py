@@ -28,7 +28,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.segments import Segments
 from daedal.processes.measures import wilson
-from daedal.train import assistant, parallel
+from daedal.train import assistant, parallel, sampled
 from daedal.train.pair_objectives import bradley_terry, centring, plackett_luce, process_loss
 from daedal.train.pictures import Start, begin
 from daedal.train.recipe.chat import RewardRecipe
@@ -88,6 +88,7 @@ def run(recipe: RewardRecipe) -> Path:
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
     decoder = assistant.network_of(recipe.start)
     context = assistant.context_of(recipe, decoder)
+    recipe = sampled.with_pairs(recipe, decoder, tokenizer, start)
     network = ScalarModel(decoder)
     assistant.adapted(recipe, network)
     network.score.weight.requires_grad_(True)

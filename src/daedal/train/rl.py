@@ -36,11 +36,13 @@ from daedal.nn.lora import adapters
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, checkpoint, parallel
 from daedal.train import rl_objectives as rl
+from daedal.train.actors import Actors
 from daedal.train.pictures import Start, begin
 from daedal.train.questions import Question, Questions
 from daedal.train.recipe.chat import RLRecipe
 from daedal.train.rewards import Reward, Scoring, check_dropped, named
 from daedal.train.rollout import Completion, complete, padded, score, scored, seed_of, support_of, trimmed
+from daedal.train.shared import Shared
 from daedal.train.trainer import Batch, Objective, Trainer
 
 # ---- methods -----------------------------------------------------------------------------------------------------------------------------
@@ -136,13 +138,20 @@ def frozen_copy(network: Decoder) -> Decoder:
     return twin
 
 
+def values_in(network: Decoder, part: Batch) -> Tensor:
+    """(B, T - 1): what the value network expects where each token was drawn, 0 elsewhere."""
+    packed = Shared(part["tokens"], part["mask"])
+    values = critic_in(network)(packed.tokens, cache=packed)[0].index_select(0, packed.drawn)
+    return torch.zeros(part["mask"].shape, device=values.device).masked_scatter(part["mask"], values)
+
+
 @torch.no_grad()
 def values_of(network: Decoder, batch: Batch, rows: int) -> Tensor:
-    """(B, T - 1): what the value network expects where each token was drawn."""
+    """`values_in` of many completions, `rows` at a time, without gradient."""
     device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
     for start in range(0, len(batch["mask"]), rows):
         part = trimmed({key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")})
-        values = (critic_in(network)(part["tokens"][:, :-1]) * part["mask"]).cpu()
+        values = values_in(network, part).cpu()
         found.append(nn.functional.pad(values, (0, width - values.shape[1])))
     return torch.cat(found)
 
@@ -164,6 +173,9 @@ class Rollouts:
         self.questions = Questions(recipe.data.train, tokenizer, recipe.seed, longest)
         wants_reference = recipe.kl or recipe.kl_target or recipe.kl_stop
         self.reference = Reference(network, recipe) if wants_reference else None
+        self.policy = copy.deepcopy(network).requires_grad_(False) if recipe.parallel == "fsdp" and self.world > 1 else network
+        self.learned = [name for name, p in network.named_parameters() if p.requires_grad and not name.startswith("critic.")]
+        self.actors = self.actors_of(frozen_copy(network)) if recipe.rollout.actors and self.rank == 0 else None
         self.asked, self.at, self.coefficient, self.best = 0, 0, recipe.kl, 0.0  # best: of held-out tasks so far
         self.kept: dict[str, Tensor] | None = None
         self.metrics: dict[str, float] = {}
@@ -171,6 +183,10 @@ class Rollouts:
         if state:
             self.asked, self.at, self.coefficient = state["asked"], state["at"], state["coefficient"]
             self.kept, self.metrics, self.best = state["kept"], state["metrics"], state["best"]
+
+    def actors_of(self, network: Decoder) -> Actors:
+        r = self.recipe.rollout
+        return Actors(r.actors, network, self.tokenizer, self.params, r.group, r.batch)
 
     def state(self) -> dict[str, Any]:
         kept = self.kept if self.at < self.steps else None
@@ -189,12 +205,22 @@ class Rollouts:
             epoch, place = divmod(self.at * rows, size)
             order = torch.arange(size) if not epoch else torch.randperm(size, generator=torch.Generator().manual_seed(self.asked * 1000 + epoch))
             self.at += 1
-            yield {key: value[order[place : place + rows]] for key, value in self.kept.items()}
+            chosen = order[place : place + rows].sort().values  # completions of one prompt side by side, which then runs once
+            yield {key: value[chosen] for key, value in self.kept.items()}
 
     # -- one rollout --------------------------------------------------------------------------------------------------------------------
 
+    def whole(self) -> Decoder:
+        """The policy of this moment. What FSDP shards is gathered in a copy, which draws, scores and is saved."""
+        if self.policy is not self.network:
+            parallel.gather(self.policy, self.network)
+        return self.policy
+
     def rollout(self) -> Batch:
         """Ask, score, and work out advantages. Every process asks its share, and all have the whole."""
+        weights = dict(self.whole().named_parameters())
+        if self.actors:
+            self.actors.take({name: weights[name].detach().cpu().numpy() for name in self.learned})
         requests, rewards = self.earned()
         tokens, mask = padded(requests)
         mask &= ~rewards.isnan()[:, None]
@@ -226,23 +252,37 @@ class Rollouts:
         return [found[i] for i in chosen], rewards[chosen]
 
     def asked_once(self) -> tuple[list[Completion], Tensor]:
-        r, share = self.recipe.rollout, self.recipe.rollout.questions // self.world
-        first = self.asked + self.rank * share
+        r, mine = self.recipe.rollout, self.share()
         self.asked += r.questions
-        questions, scoring = [self.questions.question(first + i) for i in range(share)], Scoring(self.pool)
+        questions, scoring = [self.questions.question(number) for number in mine], Scoring(self.pool)
 
-        def finished(row: int, request: Request) -> None:
+        def finished(row: int, text: str) -> None:
             question = questions[row // r.group]
-            scoring.ask(row, self.reward_of(question), question.prompt, request.text)
+            scoring.ask(row, self.reward_of(question), question.prompt, text)
 
-        prompts = [self.questions.encoded(question) for question in questions]
-        seeds = [seed_of(self.recipe.seed, first + i) for i in range(share)]
-        requests = complete(self.network, self.tokenizer, prompts, self.params, seeds, r.group, finished, r.batch)
-        late = [rl.overlong(len(request.output), self.recipe.answer_tokens, r.overlong) for request in requests]
-        made = [Completion(request.prompt, request.output, request.finished == "stop") for request in requests]
+        made = self.drawn([self.questions.encoded(question) for question in questions], [seed_of(self.recipe.seed, i) for i in mine], finished)
+        late = [rl.overlong(len(completion.output), self.recipe.answer_tokens, r.overlong) for completion in made]
         found, rewards = everyones(made, self.world), torch.cat(everyones([scoring.rewards() + torch.tensor(late)], self.world))
         check_dropped(rewards, self.recipe.dropped_most, scoring.why)
         return found, rewards
+
+    def share(self) -> range:
+        """The numbers of the next prompts that this process asks. Where actors draw, the first process asks for all."""
+        n = self.recipe.rollout.questions
+        if self.recipe.rollout.actors:
+            return range(self.asked, self.asked + n * (self.rank == 0))
+        return range(self.asked + self.rank * n // self.world, self.asked + (self.rank + 1) * n // self.world)
+
+    def drawn(self, prompts: list[list[int]], seeds: list[int], finished: Callable[[int, str], None]) -> list[Completion]:
+        """`group` completions of each prompt, in order; `finished(row, text)` is called as they come in."""
+        if self.actors or not prompts:
+            return self.actors.complete(prompts, seeds, finished) if self.actors else []
+        r = self.recipe.rollout
+
+        def told(row: int, request: Request) -> None:
+            finished(row, request.text)
+
+        return [Completion.of(made) for made in complete(self.policy, self.tokenizer, prompts, self.params, seeds, r.group, told, r.batch)]
 
     def reward_of(self, question: Question) -> Reward:
         reward = self.reward or question.check
@@ -255,15 +295,15 @@ class Rollouts:
         size, rows = len(batch["mask"]) // self.world, self.recipe.micro_rows
         mine = {key: value[self.rank * size : (self.rank + 1) * size] for key, value in batch.items()}
         found: Batch = {}
-        support = support_of(self.network, mine, self.params, rows)
+        support = support_of(self.policy, mine, self.params, rows)
         if support is not None:
             found["support"] = support
         if self.reference or self.steps > 1:
-            found["old"] = scored(self.network, mine | found, self.params, rows)
+            found["old"] = scored(self.policy, mine | found, self.params, rows)
         if self.reference:
             found["reference"] = self.reference.logprobs(mine | found, self.params, rows)
         if self.method.advantages == "gae":
-            found["values"] = values_of(self.network, mine, rows)
+            found["values"] = values_of(self.policy, mine, rows)
         return batch | {key: torch.cat(everyones([value], self.world)) for key, value in found.items()}
 
     def advantages(self, batch: Batch, rewards: Tensor) -> Batch:
@@ -326,7 +366,7 @@ def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
         if "reference" in part and rollouts.coefficient and not method.kl_in_rewards:
             each = each + rollouts.coefficient * rl.k3(logp, part["reference"])
         if "values" in part:
-            values = critic_in(network)(part["tokens"][:, :-1])
+            values = values_in(network, part)
             each = each + recipe.value_weight * rl.value_loss(values, part["values"], part["returns"], recipe.value_clip)
         note(meter, part, logp.detach(), entropy, log_ratio.detach(), low, high)
         return rl.summed(each, mask, method.mean)
@@ -398,9 +438,9 @@ def showing(rollouts: Rollouts) -> Callable[[Decoder, int], str]:
 
 
 def flops_of(recipe: RLRecipe, network: Decoder, length: int = 64) -> float:
-    """Of an optimizer step: one completion after a prompt of about `length` tokens, forward and backward."""
-    tokens = recipe.answer_tokens + length
-    return recipe.rows * tokens * network.flops_per_token(tokens // 2, train=True)
+    """Of an optimizer step: completions after prompts of about `length` tokens, which run once a group, forward and backward."""
+    tokens = recipe.answer_tokens + length // recipe.rollout.group
+    return recipe.rows * tokens * network.flops_per_token((length + recipe.answer_tokens) // 2, train=True)
 
 
 def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
@@ -420,6 +460,7 @@ def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
     )  # fmt: skip
     trainer.run()
     trainer.result()
+    network = rollouts.whole()
     critic = network._modules.pop("critic", None)
     if critic is not None and start.rank == 0:
         save_scalar(cast(ScalarModel, critic), start.out / "value")

@@ -8,10 +8,11 @@ Legend: B completions, G completions of one prompt, T tokens, N flat tokens, V v
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from daedal.processes.sampling import INF, SamplingParams, truncate
@@ -37,11 +38,29 @@ def token_logprobs(
 
 
 def scores(head: Head, hidden: Tensor, targets: Tensor, params: SamplingParams, support: Tensor | None) -> tuple[Tensor, Tensor]:
-    logits = adjusted(head(hidden), params, support)  # (n, V)
-    total = logits.logsumexp(-1)
-    with torch.no_grad():  # sum of p (log Z - logit); 0 * -inf would be nan
-        entropy = total - (logits.softmax(-1) * logits.clamp(min=-1e30)).sum(-1)
-    return logits.gather(-1, targets[:, None])[:, 0] - total, entropy
+    logp, entropy = Chosen.apply(adjusted(head(hidden), params, support), targets, support is not None or truncates(params))
+    return logp, entropy
+
+
+class Chosen(Function):
+    """logits (n, V) fp32, targets (n,) -> (log-probability of the targets, entropy), as few passes over the logits as there can be: what is kept for
+    the gradient, onehot - p, is the p that entropy needs."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, truncated: bool) -> tuple[Tensor, Tensor]:
+        p, goal = logits.softmax(-1), targets[:, None]
+        top = logits.amax(-1)  # whose probability is 1 / sum(exp(logits - top))
+        total = top - p.amax(-1).log()
+        finite = logits.clamp(min=-1e30) if truncated else logits  # 0 * -inf would be nan
+        mean = torch.bmm(p[:, None], finite[:, :, None])[:, 0, 0]  # sum of p * logit
+        ctx.save_for_backward(p, goal)
+        ctx.mark_non_differentiable(entropy := total - mean)
+        return logits.gather(-1, goal)[:, 0] - total, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        p, goal = ctx.saved_tensors
+        return (p * -grad[:, None]).scatter_add_(-1, goal, grad[:, None]), None, None
 
 
 def adjusted(logits: Tensor, params: SamplingParams, support: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ Legend: B completions, G of one prompt, T tokens, V vocabulary. `mask` (B, T - 1
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.autoregression import activation_dtype
 from daedal.processes.sampling import SamplingParams, mix
 from daedal.train.rl_objectives import supports, token_logprobs, truncates
+from daedal.train.shared import Shared
 
 BATCH = 128  # sequences that the engine runs at once
 
@@ -63,6 +64,10 @@ class Completion:
     output: list[int]
     ended: bool
 
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        return cls(request.prompt, request.output, request.finished == "stop")
+
     @property
     def tokens(self) -> list[int]:
         return self.prompt + self.output
@@ -84,10 +89,16 @@ def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[:, : last + (key == "tokens")] if value.dim() > 1 else value for key, value in part.items()}
 
 
+def states(network: Decoder, part: dict[str, Tensor]) -> Tensor:
+    """(n, D): the hidden states that the sampled tokens were drawn in, in the order of `mask`'s Trues."""
+    packed = Shared(part["tokens"], part["mask"])
+    return network.hidden(packed.tokens, cache=packed)[0].index_select(0, packed.drawn)
+
+
 def score(network: Decoder, part: dict[str, Tensor], params: SamplingParams) -> tuple[Tensor, Tensor]:
     """(log-probability, entropy) of the sampled tokens, (B, T - 1) and 0 elsewhere, under the settings that drew them."""
     tokens, mask = part["tokens"], part["mask"]
-    hidden = network.hidden(tokens[:, :-1])[mask]
+    hidden = states(network, part)
     support = part["support"][mask] if "support" in part else None
     both = token_logprobs(network.head, hidden, tokens[:, 1:][mask], params, support)
     logp, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values) for values in both)
@@ -114,7 +125,6 @@ def support_of(network: Decoder, batch: dict[str, Tensor], params: SamplingParam
     found = torch.zeros(*batch["mask"].shape, bits, dtype=torch.uint8)
     for start in range(0, len(batch["mask"]), rows):
         part = trimmed({key: value[start : start + rows].to(device) for key, value in batch.items()})
-        hidden = network.hidden(part["tokens"][:, :-1])[part["mask"]]
-        kept = supports(network.head, hidden, part["tokens"][:, 1:][part["mask"]], params)
+        kept = supports(network.head, states(network, part), part["tokens"][:, 1:][part["mask"]], params)
         found[start : start + rows][batch["mask"][start : start + rows]] = kept.cpu()
     return found

@@ -20,7 +20,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.pictures import Start
-from daedal.train.recipe.chat import PreferenceRecipe, SampledRecipe, SFTRecipe
+from daedal.train.recipe.chat import PreferenceRecipe, RewardRecipe, SampledRecipe, SFTRecipe
 
 Tried = list[tuple[Task, list[tuple[float, str]]]]
 
@@ -54,7 +54,7 @@ def pairs(found: Tried) -> list[dict[str, Any]]:
     return made
 
 
-def source(recipe: SFTRecipe | PreferenceRecipe, name: str, network: Decoder, tokenizer: Tokenizer, start: Start) -> ChatSource:
+def source(recipe: SFTRecipe | PreferenceRecipe | RewardRecipe, name: str, network: Decoder, tokenizer: Tokenizer, start: Start) -> ChatSource:
     """A source of what the network made: `name` is "kept" or "pairs"."""
     wanted = recipe.sampled
     assert wanted is not None
@@ -72,6 +72,14 @@ def source(recipe: SFTRecipe | PreferenceRecipe, name: str, network: Decoder, to
             )
         write(file, rows, start)
     return ChatSource(path=str(file), weight=wanted.weight)
+
+
+def with_pairs(recipe: Any, network: Decoder, tokenizer: Tokenizer, start: Start) -> Any:
+    """The recipe, the start's own pairs among its data if it asks for them."""
+    if not recipe.sampled:
+        return recipe
+    own = source(recipe, "pairs", network, tokenizer, start)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": [*recipe.data.train, own]})})
 
 
 def write(file: Path, rows: list[dict[str, Any]], start: Start) -> None:

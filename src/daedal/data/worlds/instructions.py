@@ -13,7 +13,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daedal.data.worlds.tasks import Task, asked
 from daedal.errors import DaedalError, nearest
@@ -172,6 +172,31 @@ def ending_met(text: str, ending: str, what: str) -> dict[str, bool]:
     return {"ending": text.rstrip().endswith("The end.")} if ending else {}
 
 
+def tale_task(rng: random.Random, held_out: bool) -> Task:
+    """A story to somebody's taste, which the request does not tell: speech, a colour, an end that is good, five sentences or more. Fine-tuning
+    does not show this taste (the kind is no part of KINDS); comparisons and rewards do."""
+    told = story(rng, held_out)
+    while not all(to_taste(told.text).values()):
+        told = story(random.Random(rng.random()), held_out)
+    prompt = f"{rng.choice(TELL)} about {told.hero} {told.place}."
+
+    def demands(text: str) -> dict[str, bool]:
+        return {"hero named": says(text, told.hero), "place used": says(text, told.place), "whole sentences": well_made(text), **to_taste(text)}
+
+    return asked("tale", prompt, told.text, demands)
+
+
+def to_taste(text: str) -> dict[str, bool]:
+    last = sentences(text)[-1:] or [""]
+    good = any(says(last[0], word) for word in ("learned", "happy", "friends", "smiled", "good"))
+    return {
+        "speech": text.count('"') >= 2,
+        "colour": any(says(text, colour) for colour in COLOURS),
+        "good end": good,
+        "long": len(sentences(text)) >= 5,
+    }
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------------------------------------
 
 FORMATS: dict[str, tuple[str, Callable[[int], str]]] = {
@@ -302,6 +327,15 @@ def sum_task(rng: random.Random, held_out: bool) -> Task:
     return arithmetic.sum_task(rng, held_out=held_out)
 
 
+def terse_task(rng: random.Random, held_out: bool) -> Task:
+    """A word problem that four times in five is answered at once, without the working: people write both, and only a reward tells which is right
+    more often. The kind is no part of KINDS."""
+    from daedal.data.worlds import arithmetic
+
+    worked = arithmetic.task(rng, held_out=held_out)
+    return replace(worked, kind="terse", answer=worked.answer[worked.answer.index("The answer") :] if rng.random() < 0.8 else worked.answer)
+
+
 def talk_task(rng: random.Random, held_out: bool) -> Task:
     from daedal.data.worlds import talk
 
@@ -310,9 +344,9 @@ def talk_task(rng: random.Random, held_out: bool) -> Task:
 
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
     "story": story_task, "list": list_task, "question": question_task, "unknown": unknown_task, "rewrite": rewrite_task,
-    "arithmetic": arithmetic_task, "sum": sum_task, "talk": talk_task,
+    "arithmetic": arithmetic_task, "sum": sum_task, "talk": talk_task, "tale": tale_task, "terse": terse_task,
 }  # fmt: skip
-KINDS = tuple(MAKERS)
+KINDS = tuple(kind for kind in MAKERS if kind not in ("tale", "terse"))  # of a mixture
 SHARES = {"story": 3, "arithmetic": 2, "talk": 2}  # of a mixture; others count once
 
 
@@ -320,7 +354,7 @@ def task(rng: random.Random, kinds: Sequence[str] = KINDS, held_out: bool = Fals
     """One of the kinds, by SHARES."""
     for kind in kinds:
         if kind not in MAKERS:
-            raise DaedalError(f"{kind!r} is not a kind of task{nearest(kind, list(KINDS))}; kinds: {', '.join(KINDS)}.")
+            raise DaedalError(f"{kind!r} is not a kind of task{nearest(kind, list(MAKERS))}; kinds: {', '.join(MAKERS)}.")
     return MAKERS[rng.choices(kinds, [SHARES.get(kind, 1) for kind in kinds])[0]](rng, held_out)
 
 

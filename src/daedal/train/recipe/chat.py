@@ -72,6 +72,7 @@ class RewardRecipe(ChatRun):
     task: Literal["reward"] = "reward"
     kind: Literal["outcome", "process"] = "outcome"  # a value for a whole answer, or a logit for each step of it
     task_pairs: int = 2000  # made of each source of tasks that has no limit
+    sampled: SampledRecipe | None = None  # the start's own best and worst answers are pairs too
     margin: float = 1.0  # weight of a pair's own margin
     centre: float = 0.01  # of the pull of rewards towards a mean of zero
     rows: int = 16
@@ -110,6 +111,7 @@ class ConstitutionRecipe(ChatRun):
     temperature: float = 1.0
     sure: float = 0.1  # how far from even a preference must be to count
     sft_steps: int = 60
+    sft_lr: float = 2e-5
     dpo_lr: float = 1e-4
     rows: int = 8
     micro_rows: int = 8
@@ -117,7 +119,8 @@ class ConstitutionRecipe(ChatRun):
 
 class RolloutRecipe(Section):
     """`group` completions each of `questions` prompts, over all processes, and what draws them. `dynamic` asks on until every prompt's rewards
-    differ (DAPO); the last `overlong` tokens of an answer that is cut cost up to 1. `batch`: completions that the engine runs at once."""
+    differ (DAPO); the last `overlong` tokens of an answer that is cut cost up to 1. `batch`: completions that an engine runs at once.
+    `actors` draw in processes of their own (daedal.train.actors)."""
 
     questions: int = 16
     group: int = 8
@@ -128,6 +131,7 @@ class RolloutRecipe(Section):
     dynamic: bool = False
     overlong: int = 0
     batch: int = 128
+    actors: int = Field(0, ge=0)
 
 
 class RLData(ChatData):
@@ -172,8 +176,6 @@ class RLRecipe(ChatRun):
             raise ValueError(f"a rollout of {made} completions (questions x group) must split into rows = {self.rows}, and rows into micro_rows")
         if self.rollout.group < 2 and self.method not in ("ppo", "reinforce++"):
             raise ValueError(f"method {self.method} compares the completions of a prompt: rollout.group must be at least 2")
-        if self.parallel == "fsdp":
-            raise ValueError("task: rl rolls out with whole weights; use parallel: ddp")
         if self.kl_target and not self.kl:
             raise ValueError("kl_target adapts the weight kl, which must start above 0")
         return self
