@@ -24,10 +24,12 @@ def test_a_panel_of_the_loss_and_of_each_number(tmp_path: Path) -> None:
     assert metrics.curves([a, b]).shape == (4 * plots.HEIGHT, 4 * plots.WIDTH, 3)  # loss, psnr, all
     with pytest.raises(DaedalError, match="no metrics"):
         metrics.curves([a, tmp_path / "c"])
+    (tmp_path / "b" / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.0, "reward": 0.5, "kl": 0.1}) + "\n")
+    assert metrics.curves([b]).shape == (4 * plots.HEIGHT, 4 * plots.WIDTH, 3)  # loss, reward, kl, all
 
 
 def test_points_are_medians_and_evaluations_have_their_interval(tmp_path: Path) -> None:
-    points = metrics.smoothed([{"step": i + 1, "loss": float(i % 3)} for i in range(300)])
+    points = metrics.smoothed([{"step": i + 1, "loss": float(i % 3)} for i in range(300)], "loss")
     assert len(points) == 100 and points[-1] == (300, (1.0, 0.0, 2.0))
     assert metrics.point({"step": 5, "psnr": 16.0, "standard_error": 0.5, "codes": 3.0}, "psnr") == (
         5,

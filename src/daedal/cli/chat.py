@@ -9,7 +9,7 @@ HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /s
 
 
 def chat(
-    model: Annotated[str, typer.Option(help="A chat model: house model, folder or Hub name.")] = "house/text",
+    model: Annotated[str, typer.Option(help="A chat model: house model, folder or Hub name.")] = "house/chat",
     adapter: Annotated[str | None, typer.Option(help="Folder or Hub name of a LoRA to put on the model.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first answer; each answer adds one.")] = None,

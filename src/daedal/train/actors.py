@@ -8,6 +8,7 @@ decides what is drawn for it, so the course is that of a run without actors.
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class Actors:
     def complete(self, prompts: Sequence[list[int]], seeds: Sequence[int], finished: Callable[[int, str], Any]) -> list[Completion]:
         """As daedal.train.rollout.complete; `finished(row, text)`."""
         ends = [len(prompts) * i // len(self.workers) for i in range(len(self.workers) + 1)]
-        shares = [slice(*some) for some in zip(ends, ends[1:], strict=False)]
+        shares = [slice(*some) for some in pairwise(ends)]
         asked = {
             worker.complete.remote(self.weights, prompts[s], seeds[s]): s.start for worker, s in zip(self.workers, shares, strict=True) if prompts[s]
         }

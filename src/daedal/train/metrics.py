@@ -9,6 +9,7 @@ from typing import Any
 from daedal.errors import DaedalError
 from daedal.media import images, plots
 
+STEP = ("loss", "reward", "kl", "entropy", "length", "ended", "clipped")  # what is drawn of each step, where a run has it
 POINTS = 100  # of a curve at most; each stands for the steps around it
 
 
@@ -18,13 +19,16 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def curves(runs: Sequence[Path]) -> images.Pixels:
-    """A panel of the loss and one of each evaluated number, with a line for each run: of the loss the median and the middle half of the steps
-    around a point, of an evaluation the value, in its 95 % interval where a standard error is known."""
+    """A panel of the loss, of what reinforcement learning watches, and of each evaluated number, with a line for each run: of a step's numbers the
+    median and the middle half of the steps around a point, of an evaluation the value, in its 95 % interval where a standard error is known."""
     names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
     steps, evaluations = ({name: read(run / file) for name, run in zip(names, runs, strict=True)} for file in ("metrics.jsonl", "evaluations.jsonl"))
     if empty := [run for run, rows in steps.items() if not rows]:
         raise DaedalError(f"{empty[0]} has no metrics.jsonl; give the folder of a run, as `out` of its recipe names it.")
-    panels = [plots.lines({run: smoothed(rows) for run, rows in steps.items()}, "loss", "step")]
+    panels = []
+    for name in STEP:
+        watched = {run: smoothed(rows, name) for run, rows in steps.items() if name in rows[0]}
+        panels += [plots.lines(watched, name, "step")] if watched else []
     for name in dict.fromkeys(key for rows in evaluations.values() for row in rows for key in row if key not in ("step", "standard_error")):
         found = {run: [point(row, name) for row in rows if name in row] for run, rows in evaluations.items()}
         panels.append(plots.lines({run: points for run, points in found.items() if points}, name.replace("_", " "), "step"))
@@ -35,11 +39,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole_lines(path)] if path.exists() else []
 
 
-def smoothed(rows: Sequence[dict[str, Any]]) -> list[plots.Point]:
+def smoothed(rows: Sequence[dict[str, Any]], name: str) -> list[plots.Point]:
     width, points = -(-len(rows) // POINTS), list[plots.Point]()
     for start in range(0, len(rows), width):
-        losses = sorted(row["loss"] for row in rows[start : start + width])
-        middle = (statistics.median(losses), losses[len(losses) // 4], losses[3 * len(losses) // 4])
+        values = sorted(row[name] for row in rows[start : start + width])
+        middle = (statistics.median(values), values[len(values) // 4], values[3 * len(values) // 4])
         points.append((rows[start : start + width][-1]["step"], middle))
     return points
 
