@@ -278,3 +278,17 @@ def test_activations_that_the_kernels_cannot_read_take_the_plain_step(how: str) 
     with torch.no_grad():
         (request,) = Engine(network, max_batch=2, max_len=64).generate([[3, 4, 5]], params)
         assert request.samples[0].output == generate(network, [3, 4, 5], params, cached=True)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("native", [True, False])
+def test_a_long_prompt_of_a_packed_network_is_read_in_parts(bits, native, monkeypatch):
+    """Steps in which no request catches up have no row for the head, which is packed too."""
+    if not native:
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    network = quantize_(tiny(4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2).float(), bits)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    (request,) = Engine(network, max_batch=2, max_len=80, token_budget=8).generate([[3 + i % 6 for i in range(40)]], params)
+    lines = network(torch.tensor([request.tokens])).detach()[0, len(request.prompt) - 1 : -1]
+    assert len(request.output) == 8
+    assert all(line[token] > line.max() - 0.2 for token, line in zip(request.output, lines, strict=True))

@@ -166,7 +166,7 @@ class QuantLinear(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
         rows = F.pad(rows, (0, -rows.shape[1] % 32)) if rows.shape[1] % 32 else rows
         outs = kernels.linear(rows, [(m.weight, m._scale(), m.bias, m.out_features) for m in packed], self.bits)
-        return tuple(out.view(*x.shape[:-1], -1).to(x.dtype) for out in outs)
+        return tuple(out.view(*x.shape[:-1], m.out_features).to(x.dtype) for out, m in zip(outs, packed, strict=True))
 
     def _runs_natively(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or self._learns(x) or not kernels.available():
@@ -200,7 +200,7 @@ class QuantLinear(nn.Module):
                 packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((levels + 8).int(), 1)
                 self._fallback = packed, torch.stack([scale, torch.zeros_like(scale)], -1).transpose(0, 1).float().contiguous()
             out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._fallback[0], GROUP, self._fallback[1])
-        out = out[:, : self.out_features].view(*x.shape[:-1], -1).to(x.dtype)
+        out = out[:, : self.out_features].view(*x.shape[:-1], self.out_features).to(x.dtype)
         return out if bias is None else out + bias
 
     @property
