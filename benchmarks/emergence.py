@@ -26,7 +26,7 @@ from daedal.train import assistant, sft
 from daedal.train.recipe import check
 
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3), "128 x 4": (128, 4)}
+LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3)}
 
 
 def problems(count: int, held_out: bool = False) -> Iterator[tuple[str, str, int]]:
@@ -94,7 +94,7 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args()

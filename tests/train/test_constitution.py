@@ -21,7 +21,7 @@ KIND = Principle(name="kind", principle="Be kind.", critique="What is unkind?", 
 
 def test_words_break_a_principle_and_the_house_constitution_reads() -> None:
     assert KIND.broken("A Stupid, bad cat. Stupidity is another word.") == ["Stupid", "bad"]
-    assert [p.name for p in read_principles()] == ["kind", "gentle", "honest"]
+    assert [p.name for p in read_principles()] == ["kind", "gentle", "honest", "light"]
 
 
 def test_a_program_leaves_out_what_breaks_and_prefers_what_breaks_less() -> None:

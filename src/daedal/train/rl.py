@@ -228,8 +228,13 @@ class Rollouts:
         self.metrics = self.measured(requests, rewards)
         batch |= self.advantages(batch, rewards)
         if self.reference:
-            gap = (rl.k3(batch["old"], batch["reference"]) * mask).sum().item() / max(1, int(mask.any(1).sum()))
+            self.metrics["kl"] = gap = (rl.k3(batch["old"], batch["reference"]) * mask).sum().item() / max(1, int(mask.any(1).sum()))
             self.coefficient = rl.next_kl_coefficient(self.coefficient, gap, self.recipe.kl_target, len(mask))
+            if self.recipe.kl_stop and not gap <= self.recipe.kl_stop:
+                raise DaedalError(
+                    f"a completion is {gap:.3g} nats from the reference, beyond kl_stop = {self.recipe.kl_stop}, at a reward of "
+                    f"{self.metrics['reward']:.3g}: the policy has left what it knew. {kept_where(self.recipe)}"
+                )
         if self.metrics["length"] < self.recipe.shortest:
             raise DaedalError(
                 f"completions are down to {self.metrics['length']:.1f} tokens on average, below shortest = {self.recipe.shortest}: the policy has "
@@ -349,7 +354,8 @@ def kept_where(recipe: RLRecipe) -> str:
 
 
 def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
-    """The method's loss, and the step's means of divergence (nats a completion), entropy (nats a token) and clipped tokens."""
+    """The method's loss, and the step's means of entropy (nats a token) and clipped tokens. The divergence (nats a completion) is a rollout's, of
+    the policy that drew it: after the first of several steps k3 has a tail that means nothing."""
     method, params, meter = rollouts.method, rollouts.params, defaultdict[str, float](float)
     low, high = recipe.clip or method.low, recipe.clip_high or recipe.clip or method.high
     limit = recipe.answer_tokens
@@ -368,36 +374,26 @@ def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
         if "values" in part:
             values = values_in(network, part)
             each = each + recipe.value_weight * rl.value_loss(values, part["values"], part["returns"], recipe.value_clip)
-        note(meter, part, logp.detach(), entropy, log_ratio.detach(), low, high)
+        note(meter, part, entropy, log_ratio.detach(), low, high)
         return rl.summed(each, mask, method.mean)
 
     def measured() -> dict[str, float]:
         sums = {key: parallel.total(float(meter[key]), rollouts.device, rollouts.world) for key in METER}
         meter.clear()
         tokens = max(1.0, sums["tokens"])
-        found = {"entropy": sums["entropy"] / tokens, "clipped": sums["clipped"] / tokens}
-        if rollouts.reference:
-            found["kl"] = sums["kl"] / max(1.0, sums["completions"])
-            if recipe.kl_stop and not found["kl"] <= recipe.kl_stop:
-                raise DaedalError(
-                    f"a completion is {found['kl']:.3g} nats from the reference, beyond kl_stop = {recipe.kl_stop}, at a reward of "
-                    f"{rollouts.metrics['reward']:.3g}: the policy has left what it knew. {kept_where(recipe)}"
-                )
-        return rollouts.metrics | found
+        return rollouts.metrics | {"entropy": sums["entropy"] / tokens, "clipped": sums["clipped"] / tokens}
 
     return Objective(loss, lambda batch: rl.counted(batch["mask"], method.mean, limit), measured=measured)
 
 
-METER = ("tokens", "completions", "entropy", "clipped", "kl")
+METER = ("tokens", "entropy", "clipped")
 
 
-def note(meter: dict[str, float], part: Batch, logp: Tensor, entropy: Tensor, log_ratio: Tensor, low: float, high: float) -> None:
+def note(meter: dict[str, float], part: Batch, entropy: Tensor, log_ratio: Tensor, low: float, high: float) -> None:
     """Add a micro-batch's sums."""
     mask, ratio = part["mask"], log_ratio.exp()
     beyond = ((ratio > 1 + high) & (part["advantages"] > 0)) | ((ratio < 1 - low) & (part["advantages"] < 0))
-    sums = {"tokens": mask.sum(), "completions": mask.any(1).sum(), "entropy": entropy.sum(), "clipped": (beyond & mask).sum()}
-    if "reference" in part:
-        sums["kl"] = (rl.k3(logp, part["reference"]) * mask).sum()
+    sums = {"tokens": mask.sum(), "entropy": entropy.sum(), "clipped": (beyond & mask).sum()}
     for key, value in sums.items():
         meter[key] += value.item()
 
