@@ -6,6 +6,7 @@ The trainer sends them what has learned, shares out the prompts, and hands compl
 decides what is drawn for it, so the course is that of a run without actors.
 """
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -50,7 +51,7 @@ class Actors:
             ray.init(log_to_driver=False)
         device = network.embed_tokens.weight.device.type
         made = ray.remote(Worker).options(num_cpus=0, num_gpus=int(device == "cuda"), scheduling_strategy="SPREAD")
-        parts = ray.put(network.cpu())
+        parts = ray.put(copy.deepcopy(network).cpu())
         self.ray, self.group, self.weights = ray, group, ray.put({})
         self.workers = [made.remote(parts, tokenizer, params, group, batch, device) for _ in range(count)]
 
