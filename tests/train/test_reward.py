@@ -18,7 +18,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
 from daedal.networks.scalar import ScalarModel
-from daedal.train import assistant, reward
+from daedal.train import assistant, reward, sampled
 from daedal.train.recipe import load_recipe
 from daedal.train.rewards import RewardModel
 
@@ -30,7 +30,7 @@ HI = [{"role": "user", "content": "Hi"}]
 
 
 def train(base: Path, out: Path, *overrides: str) -> Path:
-    return reward.run(load_recipe(RECIPE, [*QUICK, f"start={base}", f"out={out}", *overrides]))
+    return reward.run(load_recipe(RECIPE, [*QUICK, "sampled=null", f"start={base}", f"out={out}", *overrides]))
 
 
 def losses(out: Path) -> list[float]:
@@ -188,3 +188,12 @@ def test_epochs_show_every_pair_once(tokenizer: Tokenizer) -> None:
     batches = Comparisons([pairs, pairs[:3]], [2, 1], 3)
     seen = [number for _ in range(3) for number in next(iter(batches))["number"].tolist()]
     assert sorted(seen) == list(range(9))
+
+
+def test_the_start_s_own_best_and_worst_answers_are_pairs_too(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [instructions.task(random.Random(i), ["question"]) for i in range(6)]
+    monkeypatch.setattr(sampled, "tried", lambda *given: [(task, [(1.0, task.answer), (0.5, "Yes."), (0.0, "No, no.")]) for task in tasks])
+    train(base, tmp_path, "sampled={tasks: 6}", "data.train=[]", "steps=2")
+    [file] = tmp_path.glob("pairs-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["prompt"], row["chosen"], row["rejected"]) for row in rows] == [(task.messages, task.answer, "No, no.") for task in tasks]

@@ -69,6 +69,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
         ray.shutdown()
         return
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2])  # the stand-ins' processes import this file
         patch.setitem(sys.modules, "ray", stand_in())
         yield
 
