@@ -190,10 +190,10 @@ def test_epochs_show_every_pair_once(tokenizer: Tokenizer) -> None:
     assert sorted(seen) == list(range(9))
 
 
-def test_the_start_s_own_best_and_worst_answers_are_pairs_too(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_s_own_best_and_worst_answers_are_pairs_too(chat_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [instructions.task(random.Random(i), ["question"]) for i in range(6)]
     monkeypatch.setattr(sampled, "tried", lambda *given: [(task, [(1.0, task.answer), (0.5, "Yes."), (0.0, "No, no.")]) for task in tasks])
-    train(base, tmp_path, "sampled={tasks: 6}", "data.train=[]", "steps=2")
+    train(chat_base, tmp_path, "sampled={tasks: 6}", "data.train=[]", "steps=2")
     [file] = tmp_path.glob("pairs-*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["prompt"], row["chosen"], row["rejected"]) for row in rows] == [(task.messages, task.answer, "No, no.") for task in tasks]
