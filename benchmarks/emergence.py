@@ -1,7 +1,7 @@
 """Accuracy on word problems against scale, with and without a scratchpad: a ladder of decoders trained here, each on the same problems twice, once
 with the steps written out ("5 + 4 = 9. 9 - 2 = 7. The answer is 7.") and once with the answer alone.
 
-    python benchmarks/emergence.py --out runs/emergence                   # trains the ladder; a run that is there is read, not made again
+    python benchmarks/emergence.py --out runs/emergence                  # trains the ladder; a run that is there is read, not made again
     python benchmarks/emergence.py --out runs/emergence --plot docs/images/emergence.png
 
 The share of held-out problems solved greedily, over all and by their number of steps, with 95 % intervals. The last line is JSON.
@@ -94,7 +94,7 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args()
