@@ -84,7 +84,7 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
     recipe = check({
         "task": "sft", "start": str(start), "out": str(out), "steps": a.steps, "rows": 24, "micro_rows": 24, "context": 128, "evaluate_tasks": 0,
         "evaluate_every": 10**6, "sample_every": 10**6, "checkpoint_every": 500, "data": {"train": [{"path": str(a.out / f"{kind}.jsonl")}]},
-        "optimizer": {"name": "adamw", "adam_lr": 0.004 * (64 / LADDER[name][0]) ** 0.5, "warmup": 50, "decay": 0.4},
+        "optimizer": {"name": "muon", "matrix_lr": 0.02, "adam_lr": 0.006 * (64 / LADDER[name][0]) ** 0.5, "warmup": 30, "decay": 0.5},
     }, "benchmark")  # fmt: skip
     found = solved(sft.run(recipe), a.problems)
     (out / "found.json").write_text(json.dumps(found))
@@ -94,7 +94,7 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args()
