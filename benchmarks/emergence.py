@@ -4,7 +4,8 @@ with the steps written out ("5 + 4 = 9. 9 - 2 = 7. The answer is 7.") and once w
     python benchmarks/emergence.py --out runs/emergence                  # trains the ladder; a run that is there is read, not made again
     python benchmarks/emergence.py --out runs/emergence --plot docs/images/emergence.png
 
-The share of held-out problems solved greedily, over all and by their number of steps, with 95 % intervals. The last line is JSON.
+The share of fresh problems solved greedily, over all and by their number of steps, with 95 % intervals; and apart the share of problems that begin
+with a number no training problem began with. The last line is JSON.
 """
 
 import argparse
@@ -29,16 +30,16 @@ SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assist
 LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3)}
 
 
-def problems(count: int, held_out: bool = False) -> Iterator[tuple[str, str, int]]:
-    """(problem, worked answer, steps)."""
+def problems(count: int, which: str) -> Iterator[tuple[str, str, int]]:
+    """(problem, worked answer, steps), of which "training", "fresh" or "unseen" ones."""
     for i in range(count):
-        task = arithmetic.task(random.Random(f"emergence/{held_out}/{i}"), held_out)
+        task = arithmetic.task(random.Random(f"emergence/{which}/{i}"), held_out=which == "unseen")
         yield task.prompt, task.answer, task.answer.count("=")
 
 
 def prepare(out: Path, count: int) -> Tokenizer:
     """The two files of conversations, and the tokenizer that every rung shares."""
-    made = list(problems(count))
+    made = list(problems(count, "training"))
     for name in ("steps", "direct"):
         rows = ({"prompt": prompt, "completion": answer if name == "steps" else answer[answer.index("The answer") :]} for prompt, answer, _ in made)
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -59,18 +60,18 @@ def beginning(folder: Path, tokenizer: Tokenizer, width: int, depth: int) -> Non
 
 
 def solved(folder: Path, count: int) -> dict:
-    """Shares of held-out problems with the right result."""
+    """Shares of problems with the right result."""
     network = assistant.network_of(folder).eval()
-    tokenizer = chat.prepared(Tokenizer.load(folder))
-    asked = list(problems(count, held_out=True))
-    texts = assistant.answers(
-        network, tokenizer, [[{"role": "user", "content": prompt}] for prompt, _, _ in asked], SamplingParams(temperature=0, max_tokens=60), 64
-    )
-    right = [arithmetic.result_of(text[0]) == arithmetic.result_of(answer) for text, (_, answer, _) in zip(texts, asked, strict=True)]
-    found = {"all": share(sum(right), len(right))}
-    for steps in arithmetic.STEPS:
-        some = [hit for hit, (_, _, n) in zip(right, asked, strict=True) if n == steps]
-        found[str(steps)] = share(sum(some), len(some))
+    tokenizer, params = chat.prepared(Tokenizer.load(folder)), SamplingParams(temperature=0, max_tokens=60)
+
+    def right(asked: list[tuple[str, str, int]]) -> list[bool]:
+        texts = assistant.answers(network, tokenizer, [[{"role": "user", "content": prompt}] for prompt, _, _ in asked], params, 64)
+        return [arithmetic.result_of(text[0]) == arithmetic.result_of(answer) for text, (_, answer, _) in zip(texts, asked, strict=True)]
+
+    fresh, unseen = (list(problems(count, which)) for which in ("fresh", "unseen"))
+    hits = right(fresh)
+    parts = {str(steps): [hit for hit, (_, _, n) in zip(hits, fresh, strict=True) if n == steps] for steps in arithmetic.STEPS}
+    found = {name: share(sum(some), len(some)) for name, some in {"all": hits, "unseen": right(unseen), **parts}.items()}
     return {"parameters": sum(p.numel() for p in network.parameters()), **{key: [m.value, m.low, m.high] for key, m in found.items()}}
 
 
@@ -101,10 +102,14 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     tokenizer = prepare(a.out, 30_000)
     found = {kind: {name: rung(a, tokenizer, name, kind) for name in LADDER} for kind in ("direct", "steps")}
-    print(f"{'width x depth':14}{'parameters':>12}{'answer alone':>22}{'with steps':>22}{'of three steps: alone':>24}{'with':>8}")
+    print(
+        f"{'width x depth':14}{'parameters':>12}{'answer alone':>22}{'with steps':>22}{'of three steps: alone':>24}{'with':>8}{'unseen first number: with':>28}"
+    )
     for name in LADDER:
         alone, steps = (found[kind][name] for kind in ("direct", "steps"))
-        print(f"{name:14}{steps['parameters']:12,}{shown(alone['all']):>22}{shown(steps['all']):>22}{alone['3'][0]:24.2f}{steps['3'][0]:8.2f}")
+        print(
+            f"{name:14}{steps['parameters']:12,}{shown(alone['all']):>22}{shown(steps['all']):>22}{alone['3'][0]:24.2f}{steps['3'][0]:8.2f}{steps['unseen'][0]:28.2f}"
+        )
     if a.plot:
         points = {
             label: [(row["parameters"] / 1000, tuple(row["all"])) for row in found[kind].values()]
