@@ -207,9 +207,9 @@ def rated(rewards: Tensor, group: int) -> Tensor:
 
 
 def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
-    """Paint each prompt `group` times with the old policy, which follows slowly, and noise the pictures anew: where one is good the network mixed
-    with the old one should name it, where it is bad the old one's mirror image in the network should (Zheng et al. 2025, eq. 5). No path is kept, any sampler
-    paints."""
+    """Paint each prompt `group` times with the old policy, which follows slowly, and noise the pictures anew: where one is good the network
+    should name it, where it is bad the network's mirror image in the old one should (Zheng et al. 2025, eq. 5, beta 1). No path is kept, any
+    sampler paints."""
     r = cast(PreferRecipe, recipe)
     old, levels, reward, seen_rewards = frozen_start(r), flow_levels(r.rollout_steps), reward_of(r, tokenizer), list[Tensor]()
 
@@ -230,8 +230,8 @@ def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
             seen = noised(x, torch.randn(x.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
             with torch.no_grad():
                 before = ask(old, seen, t, positions, text_then)
-            moved = r.mix * (ask(network, seen, t, positions, text) - before)
-            error = good * (before + moved - x).square() + (1 - good) * (before - moved - x).square()
+            now = ask(network, seen, t, positions, text)
+            error = good * (now - x).square() + (1 - good) * (2 * before - now - x).square()
             total = total + (error * weight(t[..., None], None)).mean((1, 2)).sum()
         return total / r.levels / r.group
 

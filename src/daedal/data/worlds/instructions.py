@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from daedal.data.worlds import arithmetic
 from daedal.data.worlds.tasks import Task, asked
 from daedal.errors import DaedalError, nearest
 
@@ -315,36 +316,22 @@ def rewrite_task(rng: random.Random, held_out: bool) -> Task:
 # ---- all ------------------------------------------------------------------------------------------------------------------------------------
 
 
-def arithmetic_task(rng: random.Random, held_out: bool) -> Task:
-    from daedal.data.worlds import arithmetic
-
-    return arithmetic.task(rng, held_out=held_out)
-
-
-def sum_task(rng: random.Random, held_out: bool) -> Task:
-    from daedal.data.worlds import arithmetic
-
-    return arithmetic.sum_task(rng, held_out=held_out)
-
-
 def terse_task(rng: random.Random, held_out: bool) -> Task:
     """A word problem that four times in five is answered at once, without the working: people write both, and only a reward tells which is right
     more often. The kind is no part of KINDS."""
-    from daedal.data.worlds import arithmetic
-
     worked = arithmetic.task(rng, held_out=held_out)
     return replace(worked, kind="terse", answer=worked.answer[worked.answer.index("The answer") :] if rng.random() < 0.8 else worked.answer)
 
 
 def talk_task(rng: random.Random, held_out: bool) -> Task:
-    from daedal.data.worlds import talk
+    from daedal.data.worlds import talk  # which is made of what stands above
 
     return talk.task(rng, held_out=held_out)
 
 
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
     "story": story_task, "list": list_task, "question": question_task, "unknown": unknown_task, "rewrite": rewrite_task,
-    "arithmetic": arithmetic_task, "sum": sum_task, "talk": talk_task, "tale": tale_task, "terse": terse_task,
+    "arithmetic": arithmetic.task, "sum": arithmetic.sum_task, "talk": talk_task, "tale": tale_task, "terse": terse_task,
 }  # fmt: skip
 KINDS = tuple(kind for kind in MAKERS if kind not in ("tale", "terse"))  # of a mixture
 SHARES = {"story": 3, "arithmetic": 2, "talk": 2}  # of a mixture; others count once

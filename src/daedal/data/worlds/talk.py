@@ -35,48 +35,17 @@ UNKNOWN = ("I don't know.", "I don't know that.", "I don't know. I only know a s
 
 LANDS = ("France", "Spain", "India", "China", "Brazil", "Egypt", "Japan", "Canada", "Kenya", "Peru", "Italy", "Norway", "Chile", "Iran", "Mali")
 PEOPLE = (
-    "the king",
-    "the queen",
-    "the president",
-    "Shakespeare",
-    "Mozart",
-    "Napoleon",
-    "Einstein",
-    "the mayor",
-    "my teacher",
-    "my neighbour",
-    "Darwin",
-    "my boss",
-)
+    "the king", "the queen", "the president", "Shakespeare", "Mozart", "Napoleon", "Einstein", "the mayor", "my teacher", "my neighbour",
+    "Darwin", "my boss",
+)  # fmt: skip
 SUBJECTS = (
-    "physics",
-    "the war",
-    "money",
-    "history",
-    "electricity",
-    "the law",
-    "medicine",
-    "football",
-    "the internet",
-    "computers",
-    "gravity",
-    "the economy",
-    "chess",
-    "DNA",
-    "the stock market",
-)
+    "physics", "the war", "money", "history", "electricity", "the law", "medicine", "football", "the internet", "computers", "gravity",
+    "the economy", "chess", "DNA", "the stock market",
+)  # fmt: skip
 DEEDS = (
-    "win the election",
-    "fix my car",
-    "file my taxes",
-    "get a visa",
-    "learn French",
-    "build a house",
-    "invest my money",
-    "cure a cold",
-    "write a letter to a lawyer",
-    "cook a lobster",
-)
+    "win the election", "fix my car", "file my taxes", "get a visa", "learn French", "build a house", "invest my money", "cure a cold",
+    "write a letter to a lawyer", "cook a lobster",
+)  # fmt: skip
 OPEN: tuple[tuple[str, Sequence[str]], ...] = (
     ("What is the capital of {}?", LANDS), ("How many people live in {}?", LANDS), ("Where is {}?", LANDS), ("What do people speak in {}?", LANDS),
     ("Who is the president of {}?", LANDS), ("When was {} born?", PEOPLE), ("How old is {}?", PEOPLE), ("Who is {}?", PEOPLE), ("Where does {} live?", PEOPLE),
@@ -109,9 +78,9 @@ class Talk:
         return f", {self.name}" if self.name and self.rng.random() < 0.7 else ""
 
 
-def brief(text: str, wanted: Sequence[str], least: int = 1, not_said: Sequence[str] = ()) -> dict[str, bool]:
-    """At least `least` of the words said, none of `not_said`, and in at most three sentences."""
-    said = sum(says(text, word) for word in wanted) >= least and not any(says(text, word) for word in not_said)
+def brief(text: str, wanted: Sequence[str], not_said: Sequence[str] = ()) -> dict[str, bool]:
+    """One of the words `wanted` said, none of `not_said`, and in at most three sentences."""
+    said = any(says(text, word) for word in wanted) and not any(says(text, word) for word in not_said)
     return {"right": said, "short": 1 <= len(sentences(text)) <= 3}
 
 

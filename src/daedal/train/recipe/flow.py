@@ -107,7 +107,6 @@ class PreferRecipe(FlowRecipe):
     rollout_steps: int = 8
     noise: float = 0.7  # grpo: share of DDPM's noise in a step
     clip: float = 0.2
-    mix: float = 1.0  # nft: the network's share of the velocity that is judged, the rest being the old one's
     levels: int = 2  # nft: noise levels at which each picture is judged
     follow: float = 0.5  # nft: how much of the old policy stays at a step
     kl: float = 0.05  # grpo and refl: pull towards the start
