@@ -25,11 +25,12 @@ QUICK = [
     "model.side=32", "data={train: [{path: scenes}], validation: [{path: scenes}]}", "rows=8", "micro_rows=8", "ema=null", "evaluate_pictures=4",
     "critic_width=8", "optimizer.warmup=2", "adversarial_from=3", "model.options.block_out_channels=[16, 16, 32]", "model.options.latent_channels=4",
 ]  # fmt: skip
+KL = ["perceptual=0.1", "adversarial=0.05", "equivariance=0.25"]
 VQ = ["model.options.num_vq_embeddings=32", "model.options.vq_embed_dim=4", "revive_every=2"]
 
 
 def recipe(out: Path, kind: str = "kl", *overrides: str) -> AutoencodeRecipe:
-    file, own = ("vq", VQ) if kind == "vq" else ("autoencoder", [])
+    file, own = ("vq", VQ) if kind == "vq" else ("autoencoder", KL)
     every = ["steps=4", "checkpoint_every=2", "evaluate_every=100", "sample_every=100"]
     return load_recipe(f"recipes/image/{file}.yaml", [*QUICK, *own, *every, f"out={out}", *overrides])
 
@@ -57,6 +58,26 @@ def test_each_side_learns_from_its_own_loss(tmp_path: Path, kind: str) -> None:
     assert not torch.equal(late["codec.decoder.conv_out.weight"], without["codec.decoder.conv_out.weight"])
     assert torch.equal(early["codec.encoder.conv_in.weight"], gradients(quiet, network, batch(2))["codec.encoder.conv_in.weight"])
     assert all(name in late for name, p in network.named_parameters() if p.requires_grad)
+
+
+def test_no_critic_where_none_is_asked(tmp_path: Path) -> None:
+    """The same gradient for the codec as beside a critic that it does not hear, at its error's own scale."""
+    silent = ["perceptual=0", "adversarial=0"]
+    alone, beside = (autoencode.network_of(recipe(tmp_path, "kl", *options)).train(False) for options in (silent, []))
+    assert alone.critic is None and beside.critic is not None
+    objective = autoencode.autoencoding(recipe(tmp_path, "kl", *silent))
+    found = [gradients(objective, network, batch(5)) for network in (alone, beside)]
+    assert all(torch.equal(grad, found[1][name]) for name, grad in found[0].items()) and len(found[0]) < len(found[1])
+
+
+def test_squared_error_by_hand(tmp_path: Path) -> None:
+    r = recipe(tmp_path, "kl", "perceptual=0", "adversarial=0", "equivariance=0", "kl=0", "error=l2")
+    network, part = autoencode.network_of(r), batch(1)
+    torch.manual_seed(0)
+    loss = autoencode.autoencoding(r).loss(network, part)
+    torch.manual_seed(0)
+    x = network.cast(part["images"])
+    torch.testing.assert_close(loss, (x - network.codec(x)[0]).square().mean() * len(x))
 
 
 def test_kl_terms_by_hand(tmp_path: Path) -> None:
@@ -156,10 +177,10 @@ def test_latents_are_normalised_and_diffusers_opens_them(tmp_path: Path) -> None
 
 
 def test_plans() -> None:
-    for name in ("autoencoder", "vq"):
+    for name, millions, pictures_seen in (("autoencoder", 0.5, "24,000"), ("vq", 4, "1,280,000")):
         plan = autoencode.plan(load_recipe(f"recipes/image/{name}.yaml"))
-        assert 3e6 < plan["parameters"] < 5e6 and plan["units"] == "1,280,000 pictures" and plan["flops"] > 1e15
-        assert 1e8 < plan["memory_bytes"] < 2e10
+        assert plan["parameters"] == pytest.approx(millions * 1e6, rel=0.3) and plan["units"] == f"{pictures_seen} pictures"
+        assert plan["flops"] > 1e13 and 1e7 < plan["memory_bytes"] < 2e10
 
 
 def test_it_learns(tmp_path: Path) -> None:

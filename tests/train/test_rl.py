@@ -21,7 +21,7 @@ from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.lora import add_lora
-from daedal.train import rl
+from daedal.train import policy, rl
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.rewards import named
@@ -195,7 +195,7 @@ def test_the_reference_of_a_lora_is_the_network_with_it_off(start: Path) -> None
     add_lora(network, 4, targets=["q_proj", "up_proj"])
     for name, p in network.named_parameters():
         p.data += 0.1 * (".lora_B" in name)
-    with rl.adapters_off(network):
+    with policy.adapters_off(network):
         assert torch.equal(network(tokens), before)
     assert not torch.allclose(network(tokens), before)
 

@@ -1,4 +1,5 @@
-"""`daedal eval`: held-out bits per byte, or tasks of the lm-evaluation-harness; of an image model, scenes painted right and distances."""
+"""`daedal eval`: held-out bits per byte, or tasks of the lm-evaluation-harness; of an image model, scenes painted right and distances; of an
+autoencoder PSNR, of a CLIP retrieval."""
 
 import json
 from dataclasses import asdict
@@ -11,7 +12,10 @@ import typer
 def evaluate(
     model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")] = "house/text",
     data: Annotated[
-        str | None, typer.Option(help="Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions.")
+        str | None,
+        typer.Option(
+            help="Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions; of its parts also a recipe."
+        ),
     ] = None,
     column: Annotated[str, typer.Option(help="Text column.")] = "text",
     split: Annotated[str | None, typer.Option(help="Keep rows whose `split` column has this value.")] = None,
@@ -31,9 +35,12 @@ def evaluate(
 ) -> None:
     """Measure a model, with 95 % confidence intervals."""
     from daedal.errors import DaedalError
+    from daedal.evals.parts import part_of
     from daedal.pipelines import load
     from daedal.pipelines.image import ImagePipeline
 
+    if part_of(model):
+        return print_part(model, data, split, n, sheet, as_json)
     if isinstance(pipeline := load(model, quantize=quantize), ImagePipeline):
         return print_pictures(pipeline, n, scales_of(guidance_scale), sheet, plot, as_json, features, data, split)
     if not data and not tasks:
@@ -57,6 +64,32 @@ def evaluate(
     for name, metrics in report.get("tasks", {}).items():
         for metric, m in metrics.items():
             print(f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}")
+
+
+def print_part(model: str, data: str | None, split: str | None, n: int, sheet: Path | None, as_json: bool) -> None:
+    from daedal.errors import DaedalError
+    from daedal.evals.parts import report
+    from daedal.media import images
+
+    if not data:
+        raise DaedalError(f"{model} is measured on real pictures; give --data FILE, with captions, and --split NAME for those held out.")
+    groups, drawn = report(model, data, split, n)
+    if as_json:
+        print(json.dumps({"model": model} | plain(groups), indent=2))
+    else:
+        print_measured(groups)
+    if sheet and drawn is not None:
+        images.save_image(drawn, sheet)
+
+
+def plain(groups: dict) -> dict:
+    return {group: {name: asdict(measured) for name, measured in values.items()} for group, values in groups.items()}
+
+
+def print_measured(groups: dict) -> None:
+    for group, values in groups.items():
+        for name, measured in values.items():
+            print(f"{group:<10} {name:<12} {measured}")
 
 
 def scales_of(text: str | None) -> list[float | None]:
@@ -85,17 +118,12 @@ def print_pictures(
     reports = {scale: report(pipeline, n, sight=sight, real=real, **chosen) for scale, chosen in settings.items()}
     found = {scale: groups for scale, (groups, _) in reports.items()}
     if as_json:
-        plain = [
-            settings[scale] | {group: {k: asdict(m) for k, m in values.items()} for group, values in groups.items()}
-            for scale, groups in found.items()
-        ]
-        print(json.dumps({"model": pipeline.name} | (plain[0] if len(plain) == 1 else {"reports": plain}), indent=2))
+        every = [settings[scale] | plain(groups) for scale, groups in found.items()]
+        print(json.dumps({"model": pipeline.name} | (every[0] if len(every) == 1 else {"reports": every}), indent=2))
     for scale, groups in {} if as_json else found.items():
         if scale is not None:
             print(f"guidance scale {scale:g}")
-        for group, values in groups.items():
-            for name, measured in values.items():
-                print(f"{group:<10} {name:<12} {measured}")
+        print_measured(groups)
     if sheet:
         images.save_image(images.grid([drawn for _, drawn in reports.values()], columns=1, gap=8), sheet)
     if plot:

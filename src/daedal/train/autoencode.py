@@ -33,12 +33,12 @@ KINDS: dict[str, Any] = {"kl": AutoencoderKL, "vq": VQModel}
 
 
 class Autoencoding(nn.Module):
-    """What is trained: a codec and its critic; for codes that follow their vectors, the averages."""
+    """What is trained: a codec and its critic, where something asks for one; for codes that follow their vectors, the averages."""
 
     compute_dtype: torch.dtype | None = None
     layers = nn.ModuleList()
 
-    def __init__(self, codec: nn.Module, critic: PatchGAN, average: CodebookAverage | None = None) -> None:
+    def __init__(self, codec: nn.Module, critic: PatchGAN | None, average: CodebookAverage | None = None) -> None:
         super().__init__()
         self.codec, self.critic, self.average = codec, critic, average
 
@@ -50,23 +50,33 @@ class Autoencoding(nn.Module):
 
 
 def autoencoding(r: AutoencodeRecipe) -> Objective:
-    """Sum over pictures of |x - x'|, the distance in the critic's features, what the codec's own `terms` add, the codec's loss to the
+    """Sum over pictures of |x - x'| (or its square), the distance in the critic's features, what the codec's own `terms` add, the codec's loss to the
     critic from step `adversarial_from` on, and the critic's own loss (Esser et al. 2021, eq. 6, with fixed weights)."""
-    terms, game = (kl_terms if r.model.kind == "kl" else vq_terms), GAMES[r.game]
+    terms = kl_terms if r.model.kind == "kl" else vq_terms
 
     def loss(network: Autoencoding, part: Batch) -> Tensor:
-        x, late = network.cast(part["images"]), part["step"] >= r.adversarial_from
+        x = network.cast(part["images"])
         made, extra = terms(r, network, x, part["step"])
-        real, look = network.critic(x)
-        fooled, seen = frozen(network.critic, made)
-        caught, _ = network.critic(made.detach())
-        shown = difference(seen, [features.detach() for features in look])
-        maker = game.maker(real.detach(), fooled).float().flatten(1).mean(1)
-        critic = game.critic(real, caught).float().flatten(1).mean(1)
-        error = (x - made).float().abs().flatten(1).mean(1)
-        return (error + r.perceptual * shown + extra + r.adversarial * late * maker + critic).sum()
+        missed = (x - made).float()
+        error = (missed.abs() if r.error == "l1" else missed.square()).flatten(1).mean(1) + extra
+        if network.critic is not None:
+            error = error + criticism(r, network.critic, x, made, late=bool(part["step"][0] >= r.adversarial_from))
+        return error.sum()
 
     return Objective(loss, lambda batch: len(batch["images"]))
+
+
+def criticism(r: AutoencodeRecipe, critic: PatchGAN, x: Tensor, made: Tensor, late: bool) -> Tensor:
+    """What the critic charges the codec for `made` in place of x (B, C, H, W), and its own loss: (B,)."""
+    game = GAMES[r.game]
+    (real, look), (caught, _) = critic(x), critic(made.detach())
+    loss = game.critic(real, caught).float().flatten(1).mean(1)
+    if not (r.perceptual or late):
+        return loss
+    fooled, seen = frozen(critic, made)
+    shown = difference(seen, [features.detach() for features in look])
+    maker = game.maker(real.detach(), fooled).float().flatten(1).mean(1)
+    return loss + r.perceptual * shown + r.adversarial * late * maker
 
 
 def kl_terms(r: AutoencodeRecipe, network: Autoencoding, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +134,8 @@ def network_of(r: AutoencodeRecipe) -> Autoencoding:
     kind = KINDS[r.model.kind]
     codec = load_component(checkpoints.resolve(r.model.start), torch.float32) if r.model.start else None
     codec = codec or kind(parse(kind.config_class, r.model.config())).init_weights(r.seed)
-    critic = PatchGAN(codec.config.in_channels, r.critic_width).init_weights(r.seed + 1)  # type: ignore[union-attr,arg-type]
+    critic = critic_of(r)
+    critic = critic and critic.init_weights(r.seed + 1)
     if r.model.kind == "kl":
         return Autoencoding(codec, critic)
     codes = cast(VQModel, codec).quantize.embedding.weight.requires_grad_(False)  # no gradient moves them
@@ -132,6 +143,11 @@ def network_of(r: AutoencodeRecipe) -> Autoencoding:
         grid = FSQ(r.model.fsq_levels)
         codes.copy_(grid.lookup(torch.arange(grid.codes)))
     return Autoencoding(codec, critic, None if r.model.fsq_levels else CodebookAverage(cast(VQModel, codec).quantize, r.codebook_decay))
+
+
+def critic_of(r: AutoencodeRecipe) -> PatchGAN | None:
+    """None where nothing asks for its opinion."""
+    return PatchGAN(3, r.critic_width) if r.perceptual or r.adversarial else None
 
 
 def forward(r: AutoencodeRecipe, network: Autoencoding, rows: int = 1) -> Any:
@@ -144,7 +160,7 @@ def forward(r: AutoencodeRecipe, network: Autoencoding, rows: int = 1) -> Any:
             kept = [codec._decode(torch.empty(rows, codec.config.latent_channels, side, side))]
     else:
         made, kept = codec.draw(codec.vectors(x)), []
-    return made, kept, network.critic(x), network.critic(made), network.critic(made.detach())
+    return made, kept, network.critic and [network.critic(x), network.critic(made), network.critic(made.detach())]
 
 
 def plan(recipe: AutoencodeRecipe) -> dict[str, Any]:
@@ -154,7 +170,7 @@ def plan(recipe: AutoencodeRecipe) -> dict[str, Any]:
 
 def on_meta(r: AutoencodeRecipe) -> Autoencoding:
     kind = KINDS[r.model.kind]
-    return Autoencoding(kind(parse(kind.config_class, shape_of(r))), PatchGAN(3, r.critic_width))
+    return Autoencoding(kind(parse(kind.config_class, shape_of(r))), critic_of(r))
 
 
 def shape_of(r: AutoencodeRecipe) -> dict[str, Any]:

@@ -28,11 +28,10 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.nn.quantized import dequantize_
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, pretrain
+from daedal.train import assistant, parallel, pretrain
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.questions import Questions
 from daedal.train.recipe.text import DistilTextRecipe
-from daedal.train.rl import everyones
 from daedal.train.rollout import Completion, complete, padded, seed_of, trimmed
 from daedal.train.trainer import Batch, Objective
 
@@ -137,7 +136,7 @@ class Written:
         seeds = [seed_of(self.recipe.seed, first + i) for i in mine]
         requests = complete(self.network, self.tokenizer, [self.prompt(text[i], first + i) for i in mine], self.params, seeds, group=1)
         made = [Completion(request.prompt, request.output, request.finished == "stop") for request in requests]
-        tokens, mask = padded(everyones(made, world))
+        tokens, mask = padded(parallel.everyones(made, world))
         return {"tokens": tokens, "mask": mask}
 
     def prompt(self, row: Tensor, number: int) -> list[int]:

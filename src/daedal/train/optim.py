@@ -1,7 +1,8 @@
-"""Muon for matrices, AdamW for the rest, one learning-rate dial for each.
+"""Muon for matrices and kernels, AdamW for the rest, one learning-rate dial for each.
 
 Muon (Jordan et al. 2024): momentum, then the nearest orthogonal matrix by Newton-Schulz with the coefficients of Polar Express
-(Amsel et al. 2025), scaled so that an update's RMS matches across shapes. Matrices of one shape are orthogonalised in one batch.
+(Amsel et al. 2025), scaled so that an update's RMS matches across shapes. Matrices of one shape are orthogonalised in one batch. A kernel of a convolution
+(out, in, h, w) is the matrix (out, in h w) that it multiplies patches with.
 """
 
 from collections import defaultdict
@@ -21,6 +22,7 @@ POLAR = (  # (a, b, c) of x <- a x + (b xx' + c (xx')^2) x, for singular values 
     (3.285564346024082, -2.3681265210015355, 0.4644902393982634),
     (2.2779304461183393, -1.6446515741880906, 0.4007860713141346),
 )
+HIDDEN = (".layers.", ".resnets.", ".downsamplers.", ".upsamplers.")  # where a network's blocks stand, between what reads and what writes
 
 
 def orthogonal(update: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,12 +53,13 @@ class Muon(torch.optim.Optimizer):
             shapes: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes[tuple(p.shape)].append(p)
+                    shapes[len(p), p.numel() // len(p)].append(p)
             for (m, n), params in shapes.items():
-                updates = torch.stack([whole(self.momentum(p, group["momentum"])) for p in params])  # (k, m, n)
+                updates = torch.stack([whole(self.momentum(p, group["momentum"])).flatten(1) for p in params])  # (k, m, n)
                 updates = orthogonal(updates, self.dtype) * (group["lr"] * max(1.0, m / n) ** 0.5)
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
+                    update = update.view(p.shape)
                     p.sub_(distribute_tensor(update, p.device_mesh, p.placements) if isinstance(p, DTensor) else update)
 
     def momentum(self, p: nn.Parameter, beta: float) -> Tensor:
@@ -73,10 +76,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def matrices_and_rest(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Muon's parameters (weights of hidden linears) and AdamW's (embeddings, head, norms, biases, routers)."""
+    """Muon's parameters (weights of hidden linears and convolutions) and AdamW's (what reads and writes, norms, biases, routers)."""
     muon = [
         p for name, p in network.named_parameters()
-        if p.dim() == 2 and ".layers." in f".{name}" and not name.endswith("mlp.gate.weight")
+        if p.dim() in (2, 4) and any(part in f".{name}" for part in HIDDEN) and not name.endswith("mlp.gate.weight")
     ]  # fmt: skip
     chosen = set(map(id, muon))
     return muon, [p for p in network.parameters() if id(p) not in chosen]

@@ -33,6 +33,15 @@ def start(device: torch.device) -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def everyones(mine: list[Any], world: int) -> list[Any]:
+    """The lists of all processes, one after another."""
+    if world == 1:
+        return mine
+    lists: list[list[Any]] = [[] for _ in range(world)]
+    dist.all_gather_object(lists, mine)
+    return [item for some in lists for item in some]
+
+
 def finish() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -15,34 +15,32 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
-from daedal.checkpoints.scalar import load_scalar, save_scalar
+from daedal.checkpoints.scalar import save_scalar
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.request import Request
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.networks.scalar import ScalarModel
-from daedal.nn.lora import adapters
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, checkpoint, parallel
 from daedal.train import rl_objectives as rl
 from daedal.train.actors import Actors
 from daedal.train.pictures import Start, begin
+from daedal.train.policy import Reference, frozen_copy, policy_of, values_in, values_of
 from daedal.train.questions import Question, Questions
 from daedal.train.recipe.chat import RLRecipe
 from daedal.train.rewards import Reward, Scoring, check_dropped, named
 from daedal.train.rollout import Completion, complete, padded, score, scored, seed_of, support_of, trimmed
-from daedal.train.shared import Shared
 from daedal.train.trainer import Batch, Objective, Trainer
 
 # ---- methods -----------------------------------------------------------------------------------------------------------------------------
@@ -75,85 +73,6 @@ METHODS = {
 def sampling_of(recipe: RLRecipe) -> SamplingParams:
     r = recipe.rollout
     return SamplingParams(temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, min_p=r.min_p, max_tokens=recipe.answer_tokens)
-
-
-# ---- networks ----------------------------------------------------------------------------------------------------------------------------
-
-
-def policy_of(recipe: RLRecipe) -> Decoder:
-    """The model to train, with the recipe's adapter on it, and for PPO with a value network beside it."""
-    network = assistant.network_of(recipe.start)
-    assistant.adapted(recipe, network)
-    if recipe.method == "ppo":
-        network.critic = critic_of(recipe, network.config.vocab_size)
-    return network
-
-
-def critic_of(recipe: RLRecipe, vocabulary: int) -> ScalarModel:
-    if recipe.value is None:
-        return ScalarModel(assistant.network_of(recipe.start))
-    critic = load_scalar(checkpoints.resolve(recipe.value), dtype=torch.float32).requires_grad_(True)
-    if critic.config.vocab_size != vocabulary:
-        raise DaedalError(f"value has a vocabulary of {critic.config.vocab_size} and the policy of {vocabulary}; give one made from the same model.")
-    return critic
-
-
-def critic_in(network: nn.Module) -> ScalarModel:
-    return cast(ScalarModel, network.critic)
-
-
-@contextmanager
-def adapters_off(network: nn.Module) -> Iterator[None]:
-    """The network as it was before its LoRA layers: the updates count nothing."""
-    layers = list(adapters(network).values())
-    scales = [layer.scale for layer in layers]
-    for layer in layers:
-        layer.scale = 0.0
-    try:
-        yield
-    finally:
-        for layer, scale in zip(layers, scales, strict=True):
-            layer.scale = scale
-
-
-class Reference:
-    """The policy's start: the same weights with the adapter off, or a frozen copy."""
-
-    def __init__(self, network: Decoder, recipe: RLRecipe) -> None:
-        self.shared = recipe.adapter is not None and not recipe.adapter.dora  # whose magnitudes stay when its update is off
-        self.network = network if self.shared else frozen_copy(network)
-
-    def logprobs(self, batch: Batch, params: SamplingParams, rows: int) -> Tensor:
-        if not self.shared:
-            return scored(self.network, batch, params, rows)
-        with adapters_off(self.network):
-            return scored(self.network, batch, params, rows)
-
-
-def frozen_copy(network: Decoder) -> Decoder:
-    critic = network._modules.pop("critic", None)
-    twin = copy.deepcopy(network).requires_grad_(False)
-    if critic is not None:
-        network.critic = critic
-    return twin
-
-
-def values_in(network: Decoder, part: Batch) -> Tensor:
-    """(B, T - 1): what the value network expects where each token was drawn, 0 elsewhere."""
-    packed = Shared(part["tokens"], part["mask"])
-    values = critic_in(network)(packed.tokens, cache=packed)[0].index_select(0, packed.drawn)
-    return torch.zeros(part["mask"].shape, device=values.device).masked_scatter(part["mask"], values)
-
-
-@torch.no_grad()
-def values_of(network: Decoder, batch: Batch, rows: int) -> Tensor:
-    """`values_in` of many completions, `rows` at a time, without gradient."""
-    device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
-    for start in range(0, len(batch["mask"]), rows):
-        part = trimmed({key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")})
-        values = values_in(network, part).cpu()
-        found.append(nn.functional.pad(values, (0, width - values.shape[1])))
-    return torch.cat(found)
 
 
 # ---- rollouts as batches -----------------------------------------------------------------------------------------------------------------
@@ -267,7 +186,7 @@ class Rollouts:
 
         made = self.drawn([self.questions.encoded(question) for question in questions], [seed_of(self.recipe.seed, i) for i in mine], finished)
         late = [rl.overlong(len(completion.output), self.recipe.answer_tokens, r.overlong) for completion in made]
-        found, rewards = everyones(made, self.world), torch.cat(everyones([scoring.rewards() + torch.tensor(late)], self.world))
+        found, rewards = parallel.everyones(made, self.world), torch.cat(parallel.everyones([scoring.rewards() + torch.tensor(late)], self.world))
         check_dropped(rewards, self.recipe.dropped_most, scoring.why)
         return found, rewards
 
@@ -309,7 +228,7 @@ class Rollouts:
             found["reference"] = self.reference.logprobs(mine | found, self.params, rows)
         if self.method.advantages == "gae":
             found["values"] = values_of(self.policy, mine, rows)
-        return batch | {key: torch.cat(everyones([value], self.world)) for key, value in found.items()}
+        return batch | {key: torch.cat(parallel.everyones([value], self.world)) for key, value in found.items()}
 
     def advantages(self, batch: Batch, rewards: Tensor) -> Batch:
         """(B, T - 1), and for PPO the returns that values should be."""
@@ -331,15 +250,6 @@ class Rollouts:
             "length": statistics.fmean(len(request.output) for request in requests), "ended": statistics.fmean(request.ended for request in requests),
             "dropped": float(rewards.isnan().sum()), "asked": float(self.asked), "kl_weight": self.coefficient,
         }  # fmt: skip
-
-
-def everyones(mine: list[Any], world: int) -> list[Any]:
-    """The lists of all processes, one after another."""
-    if world == 1:
-        return mine
-    lists: list[list[Any]] = [[] for _ in range(world)]
-    torch.distributed.all_gather_object(lists, mine)
-    return [item for some in lists for item in some]
 
 
 def kept_where(recipe: RLRecipe) -> str:

@@ -67,11 +67,13 @@ class CodecRecipe(Section):
 
 
 class AutoencodeRecipe(PictureRun):
-    """An image codec (daedal.train.autoencode). The weights stand beside an L1 error of weight 1, all of them means."""
+    """An image codec (daedal.train.autoencode). The weights stand beside an `error` of weight 1, all of them means. Without `perceptual` and
+    `adversarial` no critic is trained."""
 
     task: Literal["autoencode"] = "autoencode"
     evaluate_pictures: int = 100  # of the validation sources
     model: CodecRecipe = CodecRecipe()
+    error: Literal["l1", "l2"] = "l1"  # l2 is what PSNR measures; l1 keeps edges sharper
     perceptual: float = 0.1  # distance in the critic's features
     adversarial: float = 0.05
     adversarial_from: int = 1000  # the step at which the codec starts to listen to the critic, which learns from the first

@@ -1,0 +1,68 @@
+"""What image models are made of, each measured by itself: an autoencoder by what it loses of real pictures, a CLIP by whether it tells them apart.
+
+Legend: N pictures.
+"""
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from daedal.checkpoints import read_config
+from daedal.checkpoints.adapter import parted
+from daedal.checkpoints.components import load_component
+from daedal.evals.measured import Measured, bootstrap
+from daedal.evals.pictures import retrieval
+from daedal.media import images
+from daedal.pipelines.image import located
+from daedal.processes.imaging import pixels
+from daedal.processes.measures import psnr
+from daedal.processes.sight import Sight
+from daedal.train.autoencode import Autoencoding, rebuilt
+from daedal.train.pictures import clean, held_out
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.pictures import PictureRun, PictureSource
+
+CODECS, TOWERS = ("AutoencoderKL", "VQModel"), ("CLIPModel",)
+
+
+def part_of(name: str) -> str | None:
+    """The class of a folder that holds one measurable part and no painter; None of any other."""
+    folder = located(parted(name)[0])
+    raw = read_config(folder) if (folder / "config.json").is_file() else {}
+    kind = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
+    return kind if kind in CODECS + TOWERS else None
+
+
+def report(name: str, data: str, split: str | None, n: int) -> tuple[dict[str, dict[str, Measured]], np.ndarray | None]:
+    """Measures of an autoencoder or a CLIP on up to `n` pictures of `data`, no caption twice, or of those that a recipe (.yaml) holds out; of an
+    autoencoder also a sheet, pictures above what it made of them."""
+    own = [PictureSource(path=data, where={"split": split} if split else {})]
+    source = cast(PictureRun, load_recipe(data)).data.validation if data.endswith(".yaml") else own
+    if part_of(name) in TOWERS:
+        sight = Sight.load(name)
+        return recognition(sight, *held_out(source, sight.clip.config.vision.image_size, n)), None
+    codec = load_component(located(name), torch.float32)
+    return reconstruction(codec, held_out(source, codec.config.sample_size, n)[0])  # type: ignore[union-attr,arg-type]
+
+
+@torch.no_grad()
+def reconstruction(codec: nn.Module, pictures: torch.Tensor) -> tuple[dict[str, dict[str, Measured]], np.ndarray]:
+    """Mean PSNR in decibels of pictures (N, 3, H, W) uint8 as they come back, and that of their mean squared error, which the worst decide."""
+    made, _ = rebuilt(Autoencoding(codec, None), pictures)
+    values = psnr(made.clamp(-1, 1), clean(pictures))
+    measured = {
+        "psnr": bootstrap(lambda x: float(x.mean()), values),
+        "psnr_of_mean": bootstrap(lambda x: float(-10 * (10 ** (-x / 10)).mean().log10()), values),
+    }
+    rows, columns = [np.asarray(pictures.permute(0, 2, 3, 1)), pixels(made)], min(10, len(made))
+    bands = [row[at : at + columns] for at in range(0, min(20, len(made) - columns + 1), columns) for row in rows]
+    sheet = images.grid(list(np.concatenate(bands)), columns=columns, gap=2)
+    return {"rebuilt": measured}, sheet
+
+
+def recognition(sight: Sight, pictures: torch.Tensor, captions: list[str]) -> dict[str, dict[str, Measured]]:
+    """R@1 among all N: a picture's (N, 3, H, W) uint8 own caption is the nearest, and a caption's own picture."""
+    seen, said = sight.pictures(clean(pictures)), sight.texts(captions)
+    return {"retrieval": {"r1_of_picture": retrieval(seen, said), "r1_of_caption": retrieval(said, seen)}}
