@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,16 +141,37 @@ def test_a_report_in_the_eye_of_a_tower(eye: str) -> None:
     assert good["distance"]["copies"].value == 0
 
 
-def test_a_report_on_a_folder_of_pictures_finds_copies(eye: str, tmp_path: Path) -> None:
+def kept(folder: Path, shown: list[scenes.Scene]) -> None:
+    """Scenes as a folder of pictures and captions."""
     from PIL import Image
 
+    folder.mkdir(exist_ok=True)
+    for i, scene in enumerate(shown):
+        Image.fromarray(scenes.draw(scene)).save(folder / f"{i:02}.png")
+        (folder / f"{i:02}.txt").write_text(scene.caption)
+
+
+def test_a_report_on_a_folder_of_pictures_finds_copies(eye: str, tmp_path: Path) -> None:
     from daedal.processes.sight import Sight
 
-    for i, scene in enumerate(Painter.asked(False)):
-        Image.fromarray(scenes.draw(scene)).save(tmp_path / f"{i:02}.png")
-        (tmp_path / f"{i:02}.txt").write_text(scene.caption)
-    real = P.real_pictures(str(tmp_path), 64)
-    found, sheet = P.report(Painter(True), 30, sight=Sight.load(eye), real=real)  # type: ignore[arg-type]
+    kept(tmp_path, Painter.asked(False))
+    real = P.real_pictures(str(tmp_path), 64, sight=Sight.load(eye))
+    found, sheet = P.report(Painter(True), 30, real=real)  # type: ignore[arg-type]
     assert set(found) == {"distance", "likeness"} and found["distance"]["copies"].value == 1
     assert found["distance"]["precision"].value == 1 and sheet.ndim == 3
-    assert set(P.report(Painter(True), 30, real=real)[0]) == {"distance"}  # type: ignore[arg-type]
+    assert set(P.report(Painter(True), 30, real=replace(real, sight=None))[0]) == {"distance"}  # type: ignore[arg-type]
+
+
+def test_a_recipe_says_what_is_held_out_and_where_copies_would_come_from(tmp_path: Path) -> None:
+    asked = list({scene.caption: scene for scene in Painter.asked(False)}.values())
+    half = len(asked) // 2
+    kept(tmp_path / "train", asked[:half])
+    kept(tmp_path / "held-out", asked[half:])
+    (tmp_path / "a.yaml").write_text(
+        f"task: flow\nsteps: 1\nout: {tmp_path}\n"
+        f"data: {{train: [{{path: {tmp_path / 'train'}}}, {{path: scenes}}], validation: [{{path: {tmp_path / 'held-out'}}}]}}\n"
+    )
+    real = P.real_pictures(str(tmp_path / "a.yaml"), 64)
+    assert set(real.captions) == {scene.caption for scene in asked[half:]} and len(real.trained_on) == half  # type: ignore[arg-type]
+    copies, none = (P.distances(np.stack([scenes.draw(s) for s in shown]), real)["copies"].value for shown in (asked[:half], asked[half:]))
+    assert copies == 1 and none < 0.2

@@ -14,7 +14,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions; of its parts also a recipe."
+            help="Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions, or a recipe, which holds some out."
         ),
     ] = None,
     column: Annotated[str, typer.Option(help="Text column.")] = "text",
@@ -111,9 +111,8 @@ def print_pictures(
     from daedal.media import images
     from daedal.processes.sight import Sight
 
-    sight, real = Sight.load(features) if features else None, None
-    if data:
-        real = real_pictures(data, pipeline.job("a picture", {})[1].width, split)
+    sight = Sight.load(features) if features else None
+    real = real_pictures(data, pipeline.job("a picture", {})[1].width, split, sight) if data else None
     settings = {scale: {} if scale is None else {"guidance_scale": scale} for scale in scales}
     reports = {scale: report(pipeline, n, sight=sight, real=real, **chosen) for scale, chosen in settings.items()}
     found = {scale: groups for scale, (groups, _) in reports.items()}

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
 from daedal.processes.measures import first_hits
 from daedal.processes.sight import Sight
+from daedal.train.pictures import held_out, sources
+from daedal.train.recipe import load_recipe
+from daedal.train.recipe.pictures import PictureRun
 
 # ---- distances between two sets of features -----------------------------------------------------------------------------------------
 
@@ -96,11 +99,13 @@ def scene_probe(paint: Callable[[list[str], int], np.ndarray], n: int, unseen: b
 
 @dataclass(frozen=True)
 class Reference:
-    """Real pictures (M, H, W, 3) uint8 and their captions, what is looked at in them, and the eye that looks."""
+    """Real pictures (M, H, W, 3) uint8 and their captions, the eye that looks at them, and where copies are looked for: among pictures
+    (T, H, W, 3) that training saw, or else among these."""
 
     pictures: np.ndarray
     captions: list[str]
     sight: Sight | None = None
+    trained_on: np.ndarray | None = None
 
     def features(self, pictures: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, F): of a CLIP tower, or the picture's own layout."""
@@ -113,20 +118,27 @@ def fresh_scenes(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     return np.stack([scenes.draw(scene) for scene in made]), [scene.caption for scene in made]
 
 
-def real_pictures(path: str, side: int, split: str | None = None, most: int = 2000) -> tuple[np.ndarray, list[str]]:
-    """Pictures (N, side, side, 3) on white and their captions, of a folder or of a parquet file's rows of this split, in an order of chance."""
+def real_pictures(path: str, side: int, split: str | None = None, sight: Sight | None = None, most: int = 2000) -> Reference:
+    """Up to `most` pictures on white, side x side pixels, and their captions, of a folder or of a parquet file's rows of this split, in an order
+    of chance; or those that a recipe (.yaml) holds out, no caption twice, and beside them all that it trains on."""
+    if path.endswith(".yaml"):
+        data = cast(PictureRun, load_recipe(path)).data
+        pictures, captions = held_out(data.validation, side, most)
+        files = [source for source, _ in sources(data.train, side) if isinstance(source, Parquet | Folder)]
+        seen = np.stack([source.picture(i) for source in files for i in range(len(source))])
+        return Reference(np.asarray(pictures.permute(0, 2, 3, 1)), captions, sight, seen)
     source = Folder(path, side) if Path(path).is_dir() else Parquet(path, side, {"split": split} if split else None)
     order = random.Random("real").sample(range(len(source)), min(most, len(source)))
-    return np.stack([source.picture(i) for i in order]), [source.caption(i) for i in order]
+    return Reference(np.stack([source.picture(i) for i in order]), [source.caption(i) for i in order], sight)
 
 
 def distances(pictures: np.ndarray, reference: Reference) -> dict[str, Measured]:
-    """How far made pictures are from real ones, on the reference's features, and how many are copies of one of them (in pixels at 16 x 16)."""
+    """How far made pictures are from real ones, on the reference's features, and how many are copies (in pixels at 16 x 16)."""
     fake, real = reference.features(pictures), reference.features(reference.pictures)
     precision, recall = precision_recall(fake, real)
     return {
         "kid": jackknife(kid, fake, real), "precision": precision, "recall": recall, "frechet": jackknife(frechet, fake, real),
-        "copies": copies(coarse(pictures), coarse(reference.pictures)),
+        "copies": copies(coarse(pictures), coarse(reference.pictures if reference.trained_on is None else reference.trained_on)),
     }  # fmt: skip
 
 
@@ -161,12 +173,12 @@ def report(
     seed: int = 0,
     batch: int = 25,
     sight: Sight | None = None,
-    real: tuple[np.ndarray, list[str]] | None = None,
+    real: Reference | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measures of a model, and a sheet of its pictures. Without `real` pictures and their captions it is a model of scenes: right answers among
-    seen and unseen pairs, and distances to fresh scenes; with them, `n` of the captions are painted. `sight` adds likeness to the captions, and
-    is what distances are measured with; else it is the picture at 16 x 16."""
+    seen and unseen pairs, and distances to fresh scenes; with them, `n` of the captions are painted. `sight`, or that of `real`, adds likeness to
+    the captions, and is what distances are measured with; else it is the picture at 16 x 16."""
     paint, result = painter(pipeline, batch, **settings), {}
     sheets: list[np.ndarray] = []
     if real is None:
@@ -177,10 +189,9 @@ def report(
         captions = [scenes.scene(rng).caption for _ in range(n)]
         reference = Reference(*fresh_scenes(2 * n, seed), sight)
     else:
-        captions = real[1][:n]
+        captions, reference = real.captions[:n], real
         sheets.append(paint(captions, seed))
-        reference = Reference(*real, sight)
     result["distance"] = distances(sheets[0], reference)
-    if sight:
+    if reference.sight:
         result["likeness"] = likeness(sheets[0], captions, reference)
     return result, images.grid(list(np.concatenate([sheet[:20] for sheet in sheets])), columns=10, gap=2)
