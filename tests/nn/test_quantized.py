@@ -1,6 +1,7 @@
 """Packed weights: round trips, both ways of computing, whole networks, and replayed decode steps."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from daedal.networks import build, config_from_dict
-from daedal.nn import kernels
+from daedal.nn import attention, kernels
 from daedal.nn.cache import KVCache
 from daedal.nn.gptq import gptq
 from daedal.nn.linear import linears
@@ -128,6 +129,27 @@ def test_a_step_that_looks_at_values_is_refused() -> None:
 
     with pytest.raises(NotCapturable):
         DecodeReplay(Looking(), KVCache(tiny().config, 1, 8), 1)
+
+
+@native
+def test_a_capture_leaves_other_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training step beside it keeps its gradients."""
+    network, kernel, beside = quantize_(tiny(), 8), kernels.rope, []
+
+    def elsewhere() -> None:
+        x = torch.randn(1, 3, 2, 8, requires_grad=True)
+        beside.append(attention.apply_rope(x, torch.ones(1, 3, 1, 4), torch.zeros(1, 3, 1, 4)).grad_fn)
+
+    def rope(*given: torch.Tensor) -> torch.Tensor:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        return kernel(*given)
+
+    monkeypatch.setattr(kernels, "rope", rope)
+    with torch.inference_mode():
+        DecodeReplay(network, KVCache(network.config, 1, 8), 1)
+    assert beside and all(beside)
 
 
 def test_gptq_loses_less_output_than_rounding() -> None:

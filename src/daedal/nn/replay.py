@@ -28,7 +28,7 @@ from daedal.nn.cache import KVCache
 
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
-CAPTURING = threading.Lock()  # rebinding a function is visible to all threads
+CAPTURING = threading.Lock()  # a function is rebound
 VALUE_DEPENDENT = {aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default}
 VALUE_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -190,7 +190,12 @@ class DecodeReplay:
         self.threads = torch.get_num_threads()
         inputs = [self.tokens, self.step.slots, self.step.positions, self.step.lengths]
         with torch.inference_mode(), CAPTURING, kernels.watched_by(capture := Capture(inputs)):
-            rotate, attention_module.apply_rope = attention_module.apply_rope, kernels.rope
+            rotate, here = attention_module.apply_rope, threading.get_ident()
+
+            def watched(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # other threads, which see it too, go on as before
+                return (kernels.rope if threading.get_ident() == here else rotate)(x, cos, sin)
+
+            attention_module.apply_rope = watched
             try:
                 with capture:
                     self.logits = network(self.tokens, cache=self.step)[0]  # (B, V)
