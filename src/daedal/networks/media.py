@@ -4,7 +4,8 @@ A picture is a row of tokens (patches of pixels, or latents), each with a positi
 its own *noise level*. A token that is given has level 0: it is clean, is read by the others and carries no loss, so text-to-image,
 inpainting, outpainting and variation are a mask, not four networks. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
 (Chen et al. 2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens are not
-updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step.
+updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they
+lie (sines of their positions), so that words can say a place; among themselves they see how far apart they are.
 
 Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
 """
@@ -62,9 +63,11 @@ class MediaTransformer(nn.Module):
         super().__init__()
         self.config = config
         D = config.hidden_size
+        self.waves = D // config.num_attention_heads // 2 // config.axes  # of each axis, in the positions
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
         self.control_in = Linear(config.control_size, D, bias=False) if config.control_size else None
+        self.position_in = Linear(2 * self.waves * config.axes, D, bias=False)
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
         self.span_in = Linear(256, D, bias=False) if config.spans else None
         self.modulation = Linear(D, 6 * D)  # one for all blocks; each adds its own table
@@ -75,12 +78,13 @@ class MediaTransformer(nn.Module):
         self.compute_dtype: torch.dtype | None = None
 
     def init_weights(self, seed: int = 0) -> "MediaTransformer":
-        """Scaled normal matrices; every gate and the output start at zero, so that each block starts as the identity (adaLN-zero)."""
+        """Scaled normal matrices; every gate and the output start at zero, so that each block starts as the identity (adaLN-zero). Words and
+        their places start as large as what a block adds: smaller ones drown, and the text encoder forgets who stood where."""
         draw = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "span_in"))
-                std = 0.0 if zero else 0.02 if "embed" in name or "position" in name else p.shape[1] ** -0.5
+                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "span_in", "position_in"))
+                std = 0.0 if zero else 1.0 if name in ("text.embed.weight", "text.position") else p.shape[1] ** -0.5
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
                 p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
@@ -108,10 +112,12 @@ class MediaTransformer(nn.Module):
         if self.span_in is not None:
             time = time + self.span_in(self.wave(level if until is None else level - until))
         condition = F.silu(self.time_out(F.silu(time)) + text.pooled[:, None])  # (B, T or 1, D)
-        shared, rope = self.modulation(condition), self.rope(positions)
-        h = self.proj_in(self.cast(x))
+        shared = self.modulation(condition)
+        angle = self.angles(positions)
+        h = self.proj_in(self.cast(x)) + self.position_in(self.cast(torch.cat([angle.cos(), angle.sin()], -1)))
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
+        rope = self.rope(angle)
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
             if states is not None:
@@ -125,14 +131,16 @@ class MediaTransformer(nn.Module):
     def cast(self, x: Tensor) -> Tensor:
         return x.to(self.compute_dtype) if self.compute_dtype else x
 
-    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (T, 1, K/2): each axis turns its own share of the pairs, with wavelengths from `shortest_wave` to `longest_wave`."""
+    def angles(self, positions: Tensor) -> Tensor:
+        """(T, axes) -> (T, axes * waves): each axis has its own, with wavelengths from `shortest_wave` to `longest_wave`."""
         c = self.config
-        pairs = c.hidden_size // c.num_attention_heads // 2
-        share = pairs // c.axes
-        wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(0, 1, share, device=positions.device)
-        angle = (positions.float()[:, :, None] * (2 * math.pi / wave)).flatten(1)  # (T, axes * share)
-        angle = F.pad(angle, (0, pairs - angle.shape[1]))[:, None]  # pairs left over do not turn
+        wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(0, 1, self.waves, device=positions.device)
+        return (positions.float()[:, :, None] * (2 * math.pi / wave)).flatten(1)
+
+    def rope(self, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, 1, K/2) of how far each pair of a head turns; pairs left over do not turn."""
+        pairs = self.config.hidden_size // self.config.num_attention_heads // 2
+        angle = F.pad(angle, (0, pairs - angle.shape[1]))[:, None]
         return angle.cos(), angle.sin()
 
     def flops(self, tokens: int, *, train: bool = False) -> float:
