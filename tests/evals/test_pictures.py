@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from daedal.data.worlds import scenes
+from daedal.errors import DaedalError
 from daedal.evals import pictures as P
 
 
@@ -175,3 +176,5 @@ def test_a_recipe_says_what_is_held_out_and_where_copies_would_come_from(tmp_pat
     assert set(real.captions) == {scene.caption for scene in asked[half:]} and len(real.trained_on) == half  # type: ignore[arg-type]
     copies, none = (P.distances(np.stack([scenes.draw(s) for s in shown]), real)["copies"].value for shown in (asked[:half], asked[half:]))
     assert copies == 1 and none < 0.2
+    with pytest.raises(DaedalError, match="holds out no pictures"):
+        P.real_pictures("recipes/image/tiny.yaml", 64)

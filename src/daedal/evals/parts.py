@@ -3,8 +3,6 @@
 Legend: N pictures.
 """
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from daedal.checkpoints import read_config
 from daedal.checkpoints.adapter import parted
 from daedal.checkpoints.components import load_component
 from daedal.evals.measured import Measured, bootstrap
-from daedal.evals.pictures import retrieval
+from daedal.evals.pictures import data_of, retrieval
 from daedal.media import images
 from daedal.pipelines.image import located
 from daedal.processes.imaging import pixels
@@ -21,8 +19,7 @@ from daedal.processes.measures import psnr
 from daedal.processes.sight import Sight
 from daedal.train.autoencode import Autoencoding, rebuilt
 from daedal.train.pictures import clean, held_out
-from daedal.train.recipe import load_recipe
-from daedal.train.recipe.pictures import PictureRun, PictureSource
+from daedal.train.recipe.pictures import PictureSource
 
 CODECS, TOWERS = ("AutoencoderKL", "VQModel"), ("CLIPModel",)
 
@@ -38,8 +35,8 @@ def part_of(name: str) -> str | None:
 def report(name: str, data: str, split: str | None, n: int) -> tuple[dict[str, dict[str, Measured]], np.ndarray | None]:
     """Measures of an autoencoder or a CLIP on up to `n` pictures of `data`, no caption twice, or of those that a recipe (.yaml) holds out; of an
     autoencoder also a sheet, pictures above what it made of them."""
-    own = [PictureSource(path=data, where={"split": split} if split else {})]
-    source = cast(PictureRun, load_recipe(data)).data.validation if data.endswith(".yaml") else own
+    own = PictureSource(path=data, where={"split": split} if split else {})
+    source = data_of(data).validation if data.endswith(".yaml") else [own]
     if part_of(name) in TOWERS:
         sight = Sight.load(name)
         return recognition(sight, *held_out(source, sight.clip.config.vision.image_size, n)), None

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from daedal.data.pictures import Folder, Parquet
 from daedal.data.worlds import scenes
+from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, bootstrap, jackknife, share
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
@@ -24,7 +25,7 @@ from daedal.processes.measures import first_hits
 from daedal.processes.sight import Sight
 from daedal.train.pictures import held_out, sources
 from daedal.train.recipe import load_recipe
-from daedal.train.recipe.pictures import PictureRun
+from daedal.train.recipe.pictures import PictureData
 
 # ---- distances between two sets of features -----------------------------------------------------------------------------------------
 
@@ -118,14 +119,22 @@ def fresh_scenes(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     return np.stack([scenes.draw(scene) for scene in made]), [scene.caption for scene in made]
 
 
+def data_of(recipe: str) -> PictureData:
+    """What a recipe (.yaml) trains on and holds out."""
+    data = getattr(load_recipe(recipe), "data", None)
+    if not isinstance(data, PictureData) or not data.validation:
+        raise DaedalError(f"{recipe} holds out no pictures; give it data.validation, or give --data a parquet file of captioned pictures.")
+    return data
+
+
 def real_pictures(path: str, side: int, split: str | None = None, sight: Sight | None = None, most: int = 2000) -> Reference:
     """Up to `most` pictures on white, side x side pixels, and their captions, of a folder or of a parquet file's rows of this split, in an order
     of chance; or those that a recipe (.yaml) holds out, no caption twice, and beside them all that it trains on."""
     if path.endswith(".yaml"):
-        data = cast(PictureRun, load_recipe(path)).data
+        data = data_of(path)
         pictures, captions = held_out(data.validation, side, most)
         files = [source for source, _ in sources(data.train, side) if isinstance(source, Parquet | Folder)]
-        seen = np.stack([source.picture(i) for source in files for i in range(len(source))])
+        seen = np.stack([source.picture(i) for source in files for i in range(len(source))]) if files else None
         return Reference(np.asarray(pictures.permute(0, 2, 3, 1)), captions, sight, seen)
     source = Folder(path, side) if Path(path).is_dir() else Parquet(path, side, {"split": split} if split else None)
     order = random.Random("real").sample(range(len(source)), min(most, len(source)))
