@@ -1,4 +1,5 @@
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from daedal.data.pictures import Parquet, PictureBatches, Scenes, encode_captions, laid_on
 from daedal.data.tokenizer import Tokenizer
+from daedal.data.worlds.scenes import RELATIONS
 from daedal.errors import DaedalError
 
 
@@ -72,3 +74,16 @@ def test_bad_sources_are_named(tmp_path: Path, file: Path) -> None:
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "text.parquet")
     with pytest.raises(DaedalError, match="no column caption, image"):
         Parquet(tmp_path / "text.parquet", 16)
+
+
+def test_scenes_of_one_kind_are_of_that_kind_only() -> None:
+    rng = random.Random(0)
+    said = {kind: [Scenes(64, kind).sample(rng)[1] for _ in range(30)] for kind in ("alone", "several", "related")}
+    assert all(caption.startswith(("two", "three")) for caption in said["several"])
+    assert all(any(f" {r} " in caption for r in RELATIONS) for caption in said["related"])
+    assert not any(caption.startswith(("two", "three")) or any(f" {r} " in caption for r in RELATIONS) for caption in said["alone"])
+
+
+def test_a_kind_of_scene_that_is_none_is_an_error() -> None:
+    with pytest.raises(DaedalError, match=r"scenes:severl is not a kind of scene \(did you mean 'several'\?\); there are scenes:unseen"):
+        Scenes(64, "severl")

@@ -82,6 +82,8 @@ def test_the_probe_scores_a_perfect_and_a_blind_painter() -> None:
 
     right, drawn = P.scene_probe(perfect, 20, unseen=True)
     assert right["all"].value == 1 and drawn.shape == (20, 64, 64, 3)
+    kinds = [right[kind] for kind in scenes.KINDS]
+    assert [m.value for m in kinds] == [1, 1, 1] and sum(m.n for m in kinds) == 20
     blind, _ = P.scene_probe(lambda captions, seed: np.full((len(captions), 64, 64, 3), 255, np.uint8), 20, unseen=True)
     assert blind["objects"].value == 0 and blind["all"].value == 0
 

@@ -1,12 +1,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from daedal.checkpoints.components import load_component
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
+from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, unpatchify
+from daedal.pipelines import load
 from daedal.train import flow, terms
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
@@ -33,10 +36,11 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
     seen: list[torch.Tensor] = []
 
     class Exact:
-        config = MediaConfig(token_size=768, patch_size=16)
+        config, token_side = MediaConfig(token_size=768, patch_size=16), 16
 
         def __init__(self, off: float) -> None:
-            self.off = off
+            self.off, shape = off, MediaTransformer(self.config)
+            self.tokens, self.positions = shape.tokens, shape.positions
 
         def encode_text(self, tokens: torch.Tensor) -> None:
             return None
@@ -104,3 +108,56 @@ def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
     save_component(network, tmp_path)
     counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))["parameters"]
     assert counted == network.parameter_count() + 256 * 64  # the input of spans
+
+
+# ---- in latents ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from daedal.checkpoints.components import save_component
+
+    shape = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "block_out_channels": (8, 8)}
+    options = {"layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 5, "latents_mean": (0.1,) * 5, "latents_std": (2.0,) * 5}
+    folder = tmp_path_factory.mktemp("codec") / "codec"
+    save_component(AutoencoderKL(AutoencoderKLConfig(**shape, **options)).init_weights(3), folder)
+    return folder
+
+
+def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(tmp_path: Path, codec: Path) -> None:
+    """Half-size latents of five channels, patches of eight cells: tokens of 16 pixels. A folder of its own, that resumes and paints."""
+    options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12, control_size: 256}"
+    folder = flow.run(recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2"))
+    network, before = load_component(folder), load_component(codec)
+    assert (network.token_side, network.config.token_size) == (16, 5 * 64)
+    assert all(torch.equal(p, before.get_parameter(name)) for name, p in network.codec.named_parameters())
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    cells = before.encode(image)
+    assert torch.equal(unpatchify(network.tokens(image), 8, 32, 32), cells)
+    assert torch.equal(network.picture(network.tokens(image), 64, 64), before.decode(cells))
+    assert torch.equal(network.positions(64, 64), grid_positions(64, 64, 16))
+    picture = load(str(folder))("a red square", seed=1, steps=2)
+    assert picture.pixels.shape == (64, 64, 3)
+    mask = np.zeros((64, 64), bool)
+    mask[:, 32:] = True
+    mended = load(str(folder))("a red square", seed=1, steps=2, init=picture.pixels, mask=mask)
+    assert np.array_equal(mended.pixels[:, :32], picture.pixels[:, :32])
+
+
+def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, codec: Path) -> None:
+    options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12}"
+    start = flow.run(recipe(tmp_path / "a", options, f"model.codec={codec}", "steps=1"))
+    again = flow.run(
+        load_recipe(
+            "recipes/image/tiny.yaml",
+            [f"out={tmp_path / 'b'}", f"model.start={start}", "model.options={}", "steps=1", "rows=4", "micro_rows=4", "evaluate_pictures=1"],
+        )
+    )
+    network = load_component(again)
+    assert all(torch.equal(p, load_component(codec).get_parameter(name)) for name, p in network.codec.named_parameters())
+
+
+def test_a_codec_that_is_none_is_an_error(tmp_path: Path) -> None:
+    start = flow.run(recipe(tmp_path / "a", "steps=1"))
+    with pytest.raises(DaedalError, match=r"holds a MediaTransformer; give the folder of an AutoencoderKL"):
+        flow.plan(recipe(tmp_path / "b", f"model.codec={start}"))

@@ -18,10 +18,12 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
-from daedal.processes.media import flow_levels
+from daedal.processes.media import flow_levels, predictor
+from daedal.processes.samplers import euler
 from daedal.train import distill, prefer
 from daedal.train.recipe import load_recipe
 
+ASK = distill.ask
 TINY = MediaConfig(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
     patch_size=16,
@@ -65,14 +67,15 @@ def test_pseudo_huber_by_hand() -> None:
 def test_a_student_that_names_the_teachers_picture_everywhere_has_no_loss(tokenizer: Tokenizer, folder: Path) -> None:
     """A teacher that answers one fixed picture makes a straight path into it; a student that always answers that picture is consistent, one
     that answers zero is charged at the last level only."""
-    recipe = load_recipe("recipes/image/distill.yaml", [f"model.start={folder}", "levels=4"])
+    recipe = load_recipe("recipes/image/distill.yaml", [f"model.start={folder}", "levels=4", "method=consistency"])
     fixed = torch.rand(16, 768)
 
     class Answers:
         config = TINY
 
         def __init__(self, answer: torch.Tensor) -> None:
-            self.answer = answer
+            self.answer, shape = answer, MediaTransformer(TINY)
+            self.tokens, self.positions = shape.tokens, shape.positions
 
         def to(self, device: torch.device) -> "Answers":
             return self
@@ -99,11 +102,37 @@ def test_a_student_of_guidance_has_no_loss_where_it_names_what_its_teacher_does(
     assert distill.guidance(recipe, tokenizer).loss(network, {**part, "captions": captions}).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_progressive_student_lands_where_its_teacher_comes_in_several_steps(tokenizer: Tokenizer, folder: Path, monkeypatch) -> None:
+    """From noise, what the loss asks for takes one step of the student to where Euler takes the guided teacher in all of its own."""
+    settings = [f"model.start={folder}", "levels=6", "sample_steps=1", "sample_shift=3.0", "teacher_guidance=2.0"]
+    recipe, teacher, part = load_recipe("recipes/image/distill.yaml", settings), wild(1), batch(tokenizer)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(distill, "ask", lambda network, x, *rest: seen.append(x) or ASK(network, x, *rest))
+    loss = distill.progressive(recipe, tokenizer, teacher).loss(wild(2), part)
+    noise, nothing = seen[-1], encode_captions(tokenizer, [""] * 4, TINY.text_length)
+    levels, positions = flow_levels(6, 3.0), grid_positions(64, 64, TINY.patch_size)
+    with torch.no_grad():
+        uncond = teacher.encode_text(nothing)
+        predict = predictor(teacher, teacher.encode_text(part["captions"]), positions, uncond=uncond, guidance_scale=2.0)
+        wanted = euler(predict, noise, levels, noise)  # type: ignore[arg-type]
+        student = wild(2)
+        made = ASK(student, noise, torch.ones(4, 1), positions, student.encode_text(part["captions"]))
+    assert loss.item() == pytest.approx((made - wanted).square().sum().item(), rel=1e-4)
+
+
+def test_a_teacher_takes_a_multiple_of_its_students_steps() -> None:
+    with pytest.raises(DaedalError, match="7 steps of the teacher are no multiple of the student's 2"):
+        load_recipe("recipes/image/distill.yaml", ["levels=7", "sample_steps=2"])
+
+
 def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder: Path) -> None:
-    overrides = [f"out={tmp_path}", f"model.start={folder}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null"]
+    overrides = [
+        f"out={tmp_path}", f"model.start={folder}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null",
+        "data={train: [{path: scenes}]}",
+    ]  # fmt: skip
     out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
     assert isinstance(load_component(out), MediaTransformer)
-    assert json.loads((out / "generation_config.json").read_text()) == {"steps": 2, "guidance_scale": 1.0, "sampler": "lcm"}
+    assert json.loads((out / "generation_config.json").read_text()) == {"steps": 4, "shift": 3.0, "guidance_scale": 1.0, "sampler": "euler"}
 
 
 def test_a_student_without_a_teacher_is_an_error() -> None:
@@ -152,7 +181,7 @@ def test_an_adversarial_student_trains_and_leaves_its_critic_behind(tmp_path: Pa
         "ema=null",
         "adversarial=0.1",
     ]
-    out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
+    out = distill.run(load_recipe("recipes/image/ladd.yaml", overrides))
     assert isinstance(load_component(out), MediaTransformer)
     trained = torch.load(tmp_path / "checkpoints/step-00000002.pt", weights_only=True)["model"]
     assert trained["beside.heads.weight"].abs().max() > 0

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS, draw, scene
-from daedal.errors import DaedalError
+from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS, KINDS, draw, scene
+from daedal.errors import DaedalError, nearest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PAPER = {name: value for name, value in {**BACKGROUNDS, **COLOURS}.items() if name not in ("brown", "gray")}
@@ -31,13 +31,15 @@ class Source(Protocol):
 
 
 class Scenes:
-    """`daedal.data.worlds.scenes`; `unseen` for those with colours and shapes that training never pairs."""
+    """`daedal.data.worlds.scenes`: all of them, or those of `only`: one of their kinds, or "unseen", colours and shapes never paired in training."""
 
-    def __init__(self, side: int, unseen: bool = False) -> None:
-        self.side, self.unseen = side, unseen
+    def __init__(self, side: int, only: str = "") -> None:
+        if only not in (some := ["unseen", *KINDS, ""]):
+            raise DaedalError(f"scenes:{only} is not a kind of scene{nearest(only, some)}; there are {', '.join('scenes:' + k for k in some[:-1])}.")
+        self.side, self.only = side, only
 
     def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
-        made = scene(rng, self.unseen)
+        made = scene(rng, unseen=True) if self.only == "unseen" else scene(rng, kind=self.only)
         return draw(made, self.side), made.caption
 
 

@@ -89,13 +89,15 @@ def coarse(pictures: np.ndarray, side: int = 16) -> Tensor:
 
 
 def scene_probe(paint: Callable[[list[str], int], np.ndarray], n: int, unseen: bool, seed: int = 0) -> tuple[dict[str, Measured], np.ndarray]:
-    """Shares of `n` scenes that `paint(captions, seed) -> (N, H, W, 3)` gets right (objects, colours, relation, background, all), and the
-    pictures. `unseen` asks for pairs of colour and shape that training never holds."""
+    """Shares of `n` scenes that `paint(captions, seed) -> (N, H, W, 3)` gets right (objects, colours, relation, background, all; and all, of
+    each kind of scene), and the pictures. `unseen` asks for pairs of colour and shape that training never holds."""
     rng = random.Random(f"probe/{seed}/{unseen}")
     wanted = [scenes.scene(rng, unseen) for _ in range(n)]
     pictures = paint([scene.caption for scene in wanted], seed)
     right = [scenes.correct(scene, picture) for scene, picture in zip(wanted, pictures, strict=True)]
-    return {key: share(sum(r[key] for r in right), n) for key in right[0]}, pictures
+    of_kind = {kind: [r["all"] for r, scene in zip(right, wanted, strict=True) if scenes.kind_of(scene) == kind] for kind in scenes.KINDS}
+    shares = {key: share(sum(r[key] for r in right), n) for key in right[0]}
+    return shares | {kind: share(sum(some), len(some)) for kind, some in of_kind.items() if some}, pictures
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A picture is a row of tokens (patches of pixels, or latents), each with a position on one to three axes in physical units (pixels) and
 its own *noise level*. A token that is given has level 0: it is clean, is read by the others and carries no loss, so text-to-image,
-inpainting, outpainting and variation are a mask, not four networks. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
+inpainting, outpainting and variation are a mask, not four networks. With a `codec`, an autoencoder that was trained before and stays as it
+is, the network knows its own latents: `tokens` and `picture` are the ways in and out. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
 (Chen et al. 2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens are not
 updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they
 lie (sines of their positions), so that words can say a place; among themselves they see how far apart they are.
@@ -12,12 +13,14 @@ Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C 
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
+from daedal.networks.config import parse
 from daedal.nn.linear import Embedding, Linear
 from daedal.nn.mlp import GatedMLP
 from daedal.nn.norm import RMSNorm
@@ -40,10 +43,11 @@ class MediaConfig:
     text_layers: int = 3
     text_length: int = 24
     norm_eps: float = 1e-6
-    patch_size: int = 8
+    patch_size: int = 8  # pixels a side of a token, or cells of the codec's latents
     channels: int = 3
-    sample_size: int = 64
+    sample_size: int = 64  # pixels
     control_size: int = 0  # values of a control picture's token (edges: patch x patch), added where tokens come in; 0: none
+    codec: dict[str, Any] | None = None  # the config of an autoencoder: tokens are patches of its latents
     spans: bool = False  # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
 
 
@@ -63,6 +67,8 @@ class MediaTransformer(nn.Module):
         super().__init__()
         self.config = config
         D = config.hidden_size
+        self.codec = AutoencoderKL(parse(AutoencoderKLConfig, config.codec)).requires_grad_(False) if config.codec else None
+        self.token_side = config.patch_size * (self.codec.factor if self.codec else 1)  # in pixels
         self.waves = D // config.num_attention_heads // 2 // config.axes  # of each axis, in the positions
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
@@ -79,9 +85,14 @@ class MediaTransformer(nn.Module):
 
     def init_weights(self, seed: int = 0) -> "MediaTransformer":
         """Scaled normal matrices; every gate and the output start at zero, so that each block starts as the identity (adaLN-zero). Words and
-        their places start as large as what a block adds: smaller ones drown, and the text encoder forgets who stood where."""
+        their places start as large as what a block adds: smaller ones drown, and the text encoder forgets who stood where. The codec starts
+        as it would for training: load one."""
         draw = torch.Generator().manual_seed(seed)
+        if self.codec:
+            self.codec.init_weights(seed)
         for name, p in self.named_parameters():
+            if name.startswith("codec."):
+                continue
             if p.dim() == 2:
                 zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "span_in", "position_in"))
                 std = 0.0 if zero else 1.0 if name in ("text.embed.weight", "text.position") else p.shape[1] ** -0.5
@@ -89,6 +100,22 @@ class MediaTransformer(nn.Module):
             else:
                 p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
         return self
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [-1, 1] -> (B, T, C), without a gradient to the codec."""
+        with torch.no_grad():
+            cells = self.codec.encode(images) if self.codec else images
+        return patchify(cells, self.config.patch_size)
+
+    def picture(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The inverse: (B, T, C) -> (B, 3, height, width)."""
+        if not self.codec:
+            return unpatchify(tokens, self.config.patch_size, height, width)
+        return self.codec.decode(unpatchify(tokens, self.config.patch_size, height // self.codec.factor, width // self.codec.factor))
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """Where the tokens of a picture lie (T, 2), as `grid_positions`."""
+        return grid_positions(height, width, self.token_side).to(self.proj_in.weight.device)
 
     def encode_text(self, tokens: Tensor) -> Text:
         """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and values for every block."""

@@ -11,7 +11,7 @@ from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaTransformer, unpatchify
+from daedal.networks.media import MediaTransformer
 from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import edges, from_pixels, pixels
@@ -25,9 +25,10 @@ class HousePainter:
 
     def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         self.network, self.tokenizer, c = network, tokenizer, network.config
-        self.multiple = c.patch_size
+        self.multiple = network.token_side
         self.takes = frozenset({"control"} if c.control_size else ())
         size = {"width": c.sample_size, "height": c.sample_size}
+        self.shift = settings.pop("shift", 1.0)  # of the steps towards noise
         self.defaults = {**size, "steps": 20, "guidance_scale": 3.0, "sampler": "euler", **settings}
 
     @classmethod
@@ -44,7 +45,7 @@ class HousePainter:
         length = self.network.config.text_length
         tokens, negative = (encode_captions(self.tokenizer, texts, length) for texts in (job.prompts, job.negatives))
         start = None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
-        levels = flow_levels(job.steps)
+        levels = flow_levels(job.steps, self.shift)
         return paint(
             self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
             sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask),
@@ -70,4 +71,4 @@ class HousePainter:
         return torch.from_numpy(~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))).flatten()
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
-        return pixels(unpatchify(x0, self.multiple, job.height, job.width))
+        return pixels(self.network.picture(x0, job.height, job.width))

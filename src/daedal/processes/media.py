@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify, unpatchify
+from daedal.networks.media import MediaTransformer, Text, patchify
 from daedal.processes.guidance import active, cfg
 from daedal.processes.imaging import generate, seeded_noise
 from daedal.processes.noise import X0, Flow, Level, Levels, shifted
@@ -76,14 +76,13 @@ def paint(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
-    to the first level; patches of it marked in `kept` (H/patch * W/patch) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
-    patch, device = network.config.patch_size, network.proj_in.weight.device
-    shape = (height // patch * (width // patch), network.config.token_size)
-    clean = None if start is None else patchify(start.to(device), patch)
+    to the first level; tokens of it marked in `kept` (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
+    device, positions = network.proj_in.weight.device, network.positions(height, width)
+    shape = (len(positions), network.config.token_size)
+    clean = None if start is None else network.tokens(start.to(device))
     mask = None if kept is None else kept.to(device)[None, :, None]
-    hint = None if control is None else patchify(control.to(device), patch)
+    hint = None if control is None else patchify(control.to(device), network.token_side)
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
-    positions = grid_positions(height, width, patch).to(device)
     predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
     x = generate(predict, seeded_noise(seeds, shape, device, like), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
-    return unpatchify(x, patch, height, width)
+    return network.picture(x, height, width)

@@ -1,7 +1,7 @@
-"""Students of the media transformer: of one pass a step by guidance distillation (Meng et al. 2023, stage one), of few steps by consistency
-distillation (Song et al. 2023, latent form with guidance: Luo et al. 2023).
+"""Students of the media transformer: of one pass a step by guidance distillation (Meng et al. 2023, stage one), of few steps by progressive
+distillation (Salimans & Ho 2022) or by consistency (Song et al. 2023, latent form with guidance: Luo et al. 2023).
 
-For consistency the teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
+A progressive student goes in one step where its guided teacher goes in several. For consistency the teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
 end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance. Consistency alone blurs what
 few steps cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (Sauer et al. 2024).
 """
@@ -18,7 +18,7 @@ from daedal import checkpoints
 from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify
+from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.guidance import cfg
 from daedal.processes.media import PARAMETRISATIONS
 from daedal.processes.noise import Level, noised
@@ -78,27 +78,65 @@ def looking(guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text
     return look
 
 
-def guided(guide: MediaTransformer, tokenizer: Tokenizer, scale: float, x: Tensor, t: Tensor, positions: Tensor, captions: Tensor) -> Tensor:
-    """The picture that a guided teacher sees in x (B, T, C) at times t (B, 1)."""
-    nothing = encode_captions(tokenizer, [""] * len(x), guide.config.text_length).to(x.device)
-    cond, without = (ask(guide, x, t, positions, guide.encode_text(words)) for words in (captions, nothing))
-    return cfg(cond, without, scale)
+class Teacher:
+    """What a recipe's `model.start`, or another network, sees with guidance."""
+
+    def __init__(self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None) -> None:
+        self.network = network or cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+        self.tokenizer, self.scale = tokenizer, recipe.teacher_guidance
+
+    def read(self, captions: Tensor) -> tuple[Text, Text]:
+        """Captions (B, L), and no words."""
+        self.network.to(captions.device)
+        nothing = encode_captions(self.tokenizer, [""] * len(captions), self.network.config.text_length).to(captions.device)
+        return self.network.encode_text(captions), self.network.encode_text(nothing)
+
+    def sees(self, x: Tensor, t: Tensor, positions: Tensor, texts: tuple[Text, Text]) -> Tensor:
+        """The picture (B, T, C) in x (B, T, C) at times t (B, 1)."""
+        cond, without = (ask(self.network, x, t, positions, text) for text in texts)
+        return cfg(cond, without, self.scale)
+
+
+def towards(picture: Tensor, x: Tensor, t: Tensor, after: Tensor) -> Tensor:
+    """Euler from times t (B, 1) to `after`, on the straight path through x and the picture seen in it."""
+    return picture + (after / t)[..., None] * (x - picture)
 
 
 def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
     """The student names without guidance what its teacher names with it, at every level: one pass instead of two."""
     r = cast(DistillRecipe, recipe)
-    guide = teacher or cast(MediaTransformer, load_component(checkpoints.resolve(str(r.model.start)), dtype=torch.float32))
+    guide = Teacher(r, tokenizer, teacher)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, patch = part["images"].device, student.config.patch_size
-        x0, t = patchify(clean(part["images"]), patch), flow.times(len(part["images"]), r).to(device)
-        positions = grid_positions(*part["images"].shape[-2:], patch).to(device)
+        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
+        x0, t = student.tokens(clean(part["images"])), flow.times(len(part["images"]), r).to(device)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
         with torch.no_grad():
-            wanted = guided(guide.to(device), tokenizer, r.teacher_guidance, x, t, positions, part["captions"])
+            wanted = guide.sees(x, t, positions, guide.read(part["captions"]))
         error = ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted
         return (error.square() * terms.weight(t[..., None], None)).sum()
+
+    return Objective(loss, lambda batch: batch["images"].numel())
+
+
+def progressive(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
+    """The picture that takes the student in one step to where its teacher comes in several (Salimans & Ho 2022, section 3, with guidance)."""
+    r = cast(DistillRecipe, recipe)
+    guide, times, stride = Teacher(r, tokenizer, teacher), flow.flow_levels(r.levels, r.sample_shift).time.float(), r.levels // r.sample_steps
+
+    def loss(student: MediaTransformer, part: Batch) -> Tensor:
+        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
+        x0, at = student.tokens(clean(part["images"])), stride * torch.randint(r.sample_steps, (len(part["images"]), 1))
+        t, end = times[at].to(device), times[at + stride].to(device)  # (B, 1)
+        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        with torch.no_grad():
+            y, texts = x, guide.read(part["captions"])
+            for k in range(stride):
+                now, after = times[at + k].to(device), times[at + k + 1].to(device)
+                y = towards(guide.sees(y, now, positions, texts), y, now, after)
+            left = (end / t)[..., None]
+            wanted = (y - left * x) / (1 - left)
+        return (ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted).square().sum()
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
@@ -106,22 +144,19 @@ def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer
 def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
     """The student's answer at a level against its own at the teacher's next level, where it is held fixed; at the last, against the picture."""
     r = cast(DistillRecipe, recipe)
-    guide = teacher or cast(MediaTransformer, load_component(checkpoints.resolve(str(r.model.start)), dtype=torch.float32))
-    times = flow.flow_levels(r.levels).time.float()  # 1 ... 0
+    guide, times = Teacher(r, tokenizer, teacher), flow.flow_levels(r.levels, r.sample_shift).time.float()  # 1 ... 0
     if r.adversarial:
-        guide.requires_grad_(False)
+        guide.network.requires_grad_(False)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        c, device = student.config, part["images"].device
-        guide.to(device)
-        x0 = patchify(clean(part["images"]), c.patch_size)  # (B, T, C)
-        positions = grid_positions(*part["images"].shape[-2:], c.patch_size).to(device)
+        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
+        x0 = student.tokens(clean(part["images"]))  # (B, T, C)
         at = torch.randint(r.levels, (len(x0), 1))
         t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
         with torch.no_grad():
-            seen = guided(guide, tokenizer, r.teacher_guidance, x, t, positions, part["captions"])
-            moved = seen + (after / t)[..., None] * (x - seen)  # Euler on the straight path through x and the guided picture
+            texts = guide.read(part["captions"])
+            moved = towards(guide.sees(x, t, positions, texts), x, t, after)
         text = student.encode_text(part["captions"])
         with torch.no_grad():
             there = ask(student, moved, after.clamp(min=1e-3), positions, text)
@@ -129,9 +164,7 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
         made = ask(student, x, t, positions, text)
         total = pseudo_huber(made - target).sum()
         if r.adversarial:
-            with torch.no_grad():
-                read = guide.encode_text(part["captions"])
-            look = looking(guide, x0, positions, read, flow.times(len(x0), r).to(device))
+            look = looking(guide.network, x0, positions, texts[0], flow.times(len(x0), r).to(device))
             fooled, caught = duel(GAMES["hinge"], Critic(student.beside["heads"], look), x0, made)  # type: ignore[index]
             total = total + (r.adversarial * fooled + caught).sum() * x0[0].numel()
         return total
@@ -141,8 +174,8 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
 
 def run(recipe: DistillRecipe) -> Path:
     """Train a student; its folder says to sample it without guidance, one of few steps with `lcm`."""
-    if recipe.method == "guidance":
-        return flow.run(recipe, guidance)
+    if recipe.method != "consistency":
+        return flow.run(recipe, {"guidance": guidance, "progressive": progressive}[recipe.method])
     return flow.run(recipe, consistency, sampler="lcm", beside=beside)
 
 

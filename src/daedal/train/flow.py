@@ -17,8 +17,10 @@ from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
+from daedal.errors import DaedalError
+from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
+from daedal.networks.media import MediaConfig, MediaTransformer, patchify
 from daedal.processes.imaging import edges, pixels
 from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
@@ -50,18 +52,16 @@ def flow_loss(recipe: FlowRecipe) -> Objective:
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, images = network.config, clean(part["images"])
-        x0 = patchify(images, c.patch_size)  # (B, T, C)
-        side = images.shape[-1] // c.patch_size
-        free = ~given_tokens(len(x0), side, recipe.given).to(x0.device)  # (B, T)
+        x0, positions = network.tokens(images), network.positions(*images.shape[-2:])  # (B, T, C)
+        free = ~given_tokens(len(x0), images.shape[-1] // network.token_side, recipe.given).to(x0.device)  # (B, T)
         t = (times(len(x0), recipe).to(x0.device) * free)[..., None]  # (B, T, 1)
         eps = terms.offset(x0.shape, recipe.offset_noise, c.channels).to(x0.device)
         level = Level(1 - t, t, t)
         x = noised(x0, eps, level)
-        positions = grid_positions(side * c.patch_size, side * c.patch_size, c.patch_size).to(x.device)
         control = None
         if c.control_size:
             shown = (torch.rand(len(x0), 1, 1) < recipe.control).to(x.device)
-            control = patchify(edges(images), c.patch_size) * shown
+            control = patchify(edges(images), network.token_side) * shown
         text, states = network.encode_text(part["captions"]), [] if recipe.align else None
         output = network(x, positions, t[..., 0], text, control, states)
         error = PARAMETRISATIONS[c.prediction].denoised(output, x, level) - x0
@@ -88,12 +88,22 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         grown = MediaTransformer(wanted).init_weights(recipe.seed)  # with a control input, say, which starts at zero
         grown.load_state_dict(start.state_dict(), strict=False)
         return grown.train()
-    return MediaTransformer(MediaConfig(**recipe.model.config(vocab_size))).init_weights(recipe.seed).train()
+    network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
+    if network.codec:
+        network.codec.load_state_dict(load_component(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
+    return network.train()
+
+
+def new_config(recipe: FlowRecipe, vocab_size: int) -> MediaConfig:
+    codec = checkpoints.read_config(checkpoints.resolve(recipe.model.codec)) if recipe.model.codec else None
+    if codec and codec.get("_class_name") != AutoencoderKL.class_name:
+        raise DaedalError(f"model.codec = {recipe.model.codec} holds a {codec.get('_class_name')}; give the folder of an {AutoencoderKL.class_name}.")
+    return MediaConfig(**recipe.model.config(vocab_size, codec))
 
 
 def shape_of(recipe: FlowRecipe) -> MediaConfig:
     if not recipe.model.start:
-        return MediaConfig(**recipe.model.config(recipe.vocab_size))
+        return new_config(recipe, recipe.vocab_size)
     return replace(parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))), **recipe.model.options)
 
 
@@ -101,7 +111,7 @@ def plan(recipe: FlowRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
     with torch.device("meta"):
         network = MediaTransformer(shape_of(recipe))
-    c, tokens = network.config, (network.config.sample_size // network.config.patch_size) ** 2
+    c, tokens = network.config, (network.config.sample_size // network.token_side) ** 2
     kept = 4 * tokens * c.num_hidden_layers * (20 * c.hidden_size + 3 * c.intermediate_size)  # activations for the backward pass, as float32
     return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept)
 
@@ -123,7 +133,7 @@ def run(
     batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
     fit(
         recipe, start, network, c.hidden_size, batches, objective(recipe, tokenizer) if objective else flow_loss(recipe),
-        network.flops((side // c.patch_size) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
+        network.flops((side // network.token_side) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
     del network.beside
     if start.rank == 0:
@@ -135,7 +145,7 @@ def run(
 def save(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start) -> None:
     save_component(network, start.out / "model")
     tokenizer.save(start.out / "model")
-    settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
+    settings = {"steps": recipe.sample_steps, "shift": recipe.sample_shift, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
     (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
 
 
@@ -145,7 +155,7 @@ def painted(
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
     tokens, nothing = (encode_captions(tokenizer, p, c.text_length) for p in (prompts, [""] * len(prompts)))
-    seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps)
+    seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps, recipe.sample_shift)
     network.eval()
     x = paint(
         network,

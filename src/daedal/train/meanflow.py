@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify
+from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.noise import Level, noised
 from daedal.train import flow
 from daedal.train.distill import pseudo_huber
@@ -61,8 +61,7 @@ def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, device, captions = network.config, part["images"].device, part["captions"]
-        x0 = patchify(clean(part["images"]), c.patch_size)  # (B, T, C)
-        positions = grid_positions(*part["images"].shape[-2:], c.patch_size).to(device)
+        x0, positions = network.tokens(clean(part["images"])), network.positions(*part["images"].shape[-2:])  # (B, T, C)
         t, until = (time.to(device) for time in spans(len(x0), r))
         eps = torch.randn(x0.shape).to(device)
         x, wanted = noised(x0, eps, Level(1 - t, t, t)), eps - x0

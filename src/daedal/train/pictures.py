@@ -111,8 +111,9 @@ def sources(listed: list[PictureSource], side: int) -> list[tuple[Source, float]
 
 
 def source_of(s: PictureSource, side: int) -> Source:
-    if s.path.startswith("scenes"):
-        return Scenes(side, unseen=s.path == "scenes:unseen")
+    word, _, only = s.path.partition(":")
+    if word == "scenes":
+        return Scenes(side, only)
     return Folder(s.path, side) if Path(s.path).is_dir() else Parquet(s.path, side, s.where, plain=s.plain)
 
 

@@ -24,13 +24,14 @@ from daedal.checkpoints.components import load_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.data.worlds import scenes
-from daedal.networks.media import MediaTransformer, Text, grid_positions, patchify, unpatchify
+from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.imaging import pixels
 from daedal.processes.media import flow_levels, predictor
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import euler
 from daedal.train import flow
 from daedal.train.distill import ask
+from daedal.train.pictures import clean
 from daedal.train.rate import Opinion
 from daedal.train.recipe.flow import FlowRecipe, PreferRecipe
 from daedal.train.terms import CLOSEST, Shadow, follow, weight
@@ -87,9 +88,8 @@ def dpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None
     reference = start or frozen_start(r)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        p, device = network.config.patch_size, part["images"].device
-        both = patchify(torch.cat([part["images"], part["rejected"]]).float() / 127.5 - 1, p)  # (2B, T, C)
-        positions, words = grid_positions(*part["images"].shape[-2:], p).to(device), part["captions"].repeat(2, 1)
+        device, positions = part["images"].device, network.positions(*part["images"].shape[-2:])
+        both, words = network.tokens(clean(torch.cat([part["images"], part["rejected"]]))), part["captions"].repeat(2, 1)  # (2B, T, C)
         t = flow.times(len(part["images"]), r).to(device).clamp(min=CLOSEST).repeat(2, 1)
         eps = torch.randn(both.shape[0] // 2, *both.shape[1:]).to(device).repeat(2, 1, 1)
         x = noised(both, eps, Level(1 - t[..., None], t[..., None], t[..., None]))
@@ -167,7 +167,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, device = network.config, part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, words = grid_positions(height, width, c.patch_size).to(device), part["captions"].repeat_interleave(r.group, 0)
+        positions, words = network.positions(height, width), part["captions"].repeat_interleave(r.group, 0)
         path = [torch.randn(len(words), len(positions), c.token_size).to(device)]
         with torch.no_grad():
             text = network.encode_text(words)
@@ -175,7 +175,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
                 mean, spread = policy(network, path[-1], i, positions, text)
                 path.append(mean + spread * torch.randn(mean.shape).to(device))
             last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
-            made = unpatchify(ask(network, path[-1], last, positions, text), c.patch_size, height, width)
+            made = network.picture(ask(network, path[-1], last, positions, text), height, width)
             earned = reward(repeated(part, r.group), made)
         gain = advantages(earned, r.group).to(device)  # (B G,)
         seen_rewards.append(earned)
@@ -216,12 +216,12 @@ def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, device = network.config, part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, words = grid_positions(height, width, c.patch_size).to(device), part["captions"].repeat_interleave(r.group, 0)
+        positions, words = network.positions(height, width), part["captions"].repeat_interleave(r.group, 0)
         old.to(device).load_state_dict(network.beside["old"].weights())  # type: ignore[operator,union-attr,index]
         with torch.no_grad():
             text_then = old.encode_text(words)
             x = euler(predictor(old, text_then, positions), torch.randn(len(words), len(positions), c.token_size).to(device), levels, torch.randn)
-            earned = reward(repeated(part, r.group), unpatchify(x, c.patch_size, height, width))
+            earned = reward(repeated(part, r.group), network.picture(x, height, width))
         good = rated(earned, r.group).to(device)[:, None, None]
         seen_rewards.append(earned)
         text, total = network.encode_text(words), torch.zeros((), device=device)
@@ -256,7 +256,7 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, words, device = network.config, part["captions"], part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, stop = grid_positions(height, width, c.patch_size).to(device), int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
+        positions, stop = network.positions(height, width), int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
         x = torch.randn(len(words), len(positions), c.token_size).to(device)
         time = lambda i: torch.full((len(x), 1), float(levels[i].time), device=device)  # noqa: E731
         with torch.no_grad():
@@ -266,7 +266,7 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
             at_start = ask(reference.to(device), x, time(stop), positions, reference.encode_text(words))
         made = ask(network, x, time(stop), positions, network.encode_text(words))
         pull = (made - at_start).square().mean((1, 2))
-        return (r.kl * pull - reward(part, unpatchify(made, c.patch_size, height, width))).sum()
+        return (r.kl * pull - reward(part, network.picture(made, height, width))).sum()
 
     return Objective(loss, lambda batch: len(batch["captions"]))
 

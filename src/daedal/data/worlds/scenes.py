@@ -50,18 +50,12 @@ class Scene:
 # ---- making ----------------------------------------------------------------------------------------------------------------------
 
 
-def scene(rng: random.Random, unseen: bool = False) -> Scene:
-    """A random scene: one object (30 %), several alike (25 %), two with a relation (45 %). `unseen` asks for at least one pair of colour
-    and shape out of HELD_OUT; without it there is none."""
+def scene(rng: random.Random, unseen: bool = False, kind: str | None = None) -> Scene:
+    """A random scene: one object (30 %), several alike (25 %), two with a relation (45 %), or of the `kind` that is given, one of KINDS.
+    `unseen` asks for at least one pair of colour and shape out of HELD_OUT; without it there is none."""
     background = rng.choice(("white", "white", *BACKGROUNDS))
-    kind = rng.random()
-    if kind < 0.30:
-        made = alone(rng, unseen)
-    elif kind < 0.55:
-        made = several(rng, unseen)
-    else:
-        made = related(rng, unseen)
-    things, words, relation = made
+    drawn = rng.random()
+    things, words, relation = KINDS[kind or ("alone" if drawn < 0.30 else "several" if drawn < 0.55 else "related")](rng, unseen)
     shown = background != "white" or rng.random() < 0.3
     return Scene(background, things, words + (f" on a {background} background" if shown else ""), relation)
 
@@ -120,6 +114,14 @@ def related(rng: random.Random, unseen: bool) -> tuple[tuple[Thing, ...], str, s
     things = tuple(Thing(*what, *place, radius, s) for what, place, s in zip((first, second), places, striped, strict=True))
     words = [phrase(1, "", s, *what) for what, s in zip((first, second), striped, strict=True)]
     return things, f"{words[0]} {relation} {words[1]}", relation
+
+
+KINDS = {"alone": alone, "several": several, "related": related}
+
+
+def kind_of(scene: Scene) -> str:
+    """Which of KINDS a scene is."""
+    return "related" if scene.relation else "several" if len(scene.things) > 1 else "alone"
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------------------

@@ -9,19 +9,22 @@ from daedal.train.recipe.pictures import PictureData, PictureRun, PictureSource
 
 
 class MediaModelRecipe(Section):
-    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that ratio); `options` are MediaConfig fields."""
+    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that ratio); `options` are MediaConfig fields; `codec` is
+    the folder of an autoencoder, whose latents are painted in then."""
 
     depth: int = 8
     options: dict[str, Any] = {}
     start: str | None = None
+    codec: str | None = None
 
-    def config(self, vocab_size: int) -> dict[str, Any]:
+    def config(self, vocab_size: int, codec: dict[str, Any] | None = None) -> dict[str, Any]:
+        """MediaConfig's fields, given the config of the codec."""
         width = self.options.get("hidden_size", 32 * self.depth)
-        patch, channels = self.options.get("patch_size", 8), self.options.get("channels", 3)
+        patch, channels = self.options.get("patch_size", 8), codec["latent_channels"] if codec else self.options.get("channels", 3)
         return {
             "hidden_size": width, "num_hidden_layers": self.depth, "num_attention_heads": max(1, width // 64),
             "intermediate_size": -(-8 * width // (3 * 32)) * 32, "token_size": channels * patch * patch, "patch_size": patch,
-            "vocab_size": vocab_size, **self.options,
+            "channels": channels, "codec": codec, "vocab_size": vocab_size, **self.options,
         }  # fmt: skip
 
 
@@ -48,6 +51,7 @@ class FlowRecipe(PictureRun):
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
+    sample_shift: float = 1.0  # of these steps towards noise; above 1, more of them go where layout is decided (daedal.processes.noise.shifted)
 
     @model_validator(mode="after")
     def has_these_terms(self) -> Self:
@@ -77,8 +81,8 @@ class DistillRecipe(FlowRecipe):
     """A student of the media transformer `model.start` (daedal.train.distill): of one to four steps, or one that needs no guidance."""
 
     task: Literal["distill"] = "distill"  # type: ignore[assignment]
-    method: Literal["consistency", "guidance"] = "consistency"
-    levels: int = 24  # between noise and picture; the teacher walks from each to the next
+    method: Literal["progressive", "consistency", "guidance"] = "progressive"
+    levels: int = 24  # the teacher's steps between noise and picture; progressive: a multiple of sample_steps
     teacher_guidance: float = 3.0
     adversarial: float = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
     guidance_scale: float = 1.0  # the student needs none
@@ -89,8 +93,12 @@ class DistillRecipe(FlowRecipe):
     def has_a_teacher(self) -> Self:
         if not self.model.start:
             raise ValueError("a student needs its teacher: give model.start, a trained model's folder")
-        if self.method == "guidance" and self.adversarial:
+        if self.method != "consistency" and self.adversarial:
             raise ValueError("adversarial is a term of method: consistency; leave it out")
+        if self.method == "progressive" and self.levels % self.sample_steps:
+            raise ValueError(
+                f"{self.levels} steps of the teacher are no multiple of the student's {self.sample_steps}; change levels or sample_steps"
+            )
         return self
 
 

@@ -9,7 +9,7 @@ from daedal.train.recipe.base import ModelRecipe, OptimizerRecipe, Run, Section
 
 
 class PictureSource(Section):
-    """`path`: "scenes" (generated), a folder of pictures, or a parquet file with columns image and caption; `where` keeps rows whose columns have
+    """`path`: "scenes" (generated; "scenes:several" of one kind, "scenes:unseen"), a folder of pictures, or a parquet file with columns image and caption; `where` keeps rows whose columns have
     one of the given values; `weight` is its share of the samples; `dense` the share of its captions that go on with what the pixels show;
     `plain` lays transparent pictures of a parquet file on white only."""
 
