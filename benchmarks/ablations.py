@@ -79,7 +79,12 @@ def main() -> None:
             for scale in (1.0, 4.0):
                 rows[f"guidance {scale:g}"] = measured(out / "model", real, args.n, guidance_scale=scale)
         for row in list(rows)[-6 if name == "muon" else -1 :]:
-            print(f"{row:<30}", "  ".join(f"{key} {value}" for key, value in rows[row].items()), flush=True)
+            kid, others = rows[row]["kid"], {key: value for key, value in rows[row].items() if key != "kid"}
+            print(
+                f"{row:<30} kid x 1000 {1000 * kid.value:.2f} [{1000 * kid.low:.2f}, {1000 * kid.high:.2f}]",
+                *(f" {k} {v}" for k, v in others.items()),
+                flush=True,
+            )
     print(json.dumps({name: {key: getattr(value, "value", value) for key, value in row.items()} for name, row in rows.items()}))
 
 

@@ -97,6 +97,7 @@ def test_two_processes_give_the_same_losses(reference, tmp_path, kind):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0)
+    assert (tmp_path / "evaluations.jsonl").exists() == (kind == "ddp")  # the first process holds all weights
     one = train(tmp_path, "micro_rows=2", "steps=14")  # one process goes on from what two wrote
     assert len(losses(tmp_path)) == 14 and one.exists()
 

@@ -63,7 +63,8 @@ class Interrupted(Exception):
 
 class Trainer:
     """The network has `layers` (what is sharded and compiled one by one) and `compute_dtype`. `optimizers()` builds them once the network
-    is sharded; `evaluate(network) -> metrics` and `sample(network, step) -> text` run every so many steps of a one-process run. Progress
+    is sharded; `evaluate(network) -> metrics` and `sample(network, step) -> text` run every so many steps in the first process, which must hold
+    all weights: not under FSDP. Progress
     counts `unit`s (tokens, images), so many and so many FLOPs a step."""
 
     def __init__(
@@ -85,7 +86,8 @@ class Trainer:
         resume: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
-        self.objective, self.evaluate, self.sample = objective, evaluate, sample
+        watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
+        self.objective, self.evaluate, self.sample = objective, evaluate if watches else None, sample if watches else None
         self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
         dtype = network.compute_dtype or torch.float32
         self.out, self.unit, self.units_per_step, self.flops_per_step = Path(recipe.out), unit, units_per_step, flops_per_step
@@ -174,9 +176,9 @@ class Trainer:
     def sometimes(self, progress: Progress) -> None:
         """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
         r, last = self.recipe, self.step == self.recipe.steps
-        if self.evaluate and self.world == 1 and (last or self.step % r.evaluate_every == 0):
+        if self.evaluate and (last or self.step % r.evaluate_every == 0):
             progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
-        if self.sample and self.world == 1 and (last or self.step % r.sample_every == 0):
+        if self.sample and (last or self.step % r.sample_every == 0):
             progress.text(self.sample(self.network, self.step))
         if self.averages and self.rank == 0 and (last or self.step % r.averages_every == 0):
             self.averages.write(self.network, self.out / "averages", self.step)
