@@ -44,7 +44,7 @@ VARIANTS: dict[str, list[str]] = {
 def recipe_of(changes: list[str], out: Path) -> Any:
     """The base recipe on emoji alone, with these changes; "dense" lets half of the captions go on with what the pixels show."""
     plain = load_recipe(BASE)
-    emoji = [s for s in plain.data.train if s.path != "scenes"]
+    emoji = [s for s in plain.data.train if not s.path.startswith("scenes")]
     for source in emoji:
         source.dense = 0.5 if "dense" in changes else 0.0
     sources = json.dumps([s.model_dump() for s in emoji])

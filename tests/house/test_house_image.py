@@ -45,6 +45,19 @@ def test_backgrounds_are_those_of_the_prompt(painter):
     assert right["background"].value > 0.7
 
 
+def test_the_fast_model_needs_four_passes_and_paints_scenes_right(painter):
+    fast = daedal.load("house/image-fast", device="cpu")
+    steps: list[tuple[int, int]] = []
+    fast("a red circle", seed=1, on_progress=lambda i, count: steps.append((i, count)))
+    assert steps == [(i, 4) for i in range(1, 5)] and "teacher" in (HOUSE / "image-fast" / "README.md").read_text()
+
+    def paint(captions: list[str], seed: int) -> np.ndarray:
+        return np.stack([picture.pixels for picture in fast.paint_each(captions, seed=seed)])
+
+    right, _ = scene_probe(paint, 32, unseen=False)
+    assert right["background"].value > 0.9 and right["all"].value > 0.3
+
+
 def test_a_mask_is_all_that_changes(painter):
     start = painter("a green circle on a white background", seed=2, steps=8).pixels
     mask = np.zeros((64, 64), bool)
