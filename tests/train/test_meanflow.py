@@ -107,7 +107,7 @@ def test_a_trained_network_starts_as_it_is_and_learns_spans(tmp_path: Path) -> N
         torch.testing.assert_close(ask(network, until=torch.full((2, 1), 0.2)), ask(plain))
     trained = load_component(meanflow.run(recipe))
     assert trained.config.spans and trained.span_in.weight.abs().max() > 0
-    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"steps": 1, "guidance_scale": 1.0, "sampler": "lcm"}
+    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"steps": 1, "shift": 1.0, "guidance_scale": 1.0, "sampler": "lcm"}
     with torch.no_grad():
         torch.testing.assert_close(ask(trained), ask(trained, until=torch.zeros(2, 1)))
         assert not torch.allclose(ask(trained), ask(trained, until=torch.full((2, 1), 0.6)))

@@ -89,7 +89,7 @@ def test_micro_batches_do_not_matter(reference, tmp_path):
 def test_two_processes_give_the_same_losses(reference, tmp_path, kind):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", str(TINY), *QUICK]
     done = subprocess.run(
-        [*run, f"out={tmp_path}", f"parallel={kind}", "micro_rows=2"],
+        [*run, f"out={tmp_path}", f"parallel={kind}", "micro_rows=2", "data.validation=[{path: 'tales:5:1'}]"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -98,7 +98,7 @@ def test_two_processes_give_the_same_losses(reference, tmp_path, kind):
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0)
     assert (tmp_path / "evaluations.jsonl").exists() == (kind == "ddp")  # the first process holds all weights
-    one = train(tmp_path, "micro_rows=2", "steps=14")  # one process goes on from what two wrote
+    one = train(tmp_path, "micro_rows=2", "steps=14", "data.validation=[{path: 'tales:5:1'}]")  # one process goes on from what two wrote
     assert len(losses(tmp_path)) == 14 and one.exists()
 
 
