@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from daedal.checkpoints.components import load_component, save_component
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify, unpatchify
+from daedal.networks.media import MediaConfig, MediaTransformer, cells, grid_positions, patchify, unpatchify
 
 TINY = MediaConfig(
     hidden_size=64,
@@ -86,8 +86,20 @@ def test_a_fresh_network_predicts_zero_and_a_saved_one_is_itself(network: MediaT
     assert torch.allclose(again(x, positions, level, again.encode_text(text)), network(x, positions, level, network.encode_text(text)), atol=1e-5)
 
 
-def test_flops_are_those_that_torch_counts(network: MediaTransformer) -> None:
-    x, positions, level = torch.randn(1, 16, 48), grid_positions(16, 16, 4), torch.tensor([[0.5]])
+@pytest.mark.parametrize("sketch", [0, 8])
+def test_flops_are_those_that_torch_counts(sketch: int) -> None:
+    network, x = MediaTransformer(replace(TINY, sketch=sketch)).init_weights(0), torch.randn(1, 16, 48)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        network(x, positions, level, network.encode_text(torch.zeros(1, 6, dtype=torch.int64)))
+        network(x, grid_positions(16, 16, 4), torch.tensor([[0.5]]), network.encode_text(torch.zeros(1, 6, dtype=torch.int64)))
     assert network.flops(16) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_tokens_see_their_part_of_a_sketch() -> None:
+    """Two cells a side each, at the size that the sketch was made for; at another the sketch is drawn out."""
+    small = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(cells(small, grid_positions(16, 16, 4), 4), patchify(small, 2))
+    wide = cells(small, grid_positions(16, 32, 4), 4).unflatten(2, (3, 2, 2))  # half a cell to the left and right of its middle: a quarter in
+    assert wide.shape == (2, 32, 3, 2, 2)
+    torch.testing.assert_close(wide[:, 1, :, 0, 0], 0.75 * small[:, :, 0, 1] + 0.25 * small[:, :, 0, 0])
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    torch.testing.assert_close(cells(flat, grid_positions(64, 24, 4), 4), torch.full((1, 96, 12), 0.3))

@@ -89,6 +89,26 @@ def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
     assert grown.config.control_size == 256 and grown.control_in.weight.abs().max() > 0
 
 
+def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Path) -> None:
+    """Grown, it paints as before; then one prompt's small picture is told by the text, whatever the noise, and the tokens see it."""
+    start = flow.run(recipe(tmp_path / "start", "steps=1"))
+    made = recipe(tmp_path / "grown", f"model.start={start}", "model.options={sketch: 8}")
+    before, network = load_component(start, dtype=torch.float32), flow.network_of(made, 0)
+    x, positions, level, words = torch.randn(2, 16, 768), grid_positions(64, 64, 16), torch.rand(2, 1), torch.tensor([[5] * 12, [7] * 12])
+    assert torch.equal(before(x, positions, level, before.encode_text(words)), network(x, positions, level, network.encode_text(words)))
+    halves = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    halves[0, :, :32], halves[1, :, :, 32:] = 255, 255
+    objective, optimizer = flow.flow_loss(made), torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (objective.loss(network, {"images": halves, "captions": words}) / halves.numel()).backward()
+        optimizer.step()
+    told = network.sketch(network.encode_text(words).pooled)
+    small = torch.nn.functional.interpolate(halves / 127.5 - 1, size=(8, 8), mode="area")
+    assert (told - small).square().mean() < 0.05 < (told[[1, 0]] - small).square().mean()
+    assert network.sketch.proj_out.weight.abs().max() > 0
+
+
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(DaedalError, match=r"unknown key 'time_men'.*time_mean"):
         recipe(tmp_path, "time_men=1")

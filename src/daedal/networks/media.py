@@ -48,6 +48,7 @@ class MediaConfig:
     sample_size: int = 64  # pixels
     control_size: int = 0  # values of a control picture's token (edges: patch x patch), added where tokens come in; 0: none
     codec: dict[str, Any] | None = None  # the config of an autoencoder: tokens are patches of its latents
+    sketch: int = 0  # cells a side of a small picture that the text alone tells and the tokens see; 0: none
     spans: bool = False  # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
 
 
@@ -73,6 +74,7 @@ class MediaTransformer(nn.Module):
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
         self.control_in = Linear(config.control_size, D, bias=False) if config.control_size else None
+        self.sketch = Sketch(config) if config.sketch else None
         self.position_in = Linear(2 * self.waves * config.axes, D, bias=False)
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
         self.span_in = Linear(256, D, bias=False) if config.spans else None
@@ -94,7 +96,7 @@ class MediaTransformer(nn.Module):
             if name.startswith("codec."):
                 continue
             if p.dim() == 2:
-                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "span_in", "position_in"))
+                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "sketch.proj_out", "span_in", "position_in"))
                 std = 0.0 if zero else 1.0 if name in ("text.embed.weight", "text.position") else p.shape[1] ** -0.5
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
@@ -144,6 +146,8 @@ class MediaTransformer(nn.Module):
         h = self.proj_in(self.cast(x)) + self.position_in(self.cast(torch.cat([angle.cos(), angle.sin()], -1)))
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
+        if self.sketch is not None:
+            h = h + self.sketch.proj_out(self.cast(cells(self.sketch(text.pooled), positions, self.token_side)))
         rope = self.rope(angle)
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
@@ -174,11 +178,16 @@ class MediaTransformer(nn.Module):
         """Of one forward pass over `tokens` media tokens of one sample (text once), or with its backward pass."""
         c = self.config
         block = sum(p.numel() for name, p in self.layers.named_parameters() if p.dim() == 2 and ".text_" not in name)
-        text = sum(p.numel() for name, p in self.named_parameters() if p.dim() == 2 and "text" in name and "_proj" in name)
+        heads = 2 * c.hidden_size**2 * c.num_hidden_layers  # the text's keys and values
         attention = 2 * c.hidden_size * (tokens + c.text_length) * c.num_hidden_layers
         once = self.modulation.weight.numel() + self.time_in.weight.numel() + self.time_out.weight.numel()
-        total = 2 * (tokens * (block + attention + 2 * c.token_size * c.hidden_size) + c.text_length * text + once)
-        return total * (3 if train else 1)
+        total = 2 * (tokens * (block + attention + 2 * c.token_size * c.hidden_size) + c.text_length * heads + once)
+        return total * (3 if train else 1) + self.text_flops(train=train)
+
+    def text_flops(self, *, train: bool = False) -> float:
+        """Of a prompt's states and sketch, or with their backward pass."""
+        layers, told = ([p.numel() for p in part.parameters() if p.dim() == 2] if part else [] for part in (self.text.layers, self.sketch))
+        return 2 * (self.config.text_length * sum(layers) + sum(told)) * (3 if train else 1)
 
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -269,6 +278,21 @@ class TextBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class Sketch(nn.Module):
+    """What a prompt looks like at a glance: a small picture told by the text alone, which the tokens see (`proj_out`) beside their noise. From
+    its error a text encoder learns what names look like with a fraction of the samples that it takes through noise and blocks (docs/log.md)."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        super().__init__()
+        D, self.side = config.hidden_size, config.sketch
+        self.up_proj, self.down_proj = Linear(D, 4 * D), Linear(4 * D, 3 * config.sketch**2)
+        self.proj_out = Linear(12, D, bias=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`Text.pooled` (B, D) -> (B, 3, side, side) in [-1, 1] or so."""
+        return self.down_proj(F.silu(self.up_proj(F.silu(pooled)))).unflatten(-1, (3, self.side, self.side))
+
+
 # ---- pictures as tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -289,3 +313,12 @@ def grid_positions(height: int, width: int, patch: int) -> Tensor:
     """Centres (T, 2) of the patches in pixels, (down, right)."""
     rows, columns = (torch.arange(0, size, patch) + patch / 2 for size in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+
+
+def cells(small: Tensor, positions: Tensor, side: float) -> Tensor:
+    """What tokens of `side` pixels at `positions` (T, 2) see of a small picture (B, 3, h, w) drawn out over theirs: the middles of their four
+    quarters (B, T, 12)."""
+    quarters = positions[:, None] + side / 4 * positions.new_tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])  # (T, 4, 2)
+    grid = (quarters / (positions.amin(0) + positions.amax(0)) * 2 - 1).flip(-1)  # (right, down) in [-1, 1]
+    seen = F.grid_sample(small.float(), grid.expand(len(small), -1, -1, -1), padding_mode="border", align_corners=False)  # (B, 3, T, 4)
+    return seen.transpose(1, 2).flatten(2)

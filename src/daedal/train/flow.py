@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
@@ -46,6 +47,13 @@ def given_tokens(count: int, side: int, share: float) -> Tensor:
     return mask & (torch.rand(count, 1) < share)
 
 
+def sketch_error(network: MediaTransformer, pooled: Tensor, images: Tensor) -> Tensor:
+    """Squared error of the small picture that the text tells, from its pooled vectors (B, D), for images (B, 3, H, W) in [-1, 1]; a sum over
+    samples, each worth as many values as its picture has."""
+    told = network.sketch(pooled)  # type: ignore[misc]
+    return (told - F.interpolate(images, size=told.shape[2:], mode="area")).square().mean((1, 2, 3)).sum() * images[0].numel()
+
+
 def flow_loss(recipe: FlowRecipe) -> Objective:
     """Sum over token values of the squared error of the velocity (noise minus clean), whatever the network predicts; given tokens are
     clean and cost nothing (Lipman et al. 2022, eq. 14; x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
@@ -74,6 +82,8 @@ def flow_loss(recipe: FlowRecipe) -> Objective:
             align = network.beside["align"]  # type: ignore[index]
             away = align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
             total = total + recipe.align * (away * free).sum() * c.token_size
+        if network.config.sketch:
+            total = total + recipe.sketch * sketch_error(network, text.pooled, images)
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel(), terms.follow if recipe.align_to == "self" and recipe.align else None)
@@ -122,9 +132,10 @@ def run(
     sampler: str = "euler",
     batches_of: Callable[..., PictureBatches] = PictureBatches,
     beside: Callable[[FlowRecipe, MediaTransformer], nn.ModuleDict] = terms.beside,
+    flops: Callable[[MediaTransformer], float] | None = None,
 ) -> Path:
-    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, their batches, and what they keep
-    beside it."""
+    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, their batches, what they keep
+    beside it, and what a sample costs them."""
     start, side = begin(recipe), recipe.model.options.get("sample_size", 64)
     train = sources(recipe.data.train, side)
     tokenizer = tokenizer_of(recipe, start, train)
@@ -133,7 +144,7 @@ def run(
     batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
     fit(
         recipe, start, network, c.hidden_size, batches, objective(recipe, tokenizer) if objective else flow_loss(recipe),
-        network.flops((side // network.token_side) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
+        flops(network) if flops else network.flops((side // network.token_side) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
     del network.beside
     if start.rank == 0:
@@ -188,5 +199,11 @@ def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: Me
 
 @torch.no_grad()
 def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int) -> str:
-    """A row of pictures of the recipe's prompts, in `out/samples`."""
-    return sheet(Path(recipe.out), step, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]) if recipe.prompts else ""
+    """A row of pictures of the recipe's prompts, in `out/samples`; below them what their text alone tells."""
+    if not recipe.prompts:
+        return ""
+    c, rows = network.config, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]
+    if network.sketch is not None:
+        told = network.sketch(network.encode_text(encode_captions(tokenizer, recipe.prompts, c.text_length).to(network.proj_in.weight.device)).pooled)
+        rows.append(pixels(F.interpolate(told, size=(c.sample_size, c.sample_size))))
+    return sheet(Path(recipe.out), step, rows)

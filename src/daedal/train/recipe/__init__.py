@@ -10,13 +10,13 @@ from pydantic import BaseModel, ValidationError
 from daedal.errors import DaedalError, nearest
 from daedal.train.recipe.base import Run
 from daedal.train.recipe.chat import ConstitutionRecipe, PreferenceRecipe, RewardRecipe, RLRecipe, SFTRecipe
-from daedal.train.recipe.flow import DistillRecipe, FlowRecipe, MeanFlowRecipe, PreferRecipe
+from daedal.train.recipe.flow import DistillRecipe, FlowRecipe, MeanFlowRecipe, PreferRecipe, SketchRecipe
 from daedal.train.recipe.pictures import AdaptRecipe, AutoencodeRecipe, ContrastRecipe, GanRecipe, PriorRecipe, RateRecipe
 from daedal.train.recipe.text import DistilTextRecipe, Recipe
 
 TASKS: dict[str, type[Run]] = {
-    "pretrain": Recipe, "distil_text": DistilTextRecipe, "flow": FlowRecipe, "meanflow": MeanFlowRecipe, "distill": DistillRecipe, "prefer": PreferRecipe,
-    "autoencode": AutoencodeRecipe, "contrast": ContrastRecipe, "rate": RateRecipe, "prior": PriorRecipe, "gan": GanRecipe,
+    "pretrain": Recipe, "distil_text": DistilTextRecipe, "flow": FlowRecipe, "sketch": SketchRecipe, "meanflow": MeanFlowRecipe, "distill": DistillRecipe,
+    "prefer": PreferRecipe, "autoencode": AutoencodeRecipe, "contrast": ContrastRecipe, "rate": RateRecipe, "prior": PriorRecipe, "gan": GanRecipe,
     "adapt": AdaptRecipe, "sft": SFTRecipe, "reward": RewardRecipe, "preference": PreferenceRecipe, "rl": RLRecipe, "constitution": ConstitutionRecipe,
 }  # fmt: skip
 

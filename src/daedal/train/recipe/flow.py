@@ -48,6 +48,7 @@ class FlowRecipe(PictureRun):
     align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
     align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
     align_decay: float = 0.999  # of that average
+    sketch: float = 0.5  # weight of the error of the small picture that the text alone tells, where model.options.sketch makes room for one
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
@@ -58,6 +59,12 @@ class FlowRecipe(PictureRun):
         if self.task != "flow" and (self.min_snr or self.uncertainty or self.offset_noise or self.align):
             raise ValueError(f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own")
         return self
+
+
+class SketchRecipe(FlowRecipe):
+    """The text encoder of a media transformer alone, by the small pictures that it tells (daedal.train.sketch)."""
+
+    task: Literal["sketch"] = "sketch"  # type: ignore[assignment]
 
 
 class MeanFlowRecipe(FlowRecipe):
