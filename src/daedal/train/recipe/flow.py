@@ -65,6 +65,7 @@ class SketchRecipe(FlowRecipe):
     """The text encoder of a media transformer alone, by the small pictures that it tells (daedal.train.sketch)."""
 
     task: Literal["sketch"] = "sketch"  # type: ignore[assignment]
+    keep: float = 0.3  # weight of the text's states staying where they were on captions of scenes
 
 
 class MeanFlowRecipe(FlowRecipe):
