@@ -6,7 +6,8 @@ inpainting, outpainting and variation are a mask, not four networks. With a `cod
 is, the network knows its own latents: `tokens` and `picture` are the ways in and out. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
 (Chen et al. 2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens are not
 updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they
-lie (sines of their positions), so that words can say a place; among themselves they see how far apart they are.
+lie (sines of their positions), so that words can say a place; among themselves they see how far apart they are. With a `sketch` they also see
+their part of a small picture that the text alone tells: what a thing looks like is then looked up once, not spelled out place by place by the blocks.
 
 Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
 """
