@@ -95,8 +95,14 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         wanted = replace(start.config, **recipe.model.options)
         if wanted == start.config:
             return start.train()
-        grown = MediaTransformer(wanted).init_weights(recipe.seed)  # with a control input, say, which starts at zero
-        grown.load_state_dict(start.state_dict(), strict=False)
+        grown, had = MediaTransformer(wanted).init_weights(recipe.seed), start.state_dict()  # with a control input, say, which starts at zero
+        for name, p in grown.state_dict().items():
+            if name in had and p.shape != had[name].shape:
+                sizes = f"{tuple(had[name].shape)} and not {tuple(p.shape)}"
+                raise DaedalError(
+                    f"{recipe.model.start} has {name} of {sizes}, as model.options would have it: leave that option out, or start anew."
+                )
+        grown.load_state_dict(had, strict=False)
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
     if network.codec:
