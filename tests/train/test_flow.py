@@ -111,7 +111,7 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
 
 def test_a_start_of_another_size_is_an_error(tmp_path: Path) -> None:
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
-    with pytest.raises(DaedalError, match="has text.position of .12, 64. and not .20, 64."):
+    with pytest.raises(DaedalError, match=r"has text.position of .12, 64. and not .20, 64."):
         flow.network_of(recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}"), 0)
 
 
