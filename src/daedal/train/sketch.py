@@ -57,16 +57,18 @@ def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
+def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
+    """The encoder of the start. What is not learnt here asks for no gradients, so that no process waits for them."""
+    for name, p in network.named_parameters():
+        p.requires_grad_(name.startswith(("text.", "sketch.")) and name != "sketch.proj_out.weight")
+    return nn.ModuleDict({"before": Before(network)})
+
+
 def run(recipe: SketchRecipe) -> Path:
     """Train, and write `out/model`, whose blocks are those of the start."""
     if not flow.shape_of(recipe).sketch:
         raise DaedalError("A sketch is trained of a model that has one: give model.options.sketch=16, or model.start, the folder of one that does.")
-    return flow.run(
-        recipe,
-        sketching,
-        beside=lambda made, network: nn.ModuleDict({"before": Before(network)}),
-        flops=partial(MediaTransformer.text_flops, train=True),
-    )
+    return flow.run(recipe, sketching, beside=beside, flops=partial(MediaTransformer.text_flops, train=True))
 
 
 def plan(recipe: SketchRecipe) -> dict[str, Any]:
