@@ -20,8 +20,8 @@ from daedal.train.recipe import load_recipe
 
 BASE = "recipes/image/scenes.yaml"
 COMMON = [
-    "steps=250", "checkpoint_every=250", "evaluate_every=100000", "sample_every=100000", "model.depth=4", "model.options.control_size=0", "model.options.sketch=0", "control=0.0",
-    "given=0.0", "ema=0.99", "time_mean=1.2", "time_std=1.3", "prompts=[]",
+    "steps=250", "checkpoint_every=250", "evaluate_every=100000", "sample_every=100000", "model.depth=4", "model.options.control_size=0",
+    "model.options.sketch=0", "control=0.0", "given=0.0", "ema=0.99", "time_mean=1.2", "time_std=1.3", "prompts=[]",
 ]  # fmt: skip
 MUON, ADAM = "optimizer={matrix_lr: 0.02, adam_lr: 0.003, warmup: 30, decay: 0.4}", "optimizer={name: adamw, adam_lr: 0.001, warmup: 30, decay: 0.4}"
 VARIANTS: dict[str, list[str]] = {

@@ -123,7 +123,7 @@ class MediaTransformer(nn.Module):
     def encode_text(self, tokens: Tensor) -> Text:
         """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and values for every block."""
         x = self.text(tokens, self.compute_dtype or torch.float32)  # (B, L, D)
-        return Text([layer.text_heads(x) for layer in self.layers], self.text.pool(x.mean(1)))  # type: ignore[operator]
+        return Text([layer.text_heads(x) for layer in self.layers], self.text.gist(x))  # type: ignore[operator]
 
     def forward(
         self,
@@ -260,6 +260,9 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
+
+    def gist(self, states: Tensor) -> Tensor:  # (B, L, D) -> (B, D)
+        return self.pool(states.mean(1))
 
 
 class TextBlock(nn.Module):

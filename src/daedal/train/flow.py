@@ -31,6 +31,8 @@ from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sour
 from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch, Objective
 
+SKETCH = 0.5  # weight of the error of the small picture that the text alone tells
+
 
 def times(count: int, recipe: FlowRecipe) -> Tensor:
     """Noise levels (B, 1): logit-normal, a share of them uniform."""
@@ -82,8 +84,8 @@ def flow_loss(recipe: FlowRecipe) -> Objective:
             align = network.beside["align"]  # type: ignore[index]
             away = align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
             total = total + recipe.align * (away * free).sum() * c.token_size
-        if network.config.sketch:
-            total = total + recipe.sketch * sketch_error(network, text.pooled, images)
+        if c.sketch:
+            total = total + SKETCH * sketch_error(network, text.pooled, images)
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel(), terms.follow if recipe.align_to == "self" and recipe.align else None)
@@ -123,13 +125,22 @@ def shape_of(recipe: FlowRecipe) -> MediaConfig:
     return replace(parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))), **recipe.model.options)
 
 
+def outline(recipe: FlowRecipe) -> MediaTransformer:
+    """The network without weights, on the meta device."""
+    with torch.device("meta"):
+        return MediaTransformer(shape_of(recipe))
+
+
+def kept(c: MediaConfig, states: int) -> int:
+    """Bytes of activations for the backward pass, as float32, of so many states in blocks (tokens times blocks)."""
+    return 4 * states * (20 * c.hidden_size + 3 * c.intermediate_size)
+
+
 def plan(recipe: FlowRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
-    with torch.device("meta"):
-        network = MediaTransformer(shape_of(recipe))
+    network = outline(recipe)
     c, tokens = network.config, (network.config.sample_size // network.token_side) ** 2
-    kept = 4 * tokens * c.num_hidden_layers * (20 * c.hidden_size + 3 * c.intermediate_size)  # activations for the backward pass, as float32
-    return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept)
+    return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept(c, tokens * c.num_hidden_layers))
 
 
 def run(

@@ -1,6 +1,6 @@
 """What names look like, before there is noise: the text encoder of a media transformer learns to tell a small picture of each caption.
 
-A sample costs a fifth of one of flow matching, and far fewer are needed to teach what a name looks like (docs/log.md). What the encoder knows of
+A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to teach what a name looks like (docs/log.md). What the encoder knows of
 scenes, which no small picture shows (who stands where, how many), it keeps: its states on their captions are held where they were. Flow
 matching goes on from the folder.
 """
@@ -37,7 +37,7 @@ class Before(nn.Module):
     def away(self, text: TextEncoder, captions: Tensor) -> Tensor:
         """Mean squared distance of the states that `text` gives captions (B, L) from those of the start, and of their pooled vectors."""
         now, then = (encoder(captions, torch.float32) for encoder in (text, self.text[0].to(captions.device)))  # (B, L, D)
-        return (now - then).square().mean() + (text.pool(now.mean(1)) - self.text[0].pool(then.mean(1))).square().mean()
+        return (now - then).square().mean() + (text.gist(now) - self.text[0].gist(then)).square().mean()
 
 
 def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
@@ -48,7 +48,8 @@ def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         images = clean(part["images"])
-        total = flow.sketch_error(network, network.encode_text(part["captions"]).pooled, images)
+        states = network.text(part["captions"], network.compute_dtype or torch.float32)
+        total = flow.sketch_error(network, network.text.gist(states), images)
         if r.keep:
             some = others[torch.randint(len(others), (-(-len(images) // 4),))].to(images.device)
             total = total + r.keep * network.beside["before"].away(network.text, some) * images.numel()  # type: ignore[operator,index]
@@ -73,8 +74,6 @@ def run(recipe: SketchRecipe) -> Path:
 
 def plan(recipe: SketchRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
-    with torch.device("meta"):
-        network = MediaTransformer(flow.shape_of(recipe))
+    network = flow.outline(recipe)
     c = network.config
-    kept = 4 * c.text_length * c.text_layers * (20 * c.hidden_size + 3 * c.intermediate_size)
-    return planned(recipe, network.parameter_count(), network.text_flops(train=True), kept)
+    return planned(recipe, network.parameter_count(), network.text_flops(train=True), flow.kept(c, c.text_length * c.text_layers))

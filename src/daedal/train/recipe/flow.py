@@ -48,7 +48,6 @@ class FlowRecipe(PictureRun):
     align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
     align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
     align_decay: float = 0.999  # of that average
-    sketch: float = 0.5  # weight of the error of the small picture that the text alone tells, where model.options.sketch makes room for one
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
@@ -65,7 +64,7 @@ class SketchRecipe(FlowRecipe):
     """The text encoder of a media transformer alone, by the small pictures that it tells (daedal.train.sketch)."""
 
     task: Literal["sketch"] = "sketch"  # type: ignore[assignment]
-    keep: float = 0.3  # weight of the text's states staying where they were on captions of scenes
+    keep: float = 0.0  # weight of the text's states staying where they were on captions of scenes
 
 
 class MeanFlowRecipe(FlowRecipe):
