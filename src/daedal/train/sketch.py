@@ -1,8 +1,8 @@
 """What names look like, before there is noise: the text encoder of a media transformer learns to tell a small picture of each caption.
 
-A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to teach what a name looks like (docs/log.md). What the encoder knows of
-scenes, which no small picture shows (who stands where, how many), it keeps: its states on their captions are held where they were. Flow
-matching goes on from the folder.
+A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to teach what a name looks like (docs/log.md). What the
+encoder knows of scenes, which no small picture shows (who stands where, how many), it keeps with `keep`: its states on their captions are held where
+they were. Flow matching goes on from the folder.
 """
 
 import random
