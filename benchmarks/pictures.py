@@ -32,12 +32,14 @@ def step(options: argparse.Namespace) -> dict[str, float]:
 
     from daedal.networks.config import parse
     from daedal.networks.unet import UNet2DConditionModel
+    from daedal.nn.quick import quicken
 
     torch.manual_seed(0)
     theirs = diffusers.UNet2DConditionModel(**SD15).eval()
     with torch.device("meta"):
         ours = UNet2DConditionModel(parse(UNet2DConditionModel.config_class, SD15)).eval()
     ours.load_state_dict(theirs.state_dict(), assign=True)  # one copy of the weights
+    quicken(ours)
     side = options.size // 8
     x, text, at = torch.randn(2, 4, side, side), torch.randn(2, 77, 768), torch.tensor([500.0, 500.0])
     off = (ours(x, at, text_kv=ours.text_keys(text)) - theirs(x, at, text).sample).abs().max()

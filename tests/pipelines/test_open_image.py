@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from daedal.errors import DaedalError
+from daedal.nn import quick
+from daedal.nn.conv import Conv2d
 from daedal.pipelines import image
 from daedal.pipelines.image import ImagePipeline
 
@@ -41,6 +43,17 @@ def test_a_whole_generation_is_theirs(zoo: Any, both: tuple[Any, ImagePipeline])
     pipe, pipeline = both
     made = zoo.ours(pipeline, "a red cat", seed=3, n=2, negative="dog", guidance_scale=6.0)
     zoo.same(made, zoo.theirs(pipe, "a red cat", [3, 4], negative_prompt=["dog"] * 2, guidance_scale=6.0))
+
+
+def test_quick_convolutions_paint_theirs_too(zoo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zoo's networks are too narrow to gain from them; here all go this way."""
+    monkeypatch.setattr(quick, "CHANNELS", 1)
+    pipe = saved(zoo, tmp_path, xl=False)
+    pipeline = image.load(tmp_path, device="cpu", dtype="fp32")
+    zoo.same(zoo.ours(pipeline, "a red cat", seed=3, guidance_scale=6.0), zoo.theirs(pipe, "a red cat", [3], guidance_scale=6.0))
+    layers = [layer for layer in pipeline.painter.network.modules() if isinstance(layer, Conv2d)]  # type: ignore[attr-defined]
+    used = [layer.quick for layer in layers if layer.quick]
+    assert len(used) >= len(layers) - 2 and all(way.kernels.numel() for way in used if isinstance(way, quick.Winograd))
 
 
 def test_no_negative_prompt_is_theirs_too(zoo: Any, both: tuple[Any, ImagePipeline]) -> None:

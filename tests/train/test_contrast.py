@@ -44,6 +44,20 @@ def test_loss_by_hand() -> None:
     assert contrast.contrastive(one, torch.eye(2), scale).item() == pytest.approx((math.log(4 / 3) + math.log(4) + 2 * math.log(2)) / 2, rel=1e-6)
 
 
+def test_pictures_move_a_little() -> None:
+    """By nothing: as they were. By up to a fifth: a bright square comes back whole, somewhere near, on its own paper."""
+    torch.manual_seed(0)
+    images = torch.full((32, 3, 32, 32), -0.5)
+    images[:, :, 12:20, 12:20] = 1.0
+    torch.testing.assert_close(contrast.moved(images, 0.0), images, rtol=0, atol=1e-5)
+    moved = contrast.moved(images, 0.2)
+    torch.testing.assert_close(moved[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], torch.full((32, 3, 4), -0.5))
+    light = (moved[:, 0] + 0.5) / 1.5  # (B, H, W)
+    assert (light.sum((1, 2)) > 64 / 1.25**2).all() and (light.sum((1, 2)) < 64 / 0.75**2).all()
+    rows = (light.sum(2) * torch.arange(32)).sum(1) / light.sum((1, 2)) - 15.5
+    assert rows.abs().max() < 0.2 * 32 / 0.75 and rows.std() > 1
+
+
 def test_an_end_stands_behind_the_last_word() -> None:
     captions = torch.tensor([[5, 6, 1, 1], [5, 6, 7, 8], [1, 1, 1, 1]])
     assert contrast.ended(captions, pad=1, eos=0).tolist() == [[5, 6, 0, 1, 1], [5, 6, 7, 8, 0], [0, 1, 1, 1, 1]]
@@ -56,7 +70,7 @@ def test_the_scale_is_bounded(tmp_path: Path) -> None:
     batch = {"images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), "captions": torch.randint(2, 250, (4, 11))}
     loss = contrast.contrast().loss(network, batch)
     assert network.clip.scale.item() == pytest.approx(100, rel=1e-5)
-    pictures, texts = network.embed(**batch)
+    pictures, texts = network.embed(contrast.clean(batch["images"]), batch["captions"])
     logits = 100 * pictures @ texts.mT
     expected = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.mT, torch.arange(4))) * 2
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)

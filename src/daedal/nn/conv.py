@@ -12,18 +12,24 @@ from torch import Tensor, nn
 
 from daedal.nn.linear import Linear
 from daedal.nn.mlp import activation
+from daedal.nn.quick import Way
 
 Resample = Literal["up", "down"]
 M = TypeVar("M", bound=nn.Module)
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` whose weight is cast to the dtype of its input, and which is not filled when built."""
+    """`nn.Conv2d` whose weight is cast to the dtype of its input, and which is not filled when built. Without gradients it may have a quicker
+    way (daedal.nn.quick.quicken)."""
+
+    quick: Way | None = None
 
     def reset_parameters(self) -> None:
         pass
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
+        if self.quick and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            return self.quick(x, self)
         return self._conv_forward(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component, load_ip_adapter
 from daedal.errors import DaedalError
+from daedal.nn.quick import quicken
 from daedal.pipelines.given import KINDS, known_kind
 from daedal.pipelines.image import Job
 from daedal.processes.imaging import from_pixels
@@ -100,7 +101,9 @@ class Conditioners:
             known_kind(kind, KINDS)
         else:
             folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        return self.once(str(folder), lambda: load_component(folder, dtype=self.dtype, device=self.device))
+        network = self.once(str(folder), lambda: load_component(folder, dtype=self.dtype, device=self.device))
+        quicken(network)
+        return network
 
     def reference(self, job: Job) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
+from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
 from daedal.pipelines.image import CHOICES, Job, enlarged, located, snapped
 from daedal.pipelines.open_adapters import Wardrobe
@@ -101,7 +102,9 @@ class OpenPainter:
     def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
         """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be read again."""
         first, *later = stages_of(place)
-        painter = cls(read_parts(first, dtype, device, shared or {}), dtype)
+        parts = read_parts(first, dtype, device, shared or {})
+        quicken(*parts.values())
+        painter = cls(parts, dtype)
         painter.defaults["then"] = tuple(str(stage) for stage in later)
         return painter
 

@@ -54,10 +54,10 @@ class Towers(nn.Module):
         self.clip.text_model.compute_dtype = dtype
 
     def embed(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, 3, H, W) uint8 and captions (B, T), padded -> unit vectors (B, P) float32 of both."""
+        """images (B, 3, H, W) in [-1, 1] and captions (B, T), padded -> unit vectors (B, P) float32 of both."""
         c = self.clip.config.text
-        x = clean(images).to(self.compute_dtype or torch.float32)
-        return self.clip.embed_images(x).float(), self.clip.embed_text(ended(captions, cast(int, c.pad_token_id), c.eos_token_id)).float()
+        captions = ended(captions, cast(int, c.pad_token_id), c.eos_token_id)
+        return self.clip.embed_images(images.to(self.compute_dtype or torch.float32)).float(), self.clip.embed_text(captions).float()
 
 
 class Gather(Function):
@@ -87,11 +87,21 @@ def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(to_text, own, reduction="sum") + F.cross_entropy(to_picture, own, reduction="sum")) / 2
 
 
-def contrast() -> Objective:
+def moved(images: Tensor, by: float) -> Tensor:
+    """Pictures (B, 3, H, W), each shifted and scaled by up to the share `by` of its side and turned by up to `by` radians; what comes in is its edge."""
+    B = len(images)
+    along, down, scale, turn = (torch.rand(4, B, device=images.device) * 2 - 1) * by
+    cos, sin = (1 + scale) * turn.cos(), (1 + scale) * turn.sin()
+    places = torch.stack([cos, -sin, 2 * along, sin, cos, 2 * down], 1).view(B, 2, 3)  # a side is 2 long
+    return F.grid_sample(images, F.affine_grid(places, list(images.shape), False), padding_mode="border", align_corners=False)
+
+
+def contrast(jitter: float = 0.0) -> Objective:
     def loss(network: Towers, part: Batch) -> Tensor:
         with torch.no_grad():
             network.clip.logit_scale.clamp_(max=SHARPEST)
-        return contrastive(*network.embed(part["images"], part["captions"]), network.clip.scale)
+        images = moved(clean(part["images"]), jitter) if jitter else clean(part["images"])
+        return contrastive(*network.embed(images, part["captions"]), network.clip.scale)
 
     return Objective(loss, lambda batch: len(batch["images"]))
 
@@ -138,7 +148,8 @@ def run(recipe: ContrastRecipe) -> Path:
     c = network.clip.config
     batches = PictureBatches(train, tokenizer, recipe.rows, c.text.max_position_embeddings - 1, recipe.seed, step=start.step)
     flops = cost(lambda: Towers(CLIPModel(c)), partial(forward, c))[1]
-    fit(recipe, start, network, c.text.hidden_size, batches, contrast(), flops, evaluation(recipe, tokenizer, c.text.max_position_embeddings - 1))
+    evaluate = evaluation(recipe, tokenizer, c.text.max_position_embeddings - 1)
+    fit(recipe, start, network, c.text.hidden_size, batches, contrast(recipe.jitter), flops, evaluate)
     if start.rank == 0:
         save(network, tokenizer, start)
     parallel.finish()
@@ -155,7 +166,7 @@ def evaluation(recipe: ContrastRecipe, tokenizer: Tokenizer, length: int) -> Any
     @torch.no_grad()
     def evaluate(network: Towers) -> dict[str, float]:
         device = network.clip.logit_scale.device
-        pictures, texts = network.embed(images.to(device), tokens.to(device))
+        pictures, texts = network.embed(clean(images.to(device)), tokens.to(device))
         hits = {"text_of_picture": first_hits(pictures, texts), "picture_of_text": first_hits(texts, pictures)}
         return {f"{name}_r1": hit.float().mean().item() for name, hit in hits.items()} | {"among": len(images), "scale": network.clip.scale.item()}
 

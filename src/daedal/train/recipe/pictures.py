@@ -114,6 +114,7 @@ class ContrastRecipe(PictureRun):
     evaluate_pictures: int = 100  # of the validation sources
     model: TowersRecipe = TowersRecipe()
     vocab_size: int = 2048
+    jitter: float = 0.0  # training pictures are shifted and scaled by up to this share of a side and turned by up to so many radians
     optimizer: OptimizerRecipe = OptimizerRecipe(name="muon", adam_lr=0.001, weight_decay=0.1)
 
 
