@@ -1,7 +1,7 @@
-"""What guidance, edges, inpainting and image-to-image do on the house image model: numbers, and the grid of edges in docs/images.
+"""What guidance, edges, inpainting and image-to-image do on the house image model: numbers, and the grids of edges and sketches in docs/images.
 
     python benchmarks/editing.py                       # a few minutes on one core
-    python benchmarks/editing.py --grid docs/images/control.png
+    python benchmarks/editing.py --grid docs/images/control.png --sketches docs/images/sketch.png
 
 The last line is JSON.
 """
@@ -15,11 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from daedal.data.pictures import encode_captions
 from daedal.data.worlds import scenes
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline, load
-from daedal.processes.imaging import edges, from_pixels
+from daedal.processes.imaging import edges, from_pixels, pixels
+
+SHOWN = [  # the first twelve emoji held out of recipes/image/scenes.yaml
+    "giraffe, noto emoji", "anger symbol, fluent 3d emoji", "flag of Honduras, twemoji flat emoji", "fire, noto emoji", "office building, emojione emoji",
+    "radio button, firefox emoji", "coral, fluent 3d emoji", "incoming envelope, firefox emoji", "pot of food, fluent 3d emoji",
+    "optical disk, firefox emoji", "boar, twemoji flat emoji", "skull and crossbones, fluent 3d emoji",
+]  # fmt: skip
 
 
 def right(wanted: list[scenes.Scene], pictures: list[np.ndarray]) -> float:
@@ -63,6 +71,15 @@ def control(painter: ImagePipeline, grid: Path | None) -> dict[str, float]:
     return found
 
 
+def sketches(painter: ImagePipeline, sheet: Path) -> None:
+    """What the words of a dozen captions tell, and below it what is painted."""
+    network, tokenizer = painter.painter.network, painter.painter.tokenizer  # type: ignore[attr-defined]
+    with torch.no_grad():
+        told = network.sketch(network.encode_text(encode_captions(tokenizer, SHOWN, network.config.text_length)).pooled)
+    shown = [*pixels(F.interpolate(told, size=(64, 64))), *(made.pixels for made in painter.paint_each(SHOWN, seed=1))]
+    images.save_image(images.grid(shown, columns=len(SHOWN), gap=2).repeat(2, 0).repeat(2, 1), sheet)
+
+
 def inpainting(painter: ImagePipeline) -> dict[str, float]:
     """The right half of 40 scenes painted anew: all right, and the share of pictures whose left half is the same to the bit."""
     wanted, mask = some("inpainting", 40, False), np.zeros((64, 64), bool)
@@ -88,13 +105,16 @@ def image_to_image(painter: ImagePipeline) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="house/image")
-    parser.add_argument("--grid", type=Path)
+    parser.add_argument("--grid", type=Path, help="file for pictures painted after edges")
+    parser.add_argument("--sketches", type=Path, help="file for sketches and pictures of emoji")
     options = parser.parse_args()
     painter, found = load(options.model), dict[str, float]()
     for measure in (guidance, lambda painter: control(painter, options.grid), inpainting, image_to_image):
         found |= (part := measure(painter))
         for name, value in part.items():
             print(f"{name:<24} {value:.3f}", flush=True)
+    if options.sketches:
+        sketches(painter, options.sketches)
     print(json.dumps(found))
 
 

@@ -3,7 +3,7 @@
 Those of 3 x 3 take a fraction of the multiplications (Winograd 1980; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"): a
 tile of m x m results is read from n x n pixels, n = m + 2, as Y = A' [(G g G') * (B' d B)] A, of which the middle, summed over channels, is n^2
 products of matrices. Kernels g are transformed once, and take n^2 / 9 of their memory again. m = 4 does a quarter of the direct
-multiplications, to about 1e-5 of the largest result, m = 2 four ninths, to 5e-6. Those of 1 x 1, and of stride 2, become one product of
+multiplications, to about 1e-5 of the largest result, m = 2 four ninths, to 5e-6. Those of 1 x 1, and the heaviest of stride 2, become one product of
 matrices: torch's would bring the weights of a channels_last picture into another order at every call.
 
 Legend: B batch, C channels in, O channels out, H height, W width, h and w tiles along them, P tiles of a strip.
@@ -69,12 +69,14 @@ class Winograd:
     """A layer's way by its transformed kernels, made anew when its weight is another one or was written to (not through `.data`)."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        self.m, self.of, self.version, self.kernels = tile(layer), layer.weight, -1, torch.empty(0)
+        self.m, self.kernels, self.of = tile(layer), torch.empty(0), (torch.empty(0), 0)
         self.size = 4 * layer.in_channels * layer.out_channels * (self.m + 2) ** 2  # bytes
 
     def __call__(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
-        if self.of is not layer.weight or self.version != layer.weight._version:
-            self.kernels, self.of, self.version = transformed(layer.weight, self.m), layer.weight, layer.weight._version
+        weight = layer.weight
+        version = 0 if weight.is_inference() else weight._version
+        if self.of[0] is not weight or self.of[1] != version:
+            self.kernels, self.of = transformed(weight, self.m), (weight, version)
         return convolved(x, self.kernels, layer.bias, self.m)
 
 
@@ -103,7 +105,9 @@ def way(layer: nn.Conv2d) -> Way | None:
     match layer.kernel_size, layer.stride, layer.padding:
         case (3, 3), (1, 1), (1, 1):
             return Winograd(layer)
-        case ((1, 1), (1, 1), (0, 0)) | ((3, 3), (2, 2), (0, 0) | (1, 1)):
+        case (1, 1), (1, 1), (0, 0):
+            return Product()
+        case (3, 3), (2, 2), (1, 1) if layer.in_channels * layer.out_channels > LARGE:
             return Product()
     return None
 
