@@ -1,6 +1,8 @@
-"""A denoising step of Stable Diffusion 1.5's shape against diffusers, with the same random weights in one process, and the house's pictures.
+"""A denoising step of Stable Diffusion 1.5's shape, and its autoencoder, against diffusers, with the same random weights in one process, and the
+house's pictures.
 
     python benchmarks/pictures.py                       # 256 px, classifier-free guidance (batch 2), fp32 and bf16
+    python benchmarks/pictures.py --part decode         # latents to a picture, fp32
     python benchmarks/pictures.py --part house          # seconds a picture from a warm process
 
 Rounds are interleaved and the medians compared. Diffusers runs as its users run it (fp32), and in bf16 with channels_last memory. Ours computes
@@ -18,6 +20,10 @@ import torch
 from daedal import device
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD_VAE = {
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 4, "layers_per_block": 2,
+}  # fmt: skip
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -61,6 +67,29 @@ def step(options: argparse.Namespace) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+@torch.no_grad()
+def decode(options: argparse.Namespace) -> dict[str, float]:
+    import diffusers
+
+    from daedal.networks.autoencoder import AutoencoderKL
+    from daedal.networks.config import parse
+    from daedal.nn.quick import quicken
+
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKL(**SD_VAE).eval()
+    ours = AutoencoderKL(parse(AutoencoderKL.config_class, SD_VAE)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    quicken(ours)
+    z = torch.randn(1, 4, options.size // 8, options.size // 8)
+    one, other = (lambda: theirs.decode(z).sample), (lambda: ours.decoder(ours.post_quant_conv(z)))
+    print(f"largest difference of the two pictures {(one() - other()).abs().max():.1e}")
+    times: dict[str, list[float]] = {"diffusers fp32": [], "daedal fp32": []}
+    for _ in range(options.rounds):
+        times["diffusers fp32"].append(timed(one))
+        times["daedal fp32"].append(timed(other))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def house(options: argparse.Namespace) -> dict[str, float]:
     from daedal.pipelines.image import load
 
@@ -72,13 +101,13 @@ def house(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["step", "house"], default="step")
+    parser.add_argument("--part", choices=["step", "decode", "house"], default="step")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=device.has_bf16_units(torch.device("cpu")))
     parser.add_argument("--model", default="house/image")
     options = parser.parse_args()
-    seconds = (step if options.part == "step" else house)(options)
+    seconds = {"step": step, "decode": decode, "house": house}[options.part](options)
     base = seconds.get("diffusers fp32")
     for name, value in seconds.items():
         print(f"{name:<32}{value:8.3f} s" + (f"{base / value:8.2f}x" if base else ""))
