@@ -144,6 +144,24 @@ def test_a_report_in_the_eye_of_a_tower(eye: str) -> None:
     assert good["distance"]["copies"].value == 0
 
 
+def test_several_pictures_of_a_caption() -> None:
+    """Two captions, three pictures of each in turn: the first found twice, the second once. A caption said twice counts once."""
+
+    class Eye:
+        def pictures(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot((x[:, 0, 0, 0] > 0).long(), 2).float()
+
+        def texts(self, captions: list[str]) -> torch.Tensor:
+            return torch.eye(2)[[int(caption) for caption in captions]]
+
+    shown = lambda bits: np.array(bits, np.uint8)[:, None, None, None].repeat(3, 3) * 255  # noqa: E731
+    reference = P.Reference(shown([0, 1]), ["0", "1"], Eye())  # type: ignore[arg-type]
+    found = P.likeness(shown([0, 1, 0, 0, 1, 0]), ["0", "1"], reference)
+    assert found["r1"].value == pytest.approx((2 / 3 + 1 / 3) / 2) and found["r1"].n == 2
+    assert found["clip_score"].value == pytest.approx(50) and found["r1_of_real"].value == 1
+    assert P.likeness(shown([0, 1, 1]), ["0", "1", "1"], reference)["r1"].n == 2
+
+
 def kept(folder: Path, shown: list[scenes.Scene]) -> None:
     """Scenes as a folder of pictures and captions."""
     from PIL import Image

@@ -25,6 +25,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Examples a task.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Pictures of an image model, of each kind.")] = 100,
+    each: Annotated[int, typer.Option(help="With --data: an image model's pictures of each caption.")] = 1,
     features: Annotated[str | None, typer.Option(help="A CLIP folder: its eye measures an image model, and how pictures fit their captions.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Where an image model's pictures go, for a look.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where plots of an image model's measures go (.png).")] = None,
@@ -42,7 +43,7 @@ def evaluate(
     if part_of(model):
         return print_part(model, data, split, n, sheet, as_json)
     if isinstance(pipeline := load(model, quantize=quantize), ImagePipeline):
-        return print_pictures(pipeline, n, scales_of(guidance_scale), sheet, plot, as_json, features, data, split)
+        return print_pictures(pipeline, n, each, scales_of(guidance_scale), sheet, plot, as_json, features, data, split)
     if not data and not tasks:
         raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
     report: dict = {"model": model}
@@ -103,8 +104,8 @@ def scales_of(text: str | None) -> list[float | None]:
 
 
 def print_pictures(
-    pipeline, n: int, scales: list[float | None], sheet: Path | None, plot: Path | None, as_json: bool, features: str | None, data: str | None,
-    split: str | None,
+    pipeline, n: int, each: int, scales: list[float | None], sheet: Path | None, plot: Path | None, as_json: bool, features: str | None,
+    data: str | None, split: str | None,
 ) -> None:  # fmt: skip
     from daedal.evals import plots
     from daedal.evals.pictures import real_pictures, report
@@ -114,7 +115,7 @@ def print_pictures(
     sight = Sight.load(features) if features else None
     real = real_pictures(data, pipeline.job("a picture", {})[1].width, split, sight) if data else None
     settings = {scale: {} if scale is None else {"guidance_scale": scale} for scale in scales}
-    reports = {scale: report(pipeline, n, sight=sight, real=real, **chosen) for scale, chosen in settings.items()}
+    reports = {scale: report(pipeline, n, sight=sight, real=real, each=each, **chosen) for scale, chosen in settings.items()}
     found = {scale: groups for scale, (groups, _) in reports.items()}
     if as_json:
         every = [settings[scale] | plain(groups) for scale, groups in found.items()]

@@ -154,15 +154,18 @@ def distances(pictures: np.ndarray, reference: Reference) -> dict[str, Measured]
 
 
 def likeness(pictures: np.ndarray, captions: list[str], reference: Reference) -> dict[str, Measured]:
-    """How well pictures fit their captions in the eye of a CLIP tower: the mean cosine times 100 (Hessel et al. 2021, without its floor and
-    factor), R@1 among all captions that differ, and the same of real pictures, which no painter need exceed."""
+    """How well pictures (E * N, H, W, 3), E of each of N captions in turn, fit their captions in the eye of a CLIP tower: the mean cosine times
+    100 (Hessel et al. 2021, without its floor and factor), R@1 among all captions that differ, and the same of real pictures, which no painter
+    need exceed. Intervals are over captions, of whose pictures means are taken."""
     assert reference.sight is not None
 
     def measured(pictures: np.ndarray, captions: list[str], name: str) -> dict[str, Measured]:
         first = sorted({caption: i for i, caption in reversed(list(enumerate(captions)))}.values())
-        seen, said = reference.features(pictures), reference.sight.texts(captions)  # type: ignore[union-attr]
-        score = bootstrap(lambda x: float(x.mean()), 100 * (seen * said).sum(1))
-        return {f"clip_score{name}": score, f"r1{name}": retrieval(seen[first], said[first])}
+        seen, said = reference.features(pictures).unflatten(0, (-1, len(captions))), reference.sight.texts(captions)  # type: ignore[union-attr]
+        score = bootstrap(lambda x: float(x.mean()), 100 * (seen * said).sum(2).mean(0))
+        hits = torch.stack([first_hits(some[first], said[first]) for some in seen]).float()  # (E, N)
+        r1 = share(int(hits.sum()), len(first)) if len(hits) == 1 else bootstrap(lambda x: float(x.mean()), hits.mean(0))
+        return {f"clip_score{name}": score, f"r1{name}": r1}
 
     n = len(captions)
     return measured(pictures, captions, "") | measured(reference.pictures[:n], reference.captions[:n], "_of_real")
@@ -185,10 +188,11 @@ def report(
     batch: int = 25,
     sight: Sight | None = None,
     real: Reference | None = None,
+    each: int = 1,
     **settings: Any,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measures of a model, and a sheet of its pictures. Without `real` pictures and their captions it is a model of scenes: right answers among
-    seen and unseen pairs, and distances to fresh scenes; with them, `n` of the captions are painted. `sight`, or that of `real`, adds likeness to
+    seen and unseen pairs, and distances to fresh scenes; with them, `n` of the captions are painted, `each` times. `sight`, or that of `real`, adds likeness to
     the captions, and is what distances are measured with; else it is the picture at 16 x 16."""
     paint, result = painter(pipeline, batch, **settings), {}
     sheets: list[np.ndarray] = []
@@ -201,8 +205,8 @@ def report(
         reference = Reference(*fresh_scenes(2 * n, seed), sight)
     else:
         captions, reference = real.captions[:n], real
-        sheets.append(paint(captions, seed))
-    result["distance"] = distances(sheets[0], reference)
+        sheets.append(paint(captions * each, seed))
+    result["distance"] = distances(sheets[0][: len(captions)], reference)  # one of each caption
     if reference.sight:
         result["likeness"] = likeness(sheets[0], captions, reference)
     return result, images.grid(list(np.concatenate([sheet[:20] for sheet in sheets])), columns=10, gap=2)
