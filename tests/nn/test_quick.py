@@ -51,6 +51,9 @@ def test_a_layer_follows_its_weight() -> None:
     assert far(conv(x), direct()) < 2e-5
     conv.weight = nn.Parameter(torch.randn_like(conv.weight))
     assert far(conv(x), direct()) < 2e-5
+    made = conv.quick.kernels
+    quick.quicken(conv)
+    assert conv.quick.kernels is made
     again = copy.deepcopy(conv)
     again.weight.mul_(3)
     assert far(again(x), F.conv2d(x, again.weight, conv.bias, padding=1)) < 2e-5 and far(conv(x), direct()) < 2e-5
@@ -87,7 +90,7 @@ def test_products_convolve(options: dict[str, int], monkeypatch: pytest.MonkeyPa
 
 def test_what_would_not_gain_is_left_alone() -> None:
     others = [layer(64, 128), layer(stride=2), layer(groups=2), layer(kernel_size=4), layer(padding=0), layer(dilation=2), layer().bfloat16()]
-    quick.quicken(*others, None, "a tokenizer")
+    quick.quicken(nn.ModuleList(others))
     assert not any(conv.quick for conv in others)
 
 

@@ -9,11 +9,15 @@ matrices: torch's would bring the weights of a channels_last picture into anothe
 Legend: B batch, C channels in, O channels out, H height, W width, h and w tiles along them, P tiles of a strip.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.device import memory
+
+N = TypeVar("N", bound=nn.Module)
 
 CHANNELS = 128  # in and out; with fewer the transforms cost what the products save
 LARGE = 2**20  # channels in times channels out from which kernels weigh more than pictures, and tiles of 2 are taken
@@ -112,13 +116,13 @@ def way(layer: nn.Conv2d) -> Way | None:
     return None
 
 
-def quicken(*networks: object) -> None:
-    """Let the float32 convolutions on the CPU of networks that are only painted with (others among `networks` are left alone) go these ways, the
-    smallest first while transformed kernels take at most a quarter of the machine's memory: a fixed rule, so that a machine paints the same
-    bytes each time."""
-    layers = [layer for network in networks if isinstance(network, nn.Module) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+def quicken(network: N) -> N:
+    """`network`, that is only painted with: its float32 convolutions on the CPU go these ways from now on, the smallest first while transformed
+    kernels take at most a quarter of the machine's memory: a fixed rule, so that a machine paints the same bytes each time."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     room = memory(torch.device("cpu"))[0] / 4
     for layer, quicker in sorted(((layer, found) for layer in layers if (found := way(layer))), key=lambda pair: pair[1].size):
         room -= quicker.size
-        if room >= 0:
+        if room >= 0 and getattr(layer, "quick", None) is None:  # else its kernels may be there already
             layer.quick = quicker  # type: ignore[assignment]
+    return network

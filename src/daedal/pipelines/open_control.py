@@ -101,9 +101,7 @@ class Conditioners:
             known_kind(kind, KINDS)
         else:
             folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        network = self.once(str(folder), lambda: load_component(folder, dtype=self.dtype, device=self.device))
-        quicken(network)
-        return network
+        return self.once(str(folder), lambda: quicken(load_component(folder, dtype=self.dtype, device=self.device)))
 
     def reference(self, job: Job) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
@@ -103,7 +103,7 @@ class OpenPainter:
         """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be read again."""
         first, *later = stages_of(place)
         parts = read_parts(first, dtype, device, shared or {})
-        quicken(*parts.values())
+        quicken(nn.ModuleList(part for part in parts.values() if isinstance(part, nn.Module)))
         painter = cls(parts, dtype)
         painter.defaults["then"] = tuple(str(stage) for stage in later)
         return painter

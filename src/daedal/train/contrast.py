@@ -1,6 +1,7 @@
 """CLIP from captioned pictures (Radford et al. 2021, section 2.3): two towers that put a picture and its caption at one place.
 
-A sample's negatives are all others of the global batch, whichever process holds them, so any number of processes computes what one would.
+A sample's negatives are all others of the global batch, whichever process holds them, so any number of processes computes what one would, but for
+the ways in which pictures move.
 
 Legend: B pictures of this process, W processes, T tokens, P width of the shared space, N pictures held out.
 """

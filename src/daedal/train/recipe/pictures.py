@@ -122,6 +122,7 @@ class RateRecipe(ContrastRecipe):
     """A preference model (daedal.train.rate). Sources are files of pairs (chosen, rejected, caption), or scenes:larger and scenes:redder."""
 
     task: Literal["rate"] = "rate"  # type: ignore[assignment]
+    jitter: Literal[0.0] = 0.0  # type: ignore[assignment]
 
 
 class PriorRecipe(PictureRun):
