@@ -32,6 +32,12 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, one after another in every round."""
+    times = [[timed(call) for call in calls.values()] for _ in range(rounds)]
+    return dict(zip(calls, map(statistics.median, zip(*times, strict=True)), strict=True))
+
+
 @torch.no_grad()
 def step(options: argparse.Namespace) -> dict[str, float]:
     import diffusers
@@ -50,21 +56,16 @@ def step(options: argparse.Namespace) -> dict[str, float]:
     x, text, at = torch.randn(2, 4, side, side), torch.randn(2, 77, 768), torch.tensor([500.0, 500.0])
     off = (ours(x, at, text_kv=ours.text_keys(text)) - theirs(x, at, text).sample).abs().max()
     print(f"largest difference of the two outputs {off:.1e}")
-    times: dict[str, list[float]] = {"diffusers fp32": [], "daedal fp32": []}
     kv = ours.text_keys(text)
-    for _ in range(options.rounds):
-        times["diffusers fp32"].append(timed(lambda: theirs(x, at, text)))
-        times["daedal fp32"].append(timed(lambda: ours(x, at, text_kv=kv)))
+    found = interleaved({"diffusers fp32": lambda: theirs(x, at, text), "daedal fp32": lambda: ours(x, at, text_kv=kv)}, options.rounds)
     if options.bf16:
         theirs.to(torch.bfloat16).to(memory_format=torch.channels_last)
         ours.load_state_dict(theirs.state_dict(), assign=True)
         half, words = x.bfloat16().to(memory_format=torch.channels_last), text.bfloat16()
         kv = ours.text_keys(words)
-        times |= {"diffusers bf16 channels_last": [], "daedal bf16": []}
-        for _ in range(options.rounds):
-            times["diffusers bf16 channels_last"].append(timed(lambda: theirs(half, at, words)))
-            times["daedal bf16"].append(timed(lambda: ours(half, at, text_kv=kv)))
-    return {name: statistics.median(values) for name, values in times.items()}
+        calls = {"diffusers bf16 channels_last": lambda: theirs(half, at, words), "daedal bf16": lambda: ours(half, at, text_kv=kv)}
+        found |= interleaved(calls, options.rounds)
+    return found
 
 
 @torch.no_grad()
@@ -81,13 +82,10 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
     ours.load_state_dict(theirs.state_dict())
     quicken(ours)
     z = torch.randn(1, 4, options.size // 8, options.size // 8)
-    one, other = (lambda: theirs.decode(z).sample), (lambda: ours.decoder(ours.post_quant_conv(z)))
-    print(f"largest difference of the two pictures {(one() - other()).abs().max():.1e}")
-    times: dict[str, list[float]] = {"diffusers fp32": [], "daedal fp32": []}
-    for _ in range(options.rounds):
-        times["diffusers fp32"].append(timed(one))
-        times["daedal fp32"].append(timed(other))
-    return {name: statistics.median(values) for name, values in times.items()}
+    calls = {"diffusers fp32": lambda: theirs.decode(z).sample, "daedal fp32": lambda: ours.decode(ours.scaled(z))}
+    one, other = (call() for call in calls.values())
+    print(f"largest difference of the two pictures {(one - other).abs().max():.1e}")
+    return interleaved(calls, options.rounds)
 
 
 def house(options: argparse.Namespace) -> dict[str, float]:

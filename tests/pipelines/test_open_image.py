@@ -51,9 +51,8 @@ def test_quick_convolutions_paint_theirs_too(zoo: Any, tmp_path: Path, monkeypat
     pipe = saved(zoo, tmp_path, xl=False)
     pipeline = image.load(tmp_path, device="cpu", dtype="fp32")
     zoo.same(zoo.ours(pipeline, "a red cat", seed=3, guidance_scale=6.0), zoo.theirs(pipe, "a red cat", [3], guidance_scale=6.0))
-    layers = [layer for layer in pipeline.painter.network.modules() if isinstance(layer, Conv2d)]  # type: ignore[attr-defined]
-    used = [layer.quick for layer in layers if layer.quick]
-    assert len(used) >= len(layers) - 2 and all(way.kernels.numel() for way in used if isinstance(way, quick.Winograd))
+    used = [layer.quick for layer in pipeline.painter.network.modules() if isinstance(layer, Conv2d) and layer.quick]  # type: ignore[attr-defined]
+    assert len(used) > 10 and all(way.kernels.numel() for way in used)
 
 
 def test_no_negative_prompt_is_theirs_too(zoo: Any, both: tuple[Any, ImagePipeline]) -> None:

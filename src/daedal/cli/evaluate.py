@@ -25,7 +25,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Examples a task.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Pictures of an image model, of each kind.")] = 100,
-    each: Annotated[int, typer.Option(help="With --data: an image model's pictures of each caption.")] = 1,
+    each: Annotated[int, typer.Option(min=1, help="With --data: an image model's pictures of each caption.")] = 1,
     features: Annotated[str | None, typer.Option(help="A CLIP folder: its eye measures an image model, and how pictures fit their captions.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Where an image model's pictures go, for a look.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where plots of an image model's measures go (.png).")] = None,

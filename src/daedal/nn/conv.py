@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from daedal.nn.linear import Linear
 from daedal.nn.mlp import activation
-from daedal.nn.quick import Way
+from daedal.nn.quick import Winograd
 
 Resample = Literal["up", "down"]
 M = TypeVar("M", bound=nn.Module)
@@ -22,7 +22,7 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` whose weight is cast to the dtype of its input, and which is not filled when built. Without gradients it may have a quicker
     way (daedal.nn.quick.quicken)."""
 
-    quick: Way | None = None
+    quick: Winograd | None = None
 
     def reset_parameters(self) -> None:
         pass

@@ -1,10 +1,9 @@
-"""Quicker convolutions, for painting in fp32 on CPUs.
+"""Quicker convolutions of 3 x 3, for painting in fp32 on CPUs.
 
-Those of 3 x 3 take a fraction of the multiplications (Winograd 1980; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"): a
+They take a fraction of the multiplications (Winograd 1980; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks"): a
 tile of m x m results is read from n x n pixels, n = m + 2, as Y = A' [(G g G') * (B' d B)] A, of which the middle, summed over channels, is n^2
 products of matrices. Kernels g are transformed once, and take n^2 / 9 of their memory again. m = 4 does a quarter of the direct
-multiplications, to about 1e-5 of the largest result, m = 2 four ninths, to 5e-6. Those of 1 x 1, and the heaviest of stride 2, become one product of
-matrices: torch's would bring the weights of a channels_last picture into another order at every call.
+multiplications, to about 1e-5 of the largest result, m = 2 four ninths, to 5e-6.
 
 Legend: B batch, C channels in, O channels out, H height, W width, h and w tiles along them, P tiles of a strip.
 """
@@ -12,7 +11,6 @@ Legend: B batch, C channels in, O channels out, H height, W width, h and w tiles
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.device import memory
@@ -35,8 +33,7 @@ FORMS = {  # m: (B', G, A'), of the points 0, 1, -1 (2, -2) and infinity (Lavin 
         [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     ),
 }  # fmt: skip
-TENSORS = {m: tuple(torch.tensor(form, dtype=torch.float32) for form in forms) for m, forms in FORMS.items()}
-BOTH = {m: tuple(torch.kron(form, form) for form in forms) for m, forms in TENSORS.items()}  # over both sides of a tile at once
+BOTH = {m: tuple(torch.kron(g, g) for g in map(torch.Tensor, forms)) for m, forms in FORMS.items()}  # over both sides of a tile at once
 
 
 def tile(layer: nn.Conv2d) -> int:
@@ -84,45 +81,19 @@ class Winograd:
         return convolved(x, self.kernels, layer.bias, self.m)
 
 
-class Product:
-    """A layer's way as one product of matrices."""
-
-    size = 0
-
-    def __call__(self, x: Tensor, layer: nn.Conv2d) -> Tensor:  # (B, C, H, W) -> (B, O, H', W'), channels_last
-        (kernel, _), (stride, _), (pad, _) = layer.kernel_size, layer.stride, layer.padding  # type: ignore[misc]
-        if kernel == 1:
-            return F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
-        columns = F.unfold(x, kernel, padding=pad, stride=stride).mT  # (B, H' W', C k k)
-        H, W = ((side + 2 * pad - kernel) // stride + 1 for side in x.shape[2:])  # type: ignore[operator]
-        return F.linear(columns, layer.weight.flatten(1), layer.bias).unflatten(1, (H, W)).permute(0, 3, 1, 2)
-
-
-Way = Winograd | Product
-
-
-def way(layer: nn.Conv2d) -> Way | None:
-    """What this layer gains from, if anything."""
+def suited(layer: nn.Conv2d) -> bool:
     on_cpu = layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
-    if not on_cpu or layer.groups != 1 or layer.dilation != (1, 1) or min(layer.in_channels, layer.out_channels) < CHANNELS:
-        return None
-    match layer.kernel_size, layer.stride, layer.padding:
-        case (3, 3), (1, 1), (1, 1):
-            return Winograd(layer)
-        case (1, 1), (1, 1), (0, 0):
-            return Product()
-        case (3, 3), (2, 2), (1, 1) if layer.in_channels * layer.out_channels > LARGE:
-            return Product()
-    return None
+    plain = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+    return on_cpu and plain and min(layer.in_channels, layer.out_channels) >= CHANNELS
 
 
 def quicken(network: N) -> N:
-    """`network`, that is only painted with: its float32 convolutions on the CPU go these ways from now on, the smallest first while transformed
+    """`network`, that is only painted with: its float32 convolutions of 3 x 3 on the CPU go this way from now on, the smallest first while transformed
     kernels take at most a quarter of the machine's memory: a fixed rule, so that a machine paints the same bytes each time."""
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and suited(layer)]
     room = memory(torch.device("cpu"))[0] / 4
-    for layer, quicker in sorted(((layer, found) for layer in layers if (found := way(layer))), key=lambda pair: pair[1].size):
-        room -= quicker.size
+    for layer, quick in sorted(((layer, Winograd(layer)) for layer in layers), key=lambda pair: pair[1].size):
+        room -= quick.size
         if room >= 0 and getattr(layer, "quick", None) is None:  # else its kernels may be there already
-            layer.quick = quicker  # type: ignore[assignment]
+            layer.quick = quick  # type: ignore[assignment]
     return network
