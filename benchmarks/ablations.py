@@ -21,7 +21,7 @@ from daedal.train.recipe import load_recipe
 BASE = "recipes/image/scenes.yaml"
 COMMON = [
     "steps=250", "checkpoint_every=250", "evaluate_every=100000", "sample_every=100000", "model.depth=4", "model.options.control_size=0",
-    "model.options.sketch=0", "control=0.0", "given=0.0", "ema=0.99", "time_mean=1.2", "time_std=1.3", "prompts=[]",
+    "model.options.sketch=0", "control=0.0", "given=0.0", "additive=0", "ema=0.99", "time_mean=1.2", "time_std=1.3", "prompts=[]",
 ]  # fmt: skip
 MUON, ADAM = "optimizer={matrix_lr: 0.02, adam_lr: 0.003, warmup: 30, decay: 0.4}", "optimizer={name: adamw, adam_lr: 0.001, warmup: 30, decay: 0.4}"
 VARIANTS: dict[str, list[str]] = {
@@ -43,9 +43,9 @@ VARIANTS: dict[str, list[str]] = {
 
 
 def recipe_of(changes: list[str], out: Path) -> Any:
-    """The base recipe on emoji alone, with these changes; "dense" lets half of the captions go on with what the pixels show."""
+    """The base recipe on coloured emoji alone, with these changes; "dense" lets half of the captions go on with what the pixels show."""
     plain = load_recipe(BASE)
-    emoji = [s for s in plain.data.train if not s.path.startswith("scenes")]
+    emoji = [s for s in plain.data.train if not s.path.startswith("scenes")][:1]
     for source in emoji:
         source.dense = 0.5 if "dense" in changes else 0.0
     sources = json.dumps([s.model_dump() for s in emoji])

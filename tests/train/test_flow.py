@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from daedal.checkpoints import resolve
 from daedal.checkpoints.components import load_component
+from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, unpatchify
@@ -15,6 +17,7 @@ from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch
 
+WORDS = Tokenizer.load(resolve("house/image"))
 SMALL = [
     "model.depth=2",
     "model.options={hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12}",
@@ -49,7 +52,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
             seen.append(level)
             return flow.patchify(images.float() / 127.5 - 1, 16) + self.off
 
-    objective, batch = flow.flow_loss(made), {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)}
+    objective, batch = flow.flow_loss(made, WORDS), {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)}
     assert objective.loss(Exact(0.0), batch).item() == pytest.approx(0, abs=1e-2)
     loss, level = objective.loss(Exact(0.1), batch).item(), seen[-1]
     free = level > 0
@@ -58,7 +61,7 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
 
 
 def test_micro_batches_and_whole_batches_count_alike(tmp_path: Path) -> None:
-    objective = flow.flow_loss(recipe(tmp_path))
+    objective = flow.flow_loss(recipe(tmp_path), WORDS)
     batch: Batch = {"images": torch.zeros(6, 3, 64, 64), "captions": torch.zeros(6, 12, dtype=torch.int64)}
     assert objective.count(batch) == 6 * 3 * 64 * 64
 
@@ -98,7 +101,7 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
     assert torch.equal(before(x, positions, level, before.encode_text(words)), network(x, positions, level, network.encode_text(words)))
     halves = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     halves[0, :, :32], halves[1, :, :, 32:] = 255, 255
-    objective, optimizer = flow.flow_loss(made), torch.optim.Adam(network.parameters(), 2e-3)
+    objective, optimizer = flow.flow_loss(made, WORDS), torch.optim.Adam(network.parameters(), 2e-3)
     for _ in range(60):
         optimizer.zero_grad()
         (objective.loss(network, {"images": halves, "captions": words}) / halves.numel()).backward()

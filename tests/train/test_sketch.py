@@ -25,6 +25,7 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
         f"model.start={start}",
         "model.options={sketch: 8}",
         "data.train=[{path: scenes}]",
+        "additive=0",
         "steps=40",
         "checkpoint_every=20",
         "sample_every=20",

@@ -1,17 +1,22 @@
 """Terms of the flow objective: weights by hand, an uncertainty that finds the mean loss, alignment that reaches early blocks only."""
 
+import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from daedal.checkpoints import resolve
 from daedal.checkpoints.components import save_component
+from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
-from daedal.train import flow, terms
+from daedal.train import flow, sketch, terms
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
 
@@ -123,6 +128,78 @@ def test_align_to_something_else_is_an_error(tmp_path: Path) -> None:
     save_component(wild(), tmp_path)
     with pytest.raises(DaedalError, match="holds a MediaTransformer; give self"):
         terms.beside(recipe(tmp_path, "align=1.0", f"align_to={tmp_path}"), wild())
+
+
+# ---- captions ----------------------------------------------------------------------------------------------------------------------------
+
+
+def named(tmp_path: Path) -> Path:
+    """Things in three styles, and one caption that does not start with its name."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    names = ["apple", "red car", "old tree", "sun", "small house", "bird", "fish and chips", "hat"]
+    rows = [{"name": name, "caption": f"{name}, {style} emoji"} for name in names for style in ("noto", "flat", "black and white")]
+    rows = [{**row, "image": buffer.getvalue()} for row in [*rows, {"name": "moon", "caption": "the moon, flat emoji"}]]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "named.parquet")
+    return tmp_path / "named.parquet"
+
+
+class Bag(nn.Module):
+    """Words that only add up: the pooled vector is their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.embed = torch.zeros(24, 16), torch.randn(2048, 16)
+
+    def forward(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return self.embed[tokens]
+
+    def gist(self, states: torch.Tensor) -> torch.Tensor:
+        return states.mean(1)
+
+
+def test_names_and_endings_add_up(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = Tokenizer.load(resolve("house/image"))
+    adds = terms.Additive(recipe(tmp_path, f"data.train=[{{path: {named(tmp_path)}}}, {{path: scenes}}]"), words, 24)
+    assert adds.captions.shape == (3, 8, 24)
+    assert words.decode([t for t in adds.captions[1, 0].tolist() if t != words.pad_id]) == "apple, flat emoji"
+    assert adds(Bag(), 20).item() == pytest.approx(0, abs=1e-6)
+    text = wild(replace(TINY, vocab_size=2048, text_length=24)).text
+    before = adds(text, 100).item()
+    optimizer = torch.optim.Adam(text.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        adds(text, 20).backward()
+        optimizer.step()
+    assert adds(text, 100).item() < before / 4
+
+
+@pytest.mark.parametrize("task", ["flow", "sketch"])
+def test_adding_up_is_part_of_the_loss(tmp_path: Path, task: str) -> None:
+    words, file = Tokenizer.load(resolve("house/image")), named(tmp_path)
+    network = wild(replace(TINY, vocab_size=2048, sketch=8))
+    batch = {"images": torch.zeros(4, 3, 64, 64), "captions": torch.zeros(4, 12, dtype=torch.int64)}
+    options = "model={options: {hidden_size: 64, patch_size: 16, text_length: 12, sketch: 8}}"
+    losses = []
+    for weight in (0.0, 0.5):
+        of = load_recipe(
+            f"recipes/image/{'tiny' if task == 'flow' else task}.yaml", [options, f"data.train=[{{path: {file}}}]", f"additive={weight}"]
+        )
+        objective = {"flow": flow.flow_loss, "sketch": sketch.sketching}[task](of, words)
+        network.beside = nn.ModuleDict({"before": sketch.Before(network)})
+        torch.manual_seed(1)
+        losses.append(objective.loss(network, batch).item())
+    assert losses[1] > losses[0] * (1 + 1e-4)
+
+
+def test_nothing_to_add_up_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DaedalError, match="additive needs captions of names with endings"):
+        flow.run(recipe(tmp_path, "additive=0.3"))
 
 
 def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(tmp_path: Path) -> None:

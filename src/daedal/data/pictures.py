@@ -139,7 +139,8 @@ def fitted(file: Path, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """All rows, with all columns or those of `only` that there are."""
     import pyarrow.parquet as parquet
 
     if not path.is_file():
@@ -147,7 +148,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     columns = parquet.read_schema(path).names
     if missing := {"image", "caption"} - set(columns):
         raise DaedalError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {', '.join(columns)}.")
-    return parquet.read_table(path).to_pylist()
+    return parquet.read_table(path, columns=[c for c in columns if c in only] if only else None).to_pylist()
 
 
 def matches(row: dict[str, Any], where: dict[str, str | list[str]]) -> bool:

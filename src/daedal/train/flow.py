@@ -56,9 +56,11 @@ def sketch_error(network: MediaTransformer, pooled: Tensor, images: Tensor) -> T
     return (told - F.interpolate(images, size=told.shape[2:], mode="area")).square().mean((1, 2, 3)).sum() * images[0].numel()
 
 
-def flow_loss(recipe: FlowRecipe) -> Objective:
+def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     """Sum over token values of the squared error of the velocity (noise minus clean), whatever the network predicts; given tokens are
     clean and cost nothing (Lipman et al. 2022, eq. 14; x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
+
+    adds = terms.Additive(recipe, tokenizer, shape_of(recipe).text_length) if recipe.additive else None
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, images = network.config, clean(part["images"])
@@ -86,6 +88,8 @@ def flow_loss(recipe: FlowRecipe) -> Objective:
             total = total + recipe.align * (away * free).sum() * c.token_size
         if c.sketch:
             total = total + SKETCH * sketch_error(network, text.pooled, images)
+        if adds:
+            total = total + recipe.additive * adds(network.text, len(images) // 2) * images.numel()
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel(), terms.follow if recipe.align_to == "self" and recipe.align else None)
@@ -160,7 +164,7 @@ def run(
     c, network.beside = network.config, beside(recipe, network)
     batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
     fit(
-        recipe, start, network, c.hidden_size, batches, objective(recipe, tokenizer) if objective else flow_loss(recipe),
+        recipe, start, network, c.hidden_size, batches, (objective or flow_loss)(recipe, tokenizer),
         flops(network) if flops else network.flops((side // network.token_side) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
     del network.beside

@@ -22,6 +22,7 @@ from daedal.networks.media import MediaTransformer, TextEncoder
 from daedal.train import flow
 from daedal.train.pictures import clean, planned
 from daedal.train.recipe.flow import FlowRecipe, SketchRecipe
+from daedal.train.terms import Additive
 from daedal.train.trainer import Batch, Objective
 
 SCENES = 6000  # captions of scenes that are drawn from
@@ -44,12 +45,15 @@ def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     """The squared error of the small picture, and what keeps the states of scenes; the blocks are not run."""
     r, rng = cast(SketchRecipe, recipe), random.Random(recipe.seed)
     said = [scenes.scene(rng, kind=rng.choice(["", "several"])).caption for _ in range(SCENES)] if r.keep else []
+    adds = Additive(recipe, tokenizer, flow.shape_of(recipe).text_length) if r.additive else None
     others = encode_captions(tokenizer, said, flow.shape_of(recipe).text_length)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         images = clean(part["images"])
         states = network.text(part["captions"], network.compute_dtype or torch.float32)
         total = flow.sketch_error(network, network.text.gist(states), images)
+        if adds:
+            total = total + r.additive * adds(network.text, len(images) // 2) * images.numel()
         if r.keep:
             some = others[torch.randint(len(others), (-(-len(images) // 4),))].to(images.device)
             total = total + r.keep * network.beside["before"].away(network.text, some) * images.numel()  # type: ignore[operator,index]

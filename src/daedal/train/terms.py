@@ -6,6 +6,8 @@ Legend: B batch, T tokens, C values of a token, D width.
 """
 
 import math
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,11 @@ from torch.func import functional_call
 
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component
+from daedal.data.pictures import encode_captions, matches, read_rows
+from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPModel
-from daedal.networks.media import MediaTransformer, Text
+from daedal.networks.media import MediaTransformer, Text, TextEncoder
 from daedal.nn.conv import init_
 from daedal.nn.linear import Linear
 from daedal.processes.noise import Level, noised
@@ -125,6 +129,37 @@ class TowerAlignment(Alignment):
         patches = tower.vision_model(resized).last[:, 1:].mT.unflatten(2, grid)  # (B, D, h, w), without the class token
         side = [size // network.token_side for size in images.shape[2:]]
         return F.interpolate(patches, size=side, mode="bilinear").flatten(2).mT
+
+
+# ---- captions ----------------------------------------------------------------------------------------------------------------------------
+
+
+class Additive:
+    """Names and endings of captions ("red apple" and ", noto emoji") that are to add up: what another ending does to a caption's pooled vector is
+    the same whatever the name, so that what is learnt of names under one ending holds under the others, also where no picture showed them together.
+    From captions of parquet sets that start with their row's `name`, and endings that a hundredth of them have."""
+
+    def __init__(self, recipe: FlowRecipe, tokenizer: Tokenizer, length: int) -> None:
+        files = [s for s in recipe.data.train if s.path.endswith(".parquet")]
+        rows = [row for s in files for row in read_rows(Path(s.path), ("name", "caption", *s.where)) if matches(row, s.where)]
+        named = [
+            (row["name"], row["caption"].removeprefix(row["name"])) for row in rows if row.get("name") and row["caption"].startswith(row["name"])
+        ]
+        endings = [ending for ending, count in Counter(ending for _, ending in named).items() if 100 * count >= len(named)]
+        if len(endings) < 2:
+            raise DaedalError(
+                "additive needs captions of names with endings, as a parquet set's `name` and `caption`; give additive=0 for this data."
+            )
+        names = sorted({name for name, _ in named})
+        self.captions = torch.stack([encode_captions(tokenizer, [name + ending for name in names], length) for ending in endings])  # (E, N, L)
+
+    def __call__(self, text: TextEncoder, count: int) -> Tensor:
+        """The variance among `count` names of what the change from one ending to another does, as a share of that of the vectors."""
+        endings, names = torch.randperm(len(self.captions))[:2], torch.randint(self.captions.shape[1], (count,))
+        some = self.captions[endings][:, names].flatten(0, 1).to(text.position.device)  # (2 * count, L)
+        gist = text.gist(text(some, torch.float32))
+        one, other = gist.chunk(2)
+        return (one - other).var(0, correction=0).mean() / gist.detach().var(0, correction=0).mean()
 
 
 # ---- beside the network ------------------------------------------------------------------------------------------------------------------

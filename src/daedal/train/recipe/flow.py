@@ -48,6 +48,7 @@ class FlowRecipe(PictureRun):
     align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
     align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
     align_decay: float = 0.999  # of that average
+    additive: float = 0.0  # weight of names and endings of captions adding up, so that each is known with the others; sketch and flow
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
@@ -57,6 +58,8 @@ class FlowRecipe(PictureRun):
     def has_these_terms(self) -> Self:
         if self.task != "flow" and (self.min_snr or self.uncertainty or self.offset_noise or self.align):
             raise ValueError(f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own")
+        if self.task not in ("flow", "sketch") and self.additive:
+            raise ValueError(f"additive is a term of task: flow and task: sketch; task: {self.task} has a loss of its own")
         return self
 
 
