@@ -55,6 +55,7 @@ def test_json_and_schema(tiny_folder, tmp_path):
         (["train", "nothing.yaml"], 1, "nothing.yaml"),
         (["again", "12345"], 1, "history"),
         (["eval", "house/text"], 1, "--data"),
+        (["eval", "house/image-fast", "--each", "3"], 1, "--each 3"),
         (["quantize", "house/text", "/tmp/never", "--bits", "3"], 1, "--bits 3"),
     ],
 )

@@ -107,11 +107,14 @@ def print_pictures(
     pipeline, n: int, each: int, scales: list[float | None], sheet: Path | None, plot: Path | None, as_json: bool, features: str | None,
     data: str | None, split: str | None,
 ) -> None:  # fmt: skip
+    from daedal.errors import DaedalError
     from daedal.evals import plots
     from daedal.evals.pictures import real_pictures, report
     from daedal.media import images
     from daedal.processes.sight import Sight
 
+    if each > 1 and not data:
+        raise DaedalError(f"--each {each} paints captions of --data several times; give --data FILE, or leave --each out.")
     sight = Sight.load(features) if features else None
     real = real_pictures(data, pipeline.job("a picture", {})[1].width, split, sight) if data else None
     settings = {scale: {} if scale is None else {"guidance_scale": scale} for scale in scales}
