@@ -68,11 +68,32 @@ def test_folders_merge(family: list[Path], method: str, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
+def test_networks_of_pictures_merge_and_paint(tmp_path: Path) -> None:
+    from daedal.checkpoints.components import load_component, save_component
+    from daedal.checkpoints.merge import merge
+    from daedal.pipelines.image import load
+
+    house = checkpoints.resolve("house/image")
+    network = load_component(house, dtype=torch.float32)
+    other = {name: value + 0.01 * torch.randn(value.shape) for name, value in network.state_dict().items()}
+    middle = {name: (value + other[name]) / 2 for name, value in network.state_dict().items()}
+    network.load_state_dict(other)
+    save_component(network, tmp_path / "other", max_shard_bytes=4_000_000)
+    merge([tmp_path / "other", house], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.index.json"))
+    merged = load_component(tmp_path / "out").state_dict()
+    assert all(torch.allclose(merged[name], value, atol=1e-5) for name, value in middle.items())
+    merge([house, tmp_path / "other"], tmp_path / "painter")
+    assert load(tmp_path / "painter")("a red circle", steps=1).pixels.shape == (64, 64, 3)
+
+
 def test_what_cannot_be_merged_gets_a_sentence(family: list[Path], tmp_path: Path) -> None:
     from daedal.checkpoints.merge import merge
 
     with pytest.raises(DaedalError, match=r"'slurp' is not a way to merge.*slerp"):
         merge(family, tmp_path, "slurp")  # type: ignore[arg-type]
+    with pytest.raises(DaedalError, match="another family"):
+        merge([family[0], checkpoints.resolve("house/image")], tmp_path)
     with pytest.raises(DaedalError, match="3 models were given; slerp merges two"):
         merge(family, tmp_path, "slerp")
     with pytest.raises(DaedalError, match="give it as base"):

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from daedal.checkpoints.components import component_class, stem_of
 from daedal.checkpoints.folder import publish, read_config, tensors
 from daedal.checkpoints.quantize import copy_companions
 from daedal.errors import DaedalError, nearest
@@ -75,7 +76,9 @@ def merge(
     check(models, method, weights, base, density)
     shares = torch.tensor(list(weights) if weights else [1.0 if method == "ties" else 1 / len(models)] * len(models))
     folders, draw = [*models, *([base] if base else [])], torch.Generator().manual_seed(seed)
-    streams = [dict(tensors(folder)) for folder in folders]  # mapped from the files, read when they are needed
+    config = read_config(models[0])
+    stem = stem_of(component_class(config["_class_name"])) if "_class_name" in config else "model"
+    streams = [dict(tensors(folder, stem=stem)) for folder in folders]  # mapped from the files, read when they are needed
     for name, first in streams[0].items():
         for folder, stream in zip(folders, streams, strict=True):
             if name not in stream or stream[name].shape != first.shape:
@@ -92,7 +95,7 @@ def merge(
             made = start + (ties(shares, own - start, density) if method == "ties" else dare(shares, own - start, density, draw))
         return made.to(streams[0][name].dtype)
 
-    publish(((name, merged(name)) for name in streams[0]), read_config(models[0]), out, shard_bytes)
+    publish(((name, merged(name)) for name in streams[0]), config, out, shard_bytes, stem)
     copy_companions(models[0], out)
     return out
 
@@ -111,5 +114,8 @@ def check(models: Sequence[Path], method: str, weights: Sequence[float] | None, 
     for folder in (*models, *([base] if base else [])):
         if "quantization_config" in read_config(folder):
             raise DaedalError(f"{folder} is packed; write it plain first: daedal convert {folder} OUT.")
-        if any(json.dumps(read_config(folder).get(key)) != json.dumps(read_config(models[0]).get(key)) for key in ("model_type", "vocab_size")):
+        if any(
+            json.dumps(read_config(folder).get(key)) != json.dumps(read_config(models[0]).get(key))
+            for key in ("_class_name", "model_type", "vocab_size")
+        ):
             raise DaedalError(f"{folder} is of another family or vocabulary than {models[0]}; merge models that come from one.")

@@ -66,5 +66,5 @@ def copy_companions(folder: Path, out: Path) -> None:
     """The small files beside the weights that a model needs or that describe it."""
     for pattern in COMPANIONS:
         for file in folder.glob(pattern):
-            if file.name not in ("config.json", "model.safetensors.index.json"):
+            if file.name != "config.json" and not file.name.endswith(".safetensors.index.json"):
                 shutil.copyfile(file, out / file.name)
