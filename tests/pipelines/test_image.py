@@ -160,6 +160,8 @@ def test_the_command_line_paints_logs_and_paints_again(folder: Path, tmp_path: P
     assert run.exit_code == 0, run.output
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out-2.png").read_bytes()
     assert "a red circle" in CliRunner().invoke(app, ["history"]).stdout
+    run = CliRunner().invoke(app, ["image", "красный круг", "--model", str(folder), "-o", "out.png"])
+    assert run.exit_code == 0 and run.stdout.split() == ["out.png"] and "'красный' is in signs" in run.stderr
 
 
 def test_a_language_model_fills_the_prompt_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

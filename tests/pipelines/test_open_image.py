@@ -80,6 +80,11 @@ def test_long_prompts_are_read_to_their_end(zoo: Any, both: tuple[Any, ImagePipe
     assert not np.array_equal(zoo.ours(pipeline, long + "dog", seed=1), zoo.ours(pipeline, long + "cat", seed=1))
 
 
+def test_other_scripts_get_a_remark(both: tuple[Any, ImagePipeline]) -> None:
+    painter = both[1].painter
+    assert painter.remark("a cat " * 60) == "" and "'красный' is in signs" in painter.remark("a красный cat")
+
+
 def test_weights_matter_and_brackets_can_be_escaped(zoo: Any, both: tuple[Any, ImagePipeline]) -> None:
     _, pipeline = both
     plain, heavy, one = (zoo.ours(pipeline, prompt, seed=1) for prompt in ("a red cat", "a (red:1.6) cat", "a (red:1.0) cat"))

@@ -1,10 +1,11 @@
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daedal.data.tokenizer import Tokenizer
-from daedal.processes.prompts import apply_weights, chunked, literal, weighted
+from daedal.processes.prompts import apply_weights, chunked, literal, remark, weighted
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,18 @@ def test_weighted_states_keep_their_mean() -> None:
 @given(st.text(alphabet="ab ()[]:\\.1", max_size=30))
 def test_a_caption_is_read_as_it_is_written(caption: str) -> None:
     assert weighted(literal(caption)) == ([(caption, 1.0)] if caption else [])
+
+
+def test_signs_that_no_text_had_and_words_that_are_cut_get_a_sentence() -> None:
+    english = Tokenizer.train(["a red circle in the café"] * 5, 300)
+    russian = Tokenizer.train(["красный круг"] * 5, 300)
+    assert remark("A red circle (in the café:1.2), 60 °", [english]) == ""
+    assert remark("a красный круг", [english]).startswith("'красный' is in signs that this model never learnt")
+    assert remark("a \U0001f355", [english]).startswith("'\U0001f355' is in signs")
+    assert remark("a красный круг", [english, russian]) == "" == remark("красный", [])
+    assert remark("a red circle", [english], most=2) == "the prompt has 3 tokens and this model reads 2; it does not see 'circle'."
+    assert remark("a red circle", [english], most=3) == ""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "красный": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    known = Tokenizer(words, roles={"unk_token": "[UNK]"})
+    assert remark("красный", [known]) == "" and remark("круг", [known]).startswith("'круг' is in signs")

@@ -52,9 +52,9 @@ def image(
     pipeline = load(model, device=device)
     if size:
         settings["width"], settings["height"], remark = images.parse_size(size, pipeline.painter.multiple)
-        if remark:
-            print(f"daedal: {remark}", file=sys.stderr)
+        say(remark)
     painted = longer(prompt, expand, device) if expand else prompt
+    say(pipeline.painter.remark(painted))
     with Bar() as bar:
         pictures = pipeline.results(painted, on_progress=bar.update, **{key: value for key, value in settings.items() if value not in (None, [])})
     for i, picture in enumerate(pictures):
@@ -79,8 +79,13 @@ def longer(prompt: str, model: str, device: str) -> str:
         return str(writer(asked, max_tokens=80, temperature=0))
 
     full = expanded(prompt, write)
-    print(f"daedal: painting {full!r}", file=sys.stderr)
+    say(f"painting {full!r}")
     return full
+
+
+def say(remark: str) -> None:
+    if remark:
+        print(f"daedal: {remark}", file=sys.stderr)
 
 
 class Bar:

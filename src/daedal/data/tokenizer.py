@@ -257,6 +257,11 @@ class Tokenizer:
         return self.eos_ids[0] if self.eos_ids else None
 
     @property
+    def unk_id(self) -> int | None:
+        """The id of what has none, in vocabularies without bytes."""
+        return self._id("unk_token")
+
+    @property
     def pad_id(self) -> int:
         """The padding id; masked everywhere, so without one any id serves: eos, else 0."""
         pad = self._id("pad_token")

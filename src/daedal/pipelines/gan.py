@@ -65,3 +65,6 @@ class GanPainter:
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         return pixels(x0)
+
+    def remark(self, prompt: str) -> str:
+        return ""  # a class is known, or `label` says which are

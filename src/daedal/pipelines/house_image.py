@@ -16,6 +16,7 @@ from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import edges, from_pixels, pixels
 from daedal.processes.media import flow_levels, paint
+from daedal.processes.prompts import remark
 from daedal.processes.samplers import OnStep, sampler_named
 
 
@@ -72,3 +73,6 @@ class HousePainter:
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         return pixels(self.network.picture(x0, job.height, job.width))
+
+    def remark(self, prompt: str) -> str:
+        return remark(prompt, [self.tokenizer], self.network.config.text_length)

@@ -68,6 +68,10 @@ class Painter(Protocol):
         """The estimate x0 within a step as small pictures (B, h, w, 3) uint8."""
         ...
 
+    def remark(self, prompt: str) -> str:
+        """What the model does not read of a prompt, as a sentence; empty where it reads all."""
+        ...
+
 
 @dataclass(frozen=True)
 class Picture:

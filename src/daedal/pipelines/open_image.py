@@ -29,6 +29,7 @@ from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
 from daedal.processes.imaging import from_pixels, generate, pixels, seeded_noise
 from daedal.processes.noise import Level, Levels
+from daedal.processes.prompts import remark
 from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, sampler_named
 
 WHOLE = 128 * 128  # latent cells that are decoded in one piece; more are decoded in tiles, for memory
@@ -194,6 +195,11 @@ class OpenPainter:
         flat = x0[:, :3].float()
         low, high = flat.amin((1, 2, 3), keepdim=True), flat.amax((1, 2, 3), keepdim=True)
         return pixels((flat - low) / (high - low).clamp(min=1e-6) * 2 - 1)
+
+    def remark(self, prompt: str) -> str:
+        f = self.family
+        readers = [*getattr(f, "towers", []), getattr(f, "clip", None), getattr(f, "t5", None)]
+        return remark(prompt, [reader.tokenizer for reader in readers if reader])
 
 
 def begun(draw: Noise) -> Noise:

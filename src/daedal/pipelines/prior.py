@@ -18,6 +18,7 @@ from daedal.networks.vq import VQModel
 from daedal.pipelines.image import Job
 from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
+from daedal.processes.prompts import remark
 from daedal.processes.samplers import OnStep
 from daedal.processes.sampling import SamplingParams
 
@@ -56,3 +57,6 @@ class PriorPainter:
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         return pixels(x0)
+
+    def remark(self, prompt: str) -> str:
+        return remark(prompt, [self.tokenizer], self.settings["text_length"])

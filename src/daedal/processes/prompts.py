@@ -5,6 +5,7 @@ tokens, whose states stand one after another. Weighted states are scaled back to
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from daedal.data.tokenizer import Tokenizer
 
 PIECES = re.compile(r"\\[\\()\[\]]|\(|\[|:\s*[+-]?\d*\.?\d+\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 ROUND, SQUARE = 1.1, 1 / 1.1
+WORD = re.compile(r"[^\W\d_]+|[^\w\s\u0000-\u2190]+")  # letters, or signs behind the typographic ones, as emoji
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
@@ -86,3 +88,20 @@ def apply_weights(states: Tensor, weights: Tensor) -> Tensor:
     scaled = states * weights[..., None].to(states)
     after = scaled.float().mean((1, 2), keepdim=True)
     return scaled * torch.where(after.abs() > 1e-8, mean / after, 1.0).to(states.dtype)
+
+
+def remark(prompt: str, tokenizers: Sequence[Tokenizer], most: int | None = None) -> str:
+    """What a model with these tokenizers does not read of a prompt, as a sentence; empty where it reads all. `most`: the tokens after which
+    the prompt is cut."""
+
+    def strange(word: str, tokenizer: Tokenizer) -> bool:
+        """More tokens than letters are the bytes of letters that no training text had."""
+        ids = tokenizer.encode(word, add_bos=False)
+        return len(ids) > len(word) or tokenizer.unk_id in ids
+
+    for word in WORD.findall(prompt.lower()):
+        if not word.isascii() and tokenizers and all(strange(word, tokenizer) for tokenizer in tokenizers):
+            return f"{word!r} is in signs that this model never learnt to read; write the prompt in English words."
+    if most and len(ids := tokenizers[0].encode(prompt.lower().strip(), add_bos=False)) > most:
+        return f"the prompt has {len(ids)} tokens and this model reads {most}; it does not see {tokenizers[0].decode(ids[most:]).strip()!r}."
+    return ""
