@@ -5,12 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component
 from daedal.checkpoints.hub import HOUSE
 from daedal.data.worlds import scenes
 from daedal.networks.autoencoder import AutoencoderKL
+from daedal.processes.imaging import colour_map
 from daedal.processes.measures import psnr
 from daedal.train.pictures import clean
 
@@ -56,3 +58,10 @@ def test_latents_are_scaled(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
 def test_other_sizes(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
     wide = torch.cat([drawn[:1], drawn[1:2]], 3)
     assert psnr(codec.decode(codec.encode(wide)).clamp(-1, 1), wide).mean() > 24
+
+
+@torch.no_grad()
+def test_a_linear_map_shows_latents_in_their_colours(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
+    latents = codec.encode(drawn)
+    seen = torch.einsum("bchw,cd->bdhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), colour_map(codec.encode, 4))
+    assert float(psnr(seen.clamp(-1, 1), F.interpolate(drawn, size=seen.shape[2:], mode="area")).mean()) > 15

@@ -80,6 +80,13 @@ def test_long_prompts_are_read_to_their_end(zoo: Any, both: tuple[Any, ImagePipe
     assert not np.array_equal(zoo.ours(pipeline, long + "dog", seed=1), zoo.ours(pipeline, long + "cat", seed=1))
 
 
+def test_previews_are_as_large_as_the_latents(both: tuple[Any, ImagePipeline]) -> None:
+    shown: list[np.ndarray] = []
+    both[1].results("a cat", seed=0, n=2, steps=2, on_preview=shown.append)
+    side = both[1].painter.defaults["height"] // both[1].painter.vae.factor  # type: ignore[attr-defined]
+    assert [each.shape for each in shown] == [(2, side, side, 3)] * 2 and shown[0].std() > 0
+
+
 def test_other_scripts_get_a_remark(both: tuple[Any, ImagePipeline]) -> None:
     painter = both[1].painter
     assert painter.remark("a cat " * 60) == "" and "'красный' is in signs" in painter.remark("a красный cat")

@@ -5,12 +5,13 @@ follows one model after another are the same for all (daedal.processes.imaging).
 """
 
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
@@ -27,7 +28,7 @@ from daedal.pipelines.open_unet import StableDiffusion
 from daedal.pipelines.open_upscaler import Upscaler
 from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
-from daedal.processes.imaging import from_pixels, generate, pixels, seeded_noise
+from daedal.processes.imaging import colour_map, from_pixels, generate, pixels, seeded_noise
 from daedal.processes.noise import Level, Levels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, sampler_named
@@ -189,12 +190,14 @@ class OpenPainter:
         )  # fmt: skip
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
-        """The estimate at an eighth of the size: its first three channels stretched to colours (no decoder runs)."""
+        """The estimate at the size of the latents, in the colours of a linear map (no decoder runs)."""
         if self.vae.factor == 1:
             return pixels(x0)
-        flat = x0[:, :3].float()
-        low, high = flat.amin((1, 2, 3), keepdim=True), flat.amax((1, 2, 3), keepdim=True)
-        return pixels((flat - low) / (high - low).clamp(min=1e-6) * 2 - 1)
+        return pixels(torch.einsum("bchw,cd->bdhw", F.pad(x0.float().cpu(), (0, 0, 0, 0, 0, 1), value=1.0), self.colours))
+
+    @cached_property
+    def colours(self) -> Tensor:
+        return colour_map(lambda picture: self.vae.encode(picture.to(self.family.device, self.dtype)), self.vae.factor)
 
     def remark(self, prompt: str) -> str:
         f = self.family

@@ -66,6 +66,16 @@ def edges(images: Tensor, threshold: float = 0.1) -> Tensor:
 
 
 @torch.no_grad()
+def colour_map(encode: Callable[[Tensor], Tensor], factor: int) -> Tensor:
+    """What a codec's latents look like without its decoder: the map from C channels and a one to RGB (C + 1, 3) that fits latents of one picture
+    of eight fields, the corners of the colour cube, by least squares. `factor`: pixels a side of a latent cell."""
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3).T.reshape(1, 3, 2, 4)
+    latents = encode(F.interpolate(corners, scale_factor=8 * factor))  # (1, C, 8 * 2, 8 * 4)
+    seen = F.pad(latents[0].float().cpu().flatten(1).T, (0, 1), value=1.0)
+    return torch.linalg.lstsq(seen, F.interpolate(corners, size=latents.shape[2:])[0].flatten(1).T, driver="gelsd").solution
+
+
+@torch.no_grad()
 def generate(
     predict: Denoise,
     noise: Noise,
