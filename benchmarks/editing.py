@@ -33,6 +33,7 @@ SHOWN = [  # the first twelve emoji held out of recipes/image/scenes.yaml
     "radio button, firefox emoji", "coral, fluent 3d emoji", "incoming envelope, firefox emoji", "pot of food, fluent 3d emoji",
     "optical disk, firefox emoji", "boar, twemoji flat emoji", "skull and crossbones, fluent 3d emoji",
 ]  # fmt: skip
+RIGHT = np.tile(np.arange(64) >= 32, (64, 1))  # the mask of what is painted anew
 
 
 def right(wanted: list[scenes.Scene], pictures: list[np.ndarray]) -> float:
@@ -82,11 +83,10 @@ def control(painter: ImagePipeline, folder: Path | None) -> dict[str, float]:
 
 def inpainting(painter: ImagePipeline) -> dict[str, float]:
     """The right half of 40 scenes painted anew: all right, and the share of pictures whose left half is the same to the bit."""
-    wanted, mask = some("inpainting", 40, False), np.zeros((64, 64), bool)
-    mask[:, 32:] = True
+    wanted = some("inpainting", 40, False)
     true = [scenes.draw(scene) for scene in wanted]
-    made = [painter(s.caption, init=picture, mask=mask, strength=1.0, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))]
-    kept = sum(np.array_equal(a[~mask], b[~mask]) for a, b in zip(made, true, strict=True)) / len(wanted)
+    made = [painter(s.caption, init=picture, mask=RIGHT, strength=1.0, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))]
+    kept = sum(np.array_equal(a[~RIGHT], b[~RIGHT]) for a, b in zip(made, true, strict=True)) / len(wanted)
     return {"inpainted_right": right(wanted, made), "inpainted_kept": kept}
 
 
@@ -105,10 +105,9 @@ def image_to_image(painter: ImagePipeline) -> dict[str, float]:
 def pictures(painter: ImagePipeline, folder: Path) -> None:
     """What the README shows; a start edited, and guidance; what the words of a dozen captions tell, and below it what is painted."""
     sheet([painter(prompt, seed=1).pixels for prompt in README], 6, folder / "readme.png")
-    start, mask = painter("a red circle left of a blue square", seed=1).pixels, np.zeros((64, 64), bool)
-    mask[:, 32:] = True
-    edited = [start, np.where(mask[..., None], 128, start).astype(np.uint8)]
-    edited += [painter("a red circle left of a green star", init=start, mask=mask, strength=1.0, seed=1).pixels]
+    start = painter("a red circle left of a blue square", seed=1).pixels
+    edited = [start, np.where(RIGHT[..., None], 128, start).astype(np.uint8)]
+    edited += [painter("a red circle left of a green star", init=start, mask=RIGHT, strength=1.0, seed=1).pixels]
     edited += [painter("a purple heart", init=start, strength=strength, seed=1).pixels for strength in (0.5, 0.75, 0.95)]
     edited += [painter("a yellow star on a black background", guidance_scale=scale, seed=1).pixels for scale in (1.0, 2.0, 3.0, 6.0)]
     sheet(edited, 10, folder / "editing.png")
