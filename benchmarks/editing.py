@@ -85,7 +85,9 @@ def inpainting(painter: ImagePipeline) -> dict[str, float]:
     """The right half of 40 scenes painted anew: all right, and the share of pictures whose left half is the same to the bit."""
     wanted = some("inpainting", 40, False)
     true = [scenes.draw(scene) for scene in wanted]
-    made = [painter(s.caption, init=picture, mask=RIGHT, strength=1.0, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))]
+    made = [
+        painter(s.caption, init=picture, mask=RIGHT, strength=1.0, seed=i).pixels for i, (s, picture) in enumerate(zip(wanted, true, strict=True))
+    ]
     kept = sum(np.array_equal(a[~RIGHT], b[~RIGHT]) for a, b in zip(made, true, strict=True)) / len(wanted)
     return {"inpainted_right": right(wanted, made), "inpainted_kept": kept}
 
