@@ -10,11 +10,7 @@ from pathlib import Path
 import torch
 
 from daedal.errors import DaedalError
-
-
-def cache_folder() -> Path:
-    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE` moves it."""
-    return Path(os.environ.get("DAEDAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal")
+from daedal.files import cache_folder
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -9,7 +9,7 @@ import torch
 
 from daedal.errors import DaedalError
 from daedal.pipelines import image
-from daedal.pipelines.image import ImagePipeline, reproduce
+from daedal.pipelines.image import ImagePipeline
 
 
 def unet(zoo: Any, side: int, channels: int, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def test_stages_follow_one_another(zoo: Any, stages: tuple[Any, Any, Path]) -> N
     made = whole.results("a cat", seed=2, n=2, steps=4)
     assert large.shape == (32, 32, 3) and np.abs(made[1].pixels.astype(int) - large).max() <= 1
     named = first("a cat", seed=3, steps=4, then=str(folder / "IF-II"))
-    assert np.array_equal(named.pixels, large) and np.array_equal(reproduce(first, named.recipe).pixels, large)
+    assert np.array_equal(named.pixels, large) and np.array_equal(first.reproduce(named.recipe).pixels, large)
     stage = first.painter.later[str(folder / "IF-II")]
     assert stage.family.t5.encoder is first.painter.family.t5.encoder, "T5 is read once"
     assert first("a cat", seed=3, steps=4).pixels.shape == (16, 16, 3)

@@ -14,7 +14,7 @@ from daedal.cli import app
 from daedal.errors import DaedalError
 from daedal.media.images import open_image
 from daedal.pipelines import image
-from daedal.pipelines.image import ImagePipeline, reproduce
+from daedal.pipelines.image import ImagePipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -52,7 +52,7 @@ def test_two_controlnets_by_kind_are_theirs(zoo: Any, model: Any, tmp_path: Path
     ours = np.stack([picture.pixels for picture in made]) / 255
     zoo.same(ours, theirs)
     assert np.abs(ours - zoo.ours(pipeline, "a cat", seed=5, n=2, guidance_scale=4.0, negative="dog")).max() > 0.02
-    assert np.array_equal(reproduce(pipeline, made[1].recipe).pixels, made[1].pixels)
+    assert np.array_equal(pipeline.reproduce(made[1].recipe).pixels, made[1].pixels)
     with pytest.raises(DaedalError, match=r"'deph' is not a kind this model knows.*did you mean 'depth'"):
         pipeline("a cat", control=f"deph:{files[1]}", control_model=str(tmp_path))
 

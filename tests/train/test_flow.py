@@ -11,7 +11,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, unpatchify
-from daedal.pipelines import load
+from daedal.pipelines.registry import load
 from daedal.train import flow, terms
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe

@@ -35,10 +35,10 @@ def show(name: str) -> None:
     from daedal import checkpoints
     from daedal.checkpoints.folder import empty_network
     from daedal.evals.parts import part_of
-    from daedal.pipelines.image import paints
+    from daedal.pipelines.image import holds
 
     folder = checkpoints.resolve(name)
-    if paints(folder) or part_of(name):
+    if holds(folder) or part_of(name):
         files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
         config = json.loads((folder / ("model_index.json" if (folder / "model_index.json").exists() else "config.json")).read_text())
         print(json.dumps({"folder": str(folder), "config": config, "weight_bytes": sum(f.stat().st_size for f in files)}, indent=2))

@@ -18,7 +18,7 @@ from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
-from daedal.pipelines.image import CHOICES, Job, enlarged, located, snapped
+from daedal.pipelines.image import CHOICES, Job, enlarged, snapped
 from daedal.pipelines.open_adapters import Wardrobe
 from daedal.pipelines.open_control import Conditioners, Control
 from daedal.pipelines.open_dit import ClassConditional, Flux, PixArt, StableDiffusion3
@@ -26,6 +26,7 @@ from daedal.pipelines.open_parts import read_parts, stages_of
 from daedal.pipelines.open_pixels import DeepFloyd, Pixels
 from daedal.pipelines.open_unet import StableDiffusion
 from daedal.pipelines.open_upscaler import Upscaler
+from daedal.pipelines.place import located
 from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
