@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from daedal.engine.store import STORE
 from daedal.errors import DaedalError
 from daedal.pipelines import image
 from daedal.pipelines.image import ImagePipeline
@@ -86,8 +87,9 @@ def test_stages_follow_one_another(zoo: Any, stages: tuple[Any, Any, Path]) -> N
     assert large.shape == (32, 32, 3) and np.abs(made[1].pixels.astype(int) - large).max() <= 1
     named = first("a cat", seed=3, steps=4, then=str(folder / "IF-II"))
     assert np.array_equal(named.pixels, large) and np.array_equal(first.reproduce(named.recipe).pixels, large)
-    stage = first.painter.later[str(folder / "IF-II")]
-    assert stage.family.t5.encoder is first.painter.family.t5.encoder, "T5 is read once"
+    [key] = [key for key, _, leases in STORE.models() if key[:2] == ("painter", str(folder / "IF-II")) and not leases]
+    with STORE.lease(key, pytest.fail) as stage:
+        assert stage.family.t5.encoder is first.painter.family.t5.encoder, "T5 is read once"
     assert first("a cat", seed=3, steps=4).pixels.shape == (16, 16, 3)
 
 

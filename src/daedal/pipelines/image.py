@@ -23,6 +23,7 @@ from daedal import checkpoints
 from daedal import device as machine
 from daedal.data.recaption import expanded
 from daedal.engine.runtime import Generation, GeneratorLane
+from daedal.engine.store import STORE
 from daedal.errors import DaedalError, nearest
 from daedal.media import images, terminal
 from daedal.pipelines import given, text
@@ -236,8 +237,8 @@ class Painting(SteppedHandle):
 
 def longer(prompt: str, model: str) -> str:
     """The prompt as a language model fills it in (the idea of DALL-E 3's recaptioning)."""
-    writer = text.load(model)
-    return expanded(prompt, lambda asked: str(writer(asked, max_tokens=80, temperature=0)))
+    with STORE.lease(("writer", model), lambda: text.load(model)) as writer:
+        return expanded(prompt, lambda asked: str(writer(asked, max_tokens=80, temperature=0)))
 
 
 def is_given(value: Any) -> bool:

@@ -4,6 +4,7 @@ A family says how prompts become conditions and what the network is asked; the s
 follows one model after another are the same for all (daedal.processes.imaging).
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.engine.store import STORE, stamp
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
 from daedal.nn.quick import quicken
@@ -99,7 +101,6 @@ class OpenPainter:
         self.takes, self.upscales, self.scale = self.family.takes, self.family.upscales, self.family.scale
         self.wardrobe = Wardrobe(parts, getattr(self.family, "towers", []))
         self.conditioners = Conditioners(parts, dtype, self.family.device)
-        self.later: dict[str, OpenPainter] = {}  # models that have followed this one
 
     @classmethod
     def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
@@ -113,7 +114,11 @@ class OpenPainter:
 
     @torch.no_grad()
     def paint(self, job: Job) -> Steps:
-        """Steps to pictures (B, 3, H, W) in [-1, 1]."""
+        """Steps to pictures (B, 3, H, W) in [-1, 1]. Networks that the job asks for are leased until its end."""
+        with ExitStack() as leases:
+            return (yield from self.painting(job, leases))
+
+    def painting(self, job: Job, leases: ExitStack) -> Steps:
         self.wardrobe.wear(job.extras)
         made, device = self.family, self.family.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
@@ -124,7 +129,7 @@ class OpenPainter:
         yield None  # the picture to start from is encoded
         levels = self.levels(job, h * w)
         mask = None if job.mask is None or made.inpaints else painted_cells(job.mask, self.vae.factor).to(device)
-        predict, sampler = self.predictor(job, init, draw)
+        predict, sampler = self.predictor(job, init, draw, leases)
         yield None  # the prompts are encoded
         x = yield from generating(
             predict, noise, levels, sampler=sampler, start=None if start is None else start.expand(len(job.seeds), -1, -1, -1),
@@ -132,7 +137,7 @@ class OpenPainter:
         )  # fmt: skip
         pictures = yield from self.decode(x.to(self.dtype))
         for name in job.params.then or ():
-            pictures = yield from self.followed(name, job, pictures)
+            pictures = yield from self.followed(name, job, pictures, leases)
         return pictures
 
     def levels(self, job: Job, cells: int) -> Levels:
@@ -140,14 +145,14 @@ class OpenPainter:
         levels = self.schedule.levels(job.steps, tokens=cells // self.family.patch**2, even=self.family.even)
         return levels if job.init is None or self.upscales else levels.tail(job.strength)
 
-    def predictor(self, job: Job, init: Tensor | None, draw: Noise) -> tuple[Denoise, Sampler]:
+    def predictor(self, job: Job, init: Tensor | None, draw: Noise, leases: ExitStack) -> tuple[Denoise, Sampler]:
         """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's config asks for. The sampler is told the
         variance that the network learned, which is that of the prompt."""
         made, meaning, schedule = self.family, self.schedule.parametrisation, self.schedule
         guided = job.guidance_scale != 1 and not made.distilled
         if made.distilled and any(job.negatives):
             raise DaedalError("this model has guidance built in and reads no negative prompt; leave `negative` out.")
-        controls, reference = self.conditioners.controls(job, made.controls), self.conditioners.reference(job)
+        controls, reference = self.conditioners.controls(job, made.controls, leases), self.conditioners.reference(job, leases)
         prepared = made.prepare(job, guided, controls, reference)
         mask = None if job.mask is None or init is None else torch.from_numpy(job.mask)[None, None].to(init)
         beside = made.beside(job, init, mask, draw).to(self.dtype) if made.extra else None
@@ -175,15 +180,15 @@ class OpenPainter:
             made.append((yield from decode_tiled(self.vae.decode, one[None])))
         return torch.cat(made)
 
-    def followed(self, name: str, job: Job, pictures: Tensor) -> Steps:
+    def followed(self, name: str, job: Job, pictures: Tensor, leases: ExitStack) -> Steps:
         """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
-        if name not in self.later:
-            place = located(name)
-            alike = isinstance(self.family, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
-            shared = self.family.shared if alike else {}  # type: ignore[attr-defined]
-            self.later[name] = OpenPainter.load(place, self.family.device, self.dtype, shared)
-            yield None
-        stage, made = self.later[name], []
+        place = located(name)
+        alike = isinstance(self.family, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
+        shared = self.family.shared if alike else {}  # type: ignore[attr-defined]
+        key = ("painter", *stamp(place), self.family.device, self.dtype, id(shared.get("text_encoder")))
+        stage = leases.enter_context(STORE.lease(key, lambda: OpenPainter.load(place, self.family.device, self.dtype, shared)))
+        yield None
+        made = []
         for i, picture in enumerate(pixels(pictures)):
             made.append((yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1)))
         return torch.cat(made)

@@ -27,6 +27,7 @@ def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
     """The pipeline of a model, by what its folder or file holds: "house/text", a folder, a file of weights, a Hub name, "BASE:ADAPTER".
     `loading` are the medium's (device, dtype, of text also quantize); None is left out."""
     from daedal.checkpoints.adapter import parted
+    from daedal.engine.store import STORE
     from daedal.pipelines.place import located
 
     place = located(parted(name_or_folder)[0])
@@ -36,4 +37,4 @@ def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
     if strange := [key for key in given if key not in known]:
         key = strange[0]
         raise DaedalError(f"{key}={given[key]!r} does not apply to {name_or_folder}, a model of {medium.plural}; it takes {', '.join(known)}.")
-    return medium.code.load(name_or_folder, **given)
+    return STORE.adopt(medium.code.load(name_or_folder, **given))
