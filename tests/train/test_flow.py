@@ -74,6 +74,7 @@ def test_given_rectangles() -> None:
     assert not flow.given_tokens(50, 8, 0.0).any()
 
 
+@pytest.mark.dtype
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     flow.run(recipe(tmp_path / "whole", "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
     part = tmp_path / "part"

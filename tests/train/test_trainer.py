@@ -19,7 +19,7 @@ from daedal.train.recipe import load_recipe
 
 TINY = Path(__file__).parents[2] / "recipes/text/tiny.yaml"
 QUICK = ["steps=12", "checkpoint_every=4", "evaluate_every=100", "sample_every=100", "model.context=32", "rows=4", "micro_rows=4", "tokenizer.vocab_size=300",
-         "data.validation=[]", "tokenizer.documents=300", "optimizer.warmup=3"]  # fmt: skip
+         "data.validation=[]", "tokenizer.documents=300", "optimizer.warmup=3", "dtype=fp32"]  # fmt: skip
 
 
 def train(out, *overrides):
@@ -52,6 +52,12 @@ def test_learns_and_ends_in_a_folder(reference):
     ours = daedal.load(str(reference / "model")).network
     tokens = torch.randint(0, 300, (1, 20))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.dtype
+def test_auto_learns_as_fp32_does(reference, tmp_path):
+    train(tmp_path, "dtype=auto")
+    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=3e-2, atol=0)
 
 
 def test_sigkill_and_restart_give_the_same_losses(reference, tmp_path):

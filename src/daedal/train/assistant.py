@@ -104,8 +104,7 @@ def fit(
     sample: Callable[[Any, int], str] | None = None,
 ) -> dict[str, Tensor]:
     """Train `network` in place on batches of `tokens` tokens; its whole state, to ship."""
-    network.to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    start.prepared(network)
     trainer = Trainer(
         recipe, network, lambda: optimizers(recipe, network, start.dtype), batches, objective, unit="tokens", units_per_step=tokens,
         flops_per_step=tokens * network.flops_per_token(tokens // recipe.rows // 2, train=True), evaluate=evaluate, sample=sample,

@@ -39,6 +39,11 @@ class Start:
     world: int
     resume: dict[str, Any] | None
 
+    def prepared(self, network: Any) -> Any:
+        """The network as every pass of the run computes it: device, dtype, training mode."""
+        network.compute_dtype = None if self.dtype == torch.float32 else self.dtype
+        return network.to(self.device).train()
+
     @property
     def step(self) -> int:
         return self.resume["data"]["step"] if self.resume else 0
@@ -72,8 +77,7 @@ def fit(
 ) -> None:
     """Train `network` (with `layers` and `compute_dtype`) in place, to the weights to ship. `flops` are those of one sample's step, `width` the
     network's, from which learning rates follow."""
-    network.to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    start.prepared(network)
     trainer = Trainer(
         recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, width, start.dtype), batches, objective, unit="images",
         units_per_step=recipe.rows, flops_per_step=recipe.rows * flops, evaluate=evaluate, sample=sample, rank=start.rank, world=start.world,

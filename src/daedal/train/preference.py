@@ -70,14 +70,20 @@ class Referenced:
 
 @torch.no_grad()
 def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, batches: Comparisons) -> Tensor:
-    """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the run's folder where it made them before."""
-    file = start.out / f"reference-{assistant.mark(recipe.start, recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter')}.safetensors"
+    """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the
+    run's folder where it made them before. They are computed in the policy's dtype: in another one
+    the log ratios would not start at 0."""
+    dtype = str(start.dtype).removeprefix("torch.")
+    file = (
+        start.out
+        / f"reference-{dtype}-{assistant.mark(recipe.start, recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter')}.safetensors"
+    )
     shape = (batches.firsts[-1], max(len(c.talks) for pool in batches.pools for c in pool))
     table = load_file(file)["logprobs"] if file.exists() else torch.full(shape, float("nan"))
     fresh = Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed)
     drawn = {fresh.draw() for _ in range(recipe.rows * recipe.steps)}
     absent = sorted((i for i in drawn if table[i, 0].isnan()), key=lambda i: max(map(len, batches[i].talks)))  # more, where steps grew
-    network.to(start.device).train()  # as the loss will run it
+    start.prepared(network)
     for at in range(0, len(absent), recipe.micro_rows):
         numbers = absent[at : at + recipe.micro_rows]
         batch = {key: value.to(start.device) for key, value in batches.batch(numbers).items()}

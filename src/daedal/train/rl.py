@@ -356,8 +356,7 @@ def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
         raise DaedalError(
             f"{start.world} processes must divide rollout.questions = {recipe.rollout.questions}, and rows = {recipe.rows} into micro_rows."
         )
-    network = policy_of(recipe).to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    network = start.prepared(policy_of(recipe))
     rollouts = Rollouts(recipe, network, tokenizer, reward or reward_named(recipe), start)
     trainer = Trainer(
         recipe, network, lambda: assistant.optimizers(recipe, network, start.dtype), rollouts, objective_of(recipe, rollouts), rank=start.rank,
