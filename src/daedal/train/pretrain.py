@@ -109,7 +109,7 @@ def run(
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed + rank)
     resume = checkpoint.resume(recipe)
     if rank == 0:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")

@@ -205,7 +205,8 @@ class Trainer:
 
     def save(self, progress: Progress, last: bool) -> None:
         state = parallel.full_state(self.network, self.optimizers) | {
-            "step": self.step, "seconds": self.seconds, "data": self.batches.state(), "rng": torch.get_rng_state(),
+            "step": self.step, "seconds": self.seconds, "data": self.batches.state(),
+            "rng": parallel.random_states(self.device, self.world),
             "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "recipe": self.recipe.model_dump_json(),
         }  # fmt: skip
         if self.rank:
@@ -221,7 +222,8 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         parallel.restore(self.network, self.optimizers, state)
         self.step, self.seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["rng"])
+        seed = self.recipe.seed + self.step * 1_000_003  # not the noise of the first steps again
+        parallel.restore_random_state(state["rng"], self.device, self.rank, seed)
         if self.ema is not None:
             self.ema = [average.to(self.device) for average in state["ema"]]
         if self.averages:
