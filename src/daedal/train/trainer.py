@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from daedal import device as machine
 from daedal.errors import DaedalError
@@ -109,7 +110,8 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved) and DaedalError on a loss that is not a number.
+        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved), and DaedalError
+        on a loss or a gradient that is not finite, which changes no weights.
         Several processes end at a signal as torchrun ends them, and go on from the last checkpoint."""
         handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.world == 1 else {}
         try:
@@ -130,12 +132,8 @@ class Trainer:
                 group["lr"] = peak * factor
         loss = self.gradients(batch)
         if not math.isfinite(loss):
-            raise DaedalError(
-                f"the loss is {loss} at step {self.step + 1}; the last good checkpoint in {self.out / 'checkpoints'} is kept. "
-                "Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup."
-            )
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip or math.inf)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            raise self.diverged(f"the loss is {loss} at step {self.step + 1}")
+        norm = self.clip_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -166,6 +164,37 @@ class Trainer:
             total += loss.item()
         return parallel.total(total, self.device, self.world)
 
+    def clip_gradients(self) -> float:
+        """The norm of all gradients, which are scaled down to `optimizer.clip`. A loss may be finite
+        while its slope is not (the root of 0, say), and one such number would reach all weights."""
+        parameters = list(self.network.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not math.isfinite(value):
+            raise self.diverged(f"the gradient's norm is {value} at step {self.step + 1}{self.worst_gradient()}")
+        if self.recipe.optimizer.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.clip, norm)
+        return value
+
+    def worst_gradient(self) -> str:
+        """The first weight whose gradient is not finite, in words."""
+        named = ((name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None)
+        first = next((name for name, gradient in named if not finite([gradient])), None)
+        return f" (first in {first})" if first else ""
+
+    def diverged(self, what: str) -> DaedalError:
+        """The sentence of a run that stops before a number that is not finite is kept."""
+        kept = checkpoint.checkpoints(self.out / "checkpoints")
+        where = f"the last good checkpoint, {kept[-1]}, is kept" if kept else "no checkpoint was due before"
+        return DaedalError(f"{what}; {where}. Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup.")
+
+    def check_weights(self) -> None:
+        """Before anything is written: a finite gradient can still overflow the weights or a mean."""
+        state = [v for o in self.optimizers for kept in o.state.values() for v in kept.values() if isinstance(v, Tensor)]
+        tensors = [*self.network.parameters(), *self.network.buffers(), *state, *(self.ema or [])]
+        if parallel.total(float(not finite(tensors)), self.device, self.world):
+            raise self.diverged(f"weights or optimizer states are not finite after step {self.step}")
+
     @torch.no_grad()
     def average(self) -> None:
         if self.ema is not None:
@@ -176,13 +205,17 @@ class Trainer:
     def sometimes(self, progress: Progress) -> None:
         """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
         r, last = self.recipe, self.step == self.recipe.steps
+        saves = last or self.stop or self.step % r.checkpoint_every == 0
+        averages = self.averages if last or self.step % r.averages_every == 0 else None
+        if saves or averages:
+            self.check_weights()
         if self.evaluate and (last or self.step % r.evaluate_every == 0):
             progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
         if self.sample and (last or self.step % r.sample_every == 0):
             progress.text(self.sample(self.network, self.step))
-        if self.averages and self.rank == 0 and (last or self.step % r.averages_every == 0):
-            self.averages.write(self.network, self.out / "averages", self.step)
-        if last or self.stop or self.step % r.checkpoint_every == 0:
+        if averages and self.rank == 0:
+            averages.write(self.network, self.out / "averages", self.step)
+        if saves:
             self.save(progress, last)
         if self.stop:
             raise Interrupted(f"stopped at step {self.step}; the same command goes on from there.")
@@ -241,6 +274,12 @@ class Trainer:
             for p, average in zip(self.network.parameters(), self.ema, strict=True):
                 p.data.copy_(average)
         return parallel.whole_model(self.network)
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite; of a sharded tensor, those of this process."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in tensors)
+    return all(bool(t.isfinite().all()) for t in local if t.is_floating_point())
 
 
 def tensorboard(out: Path) -> Any:
