@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -198,9 +199,26 @@ class Trainer:
     @torch.no_grad()
     def average(self) -> None:
         if self.ema is not None:
-            torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - self.recipe.ema)
+            decay = ema_decay(self.recipe.ema or 0.0, self.step + 1)
+            torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - decay)
         if self.averages:
             self.averages.update(self.network, self.step + 1)
+
+    @contextmanager
+    def shipped(self) -> Iterator[None]:
+        """The network with the weights that `result` would ship now: those of the EMA, if there is one."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.network.parameters())
+        live = [p.data for p in parameters]
+        try:
+            for p, average in zip(parameters, self.ema, strict=True):
+                p.data = average
+            yield
+        finally:
+            for p, data in zip(parameters, live, strict=True):
+                p.data = data
 
     def sometimes(self, progress: Progress) -> None:
         """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
@@ -209,10 +227,12 @@ class Trainer:
         averages = self.averages if last or self.step % r.averages_every == 0 else None
         if saves or averages:
             self.check_weights()
-        if self.evaluate and (last or self.step % r.evaluate_every == 0):
-            progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
-        if self.sample and (last or self.step % r.sample_every == 0):
-            progress.text(self.sample(self.network, self.step))
+        with self.shipped():
+            if self.evaluate and (last or self.step % r.evaluate_every == 0):
+                found = self.evaluate(self.network)
+                progress.note(self.log({"step": self.step, **found}, "evaluations.jsonl"))
+            if self.sample and (last or self.step % r.sample_every == 0):
+                progress.text(self.sample(self.network, self.step))
         if averages and self.rank == 0:
             averages.write(self.network, self.out / "averages", self.step)
         if saves:
@@ -274,6 +294,12 @@ class Trainer:
             for p, average in zip(self.network.parameters(), self.ema, strict=True):
                 p.data.copy_(average)
         return parallel.whole_model(self.network)
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """Of step `step`, from 1: short at first, so that the random start is soon forgotten (the ramp of
+    TensorFlow's ExponentialMovingAverage). A plain 0.999 still holds 37 % of it after 1,000 steps."""
+    return min(decay, (1 + step) / (10 + step))
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:

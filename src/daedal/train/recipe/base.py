@@ -74,7 +74,7 @@ class Run(Section):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
+    ema: float | None = None  # decay of an average of the weights, evaluated and saved in their place
     averages: tuple[float, ...] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
     averages_every: int = 100  # steps between those written
     compile: bool = False

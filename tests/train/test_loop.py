@@ -1,4 +1,5 @@
-"""A number that is not finite reaches no weights, no state and no file, wherever it comes from."""
+"""The loop on three numbers: what is not finite reaches no weights, no state and no file; the average
+of the weights is the one defined, and is what is evaluated."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -84,6 +85,31 @@ def test_the_run_stops_at_the_last_good_step(loss: Callable[[Line, Batch], Tenso
     assert trainer.finite(tensors([last, *written])) and len(written) == LAST_GOOD
     if loss is not infinite_buffer:
         assert torch.equal(network.slope, last["model"]["slope"]) and torch.equal(step.ema[0], last["ema"][0])
+
+
+def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
+    """By hand from the weights after each step; they train on as if nobody had looked."""
+    network, live, seen = Line(), [torch.ones(3)], []
+    recipe = Run(out=str(tmp_path), steps=30, rows=2, ema=0.7, evaluate_every=1, sample_every=1)
+    loss = lambda network, part: (network.slope - part["x"][0]).square().sum()  # noqa: E731
+
+    def evaluate(network: Line) -> dict[str, float]:
+        seen.append(network.slope.detach().clone())
+        return {}
+
+    run = Trainer(
+        recipe, network, lambda: [torch.optim.SGD(network.parameters(), lr=0.1)], Numbers(),
+        Objective(loss, lambda batch: 2, after=lambda network: live.append(network.slope.detach().clone())),
+        unit="rows", units_per_step=2, flops_per_step=1.0, evaluate=evaluate, sample=lambda network, step: "",
+    )  # fmt: skip
+    run.run()
+    average = live[0]
+    for t, (weights, evaluated) in enumerate(zip(live[1:], seen, strict=True), 1):
+        decay = min(0.7, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * weights
+        torch.testing.assert_close(evaluated, average)
+    assert torch.equal(network.slope, live[-1]) and (1 + 30) / (10 + 30) > 0.7 > (1 + 10) / (10 + 10)
+    assert torch.equal(run.result()["slope"], seen[-1])
 
 
 def test_an_update_that_overflows_is_not_written(tmp_path: Path) -> None:
