@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, trainer
 from daedal.train.recipe.base import Run
+from daedal.train.start import begin
 from daedal.train.trainer import Batch, Objective, Trainer
 
 LAST_GOOD = 2  # the step after which something goes wrong
@@ -74,7 +75,7 @@ def test_the_run_stops_at_the_last_good_step(loss: Callable[[Line, Batch], Tenso
     network = Line()
     step = Trainer(
         recipe, network, lambda: [torch.optim.AdamW(network.parameters(), lr=0.1)], Numbers(),
-        Objective(loss, lambda batch: len(batch["x"])), unit="rows", units_per_step=2, flops_per_step=1.0,
+        Objective(loss, lambda batch: len(batch["x"])), begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0,
     )  # fmt: skip
     with pytest.raises(DaedalError, match=rf"step {LAST_GOOD + 1}.*step-0000000{LAST_GOOD}.pt, is kept. Lower") as error:
         step.run()
@@ -100,7 +101,7 @@ def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
     run = Trainer(
         recipe, network, lambda: [torch.optim.SGD(network.parameters(), lr=0.1)], Numbers(),
         Objective(loss, lambda batch: 2, after=lambda network: live.append(network.slope.detach().clone())),
-        unit="rows", units_per_step=2, flops_per_step=1.0, evaluate=evaluate, sample=lambda network, step: "",
+        begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0, evaluate=evaluate, sample=lambda network, step: "",
     )  # fmt: skip
     run.run()
     average = live[0]
@@ -116,7 +117,7 @@ def test_an_update_that_overflows_is_not_written(tmp_path: Path) -> None:
     recipe, network = Run(out=str(tmp_path), steps=1, rows=2), Line()
     run = Trainer(
         recipe, network, lambda: [torch.optim.SGD(network.parameters(), lr=math.inf)], Numbers(),
-        Objective(lambda network, part: network.slope.sum(), lambda batch: 2), unit="rows", units_per_step=2, flops_per_step=1.0,
+        Objective(lambda network, part: network.slope.sum(), lambda batch: 2), begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0,
     )  # fmt: skip
     with pytest.raises(DaedalError, match="not finite after step 1; no checkpoint was due before"):
         run.run()

@@ -95,6 +95,17 @@ def test_the_reference_of_another_dtype_is_made_anew(chat_base: Path, tmp_path: 
     assert lines(tmp_path)[0]["loss"] == pytest.approx(math.log(2), rel=5e-3)
 
 
+def test_the_reference_of_other_pairs_is_made_anew(chat_base: Path, tmp_path: Path) -> None:
+    """In the same file, after the checkpoints were deleted to start over: other words, more rows."""
+    file = tmp_path / "pairs.jsonl"
+    for words, count in (("yes", 4), ("by all means, of course", 4), ("yes", 6)):
+        row = '{{"prompt": "say {0}", "chosen": "{1} {0}", "rejected": "no {0}"}}\n'
+        file.write_text("".join(row.format(n, words) for n in range(count)))
+        train(chat_base, tmp_path / "run", file, "steps=1")
+        assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+        (tmp_path / "run/checkpoints/step-00000001.pt").unlink()
+
+
 def test_a_restart_keeps_the_reference(chat_base: Path, tmp_path: Path, pairs_file: Path) -> None:
     train(chat_base, tmp_path, pairs_file, "checkpoint_every=3")
     first = lines(tmp_path)
@@ -150,7 +161,8 @@ def test_pairs_of_the_policy_train_it_in_one_command(chat_base: Path, tmp_path: 
     monkeypatch.setattr(
         sampled, "pairs", lambda found: [{"prompt": task.prompt, "chosen": "yes", "rejected": tried[-1][1] or "no"} for task, tried in found]
     )
-    recipe = load_recipe(RECIPES / "dpo.yaml", [*QUICK, f"start={chat_base}", f"out={tmp_path}", "sampled={tasks: 3, n: 2}", "answer_tokens=4"])
-    preference.run(recipe)
-    [file] = tmp_path.glob("pairs-*.jsonl")
-    assert len(file.read_text().splitlines()) == 3 and len(lines(tmp_path)) == 6
+    settings = [*QUICK, f"start={chat_base}", f"out={tmp_path}", "sampled={tasks: 3, n: 2}", "answer_tokens=4"]
+    for steps in (6, 8):  # the second goes on
+        preference.run(load_recipe(RECIPES / "dpo.yaml", [*settings, f"steps={steps}"]))
+        [file] = tmp_path.glob("pairs-*.jsonl")
+        assert len(file.read_text().splitlines()) == 3 and len(lines(tmp_path)) == steps

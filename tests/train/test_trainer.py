@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,18 @@ def test_ctrl_c_saves_and_the_run_goes_on(reference, tmp_path):
     assert process.returncode == 130 and "goes on from there" in errors
     train(tmp_path)
     assert losses(tmp_path) == losses(reference)
+
+
+def test_a_run_that_starts_over_keeps_nothing_of_other_data(tmp_path):
+    """The tokenizer and the lines of a run whose checkpoints were deleted are those of the present data."""
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"text": "the sun is warm today and so is the sea"}\n' * 50)
+    settings = ["steps=2", "tokenizer.vocab_size=270", f"data.train=[{{path: '{mine}'}}]"]
+    train(tmp_path / "new", *settings)
+    train(tmp_path / "old", "steps=2", "tokenizer.vocab_size=270")
+    shutil.rmtree(tmp_path / "old/checkpoints")
+    train(tmp_path / "old", *settings)
+    assert losses(tmp_path / "old") == losses(tmp_path / "new")
 
 
 def test_micro_batches_do_not_matter(reference, tmp_path):

@@ -25,9 +25,9 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, pair_objectives, parallel, sampled
-from daedal.train.pictures import Start, begin
 from daedal.train.recipe.chat import PreferenceRecipe
 from daedal.train.reward import comparisons, end_to_end, mean_length
+from daedal.train.start import Start, begin, mark
 from daedal.train.trainer import Batch, Objective
 
 REFERENCED = ("dpo", "ipo", "kto")  # methods that compare with where the policy started
@@ -76,7 +76,7 @@ def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, ba
     dtype = str(start.dtype).removeprefix("torch.")
     file = (
         start.out
-        / f"reference-{dtype}-{assistant.mark(recipe.start, recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter')}.safetensors"
+        / f"reference-{dtype}-{mark(recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter', weights=recipe.start)}.safetensors"
     )
     shape = (batches.firsts[-1], max(len(c.talks) for pool in batches.pools for c in pool))
     table = load_file(file)["logprobs"] if file.exists() else torch.full(shape, float("nan"))

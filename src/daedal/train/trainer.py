@@ -27,6 +27,7 @@ from daedal.train.averages import Averages
 from daedal.train.metrics import whole_lines
 from daedal.train.progress import Progress
 from daedal.train.recipe.base import Run
+from daedal.train.start import Start
 
 Batch = dict[str, Tensor]
 
@@ -76,21 +77,19 @@ class Trainer:
         optimizers: Callable[[], list[torch.optim.Optimizer]],
         batches: Batches,
         objective: Objective,
+        start: Start,
         *,
         unit: str,
         units_per_step: int,
         flops_per_step: float,
         evaluate: Callable[[Any], dict[str, float]] | None = None,
         sample: Callable[[Any, int], str] | None = None,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | None = None,
-        resume: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
+        self.start, rank, world = start, start.rank, start.world
         watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
         self.objective, self.evaluate, self.sample = objective, evaluate if watches else None, sample if watches else None
-        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
+        self.rank, self.world, self.device = rank, world, start.device
         dtype = network.compute_dtype or torch.float32
         self.out, self.unit, self.units_per_step, self.flops_per_step = Path(recipe.out), unit, units_per_step, flops_per_step
         self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
@@ -105,8 +104,9 @@ class Trainer:
         self.averages = Averages(network, recipe.averages) if recipe.averages else None
         self.stop = False
         self.board = tensorboard(self.out) if recipe.tensorboard and rank == 0 else None
-        if resume:
-            self.restore(resume)
+        if start.resume:
+            self.restore(start.resume)
+        self.trim_logs()
 
     # -- the loop -----------------------------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Trainer:
         state = parallel.full_state(self.network, self.optimizers) | {
             "step": self.step, "seconds": self.seconds, "data": self.batches.state(),
             "rng": parallel.random_states(self.device, self.world),
-            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "recipe": self.recipe.model_dump_json(),
+            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "fixed": self.start.fixed,
         }  # fmt: skip
         if self.rank:
             return
@@ -281,8 +281,11 @@ class Trainer:
             self.ema = [average.to(self.device) for average in state["ema"]]
         if self.averages:
             self.averages.kept = [[average.to(self.device) for average in kept] for kept in state["averages"]]
+
+    def trim_logs(self) -> None:
+        """Drop the lines past the present step, which will be written again."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
-            if self.rank == 0 and (self.out / file).exists():  # lines past the checkpoint will be written again
+            if self.rank == 0 and (self.out / file).exists():
                 lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]
                 partial = self.out / f".{file}.partial"
                 partial.write_text("".join(lines))
