@@ -147,6 +147,7 @@ def test_load_knows_what_a_folder_holds(folder: Path) -> None:
         daedal.load(str(folder), quantize=8)
 
 
+@pytest.mark.dtype
 def test_the_command_line_paints_logs_and_paints_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from daedal.cli import app
 

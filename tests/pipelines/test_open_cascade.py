@@ -1,5 +1,6 @@
 """Models that follow one another: DeepFloyd IF's stages and SDXL's refiner, each against diffusers."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def test_stages_follow_one_another(zoo: Any, stages: tuple[Any, Any, Path]) -> N
     assert large.shape == (32, 32, 3) and np.abs(made[1].pixels.astype(int) - large).max() <= 1
     named = first("a cat", seed=3, steps=4, then=str(folder / "IF-II"))
     assert np.array_equal(named.pixels, large) and np.array_equal(first.reproduce(named.recipe).pixels, large)
-    [key] = [key for key, _, leases in STORE.models() if key[:2] == ("painter", str(folder / "IF-II")) and not leases]
-    with STORE.lease(key, pytest.fail) as stage:
-        assert stage.family.t5.encoder is first.painter.family.t5.encoder, "T5 is read once"
+    keys = [key for key, _, leases in STORE.models() if key[:2] == ("painter", str(folder / "IF-II")) and not leases]
+    with ExitStack() as leases:
+        later = [leases.enter_context(STORE.lease(key, pytest.fail)) for key in keys]
+        assert first.painter.family.t5.encoder in [stage.family.t5.encoder for stage in later], "T5 is read once"
     assert first("a cat", seed=3, steps=4).pixels.shape == (16, 16, 3)
 
 
