@@ -6,6 +6,8 @@ block keeps its name until it is needed for something else, so a prompt seen a w
 Legend: N flat tokens of a ragged call, Hkv key heads, K head dim.
 """
 
+import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,7 +19,12 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn.attention import attend
 
-Name = int
+Name = bytes
+
+
+def chained(parent: Name, tokens: tuple[int, ...]) -> Name:
+    """The name of a block: a cryptographic hash of its tokens and of all before them, so that nobody can make two prompts share one."""
+    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
 class BlockPool:
@@ -26,7 +33,7 @@ class BlockPool:
     def __init__(self, count: int) -> None:
         self.refs = [0] * count
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))  # least recently used first
-        self.names: list[tuple[Name, tuple[int, ...]] | None] = [None] * count  # (name of the block before, its tokens)
+        self.names: list[Name | None] = [None] * count
         self.known: dict[Name, int] = {}
 
     def take(self) -> int:
@@ -50,19 +57,20 @@ class BlockPool:
 
     def name(self, block: int, parent: Name, tokens: tuple[int, ...]) -> Name:
         """Give a full block its name; of two blocks with one name the first stays known."""
-        name = hash((parent, tokens))
+        name = chained(parent, tokens)
         if self.names[block] is None and name not in self.known:
-            self.names[block], self.known[name] = (parent, tokens), block
+            self.names[block], self.known[name] = name, block
         return name
 
     def find(self, parent: Name, tokens: tuple[int, ...]) -> tuple[int, Name] | None:
-        name = hash((parent, tokens))
+        name = chained(parent, tokens)
         block = self.known.get(name)
-        return (block, name) if block is not None and self.names[block] == (parent, tokens) else None
+        return None if block is None else (block, name)
 
     def _forget(self, block: int) -> None:
-        if self.names[block] is not None:
-            self.known.pop(hash(self.names[block]), None)
+        name = self.names[block]
+        if name is not None:
+            self.known.pop(name, None)
             self.names[block] = None
 
 
@@ -90,7 +98,7 @@ class PagedCache:
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         self.named: list[list[Name]] = [[] for _ in range(slots)]  # names of the leading full blocks
         self.held: list[Sequence[int]] = [()] * slots
-        self.root: list[Name] = [0] * slots
+        self.root: list[Name] = [b""] * slots
         self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
 
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
@@ -99,7 +107,7 @@ class PagedCache:
         if not self.free:
             return None
         slot = self.free.pop()
-        self.held[slot], self.root[slot] = tokens, owner
+        self.held[slot], self.root[slot] = tokens, str(owner).encode()
         while self.prefix_caching and len(self.tables[slot]) < (len(tokens) - 1) // self.block_size:
             hit = self.pool.find(self._parent(slot), self._block_tokens(slot, len(self.tables[slot])))
             if hit is None:

@@ -1,7 +1,7 @@
 """Contiguous slots: each running sequence owns one row of a KV cache. The fast default on CPU, where exact lengths beat gathering pages.
 
 A slot that is free again remembers its tokens. A new sequence that begins alike takes that slot over, or copies the common part from
-another: a chat goes on where it stopped, and n samples run their prompt once.
+another: a chat goes on where it stopped, and n samples run their prompt once. Rows begin short and grow, all together, with the longest sequence.
 
 Legend: N flat tokens of a ragged call, H heads, K head dim, S keys.
 """
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn import kernels
 from daedal.nn.attention import attend
@@ -28,8 +29,16 @@ def common_prefix(a: list[int], b: list[int]) -> int:
     return low
 
 
+FIRST = 256  # places of a row before it grows
+
+
 class SlotCache(KVCache):
-    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows."""
+    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows, and one more place
+    in each row for captured steps to write to.
+
+    With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning is shared: such keys come out of the same
+    operations on the same numbers whoever asks, so that sharing changes no output by a bit.
+    """
 
     def __init__(
         self,
@@ -39,8 +48,11 @@ class SlotCache(KVCache):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         prefix_caching: bool = True,
+        chunk: int | None = None,
     ) -> None:
-        super().__init__(config, slots + 1, max_len, dtype, device)
+        super().__init__(config, slots + 1, min(max_len, FIRST) + 1, dtype, device)
+        self.max_len, self.chunk = max_len, chunk
+        self.whole = [0] * (slots + 1)  # leading tokens of a slot that whole chunks computed
         self.spare, self.prefix_caching = slots, prefix_caching
         self.free = list(range(slots))[::-1]  # the next slot to take is the last
         self.held: list[list[int]] = [[] for _ in range(slots + 1)]  # the tokens whose keys and values a slot has
@@ -56,20 +68,51 @@ class SlotCache(KVCache):
         if slot != source and reused:
             for cached in (*self.keys, *self.values):
                 cached[slot, :, :reused] = cached[source, :, :reused]
-        self.lengths[slot], self.held[slot], self.owner[slot] = reused, tokens, owner
+        self.lengths[slot], self.held[slot], self.owner[slot], self.whole[slot] = reused, tokens, owner, reused
         return slot, reused
 
     def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
         """(slot, common length) of the longest common beginning; free slots win ties, the longest free among them."""
         best, longest = self.free[-1], 0
         for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
-            have = self.lengths[slot] if self.owner[slot] == owner else 0
-            if have > longest and (same := min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)) > longest:
+            have = self.lengths[slot] if self.chunk is None else min(self.whole[slot], self.lengths[slot])
+            have = have if self.owner[slot] == owner else 0
+            if have <= longest:
+                continue
+            same = min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)
+            same = same if self.chunk is None else same // self.chunk * self.chunk
+            if same > longest:
                 best, longest = slot, same
         return best, longest
 
+    @property
+    def places(self) -> int:
+        """Tokens that a row has room for now."""
+        return self.values[-1].shape[2] - 1  # the last that `reserve` makes longer
+
+    def reserve(self, length: int) -> None:
+        """Room for `length` tokens in every row: the rows are copied to ones twice as long, a layer at a time."""
+        if length <= self.places:
+            return
+        wanted = min(self.max_len, max(length, 2 * self.places)) + 1
+        held = max(self.lengths)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                slots, heads, _, width = old.shape
+                try:
+                    tensors[layer] = new = old.new_empty(slots, heads, wanted, width)
+                except (RuntimeError, MemoryError):
+                    size = 2 * len(self.keys) * slots * heads * wanted * width * old.element_size() / 1e9
+                    raise DaedalError(f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt.") from None
+                new[:, :, :held] = old[:, :, :held]
+
+    def computed(self, slot: int, start: int, count: int) -> None:
+        """A step of this slot alone ran tokens from `start` on."""
+        if self.chunk is not None and start == self.whole[slot] and count == self.chunk:
+            self.whole[slot] += count
+
     def grow(self, slot: int, length: int) -> bool:
-        """Room for `length` tokens: a slot has it from the start."""
+        """Room for `length` tokens: `step` makes it."""
         return True
 
     def room(self, length: int) -> bool:
@@ -85,6 +128,7 @@ class SlotCache(KVCache):
         """Tokens of this slot are final up to its length."""
 
     def step(self, segments: list[tuple[int, int]]) -> "RaggedStep":
+        self.reserve(max(self.lengths[slot] + count for slot, count in segments))
         return RaggedStep(self, segments)
 
 

@@ -118,10 +118,11 @@ class TextPipeline(Pipeline):
 
     @property
     def engine(self) -> Engine:
-        """One engine for all calls, made by the first. Its prefix cache is off: a text must come out the same whatever was asked before it."""
+        """One engine for all calls, made by the first. A chat does not read its beginning again, and a text comes out the same to the bit
+        whatever was asked before it."""
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(self.network, self.tokenizer, prefix_caching=False)
+                self._engine = Engine(self.network, self.tokenizer, exact_prefixes=True)
                 RUNTIME.add(self._engine)
         return self._engine
 
