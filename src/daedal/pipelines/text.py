@@ -275,8 +275,8 @@ def load(
     name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", adapter: str | Path | None = None, quantize: int | str | None = None
 ) -> TextPipeline:
     """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder, which names its base; an adapter is merged in, or
-    stays beside packed weights. `dtype` auto keeps what is on disk (half-precision weights run with fp32 activations on a CPU without bf16
-    units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
+    stays beside packed weights. `dtype` auto keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
+    which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
     name = f"{name_or_folder}:{adapter}" if adapter else str(name_or_folder)
     base, adapter = parted(name)
     folder = checkpoints.resolve(base)
@@ -293,7 +293,7 @@ def load(
     half = network.embed_tokens.weight.dtype in (torch.bfloat16, torch.float16)
     if quantize is not None and not packed:
         quantize_(network, BITS[quantize])
-    elif where.type == "cpu" and half and wanted is None and not packed and not machine.has_bf16_units(where):
+    elif where.type == "cpu" and half and wanted is None and not packed:
         quantize_(network, 16)
     words = adapter if adapter and (adapter / "tokenizer.json").exists() else folder
     loading = {"device": where.type, "dtype": dtype, "quantize": quantize}
