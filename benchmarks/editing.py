@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from daedal.data.pictures import encode_captions
-from daedal.data.worlds import scenes
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline, load
 from daedal.processes.imaging import edges, from_pixels, pixels
+from daedal.worlds import scenes
 
 README = [
     "a red circle", "a blue square on a black background", "two green stars", "a yellow heart above a purple square",

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from daedal import checkpoints
 from daedal.checkpoints.components import load_component
 from daedal.checkpoints.hub import HOUSE
-from daedal.data.worlds import scenes
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.processes.imaging import colour_map
 from daedal.processes.measures import psnr
 from daedal.train.pictures import clean
+from daedal.worlds import scenes
 
 FOLDER = HOUSE / "autoencoder"
 

@@ -15,13 +15,13 @@ import torch
 from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
 from daedal.processes.media import flow_levels, predictor
 from daedal.processes.samplers import euler
 from daedal.train import distill, prefer
 from daedal.train.recipe import load_recipe
+from daedal.worlds import scenes
 
 ASK = distill.ask
 TINY = MediaConfig(

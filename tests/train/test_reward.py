@@ -15,12 +15,12 @@ from daedal.data import chat, steps
 from daedal.data.comparisons import Comparisons, comparison_of, encoded, load, stacked
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
 from daedal.networks.scalar import ScalarModel
 from daedal.train import assistant, reward, sampled
 from daedal.train.recipe import load_recipe
 from daedal.train.rewards import RewardModel
+from daedal.worlds import arithmetic, instructions
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/reward.yaml"
 QUICK = ["steps=8", "rows=8", "micro_rows=4", "context=128", "evaluate_tasks=8", "task_pairs=40", "data.train=[{path: 'tasks:question'}]",

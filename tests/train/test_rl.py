@@ -16,7 +16,6 @@ import daedal
 from daedal import checkpoints
 from daedal.checkpoints.scalar import load_scalar, save_scalar
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.scalar import ScalarModel
@@ -25,6 +24,7 @@ from daedal.train import policy, rl
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.rewards import named
+from daedal.worlds import arithmetic
 
 GRPO = Path(__file__).parents[2] / "recipes/chat/grpo.yaml"
 TEMPLATE = "<|bos|>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -24,8 +24,6 @@ from daedal.checkpoints.quantize import copy_companions
 from daedal.data import chat
 from daedal.data.rows import Messages
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
-from daedal.data.worlds.tasks import Task
 from daedal.engine.engine import Engine
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
@@ -39,6 +37,8 @@ from daedal.train.pictures import Start
 from daedal.train.recipe.base import Run
 from daedal.train.recipe.chat import ChatRun
 from daedal.train.trainer import Batches, Objective, Trainer
+from daedal.worlds import instructions
+from daedal.worlds.tasks import Task
 
 # ---- the start ------------------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from daedal import checkpoints
 from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
@@ -30,6 +29,7 @@ from daedal.train import parallel, terms
 from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch, Objective
+from daedal.worlds import scenes
 
 SKETCH = 0.5  # weight of the error of the small picture that the text alone tells
 

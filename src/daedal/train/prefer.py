@@ -23,7 +23,6 @@ from daedal import checkpoints
 from daedal.checkpoints.components import load_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.imaging import pixels
 from daedal.processes.media import flow_levels, predictor
@@ -36,6 +35,7 @@ from daedal.train.rate import Opinion
 from daedal.train.recipe.flow import FlowRecipe, PreferRecipe
 from daedal.train.terms import CLOSEST, Shadow, follow, weight
 from daedal.train.trainer import Batch, Objective
+from daedal.worlds import scenes
 
 PARTS = ("objects", "colours", "relation", "background")
 
