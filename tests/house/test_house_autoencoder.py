@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.checkpoints.hub import HOUSE
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.processes.imaging import colour_map
@@ -21,7 +20,7 @@ FOLDER = HOUSE / "autoencoder"
 
 @pytest.fixture(scope="module")
 def codec() -> AutoencoderKL:
-    return load_component(checkpoints.resolve("house/autoencoder"), torch.float32)  # type: ignore[return-value]
+    return checkpoints.load(checkpoints.resolve("house/autoencoder"), torch.float32)  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.unet import UNet2DConditionModel
 from daedal.pipelines import image
@@ -215,7 +215,7 @@ def test_it_learns(folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest
 
 def nothing_else_changed(model: LatentModel, r: AdaptRecipe) -> None:
     """The model's own weights are those of its folder, and a checkpoint holds what was added and nothing more."""
-    before = load_component(Path(r.model.start) / "unet").state_dict()
+    before = checkpoints.load(Path(r.model.start) / "unet").state_dict()
     after = {name.replace(".base_layer", ""): tensor for name, tensor in model.network.state_dict().items() if "lora_" not in name}
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     state = torch.load(Path(r.out) / "checkpoints" / "step-00000003.pt", weights_only=True)
@@ -246,7 +246,7 @@ def test_a_word_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
 ) -> None:
     """And no row of the vocabulary has changed."""
     made = adapt.run(recipe("textual_inversion", folder, data, tmp_path)) / "learned_embeds.safetensors"
-    old = load_component(folder / "text_encoder").state_dict()["text_model.embeddings.token_embedding.weight"]
+    old = checkpoints.load(folder / "text_encoder").state_dict()["text_model.embeddings.token_embedding.weight"]
     learned = kept[0].towers[0].tower.text_model.embeddings.token_embedding
     assert torch.equal(learned.old.weight[: len(old)], old) and len(learned.vectors) == 2 and not torch.equal(learned.vectors[0], learned.vectors[1])
     in_memory = paint(kept[0], ["a <toy>"], [1], side=32, steps=4, guidance_scale=4.0)

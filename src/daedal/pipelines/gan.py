@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.errors import DaedalError, nearest
 from daedal.networks.biggan import BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator
@@ -32,7 +32,7 @@ class GanPainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "GanPainter":
-        network = load_component(folder, dtype=torch.float32, device=device).eval()
+        network = checkpoints.load(folder, dtype=torch.float32, device=device).eval()
         return cls(cast(StyleGAN2Generator | BigGANGenerator, network), generation_config(folder))
 
     @torch.no_grad()

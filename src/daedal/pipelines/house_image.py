@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -34,7 +34,7 @@ class HousePainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "HousePainter":
-        network = load_component(folder, dtype=torch.float32, device=device)
+        network = checkpoints.load(folder, dtype=torch.float32, device=device)
         if not isinstance(network, MediaTransformer):
             raise DaedalError(
                 f"{folder} holds a {type(network).__name__}, which paints nothing by itself; give a media transformer or a pipeline folder."

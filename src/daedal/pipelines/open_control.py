@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, load_ip_adapter
+from daedal.checkpoints.folder import load_ip_adapter
 from daedal.errors import DaedalError
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import KINDS, known_kind
@@ -101,7 +101,7 @@ class Conditioners:
             known_kind(kind, KINDS)
         else:
             folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        return self.once(str(folder), lambda: quicken(load_component(folder, dtype=self.dtype, device=self.device)))
+        return self.once(str(folder), lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)))
 
     def reference(self, job: Job) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""
@@ -121,7 +121,7 @@ class Conditioners:
         folder = file.parent / "image_encoder"
         if not folder.is_dir():
             raise DaedalError(f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}.")
-        return load_component(folder, dtype=self.dtype, device=self.device)
+        return checkpoints.load(folder, dtype=self.dtype, device=self.device)
 
     def once(self, name: str, load: Any) -> Any:
         if name not in self.loaded:

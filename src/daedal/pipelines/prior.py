@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -35,8 +34,8 @@ class PriorPainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "PriorPainter":
-        network = checkpoints.load(folder, dtype=torch.float32, device=device).eval()
-        codec = cast(VQModel, load_component(folder / "codec", dtype=torch.float32, device=device))
+        network = checkpoints.load(folder, dtype=torch.float32, device=device, kind=Decoder).eval()
+        codec = checkpoints.load(folder / "codec", dtype=torch.float32, device=device, kind=VQModel)
         return cls(network, codec, Tokenizer.load(folder), json.loads((folder / "picture.json").read_text()))
 
     @torch.no_grad()

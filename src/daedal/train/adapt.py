@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_components
 from daedal.data.pictures import Folder, Parquet, PictureBatches
 from daedal.errors import DaedalError
 from daedal.processes.imaging import edges, from_pixels, pixels
@@ -205,7 +204,7 @@ def load(recipe: AdaptRecipe, dtype: torch.dtype, device: torch.device) -> Laten
     folder = Path(checkpoints.resolve(recipe.model.start))
     if folder.is_file():
         raise DaedalError(f"{folder} is a single file; fine-tuning starts from a folder: make one with `daedal convert`.")
-    parts = load_components(folder, dtype=dtype, device=device)
+    parts = checkpoints.load_parts(folder, dtype=dtype, device=device)
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import save_component
 from daedal.checkpoints.embeddings import Embedding, add_embedding, save_embedding
 from daedal.checkpoints.lora import LoRA as Updates
 from daedal.checkpoints.lora import save_lora, trained
@@ -159,7 +158,7 @@ class ControlNet(Method):
 
     def save(self, folder: Path) -> None:
         """A folder, which `daedal image --control-model` and diffusers open."""
-        save_component(self.network, folder)
+        checkpoints.save(self.network, folder)
 
 
 class Whole(Method):
@@ -179,7 +178,7 @@ class Whole(Method):
         role = denoiser(self.model)
         start = checkpoints.resolve(self.recipe.model.start)
         shutil.copytree(start, folder, ignore=lambda at, names: [role] if Path(at) == Path(start) else [], dirs_exist_ok=True)
-        save_component(self.model.network, folder / role)
+        checkpoints.save(self.model.network, folder / role)
 
 
 def denoiser(model: LatentModel) -> str:

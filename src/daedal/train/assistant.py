@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from daedal import checkpoints
 from daedal import device as machine
 from daedal.checkpoints.adapter import save_adapter
-from daedal.checkpoints.quantize import copy_companions
+from daedal.checkpoints.files import copy_companions
 from daedal.data import chat
 from daedal.data.rows import Messages
 from daedal.data.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ def tokenizer_of(recipe: ChatRun) -> Tokenizer:
 def network_of(folder: str | Path) -> Decoder:
     """A folder's network in fp32; packed weights are unpacked, so that they can learn."""
     folder = Path(checkpoints.resolve(folder))
-    network = checkpoints.load(folder, dtype=torch.float32)
+    network = checkpoints.load(folder, dtype=torch.float32, kind=Decoder)
     if any(isinstance(module, QuantLinear) for module in network.modules()):
         state = dequantize_(network).state_dict()
         with torch.device("meta"):

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
@@ -82,7 +81,7 @@ class Teacher:
     """What a recipe's `model.start`, or another network, sees with guidance."""
 
     def __init__(self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None) -> None:
-        self.network = network or cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+        self.network = network or checkpoints.load(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer)
         self.tokenizer, self.scale = tokenizer, recipe.teacher_guidance
 
     def read(self, captions: Tensor) -> tuple[Text, Text]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -97,7 +96,7 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     if recipe.model.start:
-        start = cast(MediaTransformer, load_component(checkpoints.resolve(recipe.model.start), dtype=torch.float32))
+        start = checkpoints.load(checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=MediaTransformer)
         wanted = replace(start.config, **recipe.model.options)
         if wanted == start.config:
             return start.train()
@@ -112,7 +111,7 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
     if network.codec:
-        network.codec.load_state_dict(load_component(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
+        network.codec.load_state_dict(checkpoints.load(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
     return network.train()
 
 
@@ -175,7 +174,7 @@ def run(
 
 
 def save(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start) -> None:
-    save_component(network, start.out / "model")
+    checkpoints.save(network, start.out / "model")
     tokenizer.save(start.out / "model")
     settings = {"steps": recipe.sample_steps, "shift": recipe.sample_shift, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
     (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")

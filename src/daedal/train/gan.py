@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.data.pictures import PictureBatches, Source
 from daedal.networks.biggan import BigGANConfig, BigGANDiscriminator, BigGANDiscriminatorConfig, BigGANGenerator, orthogonality
 from daedal.networks.stylegan import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANConfig, StyleGANDiscriminatorConfig
@@ -203,8 +203,8 @@ def run(recipe: GanRecipe) -> Path:
     batches = LabelledBatches(sources(recipe.data.train, recipe.side), recipe.classes, recipe.rows, recipe.seed, step=start.step)
     fit(recipe, start, match, 384, batches, gan(recipe), game_flops(match, recipe), sample=partial(sample, recipe))
     if start.rank == 0:
-        save_component(match.generator, start.out / "model")
-        save_component(match.discriminator, start.out / "critic")
+        checkpoints.save(match.generator, start.out / "model")
+        checkpoints.save(match.discriminator, start.out / "critic")
         (start.out / "model" / "generation_config.json").write_text(json.dumps({"classes": recipe.classes}) + "\n")
     parallel.finish()
     return start.out / "model"

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
@@ -74,7 +73,7 @@ def spoiled(scene: scenes.Scene, rng: random.Random) -> scenes.Scene:
 
 
 def frozen_start(recipe: PreferRecipe) -> MediaTransformer:
-    network = cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+    network = checkpoints.load(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer)
     return network.requires_grad_(False)
 
 

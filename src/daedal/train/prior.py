@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -63,7 +62,7 @@ def tokens_of(codec: VQModel, images: Tensor) -> Tensor:
 
 
 def codec_of(recipe: PriorRecipe) -> VQModel:
-    codec = load_component(checkpoints.resolve(recipe.codec), torch.float32)
+    codec = checkpoints.load(checkpoints.resolve(recipe.codec), torch.float32)
     if not isinstance(codec, VQModel):
         raise DaedalError(f"codec = {recipe.codec} is no VQModel but {type(codec).__name__}; give the folder that recipes/image/vq.yaml makes.")
     return codec.requires_grad_(False)
@@ -165,6 +164,6 @@ def save(recipe: PriorRecipe, network: Decoder, codec: VQModel, tokenizer: Token
     folder = start.out / "model"
     checkpoints.save(network, folder)
     tokenizer.save(folder)
-    save_component(codec.cpu(), folder / "codec")
+    checkpoints.save(codec.cpu(), folder / "codec")
     settings = {"text_length": recipe.text_length, "temperature": recipe.temperature, "top_k": recipe.top_k, "guidance_scale": recipe.guidance_scale}
     (folder / "picture.json").write_text(json.dumps(settings, indent=2) + "\n")
