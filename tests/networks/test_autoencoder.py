@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from daedal import checkpoints
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig, decode_tiled, starts
 from daedal.networks.config import parse
+from daedal.processes.samplers import finished
 
 BASE = dict(
     block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=2,
@@ -151,7 +152,7 @@ def test_tiles_of_a_local_decoder_are_exact_away_from_overlaps(height, width):
     torch.manual_seed(0)
     local = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.Upsample(scale_factor=2), nn.Conv2d(5, 3, 3, padding=1))
     latents, tile, overlap = torch.randn(1, 4, height, width), 16, 6
-    whole, tiled = local(latents), decode_tiled(local, latents, tile, overlap)
+    whole, tiled = local(latents), finished(decode_tiled(local, latents, tile, overlap))
     assert tiled.shape == whole.shape
     inside = [torch.ones(side, dtype=torch.bool) for side in (height, width)]
     for keep, side in zip(inside, (height, width), strict=True):
@@ -168,12 +169,12 @@ def test_tiles_of_a_local_decoder_are_exact_away_from_overlaps(height, width):
 def test_tiles_of_the_autoencoder():
     ours = randomised(AutoencoderKL(parse(AutoencoderKLConfig, BASE)))
     latents = torch.randn(1, 4, 8, 8)
-    close(decode_tiled(ours.decode, latents, tile=8, overlap=4), ours.decode(latents), 1e-5)  # one tile is the whole
+    close(finished(decode_tiled(ours.decode, latents, tile=8, overlap=4)), ours.decode(latents), 1e-5)  # one tile is the whole
     flat = torch.ones(1, 4, 24, 24)
-    whole, tiled = ours.decode(flat), decode_tiled(ours.decode, flat, tile=16, overlap=8)
+    whole, tiled = ours.decode(flat), finished(decode_tiled(ours.decode, flat, tile=16, overlap=8))
     assert (whole - tiled).abs().mean() < 0.1 * whole.abs().mean()
     noise = torch.randn(1, 4, 40, 20)  # group norms see a tile's statistics instead of the image's: near, not equal
-    whole, tiled = ours.decode(noise), decode_tiled(ours.decode, noise, tile=16, overlap=8)
+    whole, tiled = ours.decode(noise), finished(decode_tiled(ours.decode, noise, tile=16, overlap=8))
     assert torch.corrcoef(torch.stack([whole.flatten(), tiled.flatten()]))[0, 1] > 0.95
 
 

@@ -8,12 +8,14 @@
 
 A step is one ragged call of the network: one token each of the requests that decode, guesses to verify, and parts of prompts. What comes
 out of a request equals the naive loop (daedal.processes.autoregression) token for token, whatever runs beside it and whichever of
-prefix caching, preemption and speculation is on. `submit` and `cancel` may be called from any thread, `step` from one.
+prefix caching, preemption and speculation is on. `submit` and `cancel` may be called from any thread, `step` from one at a time.
+A request whose settings or work fail ends alone, with what was raised; its neighbours go on.
 
 Legend: N flat tokens of a step, V vocabulary, k guesses.
 """
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +47,7 @@ class Engine:
     `max_batch` requests run at once, none longer than `max_len` tokens; a step runs at most `token_budget` tokens. `cache='slots'` keeps
     max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
     `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
-    `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`).
+    `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`). At most `limit` requests wait.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Engine:
         prompt_lookup: int = 0,
         replay: bool = True,
         adapters: Mapping[str, str | Path] | None = None,
+        limit: int = 1024,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
@@ -88,6 +91,7 @@ class Engine:
         for name, folder in (adapters or {}).items():
             self.add_adapter(name, folder)
         self._new: deque[Request] = deque()
+        self.limit = limit
         self._ids = itertools.count()
         self.steps = self.tokens_run = self.guessed = self.accepted = 0
         self.overhead_s = 0.0  # time in steps outside the networks
@@ -112,19 +116,26 @@ class Engine:
 
     # -- requests ------------------------------------------------------------------------------------------------------------------------
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams | None = None) -> Request:
-        """Queue a prompt. With `params.n` above 1 the result's `samples` are all n requests, which share the prompt's work."""
+    def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, client: str = "", priority: int = 0) -> Request:
+        """Queue a prompt. With `params.n` above 1 the result's `samples` are all n requests, which share the prompt's work. Clients share
+        the engine evenly; a higher `priority` is served first."""
         params = (params or SamplingParams()).seeded()
         if not prompt:
             raise DaedalError("The prompt has no tokens; start with at least the bos token.")
         if len(prompt) >= self.max_len:
             raise DaedalError(f"The prompt has {len(prompt)} tokens and the context {self.max_len}; shorten it or raise max_len.")
+        vocabulary = self.network.config.vocab_size
+        if bad := [i for i in prompt if not 0 <= i < vocabulary]:
+            raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {vocabulary}.")
+        params.check(vocabulary)
+        if (waiting := len(self._new) + len(self.scheduler.waiting)) + params.n > self.limit:
+            raise DaedalError(f"{waiting} requests wait already, of at most {self.limit}; ask again later, or for fewer than n={params.n}.")
         if (params.stop or params.grammar) and self.tokenizer is None:
             raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
         limit, adapter = min(params.max_tokens, self.max_len - len(prompt)), self.adapters.number(params.adapter)
         samples = [new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer) for i in range(params.n)]
         for request in samples:
-            request.samples, request.adapter = samples, adapter
+            request.samples, request.adapter, request.client, request.priority = samples, adapter, client, priority
             request.waits_for = samples[0] if request is not samples[0] and self.cache.prefix_caching else None
         self._new.extend(samples)
         return samples[0]
@@ -180,28 +191,43 @@ class Engine:
         work = self.scheduler.plan()
         if not work:
             return []
-        before = time.perf_counter()
-        logits = self._run(work)
-        after = time.perf_counter()
-        out = self._deliver([w for w in work if w.complete], logits)
+        try:
+            out, spent = self._carry_out(work)
+        finally:  # also after Ctrl-C: keys without a token drawn after them are forgotten
+            for request in self.scheduler.running:
+                self.cache.lengths[request.slot] = min(self.cache.lengths[request.slot], len(request.tokens) - 1)
         self.steps += 1
         self.tokens_run += sum(w.count for w in work)
-        self.overhead_s += time.perf_counter() - after + before - began - drafted
+        self.overhead_s += time.perf_counter() - began - drafted - spent
         return out
 
     def _collect(self) -> None:
         """Take in what other threads submitted and cancelled."""
         while self._new:
             self.scheduler.waiting.append(self._new.popleft())
-        for request in [r for r in (*self.scheduler.waiting, *self.scheduler.running) if r.cancelled]:
-            self._finish(request, "cancelled")
+        for request in [r for r in (*self.scheduler.waiting, *self.scheduler.running) if r.cancelled or r.finished]:
+            self._finish(request, request.finished or "cancelled")  # finished: Ctrl-C came before it was released
 
-    def _finish(self, request: Request, reason: str) -> None:
-        request.finished = reason
+    def _finish(self, request: Request, reason: str, error: Exception | None = None) -> None:
+        request.error, request.finished = error or request.error, reason
         if request.slot < 0:
             self.scheduler.waiting.remove(request)
         else:
             self.scheduler.release(request)
+
+    def _carry_out(self, work: list[Work]) -> tuple[list[tuple[Request, Token]], float]:
+        """Run and draw: what came out, and the seconds in the network. What fails together is tried alone, and what fails alone ends."""
+        began = time.perf_counter()
+        try:
+            logits = self._run(work)
+        except Exception as error:
+            if len(work) > 1:
+                parts = [self._carry_out([w]) for w in work]
+                return [pair for out, _ in parts for pair in out], sum(spent for _, spent in parts)
+            self._finish(work[0].request, "error", error)
+            return [], time.perf_counter() - began
+        spent = time.perf_counter() - began
+        return self._deliver([w for w in work if w.complete], logits), spent
 
     def _guess(self) -> float:
         """Guesses for the requests that decode; returns the seconds that the draft network took."""
@@ -237,8 +263,30 @@ class Engine:
 
     def _deliver(self, work: list[Work], logits: Tensor) -> list[tuple[Request, Token]]:
         """Draw, keep the guesses that agree, and hand out the tokens."""
-        rows: list[Row] = []
-        masks: list[Tensor | None] = []
+        if not work:
+            return []
+        counts = [len(w.guesses) + 1 for w in work]
+        try:
+            drawn = self._draw(work, logits)
+        except Exception as error:
+            if len(work) > 1:
+                parts = zip(work, logits.split(counts), strict=True)
+                return [pair for w, lines in parts for pair in self._deliver([w], lines)]
+            self._finish(work[0].request, "error", error)
+            return []
+        out, at = list[tuple[Request, Token]](), 0
+        for w, count in zip(work, counts, strict=True):
+            try:
+                out.extend((w.request, token) for token in self._take(w, drawn[at : at + count]))
+                self._settle(w)
+            except Exception as error:
+                self._finish(w.request, "error", error)
+            at += count
+        return out
+
+    def _draw(self, work: list[Work], logits: Tensor) -> list[tuple[int, float | None, tuple[tuple[int, float], ...]]]:
+        """(token, log-probability, likeliest) of each row of logits (rows, V)."""
+        rows, masks = list[Row](), list[Tensor | None]()
         for w in work:
             rows.extend(_rows(w))
             masks.extend(_masks(w, logits.shape[-1]))
@@ -248,21 +296,24 @@ class Engine:
                 [line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf")) for line, mask in zip(logits, masks, strict=True)]
             )
         drawn = sample_batch(masked, rows)
-        wanted = any(w.request.params.logprobs is not None for w in work)
-        scores = logprobs(logits, drawn).tolist() if wanted else [None] * len(drawn)
-        out, at = [], 0
-        for w in work:
-            for i in range(len(w.guesses) + 1):
-                top = w.request.params.logprobs or 0
-                best = tuple(likeliest(logits[at + i], top)) if top else ()
-                score = scores[at + i] if w.request.params.logprobs is not None else None
-                out.append((w.request, take(w.request, drawn[at + i], self.ends, score, best)))
-                if w.request.finished or i == len(w.guesses) or drawn[at + i] != w.guesses[i]:
-                    break
-            self.guessed, self.accepted = self.guessed + len(w.guesses), self.accepted + i
-            at += len(w.guesses) + 1
-            self._settle(w)
-        return out
+        asked = [params.logprobs for params, _, _ in rows]
+        known = any(k is not None for k in asked)
+        scores = (logprobs(logits, drawn) if known else logits[range(len(drawn)), drawn]).tolist()
+        if not all(map(math.isfinite, scores)):
+            raise DaedalError("the model's numbers became NaN or infinite; load it with dtype fp32, or check its weights.")
+        return [
+            (token, None if k is None else score, tuple(likeliest(logits[row], k)) if k else ())
+            for row, (token, score, k) in enumerate(zip(drawn, scores, asked, strict=True))
+        ]
+
+    def _take(self, work: Work, drawn: list[tuple[int, float | None, tuple[tuple[int, float], ...]]]) -> Iterator[Token]:
+        """The tokens of one request: the first, and one more for each guess that agreed."""
+        request, i = work.request, 0
+        for i, (token, score, best) in enumerate(drawn):
+            yield take(request, token, self.ends, score, best)
+            if request.finished or i == len(work.guesses) or token != work.guesses[i]:
+                break
+        self.guessed, self.accepted = self.guessed + len(work.guesses), self.accepted + i
 
     def _settle(self, work: Work) -> None:
         """Forget the keys of guesses that failed, name what is final, and let finished requests go."""

@@ -28,7 +28,7 @@ class Request:
     """A prompt and its continuation. Its whole progress is two integers: `len(tokens)`, and how many of them the cache has.
 
     `finished` is None while it runs, then 'stop' (an end token, a stop string or the grammar's end), 'length', 'cancelled' or 'error'
-    (then `error` says what).
+    (then `error` is what was raised). It is set once and never changes.
     """
 
     id: int
@@ -40,7 +40,9 @@ class Request:
     output: list[int] = field(default_factory=list)
     stream: list[Token] = field(default_factory=list)
     finished: str | None = None
-    error: str = ""
+    error: Exception | None = None
+    client: str = ""  # whose it is: clients share the engine evenly
+    priority: int = 0  # higher is served first
     samples: list["Request"] = field(default_factory=list)  # all n of them, this one among them
     waits_for: "Request | None" = None  # a sample waits until its sibling has run the shared prompt
     slot: int = -1  # its place in the cache, -1 while it has none

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from daedal.engine.paged import PagedCache
 from daedal.engine.request import Request
+from daedal.engine.shares import Shares
 from daedal.engine.slots import SlotCache
 
 Cache = SlotCache | PagedCache
@@ -40,6 +41,7 @@ class Scheduler:
     def __init__(self, cache: Cache, token_budget: int) -> None:
         self.cache, self.token_budget = cache, token_budget
         self.waiting: deque[Request] = deque()
+        self.shares = Shares()  # of the clients, in tokens
         self.running: list[Request] = []
         self.preemptions = 0
 
@@ -53,6 +55,8 @@ class Scheduler:
                 budget += self._continue(request, budget, work)
         if pressed == self.preemptions:
             self._admit(budget, work)
+        for request, part in work.items():
+            self.shares.charge(request.client, part.count)
         return [work[request] for request in self.running if request in work]
 
     def _need(self, request: Request) -> int:
@@ -77,7 +81,9 @@ class Scheduler:
         return freed - count
 
     def _admit(self, budget: int, work: dict[Request, Work]) -> None:
-        for request in list(self.waiting):
+        if not budget or not self.cache.free:
+            return
+        for request in self._order():
             if not budget or not self.cache.free:
                 return
             if request.waits_for is not None and self._still_waits(request):
@@ -99,6 +105,14 @@ class Scheduler:
             self.running.append(request)
             work[request] = Work(request, reused, count, [])
             budget -= count
+
+    def _order(self) -> list[Request]:
+        """The waiting in the order of service: what was preempted first, then by priority, share and age."""
+        if len(self.waiting) == 1:
+            return [self.waiting[0]]
+        again = [request for request in self.waiting if request.preemptions]
+        fresh = (request for request in self.waiting if not request.preemptions)
+        return again + self.shares.order(fresh, lambda r: (r.priority, r.client, r.id))
 
     def _still_waits(self, request: Request) -> bool:
         """A sample waits until its sibling has run the prompt that both share."""

@@ -4,7 +4,7 @@ side and back, for Stable Diffusion 1, 2, XL and 3, and FLUX. The encoder and de
 Parameter names are those of diffusers' files. Legend: B batch, C channels (of the latent: 4 or 16), H and W pixels, h and w latent cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import ClassVar, Self
@@ -219,8 +219,9 @@ def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=device, dtype=torch.float32).to(x)
 
 
-def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
-    """`decode` applied to overlapping square tiles of `latents` (B, C, h, w), blended linearly where they overlap -> (B, 3, H, W).
+def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Generator[None, None, Tensor]:
+    """`decode` applied to overlapping square tiles of `latents` (B, C, h, w), blended linearly where they overlap: a
+    generator that yields None after each tile and returns (B, 3, H, W).
 
     Memory then depends on `tile` (latent cells a side), not on the image. A decoder that sees only a neighbourhood gives the same image
     as in one piece outside the overlaps; group norms and attention over all pixels, which see the tile for the image, shift it a little."""
@@ -236,6 +237,7 @@ def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int 
             ramp = tent(part.shape[2], overlap * factor, part)[:, None] * tent(part.shape[3], overlap * factor, part)
             total[:, :, rows, columns] += part * ramp
             weight[rows, columns] += ramp
+            yield None
     assert total is not None and weight is not None
     return total / weight
 

@@ -14,7 +14,7 @@ from daedal.networks.biggan import BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import pixels, seeded_noise
-from daedal.processes.samplers import OnStep
+from daedal.processes.samplers import Steps
 
 
 class GanPainter:
@@ -36,7 +36,7 @@ class GanPainter:
         return cls(cast(StyleGAN2Generator | BigGANGenerator, network), generation_config(folder))
 
     @torch.no_grad()
-    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
+    def paint(self, job: Job) -> Steps:
         if job.init is not None or (job.width, job.height) != (self.multiple, self.multiple):
             raise DaedalError(f"a GAN makes pictures of {self.multiple}x{self.multiple} out of nothing; leave init and size out.")
         device = next(self.network.parameters()).device
@@ -47,8 +47,7 @@ class GanPainter:
             made = self.network(z, F.one_hot(labels, self.count).float() if self.count else None, truncation=psi)
         else:
             made = self.network(z * psi, labels)  # the truncation trick, with a narrower normal in place of a cut one
-        if on_step:
-            on_step(0, made, made)
+        yield 0, made, made
         return made
 
     def label(self, prompt: str) -> int:

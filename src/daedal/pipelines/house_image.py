@@ -15,9 +15,9 @@ from daedal.networks.media import MediaTransformer
 from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import edges, from_pixels, pixels
-from daedal.processes.media import flow_levels, paint
+from daedal.processes.media import flow_levels, painting
 from daedal.processes.prompts import remark
-from daedal.processes.samplers import OnStep, sampler_named
+from daedal.processes.samplers import Steps, sampler_named
 
 
 class HousePainter:
@@ -42,15 +42,15 @@ class HousePainter:
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
-    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
+    def paint(self, job: Job) -> Steps:
         length = self.network.config.text_length
         tokens, negative = (encode_captions(self.tokenizer, texts, length) for texts in (job.prompts, job.negatives))
         start = None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
         levels = flow_levels(job.steps, self.shift)
-        return paint(
+        return painting(
             self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
             sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask),
-            control=self.hint(job), like=job.params.like, on_step=on_step,
+            control=self.hint(job), like=job.params.like,
         )  # fmt: skip
 
     def hint(self, job: Job) -> Tensor | None:

@@ -9,8 +9,9 @@ pipeline("a green heart", init="scene.png", mask="mask.png")       # repaint wha
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args, get_type_hints
 
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
+from daedal.engine.runtime import RUNTIME, Generation, GeneratorLane
 from daedal.errors import DaedalError, nearest
 from daedal.media import images
 from daedal.pipelines import given
 from daedal.pipelines.digest import digest
 from daedal.pipelines.image_params import ImageParams, Setting
 from daedal.processes.imaging import LIKE, pixels
-from daedal.processes.samplers import OnStep, sampler_named
+from daedal.processes.samplers import Steps, sampler_named
 
 CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
 EXTRAS = ("control", "reference", "lora", "embedding", "then")
@@ -60,8 +62,8 @@ class Painter(Protocol):
     upscales: bool  # it paints `init` larger, and does not start from it:
     scale: int | None  # so many times; None: to its own size
 
-    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1]."""
+    def paint(self, job: Job) -> Steps:
+        """Steps that return pictures (B, 3, H, W) in [-1, 1]. They may be run between the steps of other jobs of equal LoRAs and words."""
         ...
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
@@ -105,6 +107,7 @@ class ImagePipeline:
 
     def __init__(self, painter: Painter, name: str = "model", folder: Path | None = None) -> None:
         self.painter, self.name, self.folder = painter, name, folder
+        self.lane = GeneratorLane()
 
     def __call__(self, prompt: str, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Picture | list[Picture]:
         """The picture of a prompt; a list of them when n > 1. Settings are those of `ImageParams`; init and mask may also be arrays."""
@@ -120,27 +123,29 @@ class ImagePipeline:
         **settings: Any,
     ) -> list[Picture]:
         """All n pictures, made side by side. `on_preview` sees the estimate (B, h, w, 3) uint8 after each step."""
-        params, job = self.job(prompt, settings)
-
-        def on_step(i: int, x: Tensor, x0: Tensor) -> None:
+        painting = self.start(prompt, **settings)
+        for step in painting:
             if on_progress:
-                on_progress(i + 1, job.steps)
+                on_progress(step.done, step.total)
             if on_preview:
-                on_preview(self.painter.preview(x0, job))
+                on_preview(step.preview())
+        return painting.results()
 
-        painted = pixels(self.painter.paint(job, on_step))
-        if job.init is not None and job.mask is not None:  # to the last bit, whatever the model did
-            painted = np.where(job.mask[None, :, :, None], painted, job.init[None])
-        recipe = {"model": self.name, "digest": digest(self.folder) if self.folder else None, "prompt": prompt, "runtime": runtime(self.painter)}
-        if params.then:  # where each model has its own choice, it must have it again
-            params = replace(params, **{key: getattr(job.params, key) for key in CHOICES})
-        chosen = {key: value for key, value in asdict(params).items() if value not in (None, ())}
-        return [Picture(picture, {**recipe, "settings": chosen, "sample": i}, job.steps) for i, picture in enumerate(painted)]
+    def stream(self, prompt: str, **settings: Any) -> "Painting":
+        """The steps of a prompt's pictures as they are made; closing the iterator stops the work."""
+        return self.start(prompt, **settings)
+
+    def start(self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any) -> "Painting":
+        """Queue a prompt and return its painting. Clients share the model evenly; a higher `priority` is served first."""
+        params, job = self.job(prompt, settings)
+        return Painting(self, prompt, params, job, client, priority)
 
     def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
         """One picture of each prompt, side by side; picture i has seed + i."""
         chosen, job = self.job(prompts[0], {**settings, "n": len(prompts)})
-        painted = pixels(self.painter.paint(replace(job, prompts=prompts), None))
+        painting = Painting(self, prompts[0], chosen, replace(job, prompts=prompts), "", 0)
+        painting.wait()
+        painted = painting.pixels()
         recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
         return [
             Picture(picture, {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}}, job.steps)
@@ -190,6 +195,98 @@ class ImagePipeline:
         if picture is not None and not self.painter.upscales:
             picture = given.resized(picture, width, height)
         return picture, None if mask is None or picture is None else given.opened_mask(mask, picture), width, height
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a painting: how many of how many, and the estimate of the pictures within it."""
+
+    done: int
+    total: int
+    preview: Callable[[], np.ndarray]  # (B, h, w, 3) uint8, small
+
+
+class Painting:
+    """Pictures under way: an iterator over the steps; `results` are the pictures. Any thread may use it."""
+
+    def __init__(self, pipeline: ImagePipeline, prompt: str, params: ImageParams, job: Job, client: str, priority: int) -> None:
+        self.pipeline, self.prompt, self.params, self.job, self.shown = pipeline, prompt, params, job, 0
+        weights = (job.extras.loras, job.extras.embeddings)
+        self.generation = pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority))
+
+    @property
+    def done(self) -> bool:
+        return self.generation.finished is not None
+
+    def advance(self) -> None:
+        """Wait until there is a step more, or the end. A Ctrl-C within it cancels the pictures and is passed on."""
+        made = len(self.generation.states)
+        try:
+            RUNTIME.wait(lambda: len(self.generation.states) > made or self.done)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        while not self.done:
+            self.advance()
+
+    def cancel(self) -> None:
+        """Stop the work and wait until it has stopped, which is before its next step."""
+        self.abandon()
+        RUNTIME.wait(lambda: self.done)
+
+    def abandon(self) -> None:
+        """Have the work stopped before its next step, without waiting."""
+        self.generation.cancelled = True
+
+    def __iter__(self) -> Iterator[Progress]:
+        try:
+            while True:
+                while self.shown < len(self.generation.states):
+                    state = self.generation.states[self.shown]
+                    self.generation.states[self.shown] = None  # its tensors are seen once
+                    self.shown += 1
+                    if state is not None:
+                        i, _, x0 = state
+                        yield Progress(i + 1, self.job.steps, partial(self.pipeline.painter.preview, x0, self.job))
+                if self.done:
+                    return
+                self.advance()
+        finally:
+            if not self.done:
+                self.abandon()
+
+    def pixels(self) -> np.ndarray:
+        """The finished pictures (B, H, W, 3) uint8; what failed raises what it failed with."""
+        self.wait()
+        if self.generation.error:
+            raise self.generation.error
+        if self.generation.finished == "cancelled":
+            raise DaedalError("the pictures were cancelled before they were done; ask again.")
+        painted, job = pixels(self.generation.value), self.job
+        if job.init is not None and job.mask is not None:  # to the last bit, whatever the model did
+            painted = np.where(job.mask[None, :, :, None], painted, job.init[None])
+        return painted
+
+    def results(self) -> list[Picture]:
+        """All n pictures, waited for."""
+        pipeline, params, job, painted = self.pipeline, self.params, self.job, self.pixels()
+        recipe = {
+            "model": pipeline.name,
+            "digest": digest(pipeline.folder) if pipeline.folder else None,
+            "prompt": self.prompt,
+            "runtime": runtime(pipeline.painter),
+        }
+        if params.then:  # where each model has its own choice, it must have it again
+            params = replace(params, **{key: getattr(job.params, key) for key in CHOICES})
+        chosen = {key: value for key, value in asdict(params).items() if value not in (None, ())}
+        return [Picture(picture, {**recipe, "settings": chosen, "sample": i}, job.steps) for i, picture in enumerate(painted)]
+
+    def result(self, index: int = 0) -> Picture:
+        """One of the pictures, waited for."""
+        return self.results()[index]
 
 
 def is_given(value: Any) -> bool:

@@ -5,7 +5,7 @@ follows one model after another are the same for all (daedal.processes.imaging).
 """
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,10 +28,10 @@ from daedal.pipelines.open_unet import StableDiffusion
 from daedal.pipelines.open_upscaler import Upscaler
 from daedal.processes import schedulers
 from daedal.processes.guidance import cfg
-from daedal.processes.imaging import colour_map, from_pixels, generate, pixels, seeded_noise
+from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
 from daedal.processes.noise import Level, Levels
 from daedal.processes.prompts import remark
-from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, sampler_named
+from daedal.processes.samplers import Denoise, Noise, Sampler, Steps, sampler_named
 
 WHOLE = 128 * 128  # latent cells that are decoded in one piece; more are decoded in tiles, for memory
 REFINED = 0.3  # share of the steps that a model which follows another runs on its picture
@@ -111,8 +111,8 @@ class OpenPainter:
         return painter
 
     @torch.no_grad()
-    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1]."""
+    def paint(self, job: Job) -> Steps:
+        """Steps to pictures (B, 3, H, W) in [-1, 1]."""
         self.wardrobe.wear(job.extras)
         made, device = self.family, self.family.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
@@ -120,16 +120,18 @@ class OpenPainter:
         noise = draw if made.told_first else begun(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
         start = None if init is None or made.upscales or (made.inpaints and job.strength == 1) else self.vae.encode(init).float()
+        yield None  # the picture to start from is encoded
         levels = self.levels(job, h * w)
         mask = None if job.mask is None or made.inpaints else painted_cells(job.mask, self.vae.factor).to(device)
         predict, sampler = self.predictor(job, init, draw)
-        x = generate(
+        yield None  # the prompts are encoded
+        x = yield from generating(
             predict, noise, levels, sampler=sampler, start=None if start is None else start.expand(len(job.seeds), -1, -1, -1),
-            kept=None if mask is None else ~mask, opening=self.schedule.start, on_step=on_step,
+            kept=None if mask is None else ~mask, opening=self.schedule.start,
         )  # fmt: skip
-        pictures = self.decode(x.to(self.dtype))
+        pictures = yield from self.decode(x.to(self.dtype))
         for name in job.params.then or ():
-            pictures = self.followed(name, job, pictures, on_step)
+            pictures = yield from self.followed(name, job, pictures)
         return pictures
 
     def levels(self, job: Job, cells: int) -> Levels:
@@ -161,23 +163,29 @@ class OpenPainter:
             return schedule.limit(x0, x, level)
 
         sampler = sampler_named(job.sampler)
-        return predict, partial(sampler, large=lambda: learned[0]) if schedule.learned_variance and job.sampler == "ddpm" else sampler
+        return predict, sampler.set(large=lambda: learned[0]) if schedule.learned_variance and job.sampler == "ddpm" else sampler
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures, in tiles if they are large."""
+    def decode(self, x: Tensor) -> Steps:
+        """Latents (B, C, h, w) -> pictures, in tiles if they are large: a step a tile."""
         if self.vae.factor == 1 or x.shape[2] * x.shape[3] <= WHOLE:
             return self.vae.decode(x)
-        return torch.cat([decode_tiled(self.vae.decode, one[None]) for one in x])
+        made = []
+        for one in x:
+            made.append((yield from decode_tiled(self.vae.decode, one[None])))
+        return torch.cat(made)
 
-    def followed(self, name: str, job: Job, pictures: Tensor, on_step: OnStep | None) -> Tensor:
+    def followed(self, name: str, job: Job, pictures: Tensor) -> Steps:
         """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
         if name not in self.later:
             place = located(name)
             alike = isinstance(self.family, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
             shared = self.family.shared if alike else {}  # type: ignore[attr-defined]
             self.later[name] = OpenPainter.load(place, self.family.device, self.dtype, shared)
-        stage, watch = self.later[name], (lambda i, x, x0: on_step(job.steps - 1, x, x0)) if on_step else None
-        return torch.cat([stage.paint(stage.job_after(job, i, picture), watch) for i, picture in enumerate(pixels(pictures))])
+            yield None
+        stage, made = self.later[name], []
+        for i, picture in enumerate(pixels(pictures)):
+            made.append((yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1)))
+        return torch.cat(made)
 
     def job_after(self, job: Job, i: int, picture: np.ndarray) -> Job:
         """The job of this model for picture i of another: what the user left open is its own choice."""
@@ -203,6 +211,16 @@ class OpenPainter:
         f = self.family
         readers = [*getattr(f, "towers", []), getattr(f, "clip", None), getattr(f, "t5", None)]
         return remark(prompt, [reader.tokenizer for reader in readers if reader])
+
+
+def at_step(steps: Steps, number: int) -> Steps:
+    """The steps of a model that follows another, each under the number of the first model's last."""
+    while True:
+        try:
+            state = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield state and (number, *state[1:])
 
 
 def begun(draw: Noise) -> Noise:

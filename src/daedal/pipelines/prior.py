@@ -18,7 +18,7 @@ from daedal.pipelines.image import Job
 from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.prompts import remark
-from daedal.processes.samplers import OnStep
+from daedal.processes.samplers import Steps
 from daedal.processes.sampling import SamplingParams
 
 
@@ -39,7 +39,7 @@ class PriorPainter:
         return cls(network, codec, Tokenizer.load(folder), json.loads((folder / "picture.json").read_text()))
 
     @torch.no_grad()
-    def paint(self, job: Job, on_step: OnStep | None) -> Tensor:
+    def paint(self, job: Job) -> Steps:
         side = self.multiple
         if job.init is not None or (job.width, job.height) != (side, side):
             raise DaedalError(f"this model makes pictures of {side}x{side} out of nothing; leave init and size out.")
@@ -49,9 +49,9 @@ class PriorPainter:
         for i, seed in enumerate(job.seeds):  # each with its own seed, so that it is the same alone
             params = SamplingParams(temperature=self.settings["temperature"], top_k=self.settings["top_k"], seed=seed)
             made.append(paint_codes(self.network, self.codec, asked[i : i + 1], nothing[i], side, params, job.guidance_scale))
+            yield None
         pictures = torch.cat(made)
-        if on_step:
-            on_step(0, pictures, pictures)
+        yield 0, pictures, pictures
         return pictures
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:

@@ -7,9 +7,9 @@ for piece in pipeline.stream("One day"):
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from daedal.checkpoints.adapter import load_adapter, parted
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
+from daedal.engine.runtime import RUNTIME
 from daedal.errors import DaedalError, nearest
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
@@ -81,6 +82,8 @@ class TextPipeline:
 
     def __init__(self, network: Decoder, tokenizer: Tokenizer, name: str = "model", folder: Path | None = None) -> None:
         self.network, self.tokenizer, self.name, self.folder = network, tokenizer, name, folder
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Text | list[Text]:
         """The continuation of a prompt (text, chat messages or token ids); a list of them when n > 1."""
@@ -100,14 +103,19 @@ class TextPipeline:
         """The pieces of one continuation as they are made; closing the iterator stops the work."""
         return self.start(prompt, **{**settings, "n": 1})
 
-    def start(self, prompt: Prompt, **settings: Any) -> "Stream":
+    def start(self, prompt: Prompt, *, client: str = "", priority: int = 0, **settings: Any) -> "Stream":
+        """Queue a prompt and return its stream. Clients share the model evenly; a higher `priority` is served first."""
         ids = self.encode(prompt)
-        return Stream(self, prompt, ids, self.fitted(ids, self.params(settings)), settings)
+        return Stream(self, prompt, ids, self.fitted(ids, self.params(settings)), settings, client, priority)
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
-        """One engine for all calls. Its prefix cache is off: a text must come out the same whatever was asked before it."""
-        return Engine(self.network, self.tokenizer, prefix_caching=False)
+        """One engine for all calls, made by the first. Its prefix cache is off: a text must come out the same whatever was asked before it."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = Engine(self.network, self.tokenizer, prefix_caching=False)
+                RUNTIME.add(self._engine)
+        return self._engine
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a plain text gets the bos token where the model has one."""
@@ -147,12 +155,14 @@ class TextPipeline:
 
 
 class Stream:
-    """Continuations under way: an iterator over the pieces of the first; `result(i)` is what there is of sample i."""
+    """Continuations under way: an iterator over the pieces of the first; `result(i)` is what there is of sample i. Any thread may use it."""
 
-    def __init__(self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: SamplingParams, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: SamplingParams, settings: dict[str, Any], client: str, priority: int
+    ) -> None:
         self.pipeline, self.prompt, self.params, self.settings = pipeline, prompt, params, settings
         wanted = dataclasses.replace(params, logprobs=params.logprobs or 0)
-        self.samples = pipeline.engine.submit(ids, wanted).samples
+        self.samples = pipeline.engine.submit(ids, wanted, client=client, priority=priority).samples
         self.shown = 0
 
     @property
@@ -165,18 +175,23 @@ class Stream:
         return sum(len(sample.output) for sample in self.samples)
 
     def advance(self) -> None:
-        """One step of the engine. A Ctrl-C within it cancels the samples and is passed on."""
+        """Wait until there are more tokens, or the end. A Ctrl-C within it cancels the samples and is passed on."""
+        made = self.made
         try:
-            self.pipeline.engine.step()
+            RUNTIME.wait(lambda: self.made > made or self.done)
         except BaseException:
-            self.cancel()
+            self.abandon()
             raise
 
     def cancel(self) -> None:
-        """Stop the work; `result` then gives what there is."""
+        """Stop the work and wait until it has stopped, which is before its next step; `result` gives what there is."""
+        self.abandon()
+        RUNTIME.wait(lambda: self.done)
+
+    def abandon(self) -> None:
+        """Have the work stopped before its next step, without waiting."""
         for sample in self.samples:
             self.pipeline.engine.cancel(sample)
-        self.pipeline.engine.step()
 
     def __iter__(self) -> Iterator[Piece]:
         first = self.samples[0]
@@ -186,15 +201,20 @@ class Stream:
                     token = first.stream[self.shown]
                     self.shown += 1
                     yield Piece(token.id, token.text, token.logprob or 0.0)
+                if first.error:
+                    raise first.error
                 if self.done:
                     return
                 self.advance()
         finally:
             if not self.done:
-                self.cancel()
+                self.abandon()
 
     def result(self, index: int = 0) -> Text:
+        """What there is of a sample; one that failed raises what it failed with."""
         sample, p = self.samples[index], self.pipeline
+        if sample.error:
+            raise sample.error
         recipe = {
             "model": p.name,
             "digest": digest(p.folder) if p.folder else None,
@@ -213,8 +233,7 @@ def reproduce(pipeline: TextPipeline, recipe: dict[str, Any], tokens: int | None
     sample = stream.samples[recipe["sample"]]
     while not sample.finished and (tokens is None or len(sample.output) < tokens):
         stream.advance()
-    if not stream.done:
-        stream.cancel()
+    stream.cancel()
     return stream.result(recipe["sample"])
 
 

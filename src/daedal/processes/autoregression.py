@@ -97,6 +97,7 @@ def stream(
         raise DaedalError("The prompt has no tokens; start with at least the bos token.")
     if params.adapter is not None:
         raise DaedalError(f"adapter={params.adapter!r} is for an engine; put the adapter on the network with load_adapter.")
+    params.check(network.config.vocab_size)
     params, ends = params.seeded(), frozenset(() if params.ignore_eos else eos_ids)
     matcher = params.grammar.matcher() if params.grammar else None
     size = len(prompt) + params.max_tokens

@@ -11,6 +11,7 @@ Legend: B batch.
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.processes.noise import Level, Levels, noised
 from daedal.processes.philox import cuda_normal
-from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, euler
+from daedal.processes.samplers import Denoise, Noise, OnStep, Sampler, Steps, euler, finished
 
 LIKE = ("diffusers", "webui", "comfy")  # whose noise a seed means
 
@@ -75,8 +76,13 @@ def colour_map(encode: Callable[[Tensor], Tensor], factor: int) -> Tensor:
     return torch.linalg.lstsq(seen, F.interpolate(corners, size=latents.shape[2:])[0].flatten(1).T, driver="gelsd").solution
 
 
+def generate(predict: Denoise, noise: Noise, levels: Levels, *, on_step: OnStep | None = None, **options: Any) -> Tensor:
+    """`generating` run to its end."""
+    return finished(generating(predict, noise, levels, **options), on_step)
+
+
 @torch.no_grad()
-def generate(
+def generating(
     predict: Denoise,
     noise: Noise,
     levels: Levels,
@@ -85,8 +91,7 @@ def generate(
     start: Tensor | None = None,
     kept: Tensor | None = None,
     opening: Callable[[Tensor, Levels], Tensor] | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+) -> Steps:
     """Sample from `predict(x, level) -> x0`. `start` (B, ...) is the picture that the first level noises; without one x begins as noise, of the
     first level's spread or as `opening(noise, levels)` makes it (`Schedule.start`); `kept` is a bool mask that broadcasts to it, true where the result must be `start` itself. A result that is not a number is
     an error that names the step."""
@@ -99,14 +104,17 @@ def generate(
         x0 = predict(x, level)
         return x0 if kept is None else torch.where(kept, begin, x0)
 
-    def watch(i: int, x: Tensor, x0: Tensor) -> None:
+    x = opening(eps, levels) if opening and start is None else noised(begin, eps, levels[0])
+    steps = sampler.steps(denoise, x, levels, noise)
+    while True:
+        try:
+            i, x, x0 = next(steps)  # type: ignore[misc]
+        except StopIteration as end:
+            x = end.value
+            break
         if not torch.isfinite(x).all():
             raise DaedalError(
                 f"the picture became NaN or infinite at step {i + 1} of {levels.steps}; try dtype fp32, a lower guidance scale or more steps."
             )
-        if on_step:
-            on_step(i, x, x0)
-
-    x = opening(eps, levels) if opening and start is None else noised(begin, eps, levels[0])
-    x = sampler(denoise, x, levels, noise, watch)
+        yield i, x, x0
     return x if kept is None else torch.where(kept, begin, x)

@@ -1,13 +1,15 @@
 """The house's media transformer as a `predict` of daedal.processes.imaging: prompts in, clean tokens out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from daedal.networks.media import MediaTransformer, Text, patchify
 from daedal.processes.guidance import active, cfg
-from daedal.processes.imaging import generate, seeded_noise
+from daedal.processes.imaging import generating, seeded_noise
 from daedal.processes.noise import X0, Flow, Level, Levels, shifted
-from daedal.processes.samplers import Denoise, OnStep, Sampler, euler
+from daedal.processes.samplers import Denoise, OnStep, Sampler, Steps, euler, finished
 
 PARAMETRISATIONS = {"x0": X0(), "flow": Flow()}
 
@@ -57,8 +59,13 @@ def predictor(
     return predict
 
 
+def paint(*arguments: Any, on_step: OnStep | None = None, **options: Any) -> Tensor:
+    """`painting` run to its end."""
+    return finished(painting(*arguments, **options), on_step)
+
+
 @torch.no_grad()
-def paint(
+def painting(
     network: MediaTransformer,
     tokens: Tensor,
     negative: Tensor,
@@ -73,8 +80,7 @@ def paint(
     kept: Tensor | None = None,
     control: Tensor | None = None,
     like: str = "diffusers",
-    on_step: OnStep | None = None,
-) -> Tensor:
+) -> Steps:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
     to the first level; tokens of it marked in `kept` (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
     device, positions = network.proj_in.weight.device, network.positions(height, width)
@@ -84,5 +90,7 @@ def paint(
     hint = None if control is None else patchify(control.to(device), network.token_side)
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
     predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
-    x = generate(predict, seeded_noise(seeds, shape, device, like), levels, sampler=sampler, start=clean, kept=mask, on_step=on_step)
+    yield None  # the prompt is read
+    noise = seeded_noise(seeds, shape, device, like)
+    x = yield from generating(predict, noise, levels, sampler=sampler, start=clean, kept=mask)
     return network.picture(x, height, width)

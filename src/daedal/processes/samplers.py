@@ -3,15 +3,18 @@
     x = sampler(denoise, x, levels, noise, on_step)
 
 `denoise(x, level)` estimates x0, in x's shape. `noise()` is a fresh standard normal of that shape; only stochastic samplers call it, and only
-where its weight is not 0. `on_step(i, x, x0)` hears of every step and may raise to cancel. All are written in alpha, sigma and lambda, so each
+where its weight is not 0. `on_step(i, x, x0)` hears of every step and may raise to cancel; `sampler.steps(denoise, x, levels, noise)` is the
+same as a generator, for a caller that does other work between two steps. All are written in alpha, sigma and lambda, so each
 runs on variance-preserving, flow and variance-exploding levels alike, from pure noise (alpha 0) to clean (sigma 0): "flow Euler" and "flow
 Heun" are `euler` and `heun` on flow levels. One step, exact when x0 does not change within it (Lu et al. 2022, DPM-Solver++), is `step`; the
 multistep samplers put into it an x0 extrapolated from the steps before.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Generator, Iterator
+from functools import partial, update_wrapper
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +25,34 @@ from daedal.processes.noise import Level, Levels
 Denoise = Callable[[Tensor, Level], Tensor]
 Noise = Callable[..., Tensor]
 OnStep = Callable[[int, Tensor, Tensor], object]
-Sampler = Callable[..., Tensor]  # (denoise, x, levels, noise, on_step=None) and, by keyword, what the function names
+Steps = Generator[tuple[int, Tensor, Tensor] | None, None, Tensor]  # (i, x, x0) after a step, None after other work; returns the end
 Past = list[tuple[float, Tensor]]  # (lambda, x0) of the steps so far, newest first
+
+
+def finished(steps: Steps, on_step: OnStep | None = None) -> Tensor:
+    """Run a generator of steps to its end and return what it returns."""
+    while True:
+        try:
+            state = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_step and state is not None:
+            on_step(*state)
+
+
+class Sampler:
+    """A sampler: called, it runs to the end; `steps` takes the same arguments and yields (i, x, x0) after each step."""
+
+    def __init__(self, steps: Callable[..., Steps]) -> None:
+        self.steps = steps
+        update_wrapper(self, steps)
+
+    def __call__(self, denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, **options: Any) -> Tensor:
+        return finished(self.steps(denoise, x, levels, noise, **options), on_step)
+
+    def set(self, **options: Any) -> "Sampler":
+        """The same sampler with options fixed."""
+        return Sampler(partial(self.steps, **options))
 
 
 def pairs(levels: Levels) -> Iterator[tuple[Level, Level, float]]:
@@ -45,7 +74,8 @@ def step(x: Tensor, x0: Tensor, level: Level, after: Level, h: float, eta: float
 # -- first order ---------------------------------------------------------------------------------------------------------------------------
 
 
-def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, eta: float = 0.0) -> Tensor:
+@Sampler
+def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, eta: float = 0.0) -> Steps:
     """DDIM (Song et al. 2020, eq. 12 and 16): keep the predicted eps but for a part of it, `eta` of DDPM's, that is drawn anew."""
     for i, (level, after, h) in enumerate(pairs(levels)):
         x0 = denoise(x, level)
@@ -53,24 +83,24 @@ def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnS
         fresh = eta * after.sigma * math.sqrt(1 - math.exp(-2 * h))
         x = after.alpha * x0 + (after.sigma**2 - fresh**2) ** 0.5 * eps
         x = x + fresh * noise() if fresh else x
-        if on_step:
-            on_step(i, x, x0)
+        yield i, x, x0
     return x
 
 
-def euler(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None) -> Tensor:
+@Sampler
+def euler(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
     """Euler's method on the probability-flow ODE. In x / alpha over sigma / alpha (Karras et al. 2022) as in t on flow levels, it is DDIM."""
-    return ddim(denoise, x, levels, noise, on_step)
+    return ddim.steps(denoise, x, levels, noise)
 
 
-def euler_ancestral(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, eta: float = 1.0) -> Tensor:
+@Sampler
+def euler_ancestral(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, eta: float = 1.0) -> Steps:
     """Euler to a level below, then noise up to the one wanted (Crowson, k-diffusion). That too is DDIM, here with eta 1, also on flow levels."""
-    return ddim(denoise, x, levels, noise, on_step, eta)
+    return ddim.steps(denoise, x, levels, noise, eta)
 
 
-def ddpm(
-    denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, large: float | Callable[[], Tensor] = 0.0
-) -> Tensor:
+@Sampler
+def ddpm(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, large: float | Callable[[], Tensor] = 0.0) -> Steps:
     """Ancestral sampling with DDPM's posterior (Ho et al. 2020, eq. 7). The log-variance lies at `large` between the posterior's own (0:
     fixed_small) and beta (1: fixed_large); a network that learned where (Nichol & Dhariwal 2021, eq. 15) gives `large` as a function, called
     after each denoise, of values that broadcast against x."""
@@ -80,26 +110,26 @@ def ddpm(
         if after.sigma:
             part = large() if callable(large) else large
             x = x + (level.sigma / after.sigma) ** part * (after.sigma * math.sqrt(-math.expm1(-2 * h))) * noise()
-        if on_step:
-            on_step(i, x, x0)
+        yield i, x, x0
     return x
 
 
-def lcm(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None) -> Tensor:
+@Sampler
+def lcm(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
     """Multistep consistency sampling (Song et al. 2023, algorithm 1; Luo et al. 2023): trust x0, and noise it anew to the level after."""
     for i, (level, after, _) in enumerate(pairs(levels)):
         x0 = denoise(x, level)
         x = after.alpha * x0
         x = x + after.sigma * noise() if after.sigma else x
-        if on_step:
-            on_step(i, x, x0)
+        yield i, x, x0
     return x
 
 
 # -- higher order --------------------------------------------------------------------------------------------------------------------------
 
 
-def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None) -> Tensor:
+@Sampler
+def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
     """Heun's second-order method, two denoisings a step but the last into clean (Karras et al. 2022, algorithm 1 without churn).
 
     The ODE d(x/w) = x0 d(alpha/w) + eps d(sigma/w) holds for every weight w, and the trapezium rule is right for any; `straight` picks it.
@@ -114,8 +144,7 @@ def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnS
             signal, spread = after.alpha / new - level.alpha / old, after.sigma / new - level.sigma / old
             there = new * (x / old + signal / 2 * (x0 + x0_there) + spread / 2 * (eps + eps_there))
         x = there
-        if on_step:
-            on_step(i, x, x0)
+        yield i, x, x0
     return x
 
 
@@ -126,18 +155,18 @@ def straight(level: Level) -> float:
     return alpha if alpha and math.isclose(alpha**2 + sigma**2, 1) else 1.0
 
 
+@Sampler
 def multistep(
     denoise: Denoise,
     x: Tensor,
     levels: Levels,
     noise: Noise,
-    on_step: OnStep | None = None,
     *,
     order: int,
     eta: float = 0.0,
     exact: bool = False,
     corrected: bool = False,
-) -> Tensor:
+) -> Steps:
     """The loop behind the DPM++ and UniPC samplers: `step` with an x0 extrapolated from the last `order` denoisings; `corrected` repeats the
     step before, an ODE's, with the new x0 among them, which costs no denoising. Near the end the order falls where few steps remain (as
     diffusers does below 15 steps, and always for UniPC)."""
@@ -151,8 +180,7 @@ def multistep(
         past = [(lam[i], x0), *past][: min(order, levels.steps - i) if taper else order]
         start, before, gain = x, level, h
         x = step(x, extrapolated(h, past, eta, exact), level, after, h, eta, noise)
-        if on_step:
-            on_step(i, x, x0)
+        yield i, x, x0
     return x
 
 
@@ -187,52 +215,58 @@ def moments(H: float, count: int) -> list[float]:
     return [value / mass for value in values[1:]]
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, eta: float = 0.0) -> Tensor:
+@Sampler
+def dpmpp_2m(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, eta: float = 0.0) -> Steps:
     """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2); with eta 1 its SDE form (appendix of the same)."""
-    return multistep(denoise, x, levels, noise, on_step, order=2, eta=eta)
+    return multistep.steps(denoise, x, levels, noise, order=2, eta=eta)
 
 
-def dpmpp_3m(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, eta: float = 0.0) -> Tensor:
+@Sampler
+def dpmpp_3m(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, eta: float = 0.0) -> Steps:
     """DPM-Solver++(3M); with eta 1 the 3M SDE of k-diffusion (Crowson). Both with the full second-derivative term: see `extrapolated`."""
-    return multistep(denoise, x, levels, noise, on_step, order=3, eta=eta, exact=True)
+    return multistep.steps(denoise, x, levels, noise, order=3, eta=eta, exact=True)
 
 
-def unipc(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, on_step: OnStep | None = None, order: int = 2) -> Tensor:
+@Sampler
+def unipc(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise, order: int = 2) -> Steps:
     """UniPC-bh2: a predictor of the given order and the corrector that adds one (Zhao et al. 2023, algorithms 1 and 2, x0 form)."""
-    return multistep(denoise, x, levels, noise, on_step, order=order, corrected=True)
+    return multistep.steps(denoise, x, levels, noise, order=order, corrected=True)
 
 
 # -- restart -------------------------------------------------------------------------------------------------------------------------------
 
 
+@Sampler
 def restart(
     denoise: Denoise,
     x: Tensor,
     levels: Levels,
     noise: Noise,
-    on_step: OnStep | None = None,
     *,
     low: float = 0.1,
     high: float = 2.0,
     times: int = 2,
     solver: Sampler = heun,
-) -> Tensor:
+) -> Steps:
     """Restart (Xu et al. 2023, algorithm 1): having come down to `low`, noise up to `high` and come down again, `times` over. Noise makes
     good what the ODE solver got wrong. Both are sigma / alpha, moved to the nearest level; the defaults are what tools take for Stable Diffusion."""
     distance = [(levels.lam[1:-1] + math.log(ratio)).abs() for ratio in (high, low)]
     top, bottom = [int(d.argmin()) + 1 if len(d) else 0 for d in distance]
-    done = 0
+    number = itertools.count()
 
-    def run(x: Tensor, part: Levels) -> Tensor:
-        nonlocal done
-        x = solver(denoise, x, part, noise, (lambda i, x, x0: on_step(done + i, x, x0)) if on_step else None)
-        done += part.steps
-        return x
+    def run(x: Tensor, part: Levels) -> Steps:
+        steps = solver.steps(denoise, x, part, noise)
+        while True:
+            try:
+                _, x, x0 = next(steps)  # type: ignore[misc]
+            except StopIteration as end:
+                return end.value
+            yield next(number), x, x0
 
-    x = run(x, levels[: bottom + 1])
+    x = yield from run(x, levels[: bottom + 1])
     for _ in range(times if top < bottom else 0):
-        x = run(renoised(x, levels[bottom], levels[top], noise), levels[top : bottom + 1])
-    return run(x, levels[bottom:])
+        x = yield from run(renoised(x, levels[bottom], levels[top], noise), levels[top : bottom + 1])
+    return (yield from run(x, levels[bottom:]))
 
 
 def renoised(x: Tensor, level: Level, noisier: Level, noise: Noise) -> Tensor:
@@ -244,19 +278,19 @@ def renoised(x: Tensor, level: Level, noisier: Level, noise: Noise) -> Tensor:
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
-    "ddpm_large": partial(ddpm, large=1.0),
+    "ddpm_large": ddpm.set(large=1.0),
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "heun": heun,
     "lcm": lcm,
     "dpmpp_2m": dpmpp_2m,
-    "dpmpp_2m_heun": partial(multistep, order=2, exact=True),
-    "dpmpp_2m_sde": partial(dpmpp_2m, eta=1.0),
-    "dpmpp_2m_sde_heun": partial(multistep, order=2, eta=1.0, exact=True),
+    "dpmpp_2m_heun": multistep.set(order=2, exact=True),
+    "dpmpp_2m_sde": dpmpp_2m.set(eta=1.0),
+    "dpmpp_2m_sde_heun": multistep.set(order=2, eta=1.0, exact=True),
     "dpmpp_3m": dpmpp_3m,
-    "dpmpp_3m_sde": partial(dpmpp_3m, eta=1.0),
+    "dpmpp_3m_sde": dpmpp_3m.set(eta=1.0),
     "unipc": unipc,
-    "unipc_3": partial(unipc, order=3),
+    "unipc_3": unipc.set(order=3),
     "restart": restart,
 }
 
