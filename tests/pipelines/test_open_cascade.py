@@ -87,7 +87,7 @@ def test_stages_follow_one_another(zoo: Any, stages: tuple[Any, Any, Path]) -> N
     named = first("a cat", seed=3, steps=4, then=str(folder / "IF-II"))
     assert np.array_equal(named.pixels, large) and np.array_equal(reproduce(first, named.recipe).pixels, large)
     stage = first.painter.later[str(folder / "IF-II")]
-    assert stage.family.t5.encoder is first.painter.family.t5.encoder, "T5 is read once"
+    assert stage.system.t5.encoder is first.painter.system.t5.encoder, "T5 is read once"
     assert first("a cat", seed=3, steps=4).pixels.shape == (16, 16, 3)
 
 

@@ -17,8 +17,8 @@ from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
-from daedal.processes.media import flow_levels, predictor
 from daedal.processes.samplers import euler
+from daedal.systems.house_media import flow_levels, predictor
 from daedal.train import distill, prefer
 from daedal.train.recipe import load_recipe
 from daedal.worlds import scenes

@@ -16,9 +16,9 @@ from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel, VQModelConfig
 from daedal.pipelines import image
-from daedal.processes.codes import begun, paint_codes, sample_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
+from daedal.systems.vq_prior import begun, encode, paint_codes, sample_codes
 from daedal.train import prior
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, codec: Path) ->
     assert 0 < found["bits_per_code"] < 6 and 0 < found["bits_without_caption"] < 6 and list((runs[0] / "samples").iterdir())
     network, vq, tokenizer = checkpoints.load(folder), checkpoints.load(folder / "codec"), Tokenizer.load(folder)
     settings = json.loads((folder / "picture.json").read_text())
-    asked = begun(prior.encode_captions(tokenizer, ["a red circle", ""], settings["text_length"]), tokenizer.eos_ids[0])
+    asked = encode(tokenizer, ["a red circle", ""], settings["text_length"])
     made = paint_codes(network, vq, asked[:1], asked[1], 32, SamplingParams(seed=1), settings["guidance_scale"])  # type: ignore[arg-type]
     assert made.shape == (1, 3, 32, 32) and torch.isfinite(made).all()
     pipeline = image.load(folder, device="cpu")

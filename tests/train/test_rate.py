@@ -18,7 +18,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.processes.imaging import pixels
-from daedal.processes.media import flow_levels, paint
+from daedal.systems.house_media import flow_levels, paint
 from daedal.train import prefer, rate
 from daedal.train.recipe import load_recipe
 

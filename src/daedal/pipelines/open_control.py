@@ -4,7 +4,6 @@ A network is found, in this order: in `control_model`, which is one network, or 
 the model's own folder. It is read once and kept.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +16,12 @@ from daedal import checkpoints
 from daedal.checkpoints.folder import load_ip_adapter
 from daedal.errors import DaedalError
 from daedal.nn.quick import quicken
-from daedal.pipelines.given import KINDS, known_kind
+from daedal.pipelines.given import KINDS
 from daedal.pipelines.image import Job
 from daedal.processes.imaging import from_pixels
+from daedal.systems.conditions import Control, Reference, known_kind
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class Control:
-    """A network and the picture it reads, (1, 3, H, W) in [-1, 1]."""
-
-    kind: str
-    network: Any
-    picture: Tensor
-    scale: float
-
-    @property
-    def name(self) -> str:
-        return type(self.network).__name__
-
-    @property
-    def positive(self) -> Tensor:
-        """The picture in [0, 1], (1, channels, H, W), grey for networks that read one channel."""
-        picture = (self.picture + 1) / 2
-        if self.name == "T2IAdapter" and self.network.config.in_channels == 1:
-            return (picture * picture.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-        return picture
-
-    def check(self, network: Any, keys: tuple[str, ...]) -> "Control":
-        """The control, if its config agrees with the network's in these keys."""
-        for key in keys:
-            mine, wanted = getattr(self.network.config, key), getattr(network.config, key)
-            if mine != wanted:
-                raise DaedalError(
-                    f"the {self.kind} network is for another model ({key} {mine}, this one has {wanted}); take one made for this model."
-                )
-        return self
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An IP-Adapter and what it reads of the picture: (1, ...), and of no picture."""
-
-    adapter: Any
-    embeds: Tensor
-    nothing: Tensor
-    scale: float
-
-    def rows(self, positive: int, negative: int) -> Tensor:
-        """One a prompt; negative prompts see no picture."""
-        return torch.cat([self.embeds.expand(positive, *self.embeds.shape[1:]), self.nothing.expand(negative, *self.nothing.shape[1:])])
 
 
 class Conditioners:
@@ -142,18 +96,3 @@ def for_clip(picture: np.ndarray, side: int) -> Tensor:
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     values = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
     return ((values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None])[None]
-
-
-def inpainted(init: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What an inpainting model must be given."""
-    if init is None or mask is None:
-        raise DaedalError("this is an inpainting model; give init= and mask= (--init, --mask).")
-    return init, mask
-
-
-def summed(items: list[Any]) -> Any:
-    """Their sum with +, None of none."""
-    total = None
-    for item in items:
-        total = item if total is None else total + item
-    return total

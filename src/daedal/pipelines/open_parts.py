@@ -13,7 +13,7 @@ from daedal.checkpoints.folder import load_part, read_config
 from daedal.checkpoints.single_file import load_single_file
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.processes.open_text import load_tokenizer
+from daedal.systems.text import load_tokenizer
 
 NEEDED = {  # by what diffusers calls the pipeline begins with
     "StableDiffusion3": ("vae", "text_encoder", "text_encoder_2"),

@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
 from daedal.networks.media import MediaConfig, MediaTransformer, patchify
 from daedal.processes.imaging import edges, pixels
-from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
+from daedal.systems.house_media import PARAMETRISATIONS, encode, flow_levels, paint
 from daedal.train import parallel, terms
 from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
@@ -185,7 +185,7 @@ def painted(
 ) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
-    tokens, nothing = (encode_captions(tokenizer, p, c.text_length) for p in (prompts, [""] * len(prompts)))
+    tokens, nothing = (encode(network, tokenizer, p) for p in (prompts, [""] * len(prompts)))
     seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps, recipe.sample_shift)
     network.eval()
     x = paint(
@@ -224,6 +224,6 @@ def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: Medi
         return ""
     c, rows = network.config, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]
     if network.sketch is not None:
-        told = network.sketch(network.encode_text(encode_captions(tokenizer, recipe.prompts, c.text_length).to(network.proj_in.weight.device)).pooled)
+        told = network.sketch(network.encode_text(encode(network, tokenizer, recipe.prompts).to(network.proj_in.weight.device)).pooled)
         rows.append(pixels(F.interpolate(told, size=(c.sample_size, c.sample_size))))
     return sheet(Path(recipe.out), step, rows)

@@ -24,11 +24,10 @@ from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.imaging import pixels
-from daedal.processes.media import flow_levels, predictor
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import euler
+from daedal.systems.house_media import ask, flow_levels, predictor
 from daedal.train import flow
-from daedal.train.distill import ask
 from daedal.train.pictures import clean
 from daedal.train.rate import Opinion
 from daedal.train.recipe.flow import FlowRecipe, PreferRecipe

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
-from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
+from daedal.systems.vq_prior import begun, encode, paint_codes
 from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.pictures import Start, begin, clean, fit, held_out, planned, sheet, sources, tokenizer_of
@@ -135,7 +135,7 @@ def evaluation(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Any
         device = network.lm_head.weight.device
 
         def bits(said: list[str]) -> float:
-            prompts = begun(encode_captions(tokenizer, said, recipe.text_length), tokenizer.eos_ids[0])
+            prompts = encode(tokenizer, said, recipe.text_length)
             pairs = zip(prompts.split(25), tokens.split(25), strict=True)
             total = sum(code_loss(network, p.to(device), t.to(device), codec.config.num_vq_embeddings).item() for p, t in pairs)
             return total / tokens.numel() * NAT
@@ -147,7 +147,7 @@ def evaluation(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Any
 
 def painted(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer, network: Decoder, prompts: list[str]) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of these captions, with the recipe's settings and seed."""
-    asked = begun(encode_captions(tokenizer, [*prompts, ""], recipe.text_length), tokenizer.eos_ids[0])
+    asked = encode(tokenizer, [*prompts, ""], recipe.text_length)
     params = SamplingParams(temperature=recipe.temperature, top_k=recipe.top_k, seed=recipe.seed)
     return pixels(paint_codes(network, codec, asked[:-1], asked[-1], side_of(codec), params, recipe.guidance_scale))
 
