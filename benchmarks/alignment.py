@@ -19,11 +19,11 @@ import torch
 from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.rollout import complete, padded, scored, seed_of
+from daedal.worlds import instructions
 
 ROWS = 32  # scored at once
 

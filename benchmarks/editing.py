@@ -17,11 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from daedal.data.pictures import encode_captions
-from daedal.data.worlds import scenes
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline, load
 from daedal.processes.imaging import edges, from_pixels, pixels
+from daedal.systems.house_media import encode
+from daedal.worlds import scenes
 
 README = [
     "a red circle", "a blue square on a black background", "two green stars", "a yellow heart above a purple square",
@@ -115,7 +115,7 @@ def pictures(painter: ImagePipeline, folder: Path) -> None:
     sheet(edited, 10, folder / "editing.png")
     network, tokenizer = painter.painter.network, painter.painter.tokenizer  # type: ignore[attr-defined]
     with torch.no_grad():
-        told = network.sketch(network.encode_text(encode_captions(tokenizer, SHOWN, network.config.text_length)).pooled)
+        told = network.sketch(network.encode_text(encode(network, tokenizer, SHOWN)).pooled)
     told = pixels(F.interpolate(told, size=(64, 64)))
     sheet([*told, *(made.pixels for made in painter.paint_each(SHOWN, seed=1))], len(SHOWN), folder / "sketch.png")
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic
 from daedal.evals.measured import share
 from daedal.media import images, plots
 from daedal.networks import llama
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, sft
 from daedal.train.recipe import check
+from daedal.worlds import arithmetic
 
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 LADDER = {"16 x 1": (16, 1), "32 x 2": (32, 2), "64 x 2": (64, 2), "96 x 3": (96, 3)}

@@ -22,9 +22,9 @@ import torch
 from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic
 from daedal.train import rl
 from daedal.train.recipe import check
+from daedal.worlds import arithmetic
 
 
 def vowels(text: str) -> float:

@@ -34,9 +34,9 @@ def tiny_folder(tmp_path_factory):
     """A random 2-layer Llama with a trained byte-level tokenizer, as a folder."""
     from daedal import checkpoints
     from daedal.data.tokenizer import Tokenizer
-    from daedal.data.worlds import tales
     from daedal.networks import build, config_from_dict
     from daedal.train.recipe.base import ModelRecipe
+    from daedal.worlds import tales
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = Tokenizer.train(tales(300), 400, ("<|bos|>", "<|eos|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from daedal.checkpoints.components import fill, load_component, load_components, save_component
+from daedal import checkpoints
+from daedal.checkpoints.folder import fill
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.config import defaulted, parse, to_dict
+from daedal.networks.names import Names
 
 SMALL = dict(block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -25,7 +27,7 @@ def small():
 
 @pytest.fixture
 def folder(tmp_path):
-    save_component(small(), tmp_path / "vae")
+    checkpoints.save(small(), tmp_path / "vae")
     return tmp_path / "vae"
 
 
@@ -46,20 +48,20 @@ def rewrite(folder, change):
 
 def test_round_trip_in_every_dtype(folder, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        module = load_component(folder, dtype=dtype)
-        save_component(module, tmp_path / "out", max_shard_bytes=20_000)
+        module = checkpoints.load(folder, dtype=dtype)
+        checkpoints.save(module, tmp_path / "out", max_shard_bytes=20_000)
         assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
-        again = load_component(tmp_path / "out")
+        again = checkpoints.load(tmp_path / "out")
         assert same(again, module) and all(p.dtype == dtype for p in again.parameters()) and not again.training
     assert list(tmp_path.glob(".*")) == []
 
 
 def test_saving_over_shards_leaves_no_stale_one(folder):
-    module = load_component(folder)
-    save_component(module, folder, max_shard_bytes=20_000)
-    save_component(module, folder)
+    module = checkpoints.load(folder)
+    checkpoints.save(module, folder, max_shard_bytes=20_000)
+    checkpoints.save(module, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", WEIGHTS]
-    assert same(load_component(folder), module)
+    assert same(checkpoints.load(folder), module)
 
 
 def test_the_half_precision_variant_is_found(folder, tmp_path):
@@ -68,7 +70,7 @@ def test_the_half_precision_variant_is_found(folder, tmp_path):
     theirs.save_pretrained(tmp_path / "shards", variant="fp16", max_shard_size="20KB")
     assert not (tmp_path / "whole" / WEIGHTS).exists() and len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     for name in ("whole", "shards"):
-        ours = load_component(tmp_path / name)
+        ours = checkpoints.load(tmp_path / name)
         assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.state_dict().items())
 
 
@@ -91,12 +93,12 @@ def test_the_half_precision_variant_is_found(folder, tmp_path):
 def test_a_bad_folder_gets_one_sentence(folder, breakage, words):
     breakage(folder)
     with pytest.raises(DaedalError, match=words):
-        load_component(folder)
+        checkpoints.load(folder)
 
 
 def test_names_of_the_file_are_not_always_ours():
     class Renamed(torch.nn.Module):
-        names, former, skipped = (("inner.", "outer."),), (("ancient.", "outer."),), ("position_ids",)
+        names = Names(renames=(("inner.", "outer."),), former=(("ancient.", "outer."),), skipped=("position_ids",))
 
         def __init__(self):
             super().__init__()
@@ -112,10 +114,10 @@ def test_names_of_the_file_are_not_always_ours():
 
 
 def test_pickled_weights_are_read_when_asked(folder):
-    module = load_component(folder)
+    module = checkpoints.load(folder)
     torch.save(module.state_dict(), folder / "diffusion_pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-    assert same(load_component(folder, allow_pickle=True), module)
+    assert same(checkpoints.load(folder, allow_pickle=True), module)
 
 
 # Pipelines.
@@ -125,7 +127,7 @@ def test_pickled_weights_are_read_when_asked(folder):
 def pipeline(tmp_path):
     """A folder as diffusers lays one out."""
     root = tmp_path / "pipeline"
-    save_component(small(), root / "vae")
+    checkpoints.save(small(), root / "vae")
     (root / "scheduler").mkdir()
     (root / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler", "beta_start": 0.1}))
     (root / "tokenizer").mkdir()
@@ -139,19 +141,19 @@ def pipeline(tmp_path):
 
 
 def test_a_pipeline_folder(pipeline):
-    parts = load_components(pipeline)
+    parts = checkpoints.load_parts(pipeline)
     assert set(parts) == {"model_index", "vae", "scheduler", "tokenizer", "feature_extractor"}
     assert same(parts["vae"], small()) and parts["scheduler"]["beta_start"] == 0.1
     assert parts["tokenizer"] == pipeline / "tokenizer" and parts["model_index"]["requires_safety_checker"]
-    assert load_components(pipeline, dtype=torch.bfloat16)["vae"].quant_conv.weight.dtype == torch.bfloat16
+    assert checkpoints.load_parts(pipeline, dtype=torch.bfloat16)["vae"].quant_conv.weight.dtype == torch.bfloat16
     shutil.rmtree(pipeline / "vae")
     with pytest.raises(DaedalError, match="vae is not a folder"):
-        load_components(pipeline)
+        checkpoints.load_parts(pipeline)
 
 
 def test_a_folder_of_one_component_is_no_pipeline(folder):
     with pytest.raises(DaedalError, match=r"no model_index.json"):
-        load_components(folder)
+        checkpoints.load_parts(folder)
 
 
 # Configs.

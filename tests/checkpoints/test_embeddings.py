@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.checkpoints.embeddings import Embedding, add_embedding, read_embedding, save_embedding
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -157,9 +157,9 @@ def test_both_are_saved(tokenizer, tmp_path):
     model.bfloat16()
     read = read_embedding(written(tmp_path / "cat.safetensors", {"<Cat>": VECTORS}))
     words = add_embedding(read, {"text_encoder": model}, {"text_encoder": tokenizer})["text_encoder"]
-    save_component(model, tmp_path / "tower")
+    checkpoints.save(model, tmp_path / "tower")
     words.save(tmp_path / "words")
-    again, reread = load_component(tmp_path / "tower"), Tokenizer.load(tmp_path / "words")
+    again, reread = checkpoints.load(tmp_path / "tower"), Tokenizer.load(tmp_path / "words")
     assert reread.encode(PROMPT) == words.encode(PROMPT) == transformers.AutoTokenizer.from_pretrained(tmp_path / "words")(PROMPT).input_ids
     assert torch.equal(again.text_model.embeddings.token_embedding.weight, torch.cat([before, VECTORS]).bfloat16())
     with pytest.raises(DaedalError, match="'<Cat>' has been added already"):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.checkpoints.gan_pickles import read_generator
 from daedal.errors import DaedalError
 from daedal.networks.stylegan import StyleGAN2Generator, StyleGANConfig
@@ -85,7 +85,7 @@ def test_a_pickle_becomes_a_folder(network: Any, tmp_path: Path, authors: None) 
     assert run.exit_code == 0, run.output
     z = torch.randn(2, 8)
     with torch.no_grad():
-        assert torch.equal(load_component(tmp_path / "out").eval()(z), network(z))
+        assert torch.equal(checkpoints.load(tmp_path / "out").eval()(z), network(z))
 
 
 def test_what_is_no_such_pickle_gets_a_sentence(tmp_path: Path, authors: None) -> None:

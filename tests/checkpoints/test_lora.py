@@ -10,7 +10,7 @@ import torch
 from diffusers.loaders import lora_conversion_utils as theirs
 from safetensors.torch import load_file, save_file
 
-from daedal.checkpoints.components import disk_name
+from daedal.checkpoints.folder import disk_name
 from daedal.checkpoints.lora import Adapters, Decomposed, Hadamard, Kronecker, LowRank, save_lora
 from daedal.checkpoints.lora_files import read_lora
 from daedal.checkpoints.original_names import layout

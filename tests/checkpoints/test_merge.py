@@ -69,19 +69,19 @@ def test_folders_merge(family: list[Path], method: str, tmp_path: Path) -> None:
 
 
 def test_networks_of_pictures_merge_and_paint(tmp_path: Path) -> None:
-    from daedal.checkpoints.components import load_component, save_component
+    from daedal import checkpoints
     from daedal.checkpoints.merge import merge
     from daedal.pipelines.image import load
 
     house = checkpoints.resolve("house/image")
-    network = load_component(house, dtype=torch.float32)
+    network = checkpoints.load(house, dtype=torch.float32)
     other = {name: value + 0.01 * torch.randn(value.shape) for name, value in network.state_dict().items()}
     middle = {name: (value + other[name]) / 2 for name, value in network.state_dict().items()}
     network.load_state_dict(other)
-    save_component(network, tmp_path / "other", max_shard_bytes=4_000_000)
+    checkpoints.save(network, tmp_path / "other", max_shard_bytes=4_000_000)
     merge([tmp_path / "other", house], tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.index.json"))
-    merged = load_component(tmp_path / "out").state_dict()
+    merged = checkpoints.load(tmp_path / "out").state_dict()
     assert all(torch.allclose(merged[name], value, atol=1e-5) for name, value in middle.items())
     merge([house, tmp_path / "other"], tmp_path / "painter")
     assert load(tmp_path / "painter")("a red circle", steps=1).pixels.shape == (64, 64, 3)
@@ -106,18 +106,18 @@ def test_what_cannot_be_merged_gets_a_sentence(family: list[Path], tmp_path: Pat
 
 def test_a_merge_is_written_shard_by_shard(family: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same tensors as in one file, and never more than a shard of them made before it is written."""
-    from daedal.checkpoints import folder, merge
+    from daedal.checkpoints import files, merge
 
     merge.merge(family[1:], tmp_path / "whole")
-    made, most, write = [0], [0], folder.write
+    made, most, write = [0], [0], files.write
     real = merge.linear
     monkeypatch.setattr(merge, "linear", lambda *given: made.__setitem__(0, made[0] + 1) or real(*given))
-    monkeypatch.setattr(folder, "write", lambda shard, path: (most.append(made[0] - sum(most)), write(shard, path)))
+    monkeypatch.setattr(files, "write", lambda shard, path: (most.append(made[0] - sum(most)), write(shard, path)))
     merge.merge(family[1:], tmp_path / "parts", shard_bytes=20_000)
-    files = sorted((tmp_path / "parts").glob("*.safetensors"))
-    sizes = [len(load_file(file)) for file in files]
-    assert len(files) > 3 and max(most) <= max(sizes) + 1 < made[0]
-    whole, parts = (dict(folder.tensors(tmp_path / name)) for name in ("whole", "parts"))
+    shards = sorted((tmp_path / "parts").glob("*.safetensors"))
+    sizes = [len(load_file(file)) for file in shards]
+    assert len(shards) > 3 and max(most) <= max(sizes) + 1 < made[0]
+    whole, parts = (dict(files.tensors(tmp_path / name)) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
     index = (tmp_path / "parts" / "model.safetensors.index.json").read_text()
-    assert all(file.name in index for file in files)
+    assert all(file.name in index for file in shards)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from daedal.checkpoints import load, save
-from daedal.checkpoints.quantize import prepare_, quantize
+from daedal.checkpoints.packed import prepare_
+from daedal.checkpoints.quantize import quantize
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.nn.quantized import QuantLinear, quantize_

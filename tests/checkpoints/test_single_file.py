@@ -11,7 +11,7 @@ from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
 
 from daedal.checkpoints import families
-from daedal.checkpoints.components import disk_name
+from daedal.checkpoints.folder import disk_name
 from daedal.checkpoints.original_names import layout
 from daedal.checkpoints.single_file import load_single_file, save_single_file, to_original
 from daedal.errors import DaedalError

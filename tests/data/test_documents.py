@@ -12,8 +12,8 @@ import zstandard
 from daedal.data.documents import Mixture, Source, documents
 from daedal.data.packing import PackedRows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import tales
 from daedal.errors import DaedalError
+from daedal.worlds import tales
 
 TEXTS = list(tales(40))
 

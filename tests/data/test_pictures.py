@@ -10,8 +10,8 @@ from PIL import Image
 
 from daedal.data.pictures import Parquet, PictureBatches, Scenes, encode_captions, laid_on
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds.scenes import RELATIONS
 from daedal.errors import DaedalError
+from daedal.worlds.scenes import RELATIONS
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 
 from daedal.data import recaption
 from daedal.data.pictures import Scenes
-from daedal.data.worlds import scenes
 from daedal.train.pictures import sources
 from daedal.train.recipe.pictures import PictureSource
+from daedal.worlds import scenes
 
 
 def test_scenes_are_described_as_they_are() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.cli import app
 from daedal.evals import parts
 from daedal.media import images
@@ -51,7 +51,7 @@ def test_an_eye_that_sees() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     codec = AutoencoderKL(AutoencoderKLConfig(block_out_channels=(8,), norm_num_groups=4, sample_size=16)).init_weights(0)
-    save_component(codec, tmp_path / "codec")
+    checkpoints.save(codec, tmp_path / "codec")
     for i in range(4):
         images.save_image(np.full((16, 16, 3), 60 * i, np.uint8), tmp_path / "set" / f"{i}.png")
         (tmp_path / "set" / f"{i}.txt").write_text(f"grey number {i}")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.evals import pictures as P
+from daedal.worlds import scenes
 
 
 def normal(n: int, shift: float = 0.0, scale: float = 1.0, seed: int = 0, width: int = 16) -> torch.Tensor:

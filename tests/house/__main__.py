@@ -13,12 +13,12 @@ def main() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
     lines = [line for text in texts.values() for line in text.splitlines()]
     lengths = sorted(size for text in texts.values() for size, _ in functions(text))
-    longest, where = max(
-        (size, f"{path.relative_to(ROOT)}: {name}") for path, text in texts.items() for size, name in functions(text)
-    )
+    longest, where = max((size, f"{path.relative_to(ROOT)}: {name}") for path, text in texts.items() for size, name in functions(text))
     inner = sum(line.startswith((" ", "\t")) and line.strip().startswith("from daedal") for line in lines)
     print(f"lines          {len(lines):,} in {len(texts)} files; {sum(len(line) > 100 for line in lines):,} wider than 100 columns")
-    print(f"functions      {len(lengths):,}: median {statistics.median(lengths):g}, p90 {lengths[int(0.9 * len(lengths))]}, longest {longest} ({where})")
+    print(
+        f"functions      {len(lengths):,}: median {statistics.median(lengths):g}, p90 {lengths[int(0.9 * len(lengths))]}, longest {longest} ({where})"
+    )
     print(f"fmt: skip      {sum('# fmt: skip' in line for line in lines)}")
     print(f"inner imports  {inner} of our own inside functions")
     found = circles()

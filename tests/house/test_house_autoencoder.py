@@ -8,20 +8,19 @@ import torch
 import torch.nn.functional as F
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.checkpoints.hub import HOUSE
-from daedal.data.worlds import scenes
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.processes.imaging import colour_map
 from daedal.processes.measures import psnr
 from daedal.train.pictures import clean
+from daedal.worlds import scenes
 
 FOLDER = HOUSE / "autoencoder"
 
 
 @pytest.fixture(scope="module")
 def codec() -> AutoencoderKL:
-    return load_component(checkpoints.resolve("house/autoencoder"), torch.float32)  # type: ignore[return-value]
+    return checkpoints.load(checkpoints.resolve("house/autoencoder"), torch.float32)  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 
 import daedal
 from daedal.checkpoints.hub import HOUSE
-from daedal.data.worlds import instructions
-from daedal.data.worlds.instructions import says
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
+from daedal.worlds import instructions
+from daedal.worlds.stories import says
 
 FOLDER = HOUSE / "chat"
 

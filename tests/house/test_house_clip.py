@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from daedal.checkpoints.hub import HOUSE
-from daedal.data.worlds.scenes import Scene, Thing, draw
 from daedal.networks.clip import CLIPModel
 from daedal.processes.measures import first_hits
 from daedal.processes.sight import Sight
 from daedal.train.pictures import clean
+from daedal.worlds.scenes import Scene, Thing, draw
 
 FOLDER = HOUSE / "clip"
 THINGS = [(colour, shape) for shape in ("circle", "heart", "square") for colour in ("red", "green", "blue", "yellow", "orange")]

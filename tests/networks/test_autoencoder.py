@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig, decode_tiled, starts
 from daedal.networks.config import parse
 from daedal.processes.samplers import finished
@@ -44,7 +44,7 @@ def pair(request, tmp_path_factory):
     theirs = randomised(diffusers.AutoencoderKL(**CASES[request.param]))
     folder = tmp_path_factory.mktemp("vae")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -61,11 +61,11 @@ def test_encode_and_decode(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out", max_shard_bytes=20_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=20_000)
     again = diffusers.AutoencoderKL.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert {key for key in again.config if key[0] != "_"} == {key for key in theirs.config if key[0] != "_"}
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -121,7 +121,7 @@ def test_old_names_of_attention(tmp_path):
             name = name.replace(new, former)
         old[name] = tensor
     save_file(old, file, {"format": "pt"})
-    ours = load_component(tmp_path)
+    ours = checkpoints.load(tmp_path)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.biggan import (
     BigGANConfig,
@@ -99,8 +99,8 @@ def test_orthogonal_weights_cost_nothing_and_others_by_hand(generator: BigGANGen
 
 def test_folders_come_back_and_sizes_are_checked(generator: BigGANGenerator, discriminator: BigGANDiscriminator, tmp_path: Path) -> None:
     for network in (generator, discriminator):
-        save_component(network, tmp_path / network.class_name)
-        again = load_component(tmp_path / network.class_name)
+        checkpoints.save(network, tmp_path / network.class_name)
+        again = checkpoints.load(tmp_path / network.class_name)
         assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
     with pytest.raises(DaedalError, match="not 48"):
         BigGANConfig(resolution=48)

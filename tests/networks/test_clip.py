@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from daedal.networks.config import parse
@@ -48,7 +48,7 @@ def images(size=8):
 
 def saved(theirs, folder):
     randomised(theirs).save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 def same_features(ours, out, projected):
@@ -106,14 +106,15 @@ def test_contrastive_logits(tmp_path):
 def test_our_folder_opens_in_transformers(name, tmp_path):
     config = {"CLIPVisionModelWithProjection": transformers.CLIPVisionConfig(**VISION)}.get(name, transformers.CLIPTextConfig(**TEXT))
     theirs, ours = saved(whole() if name == "CLIPModel" else getattr(transformers, name)(config), tmp_path / "in")
-    save_component(ours, tmp_path / "out", max_shard_bytes=8_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=8_000)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
     again, info = getattr(transformers, name).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
     assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in again.state_dict().items())
     ours_raw, theirs_raw = (json.loads((tmp_path / end / "config.json").read_text()) for end in ("out", "in"))
+    theirs_raw.setdefault("torch_dtype", theirs_raw.get("dtype"))  # what transformers 5 calls it
     assert all(theirs_raw[key] == value for key, value in ours_raw.items() if value is not None)
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -127,7 +128,7 @@ def test_files_of_every_era(tmp_path):
     for prefix in ("", "text_model."):
         tensors = {prefix + name: tensor for name, tensor in names.items()} | {f"{prefix}embeddings.position_ids": torch.arange(10)[None]}
         save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-        assert torch.equal(load_component(tmp_path)(TOKENS).last, expected)
+        assert torch.equal(checkpoints.load(tmp_path)(TOKENS).last, expected)
 
 
 def test_a_config_in_two_dictionaries():
@@ -155,7 +156,7 @@ def test_half_precision_weights_and_activations(tmp_path):
     ours.text_model.compute_dtype = torch.bfloat16
     mixed = ours(images().bfloat16(), TOKENS)
     assert (mixed.float() - exact).norm() < 0.03 * exact.norm()
-    assert (load_component(tmp_path, torch.bfloat16)(images().bfloat16(), TOKENS).float() - exact).norm() < 0.03 * exact.norm()
+    assert (checkpoints.load(tmp_path, torch.bfloat16)(images().bfloat16(), TOKENS).float() - exact).norm() < 0.03 * exact.norm()
 
 
 def test_towers_learn_from_scratch():

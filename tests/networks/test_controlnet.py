@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from daedal.checkpoints.components import load_component, load_ip_adapter, save_component
+from daedal import checkpoints
+from daedal.checkpoints.folder import load_ip_adapter
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.controlnet import ControlNetModel
@@ -64,7 +65,7 @@ def pair(request, tmp_path_factory):
     theirs = randomised(diffusers.ControlNetModel(**{k: v for k, v in shape.items() if k not in ONLY_UNET}, **options))
     folder = tmp_path_factory.mktemp("controlnet")
     theirs.save_pretrained(folder)
-    return shape, theirs, load_component(folder)
+    return shape, theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -99,10 +100,10 @@ def test_several_are_summed(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     _, theirs, ours = pair
-    save_component(ours, tmp_path / "out")
+    checkpoints.save(ours, tmp_path / "out")
     again = diffusers.ControlNetModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -126,7 +127,7 @@ def test_t2i_adapter(kind, tmp_path):
     factor = 16 if xl else 8
     theirs = randomised(diffusers.T2IAdapter(channels=sizes, num_res_blocks=1, downscale_factor=factor, adapter_type=kind))
     theirs.save_pretrained(tmp_path / "in")
-    ours = load_component(tmp_path / "in")
+    ours = checkpoints.load(tmp_path / "in")
     args, added, image = inputs(shape)
     features, expected = ours(image, scale=0.8), [0.8 * feature for feature in theirs(image)]
     for a, b in zip(features, expected, strict=True):
@@ -136,7 +137,7 @@ def test_t2i_adapter(kind, tmp_path):
     told = our_unet(*args, added=added, features=features)
     close(told, their_unet(*args, added_cond_kwargs=added, down_intrablock_additional_residuals=expected).sample)
     assert (told - plain).abs().max() > 0.01
-    save_component(ours, tmp_path / "out")
+    checkpoints.save(ours, tmp_path / "out")
     again = diffusers.T2IAdapter.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
 

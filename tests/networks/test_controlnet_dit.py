@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.controlnet_dit import FluxControlNetModel, SD3ControlNetModel
@@ -62,11 +62,11 @@ def sd3_pair():
 def reopened(theirs, folder):
     """Ours of their folder, when theirs of our folder is the same again."""
     theirs.save_pretrained(folder / "in")
-    ours = load_component(folder / "in")
-    save_component(ours, folder / "out", max_shard_bytes=20_000)
+    ours = checkpoints.load(folder / "in")
+    checkpoints.save(ours, folder / "out", max_shard_bytes=20_000)
     again = type(theirs).from_pretrained(folder / "out", low_cpu_mem_usage=False).eval()
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(folder / "out").config == ours.config
+    assert checkpoints.load(folder / "out").config == ours.config
     return ours
 
 

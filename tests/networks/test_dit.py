@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.dit import DiTConfig, DiTTransformer2DModel
@@ -39,7 +39,7 @@ def inputs(height=8, width=8):
 def pair(request, tmp_path_factory):
     theirs, folder = randomised(diffusers.DiTTransformer2DModel(**CASES[request.param])), tmp_path_factory.mktemp("dit")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -55,11 +55,11 @@ def test_prediction(pair, size):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out", max_shard_bytes=10_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=10_000)
     again = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     close(again(*inputs()).sample, theirs(*inputs()).sample)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -72,12 +72,12 @@ def test_the_published_folder(pair, tmp_path):
     if raw["norm_eps"] == 1e-5:
         del raw["norm_eps"]
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    again = load_component(tmp_path)
+    again = checkpoints.load(tmp_path)
     assert isinstance(again, DiTTransformer2DModel) and again.config == ours.config
     assert torch.equal(again(*inputs()), ours(*inputs()))
     (tmp_path / "config.json").write_text(json.dumps(raw | dict(norm_type="ada_norm")))
     with pytest.raises(DaedalError, match="norm_type 'ada_norm' is not one of ada_norm_zero, ada_norm_single"):
-        load_component(tmp_path)
+        checkpoints.load(tmp_path)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.flux import FluxConfig, FluxTransformer2DModel, pack, positions, unpack
@@ -54,7 +54,7 @@ def predicted(theirs, x, time, text, pooled, ids, **more):
 def pair(request, tmp_path_factory):
     theirs, folder = randomised(diffusers.FluxTransformer2DModel(**CASES[request.param])), tmp_path_factory.mktemp("flux")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 IDS = {"square": positions(8, 8), "oblong": positions(4, 14), "kontext": torch.cat([positions(8, 8), positions(4, 6, image=1)])}
@@ -74,11 +74,11 @@ def test_prediction(pair, name):
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     args, guidance = inputs(ours.config, IDS["oblong"])
-    save_component(ours, tmp_path / "out", max_shard_bytes=40_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=40_000)
     again = diffusers.FluxTransformer2DModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     close(predicted(again, *args, **guidance), predicted(theirs, *args, **guidance))
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()

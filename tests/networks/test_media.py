@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.networks.media import MediaConfig, MediaTransformer, cells, grid_positions, patchify, unpatchify
 
 TINY = MediaConfig(
@@ -80,8 +80,8 @@ def test_a_fresh_network_predicts_zero_and_a_saved_one_is_itself(network: MediaT
     fresh = MediaTransformer(TINY).init_weights(3)
     x, positions, level = torch.randn(1, 16, 48), grid_positions(16, 16, 4), torch.tensor([[0.5]])
     assert torch.equal(fresh(x, positions, level, fresh.encode_text(torch.zeros(1, 6, dtype=torch.int64))), torch.zeros(1, 16, 48))
-    save_component(network, tmp_path / "model")
-    again = load_component(tmp_path / "model")
+    checkpoints.save(network, tmp_path / "model")
+    again = checkpoints.load(tmp_path / "model")
     text = torch.randint(50, (1, 6))
     assert torch.allclose(again(x, positions, level, again.encode_text(text)), network(x, positions, level, network.encode_text(text)), atol=1e-5)
 

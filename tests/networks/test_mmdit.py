@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.mmdit import SD3Config, SD3Transformer2DModel
@@ -54,7 +54,7 @@ def predicted(theirs, x, time, text, pooled, **more):
 def pair(request, tmp_path_factory):
     theirs, folder = randomised(diffusers.SD3Transformer2DModel(**CASES[request.param])), tmp_path_factory.mktemp("sd3")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -72,11 +72,11 @@ def test_prediction(pair, size):
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     args = inputs(ours.config.in_channels)
-    save_component(ours, tmp_path / "out", max_shard_bytes=20_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=20_000)
     again = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     close(predicted(again, *args), predicted(theirs, *args))
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()

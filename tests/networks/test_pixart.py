@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.pixart import PixArtConfig, PixArtTransformer2DModel
@@ -51,7 +51,7 @@ def predicted(theirs, x, time, text, added, mask=None):
 def pair(request, tmp_path_factory):
     theirs, folder = randomised(diffusers.PixArtTransformer2DModel(**CASES[request.param])), tmp_path_factory.mktemp("pixart")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -85,11 +85,11 @@ def test_text_keys_once_a_prompt(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out", max_shard_bytes=10_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=10_000)
     again = diffusers.PixArtTransformer2DModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     close(predicted(again, *inputs()), predicted(theirs, *inputs()))
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -99,7 +99,7 @@ def test_the_published_folder(pair, tmp_path):
     raw = json.loads((tmp_path / "config.json").read_text()) | dict(_class_name="Transformer2DModel", num_vector_embeds=None)
     raw |= dict(only_cross_attention=False, use_linear_projection=False, double_self_attention=False)
     (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in raw.items() if value is not None}))
-    again = load_component(tmp_path)
+    again = checkpoints.load(tmp_path)
     assert isinstance(again, PixArtTransformer2DModel) and again.config == ours.config
 
 

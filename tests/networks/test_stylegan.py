@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.stylegan import (
     StyleGAN2Discriminator,
@@ -109,6 +109,6 @@ def test_classes_steer_both_networks_and_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DaedalError, match="trained with classes"):
         generator(z)
     for network in (generator, discriminator):
-        save_component(network, tmp_path / network.class_name)
-        again = load_component(tmp_path / network.class_name)
+        checkpoints.save(network, tmp_path / network.class_name)
+        again = checkpoints.load(tmp_path / network.class_name)
         assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())

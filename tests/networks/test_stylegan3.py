@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.networks.stylegan3 import Band, StyleGAN3Config, StyleGAN3Generator, filtered, lowpass
 
 SMALL = {"z_dim": 16, "w_dim": 16, "img_resolution": 32, "channel_base": 256, "channel_max": 8, "num_layers": 6}
@@ -66,6 +66,6 @@ def test_activations_start_at_unit_scale_and_magnitudes_are_followed() -> None:
 
 @torch.no_grad()
 def test_saved_and_opened_it_is_the_same(generator: StyleGAN3Generator, tmp_path: Path) -> None:
-    save_component(generator, tmp_path)
-    again, z = load_component(tmp_path), torch.randn(2, 16)
+    checkpoints.save(generator, tmp_path)
+    again, z = checkpoints.load(tmp_path), torch.randn(2, 16)
     assert isinstance(again, StyleGAN3Generator) and torch.equal(again.eval()(z, truncation=0.7), generator(z, truncation=0.7))

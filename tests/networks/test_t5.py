@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.t5 import T5Config, T5EncoderModel, UMT5EncoderModel, position_buckets
@@ -44,7 +44,7 @@ def pair(request, tmp_path_factory):
     kind, config = CASES[request.param]
     theirs, folder = randomised(kind(config)), tmp_path_factory.mktemp("t5")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -59,12 +59,12 @@ def test_states(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_transformers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out", max_shard_bytes=8_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=8_000)
     again, info = type(theirs).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
     close(again(TOKENS, MASK).last_hidden_state, theirs(TOKENS, MASK).last_hidden_state)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
@@ -90,7 +90,7 @@ def test_float16_does_not_overflow(name, tmp_path):
     for parameter in (p for n, p in theirs.named_parameters() if n.endswith(("wi_1.weight", "wo.weight"))):
         parameter.mul_(200)
     theirs.save_pretrained(tmp_path)
-    exact, half = load_component(tmp_path)(TOKENS), load_component(tmp_path, torch.float16)(TOKENS)
+    exact, half = checkpoints.load(tmp_path)(TOKENS), checkpoints.load(tmp_path, torch.float16)(TOKENS)
     assert half.dtype == torch.float16 and half.isfinite().all()
     assert (half.float() - exact).norm() < 0.01 * exact.norm()
     reference = kind.from_pretrained(tmp_path, dtype=torch.float16)(TOKENS).last_hidden_state
@@ -115,7 +115,7 @@ def test_old_files(tmp_path):
     save_file(tensors | {"encoder.embed_tokens.weight": tensors["shared.weight"].clone()}, tmp_path / "model.safetensors", {"format": "pt"})
     raw = json.loads((tmp_path / "config.json").read_text()) | dict(n_positions=512, output_past=True, task_specific_params={"a": {}}, use_cache=True)
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    close(load_component(tmp_path)(TOKENS), theirs(TOKENS).last_hidden_state)
+    close(checkpoints.load(tmp_path)(TOKENS), theirs(TOKENS).last_hidden_state)
 
 
 def test_flops_are_those_of_a_real_call(pair):

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.unet import UNet2DConditionConfig, UNet2DConditionModel
@@ -79,7 +79,7 @@ def pair(request, tmp_path_factory):
     theirs = randomised(diffusers.UNet2DConditionModel(**CASES[request.param]))
     folder = tmp_path_factory.mktemp("unet")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 def close(a, b):
@@ -99,12 +99,12 @@ def test_prediction(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out", max_shard_bytes=40_000)
+    checkpoints.save(ours, tmp_path / "out", max_shard_bytes=40_000)
     again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
     args, _, other = inputs(ours.config)
     close(again(*args, **other).sample, theirs(*args, **other).sample)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()

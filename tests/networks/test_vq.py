@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
 from daedal.networks.vq import VQModel, VQModelConfig
@@ -37,7 +37,7 @@ def pair(request, tmp_path_factory):
         torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g)
     folder = tmp_path_factory.mktemp("vq")
     theirs.save_pretrained(folder)
-    return theirs, load_component(folder)
+    return theirs, checkpoints.load(folder)
 
 
 @torch.inference_mode()
@@ -58,10 +58,10 @@ def test_encode_and_decode(pair):
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
-    save_component(ours, tmp_path / "out")
+    checkpoints.save(ours, tmp_path / "out")
     again = diffusers.VQModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert load_component(tmp_path / "out").config == ours.config
+    assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 def test_training_with_an_average():

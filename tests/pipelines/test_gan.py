@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.biggan import BigGANConfig, BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator, StyleGANConfig
@@ -25,7 +25,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: type(network).__name__)
 def test_a_seed_is_a_picture_and_the_prompt_its_class(network: torch.nn.Module, tmp_path: Path) -> None:
-    save_component(network.init_weights(0), tmp_path)  # type: ignore[operator]
+    checkpoints.save(network.init_weights(0), tmp_path)  # type: ignore[operator]
     (tmp_path / "generation_config.json").write_text(json.dumps({"classes": ["circle", "star"]}))
     pipeline = load(tmp_path, device="cpu")
     first, second = pipeline("a star", seed=5, n=2)

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import daedal
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.media import images
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = MediaTransformer(TINY).init_weights(0)
     for p in network.parameters():
         p.data += 0.05 * torch.randn(p.shape)
-    save_component(network, folder)
+    checkpoints.save(network, folder)
     Tokenizer.train(["a red circle"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(folder)
     (folder / "generation_config.json").write_text(json.dumps({"steps": 3, "guidance_scale": 2.0}))
     return folder
@@ -85,7 +85,7 @@ def test_the_house_model_follows_edges(tmp_path: Path) -> None:
     network = MediaTransformer(replace(TINY, control_size=64)).init_weights(0)
     for p in network.parameters():
         p.data += 0.05 * torch.randn(p.shape)
-    save_component(network, tmp_path)
+    checkpoints.save(network, tmp_path)
     Tokenizer.train(["a red circle"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(tmp_path)
     pipeline = load(tmp_path, device="cpu", dtype="fp32")
     photo = np.full((64, 64, 3), 255, np.uint8)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import daedal
-from daedal.checkpoints.components import load_components
+from daedal import checkpoints
 from daedal.checkpoints.single_file import save_single_file
 from daedal.errors import DaedalError
 from daedal.pipelines import image
@@ -97,7 +97,7 @@ def test_a_single_file_is_the_folder_it_was_made_of(zoo: Any, tmp_path: Path, mo
     parts |= {"text_encoder": zoo.tower(width=768), "vae": zoo.vae(norm_num_groups=32, block_out_channels=(32, 64), layers_per_block=2)}
     pndm = zoo.diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
     zoo.diffusers.StableDiffusionPipeline(**parts, scheduler=pndm).save_pretrained(tmp_path / "model")
-    ours = load_components(tmp_path / "model")
+    ours = checkpoints.load_parts(tmp_path / "model")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "files").mkdir()
     save_single_file({"unet": ours["unet"], "vae": ours["vae"]}, tmp_path / "files" / "all.safetensors")

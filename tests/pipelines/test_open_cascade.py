@@ -91,7 +91,7 @@ def test_stages_follow_one_another(zoo: Any, stages: tuple[Any, Any, Path]) -> N
     keys = [key for key, _, leases in STORE.models() if key[:2] == ("painter", str(folder / "IF-II")) and not leases]
     with ExitStack() as leases:
         later = [leases.enter_context(STORE.lease(key, pytest.fail)) for key in keys]
-        assert first.painter.family.t5.encoder in [stage.family.t5.encoder for stage in later], "T5 is read once"
+        assert first.painter.system.t5.encoder in [stage.system.t5.encoder for stage in later], "T5 is read once"
     assert first("a cat", seed=3, steps=4).pixels.shape == (16, 16, 3)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import daedal
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
@@ -24,7 +24,7 @@ TINY = MediaConfig(
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("painter")
-    save_component(MediaTransformer(TINY).init_weights(0), folder)
+    checkpoints.save(MediaTransformer(TINY).init_weights(0), folder)
     words = Tokenizer.train(["a red circle"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>")
     words.save(folder)
     (folder / "generation_config.json").write_text(json.dumps({"steps": 2, "guidance_scale": 1.0}))

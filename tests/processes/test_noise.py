@@ -170,4 +170,4 @@ def test_stretched_and_mu() -> None:
     t = torch.linspace(1, 0.05, 9, dtype=torch.float64)
     assert N.stretched(t, 0.1)[0] == 1 and N.stretched(t, 0.1)[-1] == pytest.approx(0.1)
     assert N.stretched(t[:1], 0.1).tolist() == [1.0]
-    assert (N.resolution_mu(256), N.resolution_mu(4096)) == pytest.approx((0.5, 1.15))
+    assert [N.resolution_mu(count, 256, 4096, 0.5, 1.15) for count in (256, 4096)] == pytest.approx([0.5, 1.15])

@@ -11,9 +11,9 @@ def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from daedal import checkpoints
     from daedal.data.chat import HOUSE_TOKENS
     from daedal.data.tokenizer import Tokenizer
-    from daedal.data.worlds import tales
     from daedal.networks import build, config_from_dict
     from daedal.train.recipe.base import ModelRecipe
+    from daedal.worlds import tales
 
     folder = tmp_path_factory.mktemp("models") / "base"
     tokenizer = Tokenizer.train(tales(300), 400, (*HOUSE_TOKENS, "<|pad|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True)

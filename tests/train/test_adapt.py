@@ -17,14 +17,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.unet import UNet2DConditionModel
 from daedal.pipelines import image
 from daedal.pipelines.image import ImagePipeline
 from daedal.processes.imaging import pixels
-from daedal.processes.latent import LatentModel, UNet, paint
 from daedal.processes.noise import EDM, X0, Eps, Flow, Level, V
+from daedal.systems.conditions import Conditions
+from daedal.systems.stable_diffusion import StableDiffusion
+from daedal.systems.system import System, paint
 from daedal.train import adapt
 from daedal.train.adapt_methods import METHODS, TEXT_TARGETS, ControlNet, LoRA, TextualInversion
 from daedal.train.recipe import check, load_recipe
@@ -90,7 +92,7 @@ def lines(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def loaded(recipe: AdaptRecipe) -> LatentModel:
+def loaded(recipe: AdaptRecipe) -> System:
     return adapt.load(recipe, torch.float32, torch.device("cpu"))
 
 
@@ -100,9 +102,9 @@ def shown(pictures: Tensor) -> np.ndarray:
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[LatentModel]:
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[System]:
     """The models that runs load, as they leave them."""
-    models: list[LatentModel] = []
+    models: list[System] = []
     load = adapt.load
     monkeypatch.setattr(adapt, "load", lambda *options: models.append(load(*options)) or models[-1])
     return models
@@ -121,7 +123,7 @@ def test_the_loss_is_that_of_their_scheduler_and_network(zoo: Any, data: Path, t
     latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(3)
     with torch.no_grad():
-        ours = adapt.errors(LoRA(model, r), latents, model.told(["a red cat"] * 5), r)
+        ours = adapt.errors(LoRA(model, r), latents, model.encode(["a red cat"] * 5, cut=True), r)
     torch.manual_seed(3)
     times, eps = torch.randint(1000, (5,)), torch.randn(latents.shape)
     noisy = pipe.scheduler.add_noise(latents, eps, times)
@@ -151,13 +153,10 @@ def test_offset_noise_shifts_whole_channels(folder: Path, data: Path, tmp_path: 
     r = recipe("lora", folder, data, tmp_path, offset_noise=10.0)
     seen: list[Tensor] = []
 
-    class Spy(LoRA):
-        def ask(self, x: Tensor, *rest: Any, **more: Any) -> Tensor:
-            seen.append(x)
-            return super().ask(x, *rest, **more)
-
     model = loaded(r)
-    adapt.errors(Spy(model, r), torch.zeros(64, 4, 16, 16), adapt.stacked([model.told(["a"])] * 64, model.device), r)
+    answer = model.predict
+    model.predict = lambda x, *rest: seen.append(x) or answer(x, *rest)  # type: ignore[method-assign, func-returns-value]
+    adapt.errors(LoRA(model, r), torch.zeros(64, 4, 16, 16), adapt.stacked([model.encode(["a"], cut=True)] * 64, model.device), r)
     within, between = seen[0].var((2, 3)).mean(), seen[0].mean((2, 3)).var()
     assert between > 20 * within
 
@@ -166,8 +165,8 @@ def test_brackets_in_a_caption_weigh_nothing(folder: Path, data: Path, tmp_path:
     r = recipe("lora", folder, data, tmp_path)
     model = loaded(r)
     asked: list[str] = []
-    tell = model.told
-    model.told = lambda prompts: asked.extend(prompts) or tell(prompts)  # type: ignore[method-assign]
+    encode = model.encode
+    model.encode = lambda prompts, cut: asked.extend(prompts) or encode(prompts, cut)  # type: ignore[method-assign]
     objective = adapt.adapt(LoRA(model, r), adapt.pictures_of(r, 32), [], r)
     for _ in range(2):
         objective.loss(torch.nn.Module(), {"picture": torch.tensor([1, 1]), "prior": torch.zeros(2).long(), "wording": torch.tensor([3, -1])})
@@ -214,9 +213,9 @@ def test_it_learns(folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest
 # What learns, what is saved.
 
 
-def nothing_else_changed(model: LatentModel, r: AdaptRecipe) -> None:
+def nothing_else_changed(model: System, r: AdaptRecipe) -> None:
     """The model's own weights are those of its folder, and a checkpoint holds what was added and nothing more."""
-    before = load_component(Path(r.model.start) / "unet").state_dict()
+    before = checkpoints.load(Path(r.model.start) / "unet").state_dict()
     after = {name.replace(".base_layer", ""): tensor for name, tensor in model.network.state_dict().items() if "lora_" not in name}
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     state = torch.load(Path(r.out) / "checkpoints" / "step-00000003.pt", weights_only=True)
@@ -225,7 +224,7 @@ def nothing_else_changed(model: LatentModel, r: AdaptRecipe) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}, {"alpha": 5.0, "rslora": True, "targets": ["conv1", "to_k", "proj_in"]}], ids=str)
 def test_a_lora_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
-    zoo: Any, folder: Path, pipeline: ImagePipeline, pipe: Any, data: Path, tmp_path: Path, kept: list[LatentModel], options: dict[str, Any]
+    zoo: Any, folder: Path, pipeline: ImagePipeline, pipe: Any, data: Path, tmp_path: Path, kept: list[System], options: dict[str, Any]
 ) -> None:
     pytest.importorskip("peft")
     r = recipe("lora", folder, data, tmp_path, options)
@@ -243,11 +242,11 @@ def test_a_lora_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
 
 
 def test_a_word_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
-    zoo: Any, folder: Path, pipeline: ImagePipeline, pipe: Any, data: Path, tmp_path: Path, kept: list[LatentModel]
+    zoo: Any, folder: Path, pipeline: ImagePipeline, pipe: Any, data: Path, tmp_path: Path, kept: list[System]
 ) -> None:
     """And no row of the vocabulary has changed."""
     made = adapt.run(recipe("textual_inversion", folder, data, tmp_path)) / "learned_embeds.safetensors"
-    old = load_component(folder / "text_encoder").state_dict()["text_model.embeddings.token_embedding.weight"]
+    old = checkpoints.load(folder / "text_encoder").state_dict()["text_model.embeddings.token_embedding.weight"]
     learned = kept[0].towers[0].tower.text_model.embeddings.token_embedding
     assert torch.equal(learned.old.weight[: len(old)], old) and len(learned.vectors) == 2 and not torch.equal(learned.vectors[0], learned.vectors[1])
     in_memory = paint(kept[0], ["a <toy>"], [1], side=32, steps=4, guidance_scale=4.0)
@@ -262,14 +261,16 @@ def test_a_word_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
 def test_a_fresh_controlnet_adds_nothing(folder: Path, data: Path, tmp_path: Path) -> None:
     r = recipe("controlnet", folder, data, tmp_path)
     model = loaded(r)
-    told, x, time = model.told(["a cat"]), torch.randn(1, 4, 16, 16), torch.tensor([500.0])
+    told, x, time = model.encode(["a cat"], cut=True), torch.randn(1, 4, 16, 16), torch.tensor([500.0])
     with torch.no_grad():
-        alone, beside = model.ask(x, time, told), ControlNet(model, r).ask(x, time, told, torch.rand(1, 3, 32, 32))
+        size = Conditions(model.size_of(x))
+        prepared = model.prepare(told, size), ControlNet(model, r).prepare(told, size, torch.rand(1, 3, 32, 32))
+        alone, beside = (model.predict(x, time, each) for each in prepared)
     assert torch.equal(alone, beside)
 
 
 def test_a_controlnet_is_the_same_in_the_pipeline_and_in_diffusers(
-    zoo: Any, folder: Path, pipeline: ImagePipeline, data: Path, tmp_path: Path, kept: list[LatentModel]
+    zoo: Any, folder: Path, pipeline: ImagePipeline, data: Path, tmp_path: Path, kept: list[System]
 ) -> None:
     r = recipe("controlnet", folder, data, tmp_path / "out")
     made = adapt.run(r)
@@ -283,7 +284,7 @@ def test_a_controlnet_is_the_same_in_the_pipeline_and_in_diffusers(
     assert np.abs(ours - zoo.ours(pipeline, "a cat", seed=1, guidance_scale=4.0)).max() > 0.02
 
 
-def test_all_weights_are_a_folder(zoo: Any, folder: Path, data: Path, tmp_path: Path, kept: list[LatentModel]) -> None:
+def test_all_weights_are_a_folder(zoo: Any, folder: Path, data: Path, tmp_path: Path, kept: list[System]) -> None:
     made = adapt.run(recipe("full", folder, data, tmp_path))
     ours = zoo.ours(image.load(made, device="cpu", dtype="fp32"), "a cat", seed=1, guidance_scale=4.0)
     zoo.same(ours, shown(paint(kept[0], ["a cat"], [1], side=32, steps=4, guidance_scale=4.0)))
@@ -315,13 +316,13 @@ def xl(zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_xl_learns_a_word(zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[LatentModel]) -> None:
+def test_xl_learns_a_word(zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[System]) -> None:
     made = adapt.run(recipe("textual_inversion", xl, data, tmp_path)) / "learned_embeds.safetensors"
     learned = zoo.ours(image.load(xl, device="cpu", dtype="fp32"), "a <toy>", seed=1, guidance_scale=4.0, embedding=made)
     zoo.same(learned, shown(paint(kept[0], ["a <toy>"], [1], side=32, steps=4, guidance_scale=4.0)))
 
 
-def test_text_encoders_learn_too(zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[LatentModel]) -> None:
+def test_text_encoders_learn_too(zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[System]) -> None:
     """Both towers of XL, in one file with the denoiser's, which the pipeline and diffusers open to the same picture."""
     pytest.importorskip("peft")
     made = adapt.run(recipe("lora", xl, data, tmp_path / "out", {"text_encoders": True}, steps=3))
@@ -369,12 +370,12 @@ def flow_folder(zoo: Any, family: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_flow_models_learn_the_velocity(zoo: Any, data: Path, tmp_path: Path, kept: list[LatentModel], family: str) -> None:
+def test_flow_models_learn_the_velocity(zoo: Any, data: Path, tmp_path: Path, kept: list[System], family: str) -> None:
     pipe = flow_folder(zoo, family, tmp_path / "model")
     r = recipe("lora", tmp_path / "model", data, tmp_path / "out", side=32)
     model, scheduler = loaded(r), pipe.scheduler
     latents = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    told = adapt.stacked([model.told(["a cat"])] * 3, model.device)
+    told = adapt.stacked([model.encode(["a cat"], cut=True)] * 3, model.device)
     torch.manual_seed(2)
     with torch.no_grad():
         ours = adapt.errors(LoRA(model, r), latents, told, r)
@@ -382,7 +383,8 @@ def test_flow_models_learn_the_velocity(zoo: Any, data: Path, tmp_path: Path, ke
     u, eps = torch.randn(3).sigmoid(), torch.randn(latents.shape)
     t = (3 * u / (1 + 2 * u))[:, None, None, None]  # shift 3
     with torch.no_grad():
-        output = model.ask((1 - t) * latents + t * eps, t.flatten(), told)
+        prepared = model.prepare(told, Conditions(model.size_of(latents)))
+        output = model.predict((1 - t) * latents + t * eps, t.flatten(), prepared)
     torch.testing.assert_close(ours, (output - (eps - latents)).square().mean((1, 2, 3)))
     assert scheduler.config.shift == 3
     made = adapt.run(r)
@@ -397,7 +399,7 @@ def test_flow_models_learn_the_velocity(zoo: Any, data: Path, tmp_path: Path, ke
     assert np.abs(painted - zoo.ours(pipeline, "a cat", seed=1, **options)).max() > 0.01
 
 
-def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[LatentModel]) -> None:
+def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[System]) -> None:
     """Its network answers with a variance too, which is not trained."""
     torch.manual_seed(0)
     network = zoo.diffusers.PixArtTransformer2DModel(
@@ -418,7 +420,7 @@ def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[LatentMo
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_in_bf16_learns_in_fp32(folder: Path, data: Path, tmp_path: Path, kept: list[LatentModel], method: str) -> None:
+def test_a_model_in_bf16_learns_in_fp32(folder: Path, data: Path, tmp_path: Path, kept: list[System], method: str) -> None:
     made = adapt.run(recipe(method, folder, data, tmp_path, dtype="bf16", steps=1, class_pictures=1))
     assert kept[0].dtype == torch.bfloat16
     with safe_open(next(made.glob("unet/*.safetensors" if method == "full" else "*.safetensors")), "pt") as opened:
@@ -518,6 +520,6 @@ def test_a_condition_from_a_column_of_parquet(zoo: Any, folder: Path, tmp_path: 
 def test_the_new_word_begins_as_the_old_one(folder: Path, data: Path, tmp_path: Path) -> None:
     r = recipe("textual_inversion", folder, data, tmp_path, {"vectors": 1})
     model = loaded(r)
-    old = model.told(["a red cat"])["text"]
+    old = model.encode(["a red cat"], cut=True)["text"]
     TextualInversion(model, r)
-    assert isinstance(model, UNet) and torch.equal(model.told(["a <toy> cat"])["text"], old)
+    assert isinstance(model, StableDiffusion) and torch.equal(model.encode(["a <toy> cat"], cut=True)["text"], old)

@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.vq import VQModel
@@ -128,7 +128,7 @@ def test_codes_follow_their_vectors(tmp_path: Path) -> None:
 
 def test_a_fixed_grid_stays(tmp_path: Path) -> None:
     folder = autoencode.run(recipe(tmp_path, "vq", "model.fsq_levels=[4, 3]"))
-    vq = load_component(folder)
+    vq = checkpoints.load(folder)
     assert isinstance(vq, VQModel) and torch.equal(vq.quantize.embedding.weight, FSQ((4, 3)).lookup(torch.arange(12)))
     with pytest.raises(DaedalError, match="a kl autoencoder has none"):
         recipe(tmp_path, "kl", "model.fsq_levels=[4, 3]")
@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, kind: str) -> N
     autoencode.run(recipe(runs[1], kind, "ema=0.9"))
     losses = [[json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()] for out in runs]
     assert losses[0] == losses[1] and len(losses[0]) == 4
-    weights = [load_component(out / "model").state_dict() for out in runs]
+    weights = [checkpoints.load(out / "model").state_dict() for out in runs]
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
     found = json.loads((runs[0] / "evaluations.jsonl").read_text().splitlines()[-1])
     assert found["psnr"] > 3 and ("codes_perplexity" in found) == (kind == "vq") and list((runs[0] / "samples").iterdir())
@@ -161,13 +161,13 @@ def test_two_processes_keep_one_codebook(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")]
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=2e-3, atol=0)
-    books = [load_component(f).get_parameter("quantize.embedding.weight") for f in (folder, tmp_path / "two" / "model")]
+    books = [checkpoints.load(f).get_parameter("quantize.embedding.weight") for f in (folder, tmp_path / "two" / "model")]
     torch.testing.assert_close(books[0], books[1], rtol=0, atol=1e-2)
 
 
 def test_latents_are_normalised_and_diffusers_opens_them(tmp_path: Path) -> None:
     folder = autoencode.run(recipe(tmp_path, "kl"))
-    ours, theirs = load_component(folder), diffusers.AutoencoderKL.from_pretrained(folder)
+    ours, theirs = checkpoints.load(folder), diffusers.AutoencoderKL.from_pretrained(folder)
     assert isinstance(ours, AutoencoderKL)
     x = pictures.clean(torch.cat([batch(step, 16)["images"] for step in range(20, 26)]))
     with torch.inference_mode():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPModel
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_and_transformers_opens_the_end(tmp_path: Path) -> 
     assert losses(runs[0]) == losses(runs[1]) and len(losses(runs[0])) == 6
     found = json.loads((runs[0] / "evaluations.jsonl").read_text().splitlines()[-1])
     assert found["among"] == 6 and 0 <= found["text_of_picture_r1"] <= 1
-    ours, theirs, tokenizer = load_component(folder), transformers.CLIPModel.from_pretrained(folder).eval(), Tokenizer.load(folder)
+    ours, theirs, tokenizer = checkpoints.load(folder), transformers.CLIPModel.from_pretrained(folder).eval(), Tokenizer.load(folder)
     assert isinstance(ours, CLIPModel)
     tokens = contrast.ended(contrast.encode_captions(tokenizer, ["a red circle", "two blue stars above"], 11), tokenizer.pad_id, tokenizer.eos_ids[0])
     images = torch.randn(2, 3, 32, 32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from daedal import checkpoints
 from daedal.checkpoints import resolve
-from daedal.checkpoints.components import load_component
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     flow.run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
     losses = [[json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", part)]
     assert losses[0] == losses[1] and len(losses[0]) == 6
-    assert isinstance(load_component(part / "model"), MediaTransformer) and (part / "samples").is_dir()
+    assert isinstance(checkpoints.load(part / "model"), MediaTransformer) and (part / "samples").is_dir()
 
 
 def test_each_process_goes_on_with_its_own_noise(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_process_that_joins_draws_noise_of_its_own() -> None:
 def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
     overrides = [f"out={tmp_path / 'control'}", f"model.start={start}", "model.options={control_size: 256}", "steps=2", "rows=4", "micro_rows=4"]
-    grown = load_component(flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"])))
+    grown = checkpoints.load(flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"])))
     assert grown.config.control_size == 256 and grown.control_in.weight.abs().max() > 0
 
 
@@ -131,7 +131,7 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
     """Grown, it paints as before; then one prompt's small picture is told by the text, whatever the noise, and the tokens see it."""
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
     made = recipe(tmp_path / "grown", f"model.start={start}", "model.options={sketch: 8}")
-    before, network = load_component(start, dtype=torch.float32), flow.network_of(made, 0)
+    before, network = checkpoints.load(start, dtype=torch.float32), flow.network_of(made, 0)
     x, positions, level, words = torch.randn(2, 16, 768), grid_positions(64, 64, 16), torch.rand(2, 1), torch.tensor([[5] * 12, [7] * 12])
     assert torch.equal(before(x, positions, level, before.encode_text(words)), network(x, positions, level, network.encode_text(words)))
     halves = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
@@ -166,10 +166,10 @@ def test_terms_of_the_flow_loss_are_no_terms_of_others() -> None:
 
 
 def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
-    from daedal.checkpoints.components import save_component
+    from daedal import checkpoints
 
     network = MediaTransformer(MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)).init_weights(0)
-    save_component(network, tmp_path)
+    checkpoints.save(network, tmp_path)
     counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))["parameters"]
     assert counted == network.parameter_count() + 256 * 64  # the input of spans
 
@@ -179,12 +179,12 @@ def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from daedal.checkpoints.components import save_component
+    from daedal import checkpoints
 
     shape = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "block_out_channels": (8, 8)}
     options = {"layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 5, "latents_mean": (0.1,) * 5, "latents_std": (2.0,) * 5}
     folder = tmp_path_factory.mktemp("codec") / "codec"
-    save_component(AutoencoderKL(AutoencoderKLConfig(**shape, **options)).init_weights(3), folder)
+    checkpoints.save(AutoencoderKL(AutoencoderKLConfig(**shape, **options)).init_weights(3), folder)
     return folder
 
 
@@ -192,7 +192,7 @@ def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(tm
     """Half-size latents of five channels, patches of eight cells: tokens of 16 pixels. A folder of its own, that resumes and paints."""
     options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12, control_size: 256}"
     folder = flow.run(recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2"))
-    network, before = load_component(folder), load_component(codec)
+    network, before = checkpoints.load(folder), checkpoints.load(codec)
     assert (network.token_side, network.config.token_size) == (16, 5 * 64)
     assert all(torch.equal(p, before.get_parameter(name)) for name, p in network.codec.named_parameters())
     image = torch.rand(2, 3, 64, 64) * 2 - 1
@@ -217,8 +217,8 @@ def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, cod
             [f"out={tmp_path / 'b'}", f"model.start={start}", "model.options={}", "steps=1", "rows=4", "micro_rows=4", "evaluate_pictures=1"],
         )
     )
-    network = load_component(again)
-    assert all(torch.equal(p, load_component(codec).get_parameter(name)) for name, p in network.codec.named_parameters())
+    network = checkpoints.load(again)
+    assert all(torch.equal(p, checkpoints.load(codec).get_parameter(name)) for name, p in network.codec.named_parameters())
 
 
 def test_a_codec_that_is_none_is_an_error(tmp_path: Path) -> None:

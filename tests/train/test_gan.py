@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.data.pictures import Scenes
 from daedal.errors import DaedalError
 from daedal.networks.biggan import BigGANGenerator
@@ -93,11 +93,11 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     out = gan.run(recipe(*options, f"out={tmp_path / 'part'}"))
     losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "part")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
-    assert isinstance(load_component(out), StyleGAN2Generator)
+    assert isinstance(checkpoints.load(out), StyleGAN2Generator)
 
 
 def test_a_biggan_runs(tmp_path: Path) -> None:
-    assert isinstance(load_component(gan.run(recipe(*BIG, "steps=2", f"out={tmp_path}"))), BigGANGenerator)
+    assert isinstance(checkpoints.load(gan.run(recipe(*BIG, "steps=2", f"out={tmp_path}"))), BigGANGenerator)
     assert list((tmp_path / "samples").glob("*.png"))
 
 

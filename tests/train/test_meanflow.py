@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
@@ -96,7 +96,7 @@ def test_forward_derivatives_are_those_of_finite_differences(prediction: str) ->
 def test_a_trained_network_starts_as_it_is_and_learns_spans(tmp_path: Path) -> None:
     """With its new input at zero, a flow network's average velocity is its velocity; a step of training moves the input."""
     plain = wild(replace(TINY, spans=False))
-    save_component(plain, tmp_path / "start")
+    checkpoints.save(plain, tmp_path / "start")
     Tokenizer.train(["a red circle left of a blue star"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(tmp_path / "start")
     overrides = [f"out={tmp_path}", f"model.start={tmp_path / 'start'}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null"]
     recipe = load_recipe("recipes/image/meanflow.yaml", overrides)
@@ -105,7 +105,7 @@ def test_a_trained_network_starts_as_it_is_and_learns_spans(tmp_path: Path) -> N
     with torch.no_grad():
         ask = lambda n, **more: n(x, positions, torch.full((2, 1), 0.6), n.encode_text(words), **more)  # noqa: E731
         torch.testing.assert_close(ask(network, until=torch.full((2, 1), 0.2)), ask(plain))
-    trained = load_component(meanflow.run(recipe))
+    trained = checkpoints.load(meanflow.run(recipe))
     assert trained.config.spans and trained.span_in.weight.abs().max() > 0
     assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"steps": 1, "shift": 1.0, "guidance_scale": 1.0, "sampler": "lcm"}
     with torch.no_grad():

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
-from daedal.processes.media import flow_levels, predictor
 from daedal.processes.samplers import euler
+from daedal.systems.house_media import flow_levels, predictor
 from daedal.train import distill, prefer
 from daedal.train.recipe import load_recipe
+from daedal.worlds import scenes
 
 ASK = distill.ask
 TINY = MediaConfig(
@@ -38,7 +38,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
-    save_component(wild(0), folder)
+    checkpoints.save(wild(0), folder)
     tokenizer.save(folder)
     return folder
 
@@ -94,7 +94,7 @@ def test_a_student_that_names_the_teachers_picture_everywhere_has_no_loss(tokeni
 
 def test_a_student_of_guidance_has_no_loss_where_it_names_what_its_teacher_does(tokenizer: Tokenizer, folder: Path) -> None:
     recipe = load_recipe("recipes/image/guidance.yaml", [f"model.start={folder}", "teacher_guidance=1.0"])
-    network, part = cast(MediaTransformer, load_component(folder, dtype=torch.float32)), batch(tokenizer)
+    network, part = cast(MediaTransformer, checkpoints.load(folder, dtype=torch.float32)), batch(tokenizer)
     assert distill.guidance(recipe, tokenizer).loss(network, part).item() == pytest.approx(0, abs=1e-6)
     recipe = load_recipe("recipes/image/guidance.yaml", [f"model.start={folder}", "teacher_guidance=2.0"])
     captions = encode_captions(tokenizer, [""] * 4, TINY.text_length)  # the teacher's own answer to no words, which guidance leaves as it is
@@ -131,7 +131,7 @@ def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder
         "data={train: [{path: scenes}]}",
     ]  # fmt: skip
     out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
-    assert isinstance(load_component(out), MediaTransformer)
+    assert isinstance(checkpoints.load(out), MediaTransformer)
     assert json.loads((out / "generation_config.json").read_text()) == {"steps": 4, "shift": 3.0, "guidance_scale": 1.0, "sampler": "euler"}
 
 
@@ -144,7 +144,7 @@ def test_a_student_without_a_teacher_is_an_error() -> None:
 
 
 def looks(folder: Path, rows: int) -> tuple[MediaTransformer, Callable[[torch.Tensor], list[torch.Tensor]]]:
-    guide = cast(MediaTransformer, load_component(folder, dtype=torch.float32)).requires_grad_(False)
+    guide = cast(MediaTransformer, checkpoints.load(folder, dtype=torch.float32)).requires_grad_(False)
     text, positions = guide.encode_text(torch.randint(300, (rows, 12))), grid_positions(64, 64, 16)
     return guide, distill.looking(guide, torch.zeros(rows, 16, 768), positions, text, torch.full((rows, 1), 0.3))
 
@@ -182,7 +182,7 @@ def test_an_adversarial_student_trains_and_leaves_its_critic_behind(tmp_path: Pa
         "adversarial=0.1",
     ]
     out = distill.run(load_recipe("recipes/image/ladd.yaml", overrides))
-    assert isinstance(load_component(out), MediaTransformer)
+    assert isinstance(checkpoints.load(out), MediaTransformer)
     trained = torch.load(tmp_path / "checkpoints/step-00000002.pt", weights_only=True)["model"]
     assert trained["beside.heads.weight"].abs().max() > 0
 
@@ -200,7 +200,7 @@ def test_pairs_are_right_and_wrong(tokenizer: Tokenizer) -> None:
 
 def test_dpo_starts_at_log_two_and_falls_when_the_chosen_error_falls(tokenizer: Tokenizer, folder: Path) -> None:
     recipe = load_recipe("recipes/image/dpo.yaml", [f"model.start={folder}", "beta=5.0", "uniform=0.0"])
-    network, part = load_component(folder, dtype=torch.float32), batch(tokenizer)
+    network, part = checkpoints.load(folder, dtype=torch.float32), batch(tokenizer)
     objective = prefer.dpo(recipe, tokenizer)
     for network.compute_dtype in (torch.bfloat16, None):  # both round alike
         assert objective.loss(network, part).item() / objective.count(part) == pytest.approx(math.log(2), rel=1e-4)
@@ -255,7 +255,7 @@ def test_grpo_moves_towards_what_is_rewarded(tokenizer: Tokenizer, folder: Path,
 def test_grpo_without_a_difference_in_reward_only_pulls_to_the_start(tokenizer: Tokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("recipes/image/grpo.yaml", [f"model.start={folder}", "rollout_steps=3", "group=4"])
     monkeypatch.setattr(prefer, "scene_reward", lambda seeds, images: torch.ones(len(seeds)))
-    network = load_component(folder, dtype=torch.float32).requires_grad_(True)
+    network = checkpoints.load(folder, dtype=torch.float32).requires_grad_(True)
     assert prefer.grpo(recipe, tokenizer).loss(network, batch(tokenizer, 2)).item() == pytest.approx(0, abs=1e-5)  # it is at the start
     network.proj_out.bias.data += 0.1
     loss = prefer.grpo(recipe, tokenizer).loss(network, batch(tokenizer, 2))
@@ -271,7 +271,7 @@ def test_how_good_by_hand() -> None:
 
 def nft(tokenizer: Tokenizer, folder: Path, *asked: str) -> tuple[torch.Tensor, MediaTransformer]:
     recipe = load_recipe("recipes/image/nft.yaml", [f"model.start={folder}", "rollout_steps=3", *asked])
-    network = cast(MediaTransformer, load_component(folder, dtype=torch.float32)).requires_grad_(True)
+    network = cast(MediaTransformer, checkpoints.load(folder, dtype=torch.float32)).requires_grad_(True)
     network.beside = prefer.beside(recipe, network)
     torch.manual_seed(0)
     loss = prefer.nft(recipe, tokenizer).loss(network, batch(tokenizer, 2))
@@ -295,12 +295,12 @@ def test_nft_without_a_difference_in_reward_stays_where_it_is(tokenizer: Tokeniz
 
 def test_nft_goes_on_to_the_same_losses_with_the_same_old_policy(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """From a model with an input for edges, which no reward reaches: its parameters have no optimizer state."""
-    save_component(MediaTransformer(dataclasses.replace(TINY, control_size=256)).init_weights(0), tmp_path / "start")
+    checkpoints.save(MediaTransformer(dataclasses.replace(TINY, control_size=256)).init_weights(0), tmp_path / "start")
     tokenizer.save(tmp_path / "start")
     asked = [f"model.start={tmp_path / 'start'}", "rows=2", "micro_rows=2", "rollout_steps=2", "group=2", "evaluate_every=100", "checkpoint_every=1"]
     for name, steps in (("whole", 3), ("parts", 2), ("parts", 3)):
         recipe = load_recipe("recipes/image/nft.yaml", [*asked, "follow=0.9", "optimizer.decay=0.0", f"out={tmp_path / name}", f"steps={steps}"])
-        assert isinstance(load_component(prefer.run(recipe)), MediaTransformer)
+        assert isinstance(checkpoints.load(prefer.run(recipe)), MediaTransformer)
     whole, parts = ([json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("whole", "parts"))
     assert whole == parts and len(whole) == 3
 
@@ -309,4 +309,4 @@ def test_nft_goes_on_to_the_same_losses_with_the_same_old_policy(tmp_path: Path,
 def test_a_run_of_each_method(tmp_path: Path, folder: Path, method: str) -> None:
     overrides = [f"out={tmp_path}", f"model.start={folder}", "steps=1", "rows=2", "micro_rows=2", "evaluate_pictures=1"]
     out = prefer.run(load_recipe(f"recipes/image/{method}.yaml", [*overrides, "rollout_steps=2", "group=2"] if method == "grpo" else overrides))
-    assert isinstance(load_component(out), MediaTransformer)
+    assert isinstance(checkpoints.load(out), MediaTransformer)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
@@ -17,9 +16,9 @@ from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel, VQModelConfig
 from daedal.pipelines import image
-from daedal.processes.codes import begun, paint_codes, sample_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
+from daedal.systems.vq_prior import begun, encode, paint_codes, sample_codes
 from daedal.train import prior
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
@@ -37,7 +36,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("codec")
     vq = VQModel(VQModelConfig(**SHAPE, num_vq_embeddings=CODES)).init_weights(0)
     vq.quantize.embedding.weight.data.normal_(0, 0.3)
-    save_component(vq, folder)
+    checkpoints.save(vq, folder)
     return folder
 
 
@@ -117,9 +116,9 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, codec: Path) ->
     assert losses[0] == losses[1] and len(losses[0]) == 6 and losses[0][-1] < losses[0][0]
     found = json.loads((runs[0] / "evaluations.jsonl").read_text().splitlines()[-1])
     assert 0 < found["bits_per_code"] < 6 and 0 < found["bits_without_caption"] < 6 and list((runs[0] / "samples").iterdir())
-    network, vq, tokenizer = checkpoints.load(folder), load_component(folder / "codec"), Tokenizer.load(folder)
+    network, vq, tokenizer = checkpoints.load(folder), checkpoints.load(folder / "codec"), Tokenizer.load(folder)
     settings = json.loads((folder / "picture.json").read_text())
-    asked = begun(prior.encode_captions(tokenizer, ["a red circle", ""], settings["text_length"]), tokenizer.eos_ids[0])
+    asked = encode(tokenizer, ["a red circle", ""], settings["text_length"])
     made = paint_codes(network, vq, asked[:1], asked[1], 32, SamplingParams(seed=1), settings["guidance_scale"])  # type: ignore[arg-type]
     assert made.shape == (1, 3, 32, 32) and torch.isfinite(made).all()
     pipeline = image.load(folder, device="cpu")
@@ -131,7 +130,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, codec: Path) ->
 
 def test_another_codec_is_refused_and_a_plan_counts(tmp_path: Path, codec: Path) -> None:
     kl = AutoencoderKL(AutoencoderKLConfig(**SHAPE)).init_weights(0)
-    save_component(kl, tmp_path / "kl")
+    checkpoints.save(kl, tmp_path / "kl")
     with pytest.raises(DaedalError, match="is no VQModel but AutoencoderKL"):
         prior.run(recipe(tmp_path / "out", tmp_path / "kl"))
     plan = prior.plan(recipe(tmp_path, codec))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from daedal.checkpoints.components import load_component, save_component
+from daedal import checkpoints
 from daedal.data.pairs import TASTES, FilePairs, TastePairs
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.processes.imaging import pixels
-from daedal.processes.media import flow_levels, paint
+from daedal.systems.house_media import flow_levels, paint
 from daedal.train import prefer, rate
 from daedal.train.recipe import load_recipe
 
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for p in network.parameters():
         p.data += 0.02 * torch.randn(p.shape)
-    save_component(network, folder)
+    checkpoints.save(network, folder)
     Tokenizer.train(["a red circle left of a blue star"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(folder)
     return folder
 
@@ -103,7 +103,7 @@ def test_without_a_head_a_rater_is_its_clip_model(out: Path, tmp_path: Path) -> 
 def opinion_and_redness(folder: Path, opinion: rate.Opinion) -> tuple[float, float]:
     """Means over pictures of no words."""
     words = torch.full((16, 12), 1)
-    network = load_component(folder, torch.float32).eval()
+    network = checkpoints.load(folder, torch.float32).eval()
     made = paint(network, words, words, list(range(16)), flow_levels(4), height=32, width=32)
     return opinion(made, [""] * 16).mean().item(), float(np.mean([TASTES["redder"](picture) for picture in pixels(made)]))
 
@@ -124,7 +124,7 @@ def test_the_reward_rises(out: Path, start: Path, tmp_path: Path, method: str, r
 def test_a_pull_without_reward_keeps_the_start(out: Path, start: Path) -> None:
     """At the start the pull is zero; elsewhere it is what the answers differ by."""
     recipe = load_recipe("recipes/image/refl.yaml", [f"model.start={start}", f"reward={out / 'model'}", "kl=1.0", "rollout_steps=3"])
-    network = load_component(start, torch.float32)
+    network = checkpoints.load(start, torch.float32)
     objective = prefer.refl(recipe, Tokenizer.load(start))
     part = {"images": torch.zeros(4, 3, 32, 32, dtype=torch.uint8), "captions": torch.full((4, 12), 1)}
     losses = []

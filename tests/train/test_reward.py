@@ -10,17 +10,17 @@ import pytest
 import torch
 import transformers
 
-from daedal.checkpoints.scalar import load_scalar, save_scalar
+from daedal import checkpoints
 from daedal.data import chat, steps
 from daedal.data.comparisons import Comparisons, comparison_of, encoded, load, stacked
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
 from daedal.networks.scalar import ScalarModel
 from daedal.train import assistant, reward, sampled
 from daedal.train.recipe import load_recipe
 from daedal.train.rewards import RewardModel
+from daedal.worlds import arithmetic, instructions
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/reward.yaml"
 QUICK = ["steps=8", "rows=8", "micro_rows=4", "context=128", "evaluate_tasks=8", "task_pairs=40", "data.train=[{path: 'tasks:question'}]",
@@ -95,12 +95,12 @@ def test_learns_and_opens_in_transformers(chat_base: Path, tmp_path: Path) -> No
     assert losses(tmp_path)[-1] < losses(tmp_path)[0] * 0.7
     last = json.loads((tmp_path / "evaluations.jsonl").read_text().splitlines()[-1])
     assert last["low/tasks"] <= last["accuracy/tasks"] <= last["high/tasks"] and abs(last["reward_mean"]) < 3
-    ours, theirs = load_scalar(folder), transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    ours, theirs = checkpoints.load(folder, kind=ScalarModel), transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     tokens = torch.randint(8, 400, (2, 20))
     assert theirs.num_labels == 1
     torch.testing.assert_close(ours(tokens)[:, -1], theirs(tokens).logits[:, 0], rtol=1e-4, atol=1e-4)
     theirs.save_pretrained(tmp_path / "theirs")
-    torch.testing.assert_close(load_scalar(tmp_path / "theirs")(tokens), ours(tokens))
+    torch.testing.assert_close(checkpoints.load(tmp_path / "theirs", kind=ScalarModel)(tokens), ours(tokens))
 
 
 def test_micro_batches_do_not_matter_and_a_restart_goes_on(chat_base: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_ranked_lists_and_an_adapter(chat_base: Path, tmp_path: Path, bits: str)
     source = f"data.train=[{{path: '{tmp_path}/ranks.jsonl'}}]"
     folder = train(chat_base, tmp_path, source, f"adapter={{rank: 2, bits: {bits}}}", "steps=25", "optimizer.adam_lr=0.01", "evaluate_tasks=4")
     assert losses(tmp_path)[-1] < losses(tmp_path)[0] * 0.8
-    assert load_scalar(folder).score.weight.abs().sum() > 0
+    assert checkpoints.load(folder, kind=ScalarModel).score.weight.abs().sum() > 0
 
 
 def test_steps_end_where_they_end(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_made_solutions_slip_once_and_go_on_from_there() -> None:
 def test_steps_are_scored_where_they_end(chat_base: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     network = ScalarModel(assistant.network_of(chat_base))
     torch.nn.init.normal_(network.score.weight)
-    save_scalar(network, tmp_path)
+    checkpoints.save(network, tmp_path)
     tokenizer.save(tmp_path)
     model = RewardModel(str(tmp_path))
     talk = [{"role": "user", "content": "How many?"}]
@@ -172,15 +172,15 @@ def test_process_rewards_learn_which_step_is_wrong(chat_base: Path, tokenizer: T
     assert losses(tmp_path)[0] == pytest.approx(0.6931, abs=1e-3)
     assert json.loads((tmp_path / "evaluations.jsonl").read_text().splitlines()[-1])["accuracy/steps"] == 1
     some = steps.load(ChatSource(path=f"{tmp_path}/steps.jsonl"), tokenizer, 128, 0, Counter(), 0)
-    values = reward.step_rewards(load_scalar(folder), stacked(some))
+    values = reward.step_rewards(checkpoints.load(folder, kind=ScalarModel), stacked(some))
     assert (values[:, [0, 2]] > 0).all() and (values[:, 1] < 0).all()
 
 
 def test_a_text_model_is_no_reward_model(chat_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(DaedalError, match="one label"):
-        load_scalar(chat_base)
-    save_scalar(ScalarModel(assistant.network_of(chat_base)), tmp_path)
-    assert (load_scalar(tmp_path)(torch.tensor([[1, 2]])) == 0).all()
+    with pytest.raises(DaedalError, match="not a reward model"):
+        checkpoints.load(chat_base, kind=ScalarModel)
+    checkpoints.save(ScalarModel(assistant.network_of(chat_base)), tmp_path)
+    assert (checkpoints.load(tmp_path, kind=ScalarModel)(torch.tensor([[1, 2]])) == 0).all()
 
 
 def test_epochs_show_every_pair_once(tokenizer: Tokenizer) -> None:

@@ -14,9 +14,7 @@ import torch
 
 import daedal
 from daedal import checkpoints
-from daedal.checkpoints.scalar import load_scalar, save_scalar
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.scalar import ScalarModel
@@ -25,6 +23,7 @@ from daedal.train import policy, rl
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.rewards import named
+from daedal.worlds import arithmetic
 
 GRPO = Path(__file__).parents[2] / "recipes/chat/grpo.yaml"
 TEMPLATE = "<|bos|>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -137,7 +136,7 @@ def judge(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     model = ScalarModel(checkpoints.load(start, dtype=torch.float32))
     torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
-    save_scalar(model, folder)
+    checkpoints.save(model, folder)
     Tokenizer.load(start).save(folder)
     return folder
 
@@ -155,8 +154,8 @@ def test_ppo_learns_policy_and_value_and_goes_on_after_a_stop(start: Path, judge
     assert lines(tmp_path / "parts", *COURSE, "kl_weight") == lines(tmp_path / "whole", *COURSE, "kl_weight")
     weights = [weight for (weight,) in lines(tmp_path / "whole", "kl_weight")]
     assert weights[0] == 0.1 and weights[-1] != 0.1
-    value = load_scalar(tmp_path / "whole/value")
-    assert not torch.equal(value.score.weight, load_scalar(judge).score.weight)
+    value = checkpoints.load(tmp_path / "whole/value", kind=ScalarModel)
+    assert not torch.equal(value.score.weight, checkpoints.load(judge, kind=ScalarModel).score.weight)
 
 
 def test_ppo_earns_more(start: Path, tmp_path: Path) -> None:
@@ -169,12 +168,12 @@ def test_ppo_earns_more(start: Path, tmp_path: Path) -> None:
 def test_a_reward_model_reads_the_end_of_the_answer(start: Path, judge: Path) -> None:
     reward, tokenizer = named(str(judge)), Tokenizer.load(start)
     ids = tokenizer.encode("<|bos|><|user|>Mia?<|end|><|assistant|>yes<|end|>", special=True, add_bos=False)
-    assert reward("Mia?", "yes") == pytest.approx(load_scalar(judge)(torch.tensor([ids]))[0, -1].item(), abs=1e-5)
+    assert reward("Mia?", "yes") == pytest.approx(checkpoints.load(judge, kind=ScalarModel)(torch.tensor([ids]))[0, -1].item(), abs=1e-5)
 
 
 def test_a_value_network_of_another_vocabulary_is_refused(start: Path, tmp_path: Path) -> None:
     raw = ModelRecipe(depth=1, context=128, options={"hidden_size": 64}).config(500, 0, 1)
-    save_scalar(ScalarModel(build(config_from_dict(raw)).init_weights(0)), tmp_path / "other")
+    checkpoints.save(ScalarModel(build(config_from_dict(raw)).init_weights(0)), tmp_path / "other")
     with pytest.raises(DaedalError, match="vocabulary of 500 and the policy of 400"):
         train(start, tmp_path / "out", *PPO, f"value={tmp_path / 'other'}")
 

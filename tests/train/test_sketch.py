@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daedal.checkpoints.components import load_component
+from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.train import flow, sketch
 from daedal.train.recipe import load_recipe
@@ -32,7 +32,7 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
         *QUICK,
     ]
     recipe = load_recipe("recipes/image/sketch.yaml", [f"out={tmp_path / 'run'}", *overrides])
-    before, after = load_component(start), load_component(sketch.run(recipe))
+    before, after = checkpoints.load(start), checkpoints.load(sketch.run(recipe))
     changed = {name for name, p in after.named_parameters() if not torch.equal(p, before.get_parameter(name))}
     assert changed == {name for name, _ in before.named_parameters() if name.startswith(("text.", "sketch."))} - {"sketch.proj_out.weight"}
     line = losses(tmp_path / "run")

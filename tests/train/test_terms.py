@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from daedal import checkpoints
 from daedal.checkpoints import resolve
-from daedal.checkpoints.components import save_component
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -45,7 +45,7 @@ def wild(config: MediaConfig = TINY) -> MediaTransformer:
 def clip_folder(folder: Path) -> Path:
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 32}
     text, vision = CLIPTextConfig(vocab_size=300, max_position_embeddings=13, **size), CLIPVisionConfig(image_size=32, patch_size=16, **size)
-    save_component(CLIPModel(CLIPConfig.of(text, vision, 32)).init_weights(0), folder)
+    checkpoints.save(CLIPModel(CLIPConfig.of(text, vision, 32)).init_weights(0), folder)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_the_teacher_is_an_average_of_the_student() -> None:
 
 
 def test_align_to_something_else_is_an_error(tmp_path: Path) -> None:
-    save_component(wild(), tmp_path)
+    checkpoints.save(wild(), tmp_path)
     with pytest.raises(DaedalError, match="holds a MediaTransformer; give self"):
         terms.beside(recipe(tmp_path, "align=1.0", f"align_to={tmp_path}"), wild())
 

@@ -1,6 +1,7 @@
-"""Folders in and out: `load` a transformers folder into a network, `save` a network as one, `resolve` a name to a folder."""
+"""Folders in and out: `load` a folder into the network that it holds, `save` a network as one, `load_parts` of a pipeline's folder, `resolve` a
+name to a folder."""
 
-from daedal.checkpoints.folder import load, read_config, save
+from daedal.checkpoints.folder import load, load_parts, read_config, save
 from daedal.checkpoints.hub import resolve
 
-__all__ = ["load", "read_config", "resolve", "save"]
+__all__ = ["load", "load_parts", "read_config", "resolve", "save"]

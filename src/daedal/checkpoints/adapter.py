@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import disk_name
-from daedal.checkpoints.folder import shortened, tensors, write
+from daedal.checkpoints.files import shortened, tensors, write
+from daedal.checkpoints.folder import names_of
 from daedal.checkpoints.hub import resolve
 from daedal.errors import DaedalError
+from daedal.networks.names import Names
 from daedal.nn.lora import adapters, add_lora, lora_state
 
 PREFIX = "base_model.model."
@@ -45,15 +46,12 @@ def layer_names(network: nn.Module, ours: list[str]) -> dict[str, str]:
 
 
 def on_disk(network: nn.Module, name: str) -> str:
-    table: Any = getattr(network, "family_names", None) or getattr(network, "names", ())
-    if not hasattr(table, "layout"):
-        return disk_name(network, f"{name}.weight").removesuffix(".weight")
-    [(disk, (fused, _))] = table.layout([f"{name}.weight"]).items()
+    names: Names = getattr(network, "family_names", names_of(network))  # packed layers have none of their own
+    [(disk, (fused, _))] = names.layout([f"{name}.weight"]).items()
     if fused is not None:
-        raise DaedalError(
-            f"{name} is a part of {disk} on disk, whose adapter peft keeps whole; leave it out of targets, or merge and save the model."
-        )
-    return str(disk.removesuffix(".weight"))
+        whole = f"{name} is a part of {disk} on disk, whose adapter peft keeps whole"
+        raise DaedalError(f"{whole}; leave it out of targets, or merge and save the model.")
+    return disk.removesuffix(".weight")
 
 
 def save_adapter(network: nn.Module, folder: str | Path, base: str = "") -> None:

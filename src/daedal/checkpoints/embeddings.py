@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, normalizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 
-from daedal.checkpoints.single_file import read_pickle
+from daedal.checkpoints import files
 from daedal.errors import DaedalError
 
 if TYPE_CHECKING:
@@ -67,14 +66,9 @@ def save_embedding(embedding: Embedding, path: str | Path) -> None:
 def read(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         with torch.serialization.safe_globals([nn.ParameterDict]):  # in which the first files kept their vectors
-            return dict(read_pickle(path, allow_pickle))
-    try:
-        with safe_open(path, "pt") as opened:
-            token = (opened.metadata() or {}).get("token")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        return tensors | ({"name": token} if token else {})
-    except (SafetensorError, OSError) as error:
-        raise DaedalError(f"{path} is truncated or not safetensors ({error}); download it again.") from None
+            return dict(files.read_pickle(path, allow_pickle))
+    tensors, metadata = files.read(path)
+    return {**tensors, **({"name": metadata["token"]} if metadata.get("token") else {})}
 
 
 def add_embedding(embedding: Embedding, parts: Mapping[str, Any], tokenizers: Mapping[str, "Tokenizer"]) -> dict[str, "Tokenizer"]:

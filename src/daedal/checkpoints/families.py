@@ -21,7 +21,8 @@ EDM: Config = dict(_class_name="EDMDPMSolverMultistepScheduler", sigma_min=0.002
 
 @dataclass(frozen=True)
 class Family:
-    """`pipeline` is the stem of diffusers' class name; `vae` and `scheduler` are keys of the configs that no shape tells."""
+    """`pipeline` is the stem of diffusers' class name; `vae` and `scheduler` are keys of the configs that no shape tells and that
+    are not the default of their class."""
 
     title: str
     pipeline: str
@@ -41,13 +42,13 @@ FAMILIES: dict[str, Family] = {
     "sd1": Family(
         "Stable Diffusion 1",
         "StableDiffusion",
-        dict(scaling_factor=0.18215, sample_size=512),
+        dict(sample_size=512),
         SD_STEPS | dict(_class_name="PNDMScheduler", clip_sample=False),
     ),
     "sd2": Family(
         "Stable Diffusion 2",
         "StableDiffusion",
-        dict(scaling_factor=0.18215, sample_size=768),
+        dict(sample_size=768),
         SD_STEPS | dict(_class_name="DDIMScheduler", clip_sample=False),
     ),
     "sdxl": XL,
@@ -60,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "flux": Family("FLUX.1", "Flux", dict(scaling_factor=0.3611, shift_factor=0.1159, sample_size=1024), FLOW | dict(shift=1.0)),
 }
-FLUX_GUIDED: Config = dict(shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+FLUX_GUIDED: Config = dict(shift=3.0, use_dynamic_shifting=True)
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "refiner"}  # of what the U-Net's cross-attention reads
 UNET_INPUTS = {4: "", 9: "Inpaint", 8: "InstructPix2Pix", 5: "Depth2Img"}  # first convolution: latent, and a mask, an image, or both
 FLUX_INPUTS = {64: "", 384: "Fill", 128: "Control"}

@@ -1,92 +1,186 @@
-"""`transformers` folders: config.json and safetensors, whole or in shards with an index.
+"""Folders of networks: config.json and safetensors, whole or in shards with an index, as transformers
+and diffusers write them. One way in and one way out for every kind in the registry (daedal.networks):
+language models, reward models, denoisers, autoencoders, encoders, ControlNets, generators.
 
-Reading never holds a tensor twice: the network is built on the meta device and each tensor of a (memory-mapped) file is assigned to
-it. An unmatched or misshapen tensor is an error that lists it. Pickled weights are refused unless asked for.
+    network = load("models/unet")                      # whatever config.json says it is
+    network = load("models/small", kind=Decoder)       # another kind is an error
+    save(network, "models/copy")
+    parts = load_parts("models/pipeline")              # a folder of such folders (model_index.json)
+
+Reading never holds a tensor twice: the network is built on the meta device and each tensor of a
+(memory-mapped) file is assigned to it. An unmatched, missing or misshapen tensor is an error that lists it.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from daedal.checkpoints.files import publish, read, shortened, tensors
+from daedal.checkpoints.packed import prepare_
 from daedal.errors import DaedalError
-from daedal.networks import build, config_from_dict
-from daedal.networks.decoder import Decoder
+from daedal.networks import build, class_name, config_from_dict
+from daedal.networks.config import name_of, to_dict
+from daedal.networks.ip_adapter import IPAdapter
+from daedal.networks.names import Names
+from daedal.networks.scalar import ScalarModel
 
-# Stem of safetensors -> stem of old .bin files.
-PICKLED = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model", "adapter_model": "adapter_model"}
-IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")  # constants of old files
+# Endings of class names whose parts `load_parts` hands over as their folder: not networks, or not used.
+FOLDERS = (
+    "Tokenizer",
+    "TokenizerFast",
+    "Processor",
+    "FeatureExtractor",
+    "SafetyChecker",
+    "Watermarker",
+)
+NO_NAMES = Names()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The parsed `config.json` of a folder."""
-    path = Path(folder) / "config.json"
-    if not Path(folder).is_dir():
-        raise DaedalError(f"{folder} is not a folder; give a model folder, a house name such as house/text, or a Hub name such as owner/model.")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DaedalError(
+            f"{folder} is not a folder; give a model folder, a house name such as house/text, or a Hub name such as owner/model.",
+        )
+    path = folder / "config.json"
     if not path.exists():
-        raise DaedalError(f"{folder} has no config.json, so it is not a model folder; a folder saved by transformers or Daedal has one.")
+        what = "a pipeline of several (model_index.json)" if (folder / "model_index.json").exists() else "not a model folder"
+        if any(folder.glob("*.gguf")):
+            what = "a folder of GGUF files, which Daedal does not read"
+        raise DaedalError(f"{folder} has no config.json: it is {what}; a folder saved by transformers or Daedal has one.")
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise DaedalError(f"{path} is not valid JSON ({error}); download or save it again.") from None
 
 
-def load(folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", allow_pickle: bool = False) -> Decoder:
-    """The network of a model folder. `dtype` None keeps the dtype on disk. Quantised folders of Daedal load packed."""
+# Reading.
+
+
+def load(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
+    kind: type[nn.Module] = nn.Module,
+) -> Any:
+    """The network of a folder, in evaluation mode; one that is not of class `kind` is an error. `dtype`
+    None keeps the dtype on disk. Quantised folders of Daedal load packed."""
     network = empty_network(folder)
-    missing = assign(network, tensors(Path(folder), allow_pickle), dtype, device)
-    if missing == {"lm_head.weight"}:  # files of tied models leave the head out even where config.json forgets to say so
-        network.lm_head.weight = network.embed_tokens.weight
-    elif missing:
-        raise DaedalError(f"{folder} lacks {len(missing)} tensors that its config.json asks for: {shortened(missing)}.")
+    if not isinstance(network, kind):
+        there, wanted = title(type(network)), title(kind)
+        raise DaedalError(f"{folder} holds a {there}, not a {wanted}; give the folder of a {wanted}.")
+    fill(network, tensors(Path(folder), allow_pickle, stem_of(read_config(folder))), dtype, device)
     return network.eval()
 
 
-def empty_network(folder: str | Path) -> Decoder:
+def empty_network(folder: str | Path) -> Any:
     """The network of a folder on the meta device: shapes without weights."""
     raw = read_config(folder)
-    if "_class_name" in raw:
-        raise DaedalError(f"{folder} holds a {raw['_class_name']}, not a language model; for pictures there is `daedal image`.")
     with torch.device("meta"):
         network = build(config_from_dict(raw))
-    if quantization := raw.get("quantization_config"):
-        from daedal.checkpoints.quantize import prepare_
-
-        prepare_(network, quantization)
-    return network
+        if class_name(raw).endswith(ScalarModel.ending):
+            network = scalar(network, len(raw.get("id2label") or [""]), folder)
+    return prepare_(network, raw["quantization_config"]) if raw.get("quantization_config") else network
 
 
-def assign(network: Decoder, stream: Iterator[tuple[str, Tensor]], dtype: torch.dtype | None, device: torch.device | str) -> set[str]:
-    """Fill a meta-device network from disk tensors; the names that stayed empty are returned, a tied head not among them."""
-    empty = dict([*network.named_parameters(), *network.named_buffers()])
-    layout, unknown = network.names.layout(empty), []
+def scalar(decoder: nn.Module, labels: int, folder: str | Path) -> ScalarModel:
+    if labels != 1:
+        raise DaedalError(f"{folder} tells {labels} labels apart; a reward model has one.")
+    return ScalarModel(decoder)  # type: ignore[arg-type]
+
+
+def title(kind: type[nn.Module]) -> str:
+    """What people call a class of networks."""
+    return getattr(kind, "title", kind.__name__)
+
+
+def stem_of(raw: dict[str, Any]) -> str:
+    """diffusers and transformers name their weight files differently."""
+    return "diffusion_pytorch_model" if "_class_name" in raw else "model"
+
+
+def fill(
+    network: nn.Module,
+    stream: Iterator[tuple[str, Tensor]],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Give a meta-device network its weights from (disk name, tensor) pairs. Of tensors that are one
+    here (a tied head, a second copy) any name will do."""
+    names, tied = names_of(network), ties_of(network)
+    empty = {name: t for name, t in network.state_dict().items() if name not in tied}
+    layout, copies = names.layout(empty), dict(names.copies)
+    copies |= {names.rename(copy): names.rename(source) for copy, source in tied.items()}
+    spare, unknown, misshapen = dict[str, Tensor](), list[str](), list[str]()
+
+    def take(disk: str, tensor: Tensor) -> None:
+        place = next((name for name in names.today(disk) if name in layout), "")
+        second = next((copies[name] for name in names.today(disk) if name in copies), "")
+        if not place:
+            if second:
+                spare[second] = tensor
+            elif not disk.endswith(names.skipped):
+                unknown.append(disk)
+            return
+        fused, ours = layout[place]
+        rows = [len(empty[name]) for name in ours if name in empty] if fused else []
+        for name, part in zip(ours, names.to_ours(place, tensor, fused, rows), strict=True):
+            if name in empty and part.shape != empty[name].shape:
+                misshapen.append(f"{disk} {tuple(part.shape)} instead of {tuple(empty[name].shape)}")
+            elif name in empty:
+                whole = dtype is None or not part.is_floating_point() or empty[name].dtype != torch.float32
+                put(
+                    network,
+                    name,
+                    part.to(device=device, dtype=None if whole else dtype).contiguous(),
+                )
+                del empty[name]
+
     for disk, tensor in stream:
-        entry = layout.get(disk) or layout.get(network.names.prefix + disk)  # base models are saved without the prefix
-        if entry is None:
-            if disk.endswith(IGNORED) or (network.config.tie_word_embeddings and "lm_head" in disk):
-                continue
-            unknown.append(disk)
-            continue
-        fused, ours = entry
-        parts = network.names.to_ours(disk, tensor, fused, [empty[name].shape[0] for name in ours if name in empty])
-        for name, part in zip(ours, parts, strict=True):
-            if part.shape != empty[name].shape:
-                raise DaedalError(f"{disk} has shape {tuple(part.shape)} where config.json asks for {tuple(empty[name].shape)} ({name}).")
-            keep = dtype is None or not part.is_floating_point() or empty[name].dtype != torch.float32
-            put(network, name, part.to(device=device, dtype=None if keep else dtype).contiguous())
-            del empty[name]
-    if unknown:
-        raise DaedalError(f"the folder holds {len(unknown)} tensors that {network.config.model_type} has no place for: {shortened(unknown)}.")
-    if network.config.tie_word_embeddings and hasattr(network.embed_tokens, "weight") and hasattr(network.lm_head, "weight"):
-        network.lm_head.weight = network.embed_tokens.weight
-    return set(empty)
+        take(disk, tensor)
+    for disk, tensor in spare.items():
+        if any(name in empty for name in layout[disk][1]):
+            take(disk, tensor)
+    tie(network, empty)
+    missing = [] if misshapen else {names.rename(name) for name in empty}
+    for what, listed in (("unmatched", unknown), ("misshapen", misshapen), ("missing", missing)):
+        if listed:
+            raise DaedalError(
+                f"the weights do not fit the config of {called(network)}: {len(listed)} {what} tensors: {shortened(listed)}.",
+            )
+
+
+def called(network: nn.Module) -> str:
+    """The name of the network in its config.json."""
+    return name_of(type(network.config)) if hasattr(network, "config") else type(network).__name__
+
+
+def names_of(network: nn.Module) -> Names:
+    return getattr(network, "names", NO_NAMES)
+
+
+def ties_of(network: nn.Module) -> dict[str, str]:
+    """Our name of a tensor -> our name of the one that it is, as the config says."""
+    tied = getattr(getattr(network, "config", None), "tie_word_embeddings", False)
+    return getattr(network, "ties", {}) if tied else {}
+
+
+def tie(network: nn.Module, empty: dict[str, Tensor]) -> None:
+    """Make one tensor of those that are one, and of those that a file leaves out though the config does
+    not say so (files of tied models whose config.json forgets)."""
+    for copy, source in getattr(network, "ties", {}).items():
+        if copy in ties_of(network) or set(empty) == {copy}:
+            module, _, leaf = copy.rpartition(".")
+            held = network.get_submodule(module)
+            if leaf in held._parameters:  # packed heads keep a reference of their own
+                setattr(held, leaf, network.get_parameter(source))
+                empty.pop(copy, None)
 
 
 def put(network: nn.Module, name: str, tensor: Tensor) -> None:
@@ -99,105 +193,95 @@ def put(network: nn.Module, name: str, tensor: Tensor) -> None:
         setattr(module, leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
 
 
-def shortened(names: Any, most: int = 6) -> str:
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+# Several in one.
 
 
-def tensors(folder: Path, allow_pickle: bool = False, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
-    """(disk name, tensor) of every weight in the folder, one file at a time."""
-    for file in weight_files(folder, allow_pickle, stem):
-        if file.suffix == ".bin":
-            yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
-            continue
-        try:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a dict)
-                    yield name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise DaedalError(f"{file} is truncated or not safetensors ({error}); download or save it again.") from None
+def load_parts(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Every part that a pipeline folder's `model_index.json` names: networks loaded, schedulers as their
+    parsed `scheduler_config.json`, tokenizers and the like as folder paths; "model_index" is the parsed
+    index with its flags."""
+    folder = Path(folder)
+    index = read_index(folder)
+    parts = {name: load_part(folder / name, kind, dtype, device, allow_pickle) for name, kind in kinds_of(index).items()}
+    return {"model_index": index} | parts
 
 
-def weight_files(folder: Path, allow_pickle: bool = False, stem: str = "model") -> list[Path]:
-    """The weight files of a folder: whole or by an index, in full precision or, if only that is there, the half-precision variant."""
-    bins = (f"{PICKLED[stem]}.bin.index.json", f"{PICKLED[stem]}.bin")
-    wanted = [(f"{stem}.safetensors.index.json", f"{stem}.safetensors"), (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors")]
-    for index, single in [*wanted, *([bins] if allow_pickle else [])]:
-        if (folder / index).exists():
-            names = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
-            if absent := [name for name in names if not (folder / name).exists()]:
-                raise DaedalError(f"{folder} lacks the shards {shortened(absent)} that its index names; download them.")
-            return [folder / name for name in names]
-        if (folder / single).exists():
-            return [folder / single]
-    if any((folder / name).exists() for name in bins):
-        raise DaedalError(f"{folder} holds pickled weights only, which can run code; convert them to safetensors or pass allow_pickle=True.")
-    raise DaedalError(f"{folder} holds no weights: neither {stem}.safetensors nor {stem}.safetensors.index.json is there.")
+def read_index(folder: Path) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    if not path.exists():
+        raise DaedalError(f"{folder} has no model_index.json, so it is not a pipeline folder; give one saved by diffusers or Daedal.")
+    return json.loads(path.read_text())
+
+
+def kinds_of(index: dict[str, Any]) -> dict[str, str]:
+    """Part -> its class name, of a parsed `model_index.json`."""
+    return {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1]}
+
+
+def load_part(folder: Path, kind: str, *options: Any) -> nn.Module | dict[str, Any] | Path:
+    if kind.endswith("Scheduler"):
+        return json.loads((folder / "scheduler_config.json").read_text())
+    return folder if kind.endswith(FOLDERS) else load(folder, *options)
+
+
+def load_ip_adapter(
+    file: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The IP-Adapter of a safetensors file, in evaluation mode."""
+    if Path(file).suffix != ".safetensors":
+        raise DaedalError(f"{file} is not a safetensors file; IP-Adapters are published as safetensors too, take that one.")
+    weights, _ = read(Path(file))
+    with torch.device("meta"):
+        adapter = IPAdapter.of_shapes({name: tensor.shape for name, tensor in weights.items()})
+    fill(adapter, iter(weights.items()), dtype, device)
+    return adapter.eval()
+
+
+# Writing.
 
 
 def save(
-    network: Decoder,
+    network: Any,
     folder: str | Path,
     max_shard_bytes: int = 5_000_000_000,
     extra_config: dict[str, Any] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write config.json and safetensors that transformers opens. The folder appears whole or not at all. `state` stands in for the
-    network's own weights (an average, or those gathered from several processes)."""
-    state = {
-        name: t for name, t in (state or network.state_dict()).items() if not (network.config.tie_word_embeddings and name.startswith("lm_head."))
-    }
-    layout = network.names.layout(state)
-    disk = {name: network.names.to_disk(name, [state[n].detach().cpu() for n in ours], fused) for name, (fused, ours) in layout.items()}
-    dtype = str(next(t.dtype for t in disk.values() if t.is_floating_point())).removeprefix("torch.")
-    publish(disk.items(), {**network.config.to_dict(), "torch_dtype": dtype, **(extra_config or {})}, Path(folder), max_shard_bytes)
+    """Write config.json and safetensors that transformers or diffusers opens. The folder appears whole or
+    not at all. `state` stands in for the network's own weights (an average, or those gathered from several
+    processes)."""
+    raw = config_of(network)
+    disk = dict(on_disk(network, state or network.state_dict()))
+    if stem_of(raw) == "model":
+        widest = max(
+            (t.dtype for t in disk.values() if t.is_floating_point()),
+            key=lambda dtype: dtype.itemsize,
+        )
+        raw["torch_dtype"] = str(widest).removeprefix("torch.")
+    publish(disk.items(), raw | (extra_config or {}), Path(folder), max_shard_bytes, stem_of(raw))
 
 
-def publish(disk: Iterable[tuple[str, Tensor]], config: dict[str, Any], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
-    """config.json and weights side by side in a hidden folder, then moved into place; weight files that no longer belong are removed."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_shards(disk, partial, max_shard_bytes, stem)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{stem}*.safetensors*"):
-        if not (partial / stale.name).exists():
-            stale.unlink(missing_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+def config_of(network: Any) -> dict[str, Any]:
+    """The config.json of a network."""
+    raw = to_dict(network.config)
+    return network.written(raw) if hasattr(network, "written") else raw
 
 
-def write_shards(disk: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int, stem: str = "model") -> None:
-    """One file, or shards of at most `max_shard_bytes` with the index that names them. One shard at a time is held in memory."""
-    parts: list[list[str]] = []
-    sizes: list[int] = []
-    for shard in shards(disk, max_shard_bytes):
-        write(shard, folder / f".part-{len(parts)}")
-        parts.append(list(shard))
-        sizes.append(sum(tensor.nbytes for tensor in shard.values()))
-    files = [f"{stem}-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)] if len(parts) > 1 else [f"{stem}.safetensors"]
-    for i, file in enumerate(files):
-        os.replace(folder / f".part-{i}", folder / file)
-    if len(parts) > 1:
-        weight_map = {name: file for file, names in zip(files, parts, strict=True) for name in names}
-        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+def on_disk(network: nn.Module, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(disk name, tensor) of a network's tensors, a tied one once."""
+    names, tied = names_of(network), ties_of(network)
+    state = {name: tensor for name, tensor in state.items() if name not in tied}
+    for disk, (fused, ours) in names.layout(state).items():
+        yield disk, names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
 
 
-def shards(disk: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
-    """Tensors in their order, in dicts of at most so many bytes (or of one tensor that is larger)."""
-    shard: dict[str, Tensor] = {}
-    for name, tensor in disk:
-        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > most:
-            yield shard
-            shard = {}
-        shard[name] = tensor
-    yield shard
-
-
-def write(shard: dict[str, Tensor], path: Path) -> None:
-    """One safetensors file, readable by others (the library makes it private)."""
-    save_file(shard, path, {"format": "pt"})
-    path.chmod(0o644)
+def disk_name(network: nn.Module, name: str) -> str:
+    """What files call a parameter of ours that is not a part of another there."""
+    return names_of(network).rename(name)

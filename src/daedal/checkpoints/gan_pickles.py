@@ -2,7 +2,7 @@
 
 Such a file (`G_ema`, `G`, `D`) pickles whole Python objects together with their source. Here every name it calls for is looked up in a short list:
 tensors and plain containers are rebuilt, the authors' objects become `Part`s, of which only parameters, buffers and constructor arguments are
-looked at, and anything else is an error. Released BigGAN weights are plain tensors (`load_component` opens them by name) and need none of this.
+looked at, and anything else is an error. Released BigGAN weights are plain tensors (`checkpoints.load` opens them by name) and need none of this.
 """
 
 import collections
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import save_component
+from daedal.checkpoints.folder import save
 from daedal.errors import DaedalError
 from daedal.networks.stylegan import StyleGAN2Generator, StyleGANConfig
 from daedal.networks.stylegan3 import StyleGAN3Config, StyleGAN3Generator
@@ -70,7 +70,7 @@ class Reader(pickle.Unpickler):
 
 
 def read_generator(path: str | Path) -> StyleGAN2Generator:
-    """The averaged generator (`G_ema`) of a StyleGAN2-ADA or StyleGAN3 pickle, ready to `save_component`."""
+    """The averaged generator (`G_ema`) of a StyleGAN2-ADA or StyleGAN3 pickle, ready to `checkpoints.save`."""
     with Path(path).open("rb") as file:
         try:
             held = Reader(file).load()
@@ -85,7 +85,7 @@ def read_generator(path: str | Path) -> StyleGAN2Generator:
     if strange := [key for key in given if key not in known and key not in WITHOUT_EFFECT and key != "conv_clamp"]:
         raise DaedalError(f"{path} was made with {strange[0]}={given[strange[0]]!r}, which Daedal's {kind.__name__} does not have.")
     generator = kind(kind.config_class(**{key: value for key, value in given.items() if key in known and value is not None}))
-    wanted = {name: value.float() for name, value in tensors.items() if not name.endswith(kind.skipped)}
+    wanted = {name: value.float() for name, value in tensors.items() if not name.endswith(kind.names.skipped)}
     generator.load_state_dict(wanted)
     return generator.eval()
 
@@ -93,5 +93,5 @@ def read_generator(path: str | Path) -> StyleGAN2Generator:
 def convert(path: str | Path, out: Path) -> StyleGANConfig | StyleGAN3Config:
     """Write the generator as a folder of safetensors. Returns its config."""
     generator = read_generator(path)
-    save_component(generator, out)
+    save(generator, out)
     return generator.config

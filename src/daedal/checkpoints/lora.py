@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2022) and its kin, merged into networks and taken out again: low-rank updates, LoHa (Hyeon-Woo et al. 2022) and LoKr (Yeh
 et al. 2024), DoRA (Liu et al. 2024), plain differences. Files of every dialect are read in checkpoints.lora_files.
 
-    lora = read_lora("style.safetensors", parts)     # parts as load_components or load_single_file gives them
+    lora = read_lora("style.safetensors", parts)     # parts as load_parts or load_single_file gives them
     adapters = Adapters(parts)
     adapters.apply(lora, 0.8)                        # several stack; the weights from before are kept
     adapters.remove(lora)                            # and are back, bit for bit
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import disk_name
-from daedal.checkpoints.folder import write
+from daedal.checkpoints.files import write
+from daedal.checkpoints.folder import disk_name
 from daedal.errors import DaedalError
 from daedal.nn.lora import adapters
 

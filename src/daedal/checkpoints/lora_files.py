@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import disk_name
 from daedal.checkpoints.families import FAMILIES, TEXT_WIDTHS
-from daedal.checkpoints.folder import shortened
+from daedal.checkpoints.files import read, shortened
+from daedal.checkpoints.folder import disk_name
 from daedal.checkpoints.lora import WIDENED, Decomposed, Difference, Hadamard, Kronecker, LoRA, LowRank, Replacement, Update, product
 from daedal.checkpoints.original_names import layout
-from daedal.checkpoints.single_file import tensors_of
 from daedal.errors import DaedalError, nearest
 
 Slots = dict[str, Tensor]  # the tensors of one layer by what they are
@@ -150,14 +148,8 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], Adapte
     """The tensors, and what peft says of them: adapter_config.json beside the file, or its part of the file's own metadata."""
     beside = path.with_name("adapter_config.json")
     adapter: Adapter = {"": json.loads(beside.read_text())} if beside.is_file() else {}
-    if path.suffix != ".safetensors":
-        return tensors_of(path, allow_pickle), adapter
-    try:
-        with safe_open(path, "pt") as opened:
-            own: Adapter = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise DaedalError(f"{path} is truncated or not safetensors ({error}); download it again.") from None
+    tensors, metadata = read(path, allow_pickle)
+    own: Adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     for key, value in own.items():
         role, _, name = key.partition(".")
         adapter.setdefault(role, {})[name] = value

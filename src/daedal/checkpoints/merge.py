@@ -16,9 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from daedal.checkpoints.components import component_class, stem_of
-from daedal.checkpoints.folder import publish, read_config, tensors
-from daedal.checkpoints.quantize import copy_companions
+from daedal.checkpoints.files import copy_companions, publish, tensors
+from daedal.checkpoints.folder import read_config, stem_of
 from daedal.errors import DaedalError, nearest
 
 Method = Literal["linear", "slerp", "ties", "dare"]
@@ -77,7 +76,7 @@ def merge(
     shares = torch.tensor(list(weights) if weights else [1.0 if method == "ties" else 1 / len(models)] * len(models))
     folders, draw = [*models, *([base] if base else [])], torch.Generator().manual_seed(seed)
     config = read_config(models[0])
-    stem = stem_of(component_class(config["_class_name"])) if "_class_name" in config else "model"
+    stem = stem_of(config)
     streams = [dict(tensors(folder, stem=stem)) for folder in folders]  # mapped from the files, read when they are needed
     for name, first in streams[0].items():
         for folder, stream in zip(folders, streams, strict=True):

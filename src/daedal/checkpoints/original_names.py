@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from daedal.checkpoints.files import Shapes
 from daedal.errors import DaedalError
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.checkpoints.files import copy_companions
 from daedal.checkpoints.folder import load, read_config, save
-from daedal.checkpoints.quantize import copy_companions
 from daedal.errors import DaedalError
 from daedal.networks import build
 from daedal.networks.decoder import Decoder
@@ -96,7 +96,7 @@ def prune_folder(
     folder: Path, out: Path, batches: Iterable[Tensor], layers: int | None, intermediate: int | None, shard_bytes: int = 5_000_000_000
 ) -> Decoder:
     """Write a pruned model's folder, with the tokenizer of the whole one."""
-    network = load(folder)
+    network = load(folder, kind=Decoder)
     if "quantization_config" in read_config(folder):
         dequantize_(network)
     smaller = prune(network.float(), batches, layers, intermediate)

@@ -1,15 +1,13 @@
 """Original single files: one .safetensors (or .ckpt) with all of a Stable Diffusion 1, 2, XL, 3 or 3.5 or a FLUX.1, or one network of it, under
 the names that its authors gave. What is in the file is told from shapes, without a network connection and without a config.
 
-    parts = load_single_file("model.safetensors")      # as `components.load_components` gives a folder: unet or transformer, vae, ...
+    parts = load_single_file("model.safetensors")      # as `folder.load_parts` gives a folder: unet or transformer, vae, ...
     save_single_file(parts, "out.safetensors")         # for tools that read these files
 
 Tokenizers are not in such files. Pickled .ckpt files are refused unless asked for, and then read as plain tensors only.
 """
 
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from daedal.checkpoints import families
-from daedal.checkpoints.components import component_class, disk_name, fill
 from daedal.checkpoints.families import FAMILIES, Config
-from daedal.checkpoints.folder import shortened, write
+from daedal.checkpoints.files import opened, shortened, write
+from daedal.checkpoints.folder import disk_name, fill
 from daedal.checkpoints.original_names import RULES, Layout, Shapes, layout
 from daedal.errors import DaedalError
+from daedal.networks import component
 from daedal.networks.config import parse
 
 # Constants of training, copies, and networks that nothing here runs.
@@ -84,9 +82,9 @@ class File:
 
     def __init__(self, path: Path, allow_pickle: bool = False) -> None:
         if not path.is_file():
-            raise DaedalError(f"{path} is not a file; give a .safetensors or .ckpt file, or open a model folder with load_components.")
+            raise DaedalError(f"{path} is not a file; give a .safetensors or .ckpt file, or open a model folder with load_parts.")
         self.path = path
-        self.raw, shapes = unpickled(path, allow_pickle) if path.suffix != ".safetensors" else mapped(path)
+        self.raw, shapes, _ = opened(path, allow_pickle)
         self.names = {FORMER.sub(r"\1text_model.\2.", name): name for name in shapes}
         self.shapes = {name: shapes[stored] for name, stored in self.names.items()}
 
@@ -96,37 +94,6 @@ class File:
             return tensor
         scale = f"{name.removesuffix('weight')}scale_weight"  # ComfyUI's scaled files
         return (tensor.float() * self.raw(self.names[scale]).float() if scale in self.names else tensor).bfloat16()
-
-
-def mapped(path: Path) -> tuple[Callable[[str], Tensor], Shapes]:
-    try:
-        opened = safe_open(path, "pt")
-        return opened.get_tensor, {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise DaedalError(f"{path} is truncated or not safetensors ({error}); download it again.") from None
-
-
-def unpickled(path: Path, allow_pickle: bool) -> tuple[Callable[[str], Tensor], Shapes]:
-    tensors = tensors_of(path, allow_pickle)
-    return tensors.__getitem__, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def tensors_of(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """The tensors of a pickled file, at its top or under "state_dict"; nothing but tensors is unpickled."""
-    state = read_pickle(path, allow_pickle)
-    return {name: tensor for name, tensor in state.get("state_dict", state).items() if isinstance(tensor, Tensor)}
-
-
-def read_pickle(path: Path, allow_pickle: bool) -> dict[str, Any]:
-    if not allow_pickle:
-        raise DaedalError(f"{path} is a pickled file, which can run code; take a .safetensors file or pass allow_pickle=True.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise DaedalError(f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}); take a .safetensors file.") from None
-    if not isinstance(state, dict):
-        raise DaedalError(f"{path} holds a {type(state).__name__}, not tensors by name; take a .safetensors file.")
-    return state
 
 
 def load_single_file(
@@ -215,9 +182,9 @@ class Section:
             kind, config = self.identified()
         except KeyError as missing:
             raise DaedalError(f"{self.file.path} lacks {self.part.prefix}{missing.args[0]}; download it again.") from None
-        component = component_class(kind)
+        kind_of = component(kind)
         with torch.device("meta"):
-            module: nn.Module = component(parse(component.config_class, config))
+            module: nn.Module = kind_of(parse(kind_of.config_class, config))
         disk = {disk_name(module, name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         fill(module, self.stream(disk, layout("OpenCLIP" if self.part.kind == "OpenCLIP" else kind, disk)), dtype, device)
         return module.eval()
@@ -291,7 +258,7 @@ def to_original(module: nn.Module, kind: str | None = None) -> dict[str, Tensor]
 
 
 def save_single_file(parts: Mapping[str, Any], path: str | Path) -> None:
-    """Write the networks of `parts` (as `load_single_file` or `load_components` gives them) as one safetensors file."""
+    """Write the networks of `parts` (as `load_single_file` or `load_parts` gives them) as one safetensors file."""
     denoiser = parts.get("unet") or parts.get("transformer")
     if type(denoiser).__name__ not in RULES:
         raise DaedalError(f"a denoiser of class {type(denoiser).__name__} has no original single file; save its folder instead.")

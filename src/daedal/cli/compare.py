@@ -51,6 +51,6 @@ def generated(n: int, seed: int) -> list:
     """Held-out tasks, the same ones for a seed."""
     import random
 
-    from daedal.data.worlds.instructions import task
+    from daedal.worlds.instructions import task
 
     return [task(random.Random(f"compare/{seed}/{i}"), held_out=True) for i in range(n)]

@@ -21,7 +21,7 @@ def convert(
         print(out)
         return
     from daedal import checkpoints
-    from daedal.checkpoints.quantize import copy_companions
+    from daedal.checkpoints.files import copy_companions
     from daedal.device import compute_dtype
     from daedal.networks import build
     from daedal.nn.quantized import dequantize_

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -30,25 +31,26 @@ def list_models() -> None:
 @app.command()
 def show(name: str) -> None:
     """A model's family, sizes and costs, as JSON."""
-    import torch
-
     from daedal import checkpoints
-    from daedal.checkpoints.folder import empty_network
-    from daedal.evals.parts import part_of
-    from daedal.pipelines.image import holds
 
-    folder = checkpoints.resolve(name)
-    if holds(folder) or part_of(name):
-        files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
-        config = json.loads((folder / ("model_index.json" if (folder / "model_index.json").exists() else "config.json")).read_text())
-        print(json.dumps({"folder": str(folder), "config": config, "weight_bytes": sum(f.stat().st_size for f in files)}, indent=2))
-        return
+    print(json.dumps(described(checkpoints.resolve(name)), indent=2))
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """One network's config and costs, or those of each part of a pipeline."""
+    from daedal.checkpoints.folder import config_of, empty_network, read_index
+
+    if (folder / "model_index.json").exists():
+        parts = {path.parent.name: described(path.parent) for path in sorted(folder.glob("*/config.json"))}
+        return {"folder": str(folder), "model_index": read_index(folder), **parts}
     network = empty_network(folder)
-    print(json.dumps({
-        "folder": str(folder), "config": network.config.to_dict(), "parameters": network.parameter_count(),
-        "weight_bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")),
-        "cache_bytes_per_token": network.cache_bytes_per_token(torch.float32), "flops_per_token": network.flops_per_token(1),
-    }, indent=2))  # fmt: skip
+    return {
+        "folder": str(folder),
+        "config": config_of(network),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "weight_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        **getattr(network, "costs", dict)(),
+    }
 
 
 @app.command()

@@ -20,8 +20,8 @@ from daedal.data import chat
 from daedal.data.conversations import Talk, reasons
 from daedal.data.rows import ChatSource, Messages, answer, messages_of, opened, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
 from daedal.errors import DaedalError
+from daedal.worlds import instructions
 
 
 @dataclass(frozen=True)

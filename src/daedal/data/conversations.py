@@ -17,8 +17,8 @@ from torch import Tensor
 from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, conversation, of_task, opened, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
 from daedal.errors import DaedalError
+from daedal.worlds import instructions
 
 MISFITS = 16  # conversations that may wait for the next batch while this one is packed
 STRANGERS = 10_000  # conversations in a row that may be left out

@@ -78,7 +78,7 @@ def parquet(path: Path):
 def read(chunk: Chunk, source: Source) -> Iterator[str]:
     """Documents of a chunk in file order, filtered, empty ones left out."""
     if source.path.startswith("tales:"):
-        from daedal.data.worlds import tales
+        from daedal.worlds import tales
 
         return tales(*map(int, source.path.split(":")[1:]))
     reader = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_jsonl}.get(kind(chunk.path), read_text)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from daedal.data.pictures import decode, laid_on
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError, nearest
+from daedal.worlds import scenes
 
 Pair = tuple[np.ndarray, np.ndarray, str]  # chosen and rejected (H, W, 3) uint8, and the caption, or ""
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS, KINDS, draw, scene
 from daedal.errors import DaedalError, nearest
+from daedal.worlds.scenes import BACKGROUNDS, COLOURS, KINDS, draw, scene
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PAPER = {name: value for name, value in {**BACKGROUNDS, **COLOURS}.items() if name not in ("brown", "gray")}
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Scenes:
-    """`daedal.data.worlds.scenes`: all of them, or those of `only`: one of their kinds, or "unseen", colours and shapes never paired in training."""
+    """`daedal.worlds.scenes`: all of them, or those of `only`: one of their kinds, or "unseen", colours and shapes never paired in training."""
 
     def __init__(self, side: int, only: str = "") -> None:
         if only not in (some := ["unseen", *KINDS, ""]):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from daedal.data.pictures import Source
-from daedal.data.worlds.scenes import BACKGROUNDS, COLOURS
+from daedal.worlds.scenes import BACKGROUNDS, COLOURS
 
 NAMED = {**COLOURS, **BACKGROUNDS}
 APART = 40.0  # how far from the ground, in the root mean square of 0..255, a pixel is drawn on

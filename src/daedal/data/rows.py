@@ -1,6 +1,6 @@
 """Rows for alignment, from files in the ecosystem's shapes: conversations, preferences, rankings, prompts.
 
-A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,question` (daedal.data.worlds.instructions). Its rows are
+A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,question` (daedal.worlds.instructions). Its rows are
 
     {"messages": [{"role", "content"}, ...]}                    also conversations (from, value), turns (role or speaker, text)
     {"prompt", "completion"}                                    one exchange; prompt is text or messages
@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from daedal.data import documents
 from daedal.data.contents import DataPath
-from daedal.data.worlds import instructions
-from daedal.data.worlds.tasks import Task
 from daedal.errors import DaedalError
+from daedal.worlds import instructions
+from daedal.worlds.tasks import Task
 
 Messages = list[dict[str, Any]]
 SAME = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "1": "user", "2": "assistant"}

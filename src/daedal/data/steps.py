@@ -19,8 +19,8 @@ from daedal.data.comparisons import Comparison
 from daedal.data.conversations import Talk, reasons
 from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import arithmetic, instructions
 from daedal.errors import DaedalError
+from daedal.worlds import arithmetic, instructions
 
 STEP = re.compile(r"(\d+) ([-+x]) (\d+) = (\d+)\.")
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from daedal import checkpoints
 from daedal.checkpoints import read_config
 from daedal.checkpoints.adapter import parted
-from daedal.checkpoints.components import load_component
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain
 from daedal.evals.pictures import data_of, retrieval
@@ -52,7 +52,7 @@ def report(name: str, data: str, split: str | None, n: int) -> tuple[dict[str, d
     if part_of(name) in TOWERS:
         sight = Sight.load(name)
         return recognition(sight, *held_out(source, sight.clip.config.vision.image_size, n)), None
-    codec = load_component(located(name), torch.float32)
+    codec = checkpoints.load(located(name), torch.float32)
     return reconstruction(codec, held_out(source, codec.config.sample_size, n)[0])  # type: ignore[union-attr,arg-type]
 
 

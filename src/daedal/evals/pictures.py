@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daedal.data.pictures import Folder, Parquet
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, bootstrap, jackknife, share
 from daedal.media import images
@@ -26,6 +25,7 @@ from daedal.processes.sight import Sight
 from daedal.train.pictures import held_out, sources
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.pictures import PictureData
+from daedal.worlds import scenes
 
 # ---- distances between two sets of features -----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from daedal.networks.config import one_of
+from daedal.networks.names import Names
 from daedal.nn.conv import Conv2d, Downsample, GroupNorm, PixelAttention, ResnetBlock, Upsample, init_
 from daedal.nn.cost import count_flops
 
@@ -140,7 +141,7 @@ class AutoencoderKL(nn.Module):
 
     config_class = AutoencoderKLConfig
     class_name = AutoencoderKLConfig.class_name
-    former = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))  # files of 2022
+    names = Names(former=((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")))  # files of 2022
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()

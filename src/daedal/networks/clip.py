@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.networks.config import parse, to_dict
 from daedal.networks.legacy import UNUSED
+from daedal.networks.names import Names
 from daedal.nn.conv import Conv2d, init_, multi_head, to_tokens
 from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear, linears
@@ -25,6 +26,7 @@ from daedal.nn.mlp import activation
 from daedal.nn.norm import LayerNorm
 
 UNMENDED_EOS = 2  # what config.json said the end of text was until 2023, whatever the tokenizer's was
+CONSTANTS = ("position_ids",)  # beside the weights in old files
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -238,10 +240,9 @@ class CLIPTextModel(nn.Module):
     """A prompt as states of its tokens, and as one state, not projected (FLUX)."""
 
     config_class: type[CLIPTextConfig] = CLIPTextConfig
-    skipped = ("position_ids",)
-    former: tuple[tuple[str, str], ...] = (  # what transformers 5 writes
+    names = Names(skipped=CONSTANTS, former=(  # what transformers 5 writes
         ("embeddings.", "text_model.embeddings."), ("encoder.", "text_model.encoder."), ("final_", "text_model.final_"),
-    )  # fmt: skip
+    ))  # fmt: skip
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -266,7 +267,7 @@ class CLIPTextModelWithProjection(CLIPTextModel):
     """The same with `pooled` in the shared space (SDXL's second tower, SD3's two)."""
 
     config_class = CLIPTextProjectedConfig
-    former = ()
+    names = Names(skipped=CONSTANTS)
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__(config)
@@ -281,7 +282,7 @@ class CLIPVisionModelWithProjection(nn.Module):
     """An image as states of its patches, and as one vector in the shared space."""
 
     config_class = CLIPVisionConfig
-    skipped = ("position_ids",)
+    names = Names(skipped=CONSTANTS)
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
@@ -307,7 +308,7 @@ class CLIPModel(nn.Module):
     """Both towers. `embed_text` and `embed_images` give unit vectors; their products, times `scale`, are the contrastive logits."""
 
     config_class = CLIPConfig
-    skipped = ("position_ids",)
+    names = Names(skipped=CONSTANTS)
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()

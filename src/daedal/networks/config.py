@@ -1,11 +1,17 @@
-"""Configs of image, text and speech components: a frozen dataclass whose fields and defaults are those of the `config.json` that diffusers
-or transformers write. (Language models have their own base, `networks.decoder.DecoderConfig`.)
+"""Configs of networks: a frozen dataclass whose fields and defaults are those of the `config.json` that
+diffusers or transformers write. `parse` reads one, `to_dict` writes it.
 
-A config class may name three kinds of keys beside its fields:
-  fixed    on-disk keys that Daedal knows at one value only; another value is an error, and the value is written back
-  ignored  on-disk keys that change nothing in the computation (initialisation, output flags of old versions)
+A config class has one of `class_name` (diffusers' `_class_name`) and `architecture` with `model_type`
+(transformers), and may have
+  fixed    on-disk keys that Daedal knows at one value only; another value is an error, and the value
+           is written back
+  ignored  on-disk keys that change nothing in the computation (initialisation, output flags of old
+           versions); EVERYTHING where tools add keys of their own, as to language models
   absent   fields it inherits that its own file has no key for
-and one of `class_name` (diffusers' `_class_name`) and `architecture` with `model_type` (transformers).
+  aliases  the file's key -> our field, where a family spells a shared field its own way
+  read     a class method, (the file's keys as ours) -> the same with what the family assumes where
+           the file is silent
+  written  a method, (our fields by the file's keys) -> what its readers want
 """
 
 import dataclasses
@@ -15,6 +21,16 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from daedal.errors import DaedalError, nearest
 
 WRITERS = frozenset({"architectures", "model_type", "torch_dtype", "dtype", "transformers_version"})  # who wrote the file, and how
+
+
+class Everything(frozenset[str]):
+    """Any key."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+EVERYTHING = Everything()
 
 
 class Config(Protocol):
@@ -27,20 +43,26 @@ C = TypeVar("C", bound=Config)
 
 
 def parse(config_class: type[C], raw: dict[str, Any]) -> C:
-    """The config of a parsed `config.json`. Keys starting with "_" are dropped and lists become tuples; an unknown key, a missing one
-    without a default, or an unsupported value is an error."""
+    """The config of a parsed `config.json`. Keys starting with "_" are dropped and lists become
+    tuples; an unknown key, a missing one without a default, or an unsupported value is an error."""
     fields, fixed = _fields(config_class), _marks(config_class, "fixed")
-    skipped = WRITERS | set(_marks(config_class, "ignored"))
-    values = {key: tupled(value) for key, value in raw.items() if not key.startswith("_") and (key in fields or key not in skipped)}
+    aliases, ignored = _marks(config_class, "aliases"), _marks(config_class, "ignored")
+    raw = {aliases.get(key, key): value for key, value in raw.items()}
+    read: Any = getattr(config_class, "read", dict)
+    values = {key: tupled(value) for key, value in read(raw).items() if not key.startswith("_")}
     for key, value in values.items():
         if key in fixed and value != fixed[key]:
-            raise DaedalError(f"{key}={value!r} of {name_of(config_class)} is not supported; Daedal knows {key}={fixed[key]!r} only.")
-        if key not in fields and key not in fixed:
-            raise DaedalError(f"config.json of {name_of(config_class)} has an unknown key {key!r}{nearest(key, [*fields, *fixed])}.")
-    missing = [key for key, field in fields.items() if key not in values and _required(field)]
+            known = f"Daedal knows {key}={fixed[key]!r} only"
+            raise DaedalError(f"{key}={value!r} of {name_of(config_class)} is not supported; {known}.")
+        if not (key in fields or key in fixed or key in WRITERS or key in ignored):
+            near = nearest(key, [*fields, *fixed])
+            raise DaedalError(f"config.json of {name_of(config_class)} has an unknown key {key!r}{near}.")
+    every = {field.name: field for field in dataclasses.fields(config_class)}
+    missing = [key for key, field in every.items() if key not in values and _required(field)]
     if missing:
-        raise DaedalError(f"config.json of {name_of(config_class)} lacks {', '.join(missing)}; add the key or download the file again.")
-    return config_class(**{key: value for key, value in values.items() if key in fields})
+        name, keys = name_of(config_class), ", ".join(missing)
+        raise DaedalError(f"config.json of {name} lacks {keys}; add the key or download the file again.")
+    return config_class(**{key: value for key, value in values.items() if key in every})
 
 
 def defaulted(config_class: type[C], raw: dict[str, Any]) -> list[str]:
@@ -51,11 +73,18 @@ def defaulted(config_class: type[C], raw: dict[str, Any]) -> list[str]:
 def to_dict(config: Config) -> dict[str, Any]:
     """The `config.json` that diffusers or transformers read."""
     kind = type(config)
-    values = {key: listed(getattr(config, key)) for key in _fields(kind)}
+    spelled = {ours: theirs for theirs, ours in _marks(kind, "aliases").items()}
+    values = {spelled.get(key, key): listed(getattr(config, key)) for key in _fields(kind)}
     values |= {key: listed(value) for key, value in _marks(kind, "fixed").items()}
+    values = config.written(values) if hasattr(config, "written") else values
     if hasattr(kind, "class_name"):
         return {"_class_name": kind.class_name, **values}
-    return {"architectures": [getattr(kind, "architecture", kind.__name__)], "model_type": getattr(kind, "model_type", ""), **values}
+    architecture = getattr(kind, "architecture", kind.__name__)
+    return {
+        "architectures": [architecture],
+        "model_type": getattr(kind, "model_type", ""),
+        **values,
+    }
 
 
 def one_of(key: str, value: Any, known: Sequence[Any]) -> Any:

@@ -6,15 +6,15 @@ a `Names` map to the tensors on disk. The decoder runs the blocks; it knows noth
 Legend: B batch, T tokens, D width, H heads, K head dim, V vocabulary, L layers.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from daedal.errors import DaedalError
+from daedal.networks.config import EVERYTHING
 from daedal.networks.names import Names
 from daedal.nn.attention import attend
 from daedal.nn.linear import Embedding, Linear
@@ -24,7 +24,7 @@ from daedal.nn.rope import Rope, tables
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The fields of `config.json` that all families share; `from_dict` fills what a file leaves out."""
+    """The fields of `config.json` that all families share (see `networks.config`)."""
 
     model_type: str
     vocab_size: int
@@ -48,19 +48,15 @@ class DecoderConfig:
     pad_token_id: int | None = None
 
     architecture: ClassVar[str] = ""  # the class name transformers looks for
-    aliases: ClassVar[dict[str, str]] = {}  # file's key -> our field, where a family spells a shared field its own way
-    absent: ClassVar[frozenset[str]] = frozenset()  # shared fields that the family's file has no key for
+    aliases: ClassVar[dict[str, str]] = {}
+    absent: ClassVar[frozenset[str]] = frozenset()
+    ignored: ClassVar[frozenset[str]] = EVERYTHING
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Self:
-        """From a parsed `config.json` of either era: `rope_theta` + `rope_scaling`, or `rope_parameters`."""
-        values = cls.defaults(flat_rope({cls.aliases.get(key, key): value for key, value in raw.items()}))
-        fields = {field.name for field in dataclasses.fields(cls)}
-        known = {key: frozen(value) for key, value in values.items() if key in fields}
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and known.get(f.name) is None]
-        if missing:
-            raise DaedalError(f"config.json of a {cls.architecture or 'decoder'} lacks {', '.join(missing)}; add the key or re-download the file.")
-        return cls(**known)
+    def read(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """A file of either era: `rope_theta` and `rope_scaling`, or `rope_parameters`."""
+        values = cls.defaults(flat_rope(raw))
+        return {key: frozen(value) for key, value in values.items() if value is not None}
 
     @classmethod
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -71,14 +67,10 @@ class DecoderConfig:
             raw["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
         return raw
 
-    def to_dict(self) -> dict[str, Any]:
-        """The `config.json` that transformers, vLLM and llama.cpp's converter read."""
-        back = {ours: theirs for theirs, ours in self.aliases.items()}
-        values = dataclasses.asdict(self)
-        values["rope_scaling"] = thawed(self.rope_scaling)
-        values["layer_types"] = list(self.layer_types) if self.layer_types else None
-        out = {back.get(key, key): value for key, value in values.items() if key not in self.absent}
-        return {"architectures": [self.architecture], **{k: v for k, v in out.items() if v is not None or k == "rope_scaling"}}
+    def written(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What transformers, vLLM and llama.cpp's converter read."""
+        values = {**values, "rope_scaling": thawed(self.rope_scaling)}
+        return {key: v for key, v in values.items() if v is not None or key == "rope_scaling"}
 
     def window(self, layer: int) -> int | None:
         """Sliding window of this layer in tokens, or None for full attention."""
@@ -143,11 +135,19 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x), context)
 
 
+# Constants that old files of these families hold beside weights.
+CONSTANTS = ("rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attn", "attention") for b in ("bias", "masked_bias")))
+decoder_names = partial(Names, prefix="model.", skipped=CONSTANTS)
+
+
 class Decoder(nn.Module):
     """Embeddings, blocks, a last norm and a head. Call it for logits; `hidden` and `head` are its two halves.
 
     `embed_scale` multiplies embeddings (Gemma), `embed_positions` adds learned positions (GPT-2), `softcap` bounds the logits.
     `compute_dtype`, when set, is the dtype of activations; weights keep their own (fp32 masters, bf16 compute)."""
+
+    title = "language model"
+    ties = {"lm_head.weight": "embed_tokens.weight"}  # one tensor, where the config says so or a file leaves the head out
 
     def __init__(
         self,
@@ -241,6 +241,10 @@ class Decoder(nn.Module):
         """Key and value bytes that one token adds to a cache."""
         c = self.config
         return 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * dtype.itemsize
+
+    def costs(self) -> dict[str, float]:
+        """For people: what a token costs."""
+        return {"cache_bytes_per_token": self.cache_bytes_per_token(), "flops_per_token": self.flops_per_token(1)}
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> Self:

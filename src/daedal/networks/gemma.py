@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daedal.networks.decoder import Context, Decoder, DecoderConfig
-from daedal.networks.names import Names
+from daedal.networks.decoder import Context, Decoder, DecoderConfig, decoder_names
 from daedal.networks.qwen import NormedAttention
 from daedal.nn.attention import Attention
 from daedal.nn.mlp import GatedMLP
@@ -85,4 +84,4 @@ def build(config: Gemma2Config) -> Decoder:
 
     blocks = [block(i) for i in range(config.num_hidden_layers)]
     cap, scale = config.final_logit_softcapping, config.hidden_size**0.5
-    return Decoder(config, blocks, norm(), names=Names(), embed_scale=scale, softcap=cap)
+    return Decoder(config, blocks, norm(), names=decoder_names(), embed_scale=scale, softcap=cap)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from daedal.networks.decoder import Block, Context, Decoder, DecoderConfig
+from daedal.networks.decoder import Block, Context, Decoder, DecoderConfig, decoder_names
 from daedal.networks.names import Fused, Names, stacked
 from daedal.nn.attention import Attention
 from daedal.nn.mlp import MLP
@@ -24,6 +24,7 @@ class GPT2Config(DecoderConfig):
     hidden_act: str = "gelu_new"
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
 
     architecture: ClassVar[str] = "GPT2LMHeadModel"
     aliases: ClassVar[dict[str, str]] = {
@@ -31,6 +32,7 @@ class GPT2Config(DecoderConfig):
         "n_inner": "intermediate_size", "activation_function": "hidden_act", "layer_norm_epsilon": "rms_norm_eps",
     }  # fmt: skip
     absent: ClassVar[frozenset[str]] = frozenset(NOT_IN_GPT2)
+    fixed: ClassVar[dict[str, Any]] = {"scale_attn_weights": True}
 
     @classmethod
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def interleaved(disk: str, heads: int, *ours: str) -> Fused:
     return Fused(disk, ours, join, split)
 
 
-GPT2_NAMES = Names(
+GPT2_NAMES = decoder_names(
     prefix="transformer.",
     last_norm="ln_f.",
     renames=(
@@ -105,7 +107,7 @@ GPT2_NAMES = Names(
     fused=(stacked("c_attn", "q_proj", "k_proj", "v_proj"),),
     transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
 )  # fmt: skip
-STARCODER2_NAMES = Names(renames=(("mlp.up_proj.", "mlp.c_fc."), ("mlp.down_proj.", "mlp.c_proj.")))
+STARCODER2_NAMES = decoder_names(renames=(("mlp.up_proj.", "mlp.c_fc."), ("mlp.down_proj.", "mlp.c_proj.")))
 
 
 def neox_names(heads: int) -> Names:
@@ -113,7 +115,8 @@ def neox_names(heads: int) -> Names:
         ("embed_tokens.", "embed_in."), ("lm_head.", "embed_out."), ("self_attn.o_proj.", "attention.dense."), ("self_attn.", "attention."),
         ("mlp.up_proj.", "mlp.dense_h_to_4h."), ("mlp.down_proj.", "mlp.dense_4h_to_h."),
     )  # fmt: skip
-    return Names("gpt_neox.", "final_layer_norm.", renames, (interleaved("query_key_value", heads, "q_proj", "k_proj", "v_proj"),))
+    fused = interleaved("query_key_value", heads, "q_proj", "k_proj", "v_proj")
+    return decoder_names(prefix="gpt_neox.", last_norm="final_layer_norm.", renames=renames, fused=(fused,))
 
 
 def build(config: GPT2Config | GPTNeoXConfig | Starcoder2Config) -> Decoder:
@@ -125,10 +128,13 @@ def build(config: GPT2Config | GPTNeoXConfig | Starcoder2Config) -> Decoder:
     rope = None if isinstance(config, GPT2Config) else "global"
 
     def block(layer: int) -> nn.Module:
-        attention = Attention(config, layer, bias=attention_bias, out_bias=attention_bias, rope=rope)
+        inverse = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+        scale = config.head_dim**-0.5 / (layer + 1) if inverse else None
+        attention = Attention(config, layer, bias=attention_bias, out_bias=attention_bias, rope=rope, scale=scale)
         mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias)
         return (ParallelBlock if parallel else Block)(attention, mlp, norm)
 
-    names = {GPT2Config: GPT2_NAMES, Starcoder2Config: STARCODER2_NAMES}.get(type(config)) or neox_names(config.num_attention_heads)
+    names = neox_names(config.num_attention_heads) if isinstance(config, GPTNeoXConfig) else STARCODER2_NAMES
+    names = GPT2_NAMES if isinstance(config, GPT2Config) else names
     blocks = [block(i) for i in range(config.num_hidden_layers)]
     return Decoder(config, blocks, norm(), names=names, learned_positions=isinstance(config, GPT2Config))

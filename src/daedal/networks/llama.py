@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from daedal.networks.decoder import Block, Decoder, DecoderConfig
-from daedal.networks.names import Names
+from daedal.networks.decoder import Block, Decoder, DecoderConfig, decoder_names
 from daedal.nn.attention import Attention
 from daedal.nn.mlp import GatedMLP
 from daedal.nn.norm import RMSNorm
@@ -57,4 +56,4 @@ def build(config: LlamaConfig) -> Decoder:
         attention = Attention(config, layer, bias=bias, out_bias=bias, rope=config.rope_of(layer))
         return Block(attention, GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias), norm)
 
-    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=Names())
+    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names())

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from daedal.networks.decoder import Block, Decoder, DecoderConfig
-from daedal.networks.names import Names
+from daedal.networks.decoder import Block, Decoder, DecoderConfig, decoder_names
 from daedal.nn.attention import Attention
 from daedal.nn.mlp import MoE
 from daedal.nn.norm import RMSNorm
@@ -21,7 +20,7 @@ class MixtralConfig(DecoderConfig):
     absent: ClassVar[frozenset[str]] = frozenset({"layer_types"})
 
 
-NAMES = Names(
+NAMES = decoder_names(
     renames=(("mlp.", "block_sparse_moe."), ("gate_proj.", "w1."), ("down_proj.", "w2."), ("up_proj.", "w3.")),
 )
 

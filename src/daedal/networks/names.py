@@ -22,27 +22,52 @@ class Fused:
 
 def stacked(disk: str, *ours: str) -> Fused:
     """Output rows one after another (Phi-3's qkv_proj, gate_up_proj)."""
-    return Fused(disk, ours, lambda parts: torch.cat(parts, 0), lambda whole, rows: list(whole.split(rows, 0)))
+    return Fused(
+        disk,
+        ours,
+        lambda parts: torch.cat(parts, 0),
+        lambda whole, rows: list(whole.split(rows, 0)),
+    )
 
 
 @dataclass(frozen=True)
 class Names:
-    """On disk all but the head carries `prefix`; `renames` are (our substring, disk substring), applied in order; `transposed` lists
-    disk endings stored (in, out) as GPT-2's Conv1D does."""
+    """How the parameters of a network are called in files. On disk all but `bare` ones carry `prefix`;
+    `renames` are (our substring, disk substring), applied in order; `transposed` lists disk endings
+    stored (in, out) as GPT-2's Conv1D does. Of what files hold beside today's names:
 
-    prefix: str = "model."
+    former   (old, new) substrings of disk names, for tensors that only an old version's name fits
+    copies   disk name -> disk name of the tensor that it repeats; read where that one is left out
+    skipped  endings of disk names that hold no weights of ours (constants)
+    """
+
+    prefix: str = ""
     last_norm: str = "norm."
     renames: tuple[tuple[str, str], ...] = ()
     fused: tuple[Fused, ...] = ()
     transposed: tuple[str, ...] = ()
+    own: str = ""  # a prefix of ours that no file has
+    bare: tuple[str, ...] = ("lm_head.",)
+    former: tuple[tuple[str, str], ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str:
-        prefix = "" if name.startswith("lm_head.") else self.prefix
+        name = name.removeprefix(self.own)
+        prefix = "" if name.startswith(self.bare) else self.prefix
         if name.startswith("norm."):
             return prefix + name.replace("norm.", self.last_norm)
         for ours, disk in self.renames:
             name = name.replace(ours, disk)
         return prefix + name
+
+    def today(self, disk: str) -> list[str]:
+        """What a tensor of a file may be called today: that; an old version's name; a base model's,
+        which is saved without the prefix."""
+        former = disk
+        for old, new in self.former:
+            former = former.replace(old, new)
+        return [disk, former, self.prefix + disk]
 
     def layout(self, ours: Iterable[str]) -> dict[str, tuple[Fused | None, list[str]]]:
         """Disk name -> how it is fused, and which of our parameters it holds, in order."""

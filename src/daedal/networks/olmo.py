@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daedal.networks.decoder import Context, Decoder, DecoderConfig
-from daedal.networks.names import Names
+from daedal.networks.decoder import Context, Decoder, DecoderConfig, decoder_names
 from daedal.nn.attention import Attention
 from daedal.nn.linear import linears
 from daedal.nn.mlp import GatedMLP
@@ -57,4 +56,4 @@ def build(config: Olmo2Config) -> Decoder:
         attention = WideNormAttention(config, layer, bias=config.attention_bias, out_bias=config.attention_bias)
         return PostNormBlock(attention, GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act), norm)
 
-    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=Names())
+    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names())

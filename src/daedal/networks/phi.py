@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from daedal.networks import llama
-from daedal.networks.decoder import Decoder
-from daedal.networks.names import Names, stacked
+from daedal.networks.decoder import Decoder, decoder_names
+from daedal.networks.names import stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +16,15 @@ class Phi3Config(llama.LlamaConfig):
     architecture: ClassVar[str] = "Phi3ForCausalLM"
     absent: ClassVar[frozenset[str]] = frozenset({"attention_bias", "mlp_bias", "layer_types", "head_dim"})
 
-    def to_dict(self) -> dict[str, Any]:
+    def written(self, values: dict[str, Any]) -> dict[str, Any]:
         """Phi-3's own config class allows three keys of `rope_scaling`, and calls the kind `type`."""
-        out = super().to_dict()
+        out = super().written(values)
         if scaling := out["rope_scaling"]:
             out["rope_scaling"] = {"type": scaling["rope_type"]} | {k: scaling[k] for k in ("short_factor", "long_factor")}
         return out
 
 
-NAMES = Names(fused=(stacked("qkv_proj", "q_proj", "k_proj", "v_proj"), stacked("gate_up_proj", "gate_proj", "up_proj")))
+NAMES = decoder_names(fused=(stacked("qkv_proj", "q_proj", "k_proj", "v_proj"), stacked("gate_up_proj", "gate_proj", "up_proj")))
 
 
 def build(config: Phi3Config) -> Decoder:

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from daedal.networks.decoder import Block, Decoder, DecoderConfig
-from daedal.networks.names import Names
+from daedal.networks.decoder import Block, Decoder, DecoderConfig, decoder_names
 from daedal.nn.attention import Attention
 from daedal.nn.mlp import GatedMLP, MoE
 from daedal.nn.norm import RMSNorm
@@ -96,4 +95,4 @@ def feed_forward(config: Qwen2Config, layer: int) -> nn.Module:
 def build(config: Qwen2Config) -> Decoder:
     norm = partial(RMSNorm, config.hidden_size, config.rms_norm_eps)
     blocks = [Block(attention(config, i), feed_forward(config, i), norm) for i in range(config.num_hidden_layers)]
-    return Decoder(config, blocks, norm(), names=Names())
+    return Decoder(config, blocks, norm(), names=decoder_names())

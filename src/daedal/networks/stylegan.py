@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
+from daedal.networks.names import Names
 
 GAIN = math.sqrt(2)  # keeps the variance behind a leaky ReLU
 FILTER = (1.0, 3.0, 3.0, 1.0)  # of all resampling
@@ -246,7 +247,7 @@ class StyleGAN2Generator(nn.Module):
 
     class_name = "StyleGAN2Generator"
     config_class = StyleGANConfig
-    skipped: tuple[str, ...] = ("resample_filter",)  # a constant in the authors' files
+    names = Names(skipped=("resample_filter",))  # a constant in the authors' files
 
     def __init__(self, config: StyleGANConfig) -> None:
         super().__init__()
@@ -322,7 +323,7 @@ class StyleGAN2Discriminator(nn.Module):
 
     class_name = "StyleGAN2Discriminator"
     config_class = StyleGANDiscriminatorConfig
-    skipped = ("resample_filter",)
+    names = Names(skipped=("resample_filter",))
 
     def __init__(self, config: StyleGANDiscriminatorConfig) -> None:
         super().__init__()

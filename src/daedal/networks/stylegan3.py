@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.networks.names import Names
 from daedal.networks.stylegan import GAIN, Dense, Mapping, StyleGAN2Generator, StyleGANConfig, init_equalised, modulated_conv
 
 
@@ -205,7 +206,7 @@ class StyleGAN3Generator(StyleGAN2Generator):
 
     class_name = "StyleGAN3Generator"
     config_class = StyleGAN3Config
-    skipped = ("up_filter", "down_filter")  # constants in the authors' files
+    names = Names(skipped=("up_filter", "down_filter"))  # constants in the authors' files
 
     def __init__(self, config: StyleGAN3Config) -> None:
         nn.Module.__init__(self)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.networks.legacy import UNUSED
+from daedal.networks.names import Names
 from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear, linears
 from daedal.nn.mlp import activation
@@ -126,11 +127,10 @@ class T5EncoderModel(nn.Module):
 
     config_class: type[T5Config] = T5Config
     shares_bias = True  # only the first layer has position biases, and all read them
-    names = (
+    names = Names(renames=(
         ("blocks.", "encoder.block."), (".attention.", ".layer.0.SelfAttention."), (".attention_norm.", ".layer.0.layer_norm."),
         (".mlp.", ".layer.1.DenseReluDense."), (".mlp_norm.", ".layer.1.layer_norm."), ("final_layer_norm.", "encoder.final_layer_norm."),
-    )  # fmt: skip
-    skipped = ("encoder.embed_tokens.weight",)  # a copy of shared.weight
+    ), copies=(("encoder.embed_tokens.weight", "shared.weight"),))  # fmt: skip
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class VQModel(nn.Module):
 
     config_class = VQModelConfig
     class_name = VQModelConfig.class_name
-    former = AutoencoderKL.former
+    names = AutoencoderKL.names
 
     def __init__(self, config: VQModelConfig) -> None:
         super().__init__()

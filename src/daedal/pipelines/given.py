@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from daedal.checkpoints.lora_files import weight_file
-from daedal.errors import DaedalError, nearest
+from daedal.errors import DaedalError
 from daedal.media import images
 
 Given = str | Path | np.ndarray  # a picture: a file, or (H, W, 3) uint8
@@ -132,10 +132,3 @@ def extended(picture: np.ndarray, text: str, multiple: int) -> tuple[np.ndarray,
     bottom += -(top + height + bottom) % multiple
     around = ((top, bottom), (left, right))
     return np.pad(picture, (*around, (0, 0)), mode="edge"), np.pad(np.zeros((height, width), bool), around, constant_values=True)
-
-
-def known_kind(kind: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    if kind not in names:
-        raise DaedalError(f"control {kind!r} is not a kind this model knows{nearest(kind, names)}; it knows {', '.join(names)}.")
-    return kind

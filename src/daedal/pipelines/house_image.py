@@ -7,17 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daedal.checkpoints.components import load_component
-from daedal.data.pictures import encode_captions
+from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer
-from daedal.pipelines.given import known_kind
 from daedal.pipelines.image import Job, generation_config
 from daedal.processes.imaging import edges, from_pixels, pixels
-from daedal.processes.media import flow_levels, painting
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
+from daedal.systems.conditions import known_kind
+from daedal.systems.house_media import encode, flow_levels, painting
 
 
 class HousePainter:
@@ -34,7 +33,7 @@ class HousePainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "HousePainter":
-        network = load_component(folder, dtype=torch.float32, device=device)
+        network = checkpoints.load(folder, dtype=torch.float32, device=device)
         if not isinstance(network, MediaTransformer):
             raise DaedalError(
                 f"{folder} holds a {type(network).__name__}, which paints nothing by itself; give a media transformer or a pipeline folder."
@@ -43,8 +42,7 @@ class HousePainter:
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
     def paint(self, job: Job) -> Steps:
-        length = self.network.config.text_length
-        tokens, negative = (encode_captions(self.tokenizer, texts, length) for texts in (job.prompts, job.negatives))
+        tokens, negative = (encode(self.network, self.tokenizer, texts) for texts in (job.prompts, job.negatives))
         start = None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
         levels = flow_levels(job.steps, self.shift)
         return painting(

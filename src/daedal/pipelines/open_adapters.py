@@ -10,7 +10,7 @@ from daedal.checkpoints.embeddings import add_embedding, read_embedding
 from daedal.checkpoints.lora import Adapters
 from daedal.checkpoints.lora_files import read_lora
 from daedal.pipelines.given import Extras
-from daedal.processes.open_text import Clip
+from daedal.systems.text import Clip
 
 
 @dataclass(frozen=True)

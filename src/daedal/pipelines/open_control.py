@@ -6,7 +6,6 @@ the model's own folder. Networks beside the model's own come from the model stor
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, load_ip_adapter
+from daedal.checkpoints.folder import load_ip_adapter
 from daedal.engine.store import STORE, stamp
 from daedal.errors import DaedalError
 from daedal.nn.quick import quicken
-from daedal.pipelines.given import KINDS, known_kind
+from daedal.pipelines.given import KINDS
 from daedal.pipelines.image import Job
 from daedal.processes.imaging import from_pixels
+from daedal.systems.conditions import Control, Reference, known_kind
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class Control:
-    """A network and the picture it reads, (1, 3, H, W) in [-1, 1]."""
-
-    kind: str
-    network: Any
-    picture: Tensor
-    scale: float
-
-    @property
-    def name(self) -> str:
-        return type(self.network).__name__
-
-    @property
-    def positive(self) -> Tensor:
-        """The picture in [0, 1], (1, channels, H, W), grey for networks that read one channel."""
-        picture = (self.picture + 1) / 2
-        if self.name == "T2IAdapter" and self.network.config.in_channels == 1:
-            return (picture * picture.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-        return picture
-
-    def check(self, network: Any, keys: tuple[str, ...]) -> "Control":
-        """The control, if its config agrees with the network's in these keys."""
-        for key in keys:
-            mine, wanted = getattr(self.network.config, key), getattr(network.config, key)
-            if mine != wanted:
-                raise DaedalError(
-                    f"the {self.kind} network is for another model ({key} {mine}, this one has {wanted}); take one made for this model."
-                )
-        return self
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An IP-Adapter and what it reads of the picture: (1, ...), and of no picture."""
-
-    adapter: Any
-    embeds: Tensor
-    nothing: Tensor
-    scale: float
-
-    def rows(self, positive: int, negative: int) -> Tensor:
-        """One a prompt; negative prompts see no picture."""
-        return torch.cat([self.embeds.expand(positive, *self.embeds.shape[1:]), self.nothing.expand(negative, *self.nothing.shape[1:])])
 
 
 class Conditioners:
@@ -104,7 +58,7 @@ class Conditioners:
             known_kind(kind, KINDS)
         else:
             folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        return self.leased(folder, leases, lambda: quicken(load_component(folder, dtype=self.dtype, device=self.device)))
+        return self.leased(folder, leases, lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)))
 
     def reference(self, job: Job, leases: ExitStack) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""
@@ -124,7 +78,7 @@ class Conditioners:
         folder = file.parent / "image_encoder"
         if not folder.is_dir():
             raise DaedalError(f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}.")
-        return load_component(folder, dtype=self.dtype, device=self.device)
+        return checkpoints.load(folder, dtype=self.dtype, device=self.device)
 
     def leased(self, place: Path, leases: ExitStack, load: Callable[[], Any]) -> Any:
         """A network of the store, until `leases` are given back."""
@@ -144,18 +98,3 @@ def for_clip(picture: np.ndarray, side: int) -> Tensor:
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     values = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
     return ((values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None])[None]
-
-
-def inpainted(init: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What an inpainting model must be given."""
-    if init is None or mask is None:
-        raise DaedalError("this is an inpainting model; give init= and mask= (--init, --mask).")
-    return init, mask
-
-
-def summed(items: list[Any]) -> Any:
-    """Their sum with +, None of none."""
-    total = None
-    for item in items:
-        total = item if total is None else total + item
-    return total

@@ -1,14 +1,14 @@
 """Open image models behind the image pipeline: folders that diffusers saves, by what their `model_index.json` holds, and single files.
 
-A family says how prompts become conditions and what the network is asked; the schedule, guidance, image-to-image, inpainting and what
-follows one model after another are the same for all (daedal.processes.imaging).
+A system (daedal.systems) says how prompts become conditions and what the network predicts; image-to-image, inpainting and what follows one
+model after another are the same for all (daedal.processes.imaging).
 """
 
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,85 +22,33 @@ from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
 from daedal.pipelines.image import CHOICES, Job, enlarged, snapped
 from daedal.pipelines.open_adapters import Wardrobe
-from daedal.pipelines.open_control import Conditioners, Control
-from daedal.pipelines.open_dit import ClassConditional, Flux, PixArt, StableDiffusion3
+from daedal.pipelines.open_control import Conditioners
 from daedal.pipelines.open_parts import read_parts, stages_of
-from daedal.pipelines.open_pixels import DeepFloyd, Pixels
-from daedal.pipelines.open_unet import StableDiffusion
-from daedal.pipelines.open_upscaler import Upscaler
 from daedal.pipelines.place import located
-from daedal.processes import schedulers
-from daedal.processes.guidance import cfg
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
-from daedal.processes.noise import Level, Levels
+from daedal.processes.noise import Levels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Denoise, Noise, Sampler, Steps, sampler_named
+from daedal.systems import system_of
+from daedal.systems.conditions import Conditions
+from daedal.systems.deepfloyd import DeepFloyd
+from daedal.systems.system import denoiser, guided_by
 
 WHOLE = 128 * 128  # latent cells that are decoded in one piece; more are decoded in tiles, for memory
 REFINED = 0.3  # share of the steps that a model which follows another runs on its picture
 
 
-class Family(Protocol):
-    channels: int  # of the latents
-    extra: int  # channels that the network reads beside them
-    inpaints: bool  # picture and mask are among these
-    upscales: bool  # so is a smaller picture,
-    scale: int | None  # so many times smaller; None: of any size
-    told_first: bool  # the noise of what stands beside the latents is drawn before theirs
-    patch: int  # latent cells a side of one token
-    even: bool  # see Schedule.levels
-    distilled: bool  # the network is told the guidance scale
-    defaults: dict[str, Any]
-    takes: frozenset[str]  # of image.EXTRAS
-    controls: frozenset[str]  # class names of the control networks that fit
-
-    def prepare(self, job: Job, guided: bool, controls: list[Control], reference: Any) -> Any:
-        """What can be computed once for all steps; one row a prompt, and if `guided` behind them one a negative prompt."""
-        ...
-
-    def ask(self, x: Tensor, level: Level, prepared: Any) -> Tensor:
-        """The network's output for latents, and what stands beside them (B, channels + extra, h, w)."""
-        ...
-
-    def beside(self, job: Job, init: Tensor | None, mask: Tensor | None, noise: Noise) -> Tensor:
-        """What the network reads beside the latents (B or 1, extra, h, w), of a picture (1, 3, H, W) and a mask (1, 1, H, W)."""
-        ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-
-FAMILIES: dict[str, Any] = {
-    "UNet2DConditionModel": StableDiffusion,
-    "SD3Transformer2DModel": StableDiffusion3,
-    "FluxTransformer2DModel": Flux,
-    "PixArtTransformer2DModel": PixArt,
-    "DiTTransformer2DModel": ClassConditional,
-}
-
-
-def family(parts: dict[str, Any]) -> Family:
-    network = parts.get("unet") or parts.get("transformer")
-    kind = type(network).__name__
-    if kind not in FAMILIES:
-        raise DaedalError(f"the folder's {kind} is not an image network that can be painted with; known are {', '.join(FAMILIES)}.")
-    if "low_res_scheduler" in parts:
-        return Upscaler(parts)
-    return FAMILIES[kind](parts) if "vae" in parts else DeepFloyd(parts)
-
-
 class OpenPainter:
-    """A family, its codec and its schedule."""
+    """A system, its codec and its schedule."""
 
     def __init__(self, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
-        self.network = parts.get("unet") or parts.get("transformer")
-        self.family, self.vae, self.dtype = family(parts), parts.get("vae") or Pixels(), dtype
-        self.schedule = schedulers.read(parts["scheduler"])
-        self.multiple = self.vae.factor * self.family.patch
-        self.defaults = {**self.family.defaults, "sampler": self.schedule.sampler}
-        self.takes, self.upscales, self.scale = self.family.takes, self.family.upscales, self.family.scale
-        self.wardrobe = Wardrobe(parts, getattr(self.family, "towers", []))
-        self.conditioners = Conditioners(parts, dtype, self.family.device)
+        self.system = system = system_of(parts)
+        self.network, self.vae, self.schedule, self.dtype = system.network, system.codec, system.schedule, dtype
+        self.multiple = self.vae.factor * system.patch
+        self.defaults = {**system.defaults, "sampler": self.schedule.sampler}
+        self.takes, self.upscales, self.scale = system.takes, system.upscales, system.scale
+        self.wardrobe = Wardrobe(parts, system.towers)
+        self.conditioners = Conditioners(parts, dtype, system.device)
 
     @classmethod
     def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
@@ -120,7 +68,7 @@ class OpenPainter:
 
     def painting(self, job: Job, leases: ExitStack) -> Steps:
         self.wardrobe.wear(job.extras)
-        made, device = self.family, self.family.device
+        made, device = self.system, self.system.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
         draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)  # x is float32, whatever the network computes in
         noise = draw if made.told_first else begun(draw)
@@ -142,34 +90,32 @@ class OpenPainter:
 
     def levels(self, job: Job, cells: int) -> Levels:
         """All levels, or with a picture to start from the last of them."""
-        levels = self.schedule.levels(job.steps, tokens=cells // self.family.patch**2, even=self.family.even)
+        levels = self.schedule.levels(job.steps, tokens=cells // self.system.patch**2, even=self.system.even)
         return levels if job.init is None or self.upscales else levels.tail(job.strength)
 
     def predictor(self, job: Job, init: Tensor | None, draw: Noise, leases: ExitStack) -> tuple[Denoise, Sampler]:
-        """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's config asks for. The sampler is told the
-        variance that the network learned, which is that of the prompt."""
-        made, meaning, schedule = self.family, self.schedule.parametrisation, self.schedule
-        guided = job.guidance_scale != 1 and not made.distilled
+        """The denoiser of a job, and its sampler, which is told the variance that the network learned."""
+        made, scale = self.system, job.guidance_scale
         if made.distilled and any(job.negatives):
             raise DaedalError("this model has guidance built in and reads no negative prompt; leave `negative` out.")
-        controls, reference = self.conditioners.controls(job, made.controls, leases), self.conditioners.reference(job, leases)
-        prepared = made.prepare(job, guided, controls, reference)
+        negatives = job.negatives if guided_by(made, scale) else []
+        conditions = Conditions(
+            (job.height, job.width),
+            scale,
+            len(negatives),
+            job.params.noise_level,
+            self.conditioners.controls(job, made.controls, leases),
+            self.conditioners.reference(job, leases),
+            [from_pixels(picture) for _, picture in job.extras.controls],
+        )
+        prepared = made.prepare(made.encode([*job.prompts, *negatives]), conditions)
         mask = None if job.mask is None or init is None else torch.from_numpy(job.mask)[None, None].to(init)
-        beside = made.beside(job, init, mask, draw).to(self.dtype) if made.extra else None
+        beside = made.beside(conditions, len(job.seeds), init, mask, draw).to(self.dtype) if made.extra else None
         learned: list[Tensor] = []
-
-        def predict(x: Tensor, level: Level) -> Tensor:
-            seen = meaning.scaled(x, level).to(self.dtype)
-            seen = seen if beside is None else torch.cat([seen, beside.expand(len(x), -1, -1, -1)], 1)
-            output = made.ask(torch.cat([seen, seen]) if guided else seen, level, prepared).float()
-            learned[:] = [(output[: len(x), made.channels :] + 1) / 2]
-            x0 = meaning.denoised(output[: len(x), : made.channels], x, level)
-            if guided:
-                x0 = cfg(x0, meaning.denoised(output[len(x) :, : made.channels], x, level), job.guidance_scale)
-            return schedule.limit(x0, x, level)
-
+        predict = denoiser(made, prepared, guidance_scale=scale, dtype=self.dtype, beside=beside, learned=learned)
         sampler = sampler_named(job.sampler)
-        return predict, sampler.set(large=lambda: learned[0]) if schedule.learned_variance and job.sampler == "ddpm" else sampler
+        drawn = self.schedule.learned_variance and job.sampler == "ddpm"
+        return predict, sampler.set(large=lambda: learned[0]) if drawn else sampler
 
     def decode(self, x: Tensor) -> Steps:
         """Latents (B, C, h, w) -> pictures, in tiles if they are large: a step a tile."""
@@ -183,10 +129,10 @@ class OpenPainter:
     def followed(self, name: str, job: Job, pictures: Tensor, leases: ExitStack) -> Steps:
         """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
         place = located(name)
-        alike = isinstance(self.family, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
-        shared = self.family.shared if alike else {}  # type: ignore[attr-defined]
-        key = ("painter", *stamp(place), self.family.device, self.dtype, id(shared.get("text_encoder")))
-        stage = leases.enter_context(STORE.lease(key, lambda: OpenPainter.load(place, self.family.device, self.dtype, shared)))
+        alike = isinstance(self.system, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
+        shared = self.system.shared if alike else {}  # type: ignore[attr-defined]
+        key = ("painter", *stamp(place), self.system.device, self.dtype, id(shared.get("text_encoder")))
+        stage = leases.enter_context(STORE.lease(key, lambda: OpenPainter.load(place, self.system.device, self.dtype, shared)))
         yield None
         made = []
         for i, picture in enumerate(pixels(pictures)):
@@ -211,11 +157,10 @@ class OpenPainter:
 
     @cached_property
     def colours(self) -> Tensor:
-        return colour_map(lambda picture: self.vae.encode(picture.to(self.family.device, self.dtype)), self.vae.factor)
+        return colour_map(lambda picture: self.vae.encode(picture.to(self.system.device, self.dtype)), self.vae.factor)
 
     def remark(self, prompt: str) -> str:
-        f = self.family
-        readers = [*getattr(f, "towers", []), getattr(f, "clip", None), getattr(f, "t5", None)]
+        readers = [*self.system.towers, self.system.t5]
         return remark(prompt, [reader.tokenizer for reader in readers if reader])
 
 

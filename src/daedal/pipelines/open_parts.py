@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from daedal.checkpoints.components import load_component, load_components, load_part
-from daedal.checkpoints.folder import read_config
+from daedal import checkpoints
+from daedal.checkpoints.folder import load_part, read_config
 from daedal.checkpoints.single_file import load_single_file
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.processes.open_text import load_tokenizer
+from daedal.systems.text import load_tokenizer
 
 NEEDED = {  # by what diffusers calls the pipeline begins with
     "StableDiffusion3": ("vae", "text_encoder", "text_encoder_2"),
@@ -42,7 +42,7 @@ def read_parts(place: Path, dtype: torch.dtype, device: torch.device, shared: di
     if place.is_file():
         return completed(place, load_single_file(place, dtype=dtype, device=device), dtype, device)
     if not shared:
-        return load_components(place, dtype=dtype, device=device)
+        return checkpoints.load_parts(place, dtype=dtype, device=device)
     index: dict[str, Any] = json.loads((place / "model_index.json").read_text())
     kinds = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] and name not in shared}
     return {"model_index": index} | {name: load_part(place / name, kind, dtype, device, False) for name, kind in kinds.items()} | shared
@@ -58,7 +58,7 @@ def completed(file: Path, parts: dict[str, Any], dtype: torch.dtype, device: tor
         raise DaedalError(f"{file} holds {', '.join(parts)} and no denoiser; give the file of a whole model, or a model folder.")
     for role in (*needed, "text_encoder", "text_encoder_2", "text_encoder_3"):
         if role not in parts and (found := first_folder(beside, role)):
-            parts[role] = load_component(found, dtype=dtype, device=device)
+            parts[role] = checkpoints.load(found, dtype=dtype, device=device)
     if missing := [role for role in needed if role not in parts]:
         raise DaedalError(f"{file} has no {', '.join(missing)}; put these folders of a {kind} beside it, or open a model folder.")
     return parts | dict(tokenizers_of(parts, beside))

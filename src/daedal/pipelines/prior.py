@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
-from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
 from daedal.pipelines.image import Job
-from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps
 from daedal.processes.sampling import SamplingParams
+from daedal.systems.vq_prior import encode, paint_codes
 
 
 class PriorPainter:
@@ -35,8 +33,8 @@ class PriorPainter:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "PriorPainter":
-        network = checkpoints.load(folder, dtype=torch.float32, device=device).eval()
-        codec = cast(VQModel, load_component(folder / "codec", dtype=torch.float32, device=device))
+        network = checkpoints.load(folder, dtype=torch.float32, device=device, kind=Decoder).eval()
+        codec = checkpoints.load(folder / "codec", dtype=torch.float32, device=device, kind=VQModel)
         return cls(network, codec, Tokenizer.load(folder), json.loads((folder / "picture.json").read_text()))
 
     @torch.no_grad()
@@ -44,8 +42,8 @@ class PriorPainter:
         side = self.multiple
         if job.init is not None or (job.width, job.height) != (side, side):
             raise DaedalError(f"this model makes pictures of {side}x{side} out of nothing; leave init and size out.")
-        words = [encode_captions(self.tokenizer, texts, self.settings["text_length"]) for texts in (job.prompts, job.negatives)]
-        asked, nothing = (begun(tokens.to(self.network.lm_head.weight.device), self.tokenizer.eos_ids[0]) for tokens in words)
+        words = [encode(self.tokenizer, texts, self.settings["text_length"]) for texts in (job.prompts, job.negatives)]
+        asked, nothing = (tokens.to(self.network.lm_head.weight.device) for tokens in words)
         made = []
         for i, seed in enumerate(job.seeds):  # each with its own seed, so that it is the same alone
             params = SamplingParams(temperature=self.settings["temperature"], top_k=self.settings["top_k"], seed=seed)

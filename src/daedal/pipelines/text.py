@@ -284,7 +284,7 @@ def load(
     wanted = None if dtype == "auto" else machine.compute_dtype(dtype, where)
     if quantize is not None and quantize not in BITS:
         raise DaedalError(f"quantize={quantize!r} is not one of 8, 4 or 16.")
-    network = checkpoints.load(folder, dtype=wanted, device=where)
+    network = checkpoints.load(folder, dtype=wanted, device=where, kind=Decoder)
     packed = any(isinstance(m, QuantLinear) for m in network.modules())
     if adapter:
         load_adapter(network, adapter)

@@ -1,7 +1,7 @@
 """Sampling pictures: one function for text-to-image, image-to-image and inpainting, of every diffusion and flow model.
 
 They differ in where the start comes from and in what is given. What a model is asked, and how its prompts are guided, is a `predict`
-function; `daedal.processes.media` makes one for the house's transformer, `daedal.processes.latent` for open checkpoints.
+function; `daedal.systems.house_media` makes one for the house's transformer, `daedal.systems.system` for open checkpoints.
 
 Seeds: picture i of a batch has its own generator, on the CPU, whatever device computes; so it is the same picture alone, up to the
 last bits that a matrix product of another size rounds differently.

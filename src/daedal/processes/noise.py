@@ -294,6 +294,6 @@ def stretched(t: Tensor, terminal: float) -> Tensor:
     return t if t[-1] == 1 else 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
 
 
-def resolution_mu(tokens: int, base_len: int = 256, max_len: int = 4096, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
+def resolution_mu(tokens: int, base_len: int, max_len: int, base_shift: float, max_shift: float) -> float:
     """FLUX's shift for an image of so many tokens: a line through (base_len, base_shift) and (max_len, max_shift), without bounds."""
     return base_shift + (max_shift - base_shift) * (tokens - base_len) / (max_len - base_len)

@@ -1,4 +1,4 @@
-"""Prompts for CLIP: weights in the notation people know, and prompts longer than the 77 tokens that CLIP reads.
+"""Prompts for CLIP: weights in the notation people know, and prompts longer than the tokens that CLIP reads.
 
 `(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.4)` what it says; they nest, and `\\(` is a bracket. A long prompt is encoded in chunks of 75
 tokens, whose states stand one after another. Weighted states are scaled back to their mean, as the AUTOMATIC1111 web UI does.
@@ -63,7 +63,7 @@ class Chunks:
     weights: Tensor
 
 
-def chunked(tokenizer: Tokenizer, prompts: list[str], length: int = 77, at_least: int = 1) -> Chunks:
+def chunked(tokenizer: Tokenizer, prompts: list[str], length: int, at_least: int = 1) -> Chunks:
     """Every prompt in as many chunks as the longest needs, each framed by start and end and filled with the tokenizer's padding."""
     rows = [[(i, weight) for text, weight in weighted(prompt) for i in tokenizer.encode(text, add_bos=False)] for prompt in prompts]
     room = length - 2

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -32,7 +31,7 @@ class Sight:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         path = checkpoints.resolve(str(folder))
-        clip = load_component(path, torch.float32)
+        clip = checkpoints.load(path, torch.float32)
         if not isinstance(clip, CLIPModel):
             raise DaedalError(f"{folder} holds a {type(clip).__name__}; give the folder of a CLIP model, as recipes/image/clip.yaml makes.")
         file = path / "preprocessor_config.json"

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_components
 from daedal.data.pictures import Folder, Parquet, PictureBatches
 from daedal.errors import DaedalError
 from daedal.processes.imaging import edges, from_pixels, pixels
-from daedal.processes.latent import LatentModel, Told, latent_model, paint, stacked
-from daedal.processes.noise import Level, Parametrisation, noised
+from daedal.processes.noise import EDM, Level, Parametrisation, noised
 from daedal.processes.prompts import literal
+from daedal.systems import system_of
+from daedal.systems.conditions import Conditions
+from daedal.systems.system import Prepared, System, Told, paint, stacked
 from daedal.train import parallel
 from daedal.train.adapt_methods import METHODS, Method
 from daedal.train.pictures import cost, fit, planned, sheet
@@ -104,11 +105,12 @@ def weight(meaning: Parametrisation, level: Level, gamma: float | None) -> Tenso
 def errors(method: Method, latents: Tensor, told: Told, recipe: AdaptRecipe, hint: Tensor | None = None) -> Tensor:
     """The error of the output on latents (B, C, h, w) at random levels, (B,)."""
     model, device = method.model, latents.device
-    level, meaning = model.level(len(latents), latents.shape[2] * latents.shape[3]), model.schedule.parametrisation
+    level, meaning = model.training_level(len(latents), latents.shape[2] * latents.shape[3]), model.schedule.parametrisation
     eps = torch.randn(latents.shape) + recipe.offset_noise * torch.randn(*latents.shape[:2], 1, 1)
     eps = eps.to(device)
     x = noised(latents, eps, level)
-    output = method.ask(x.to(model.dtype), torch.as_tensor(level.time).flatten(), told, hint).float()[:, : model.channels]
+    prepared = method.prepare(told, Conditions(model.size_of(latents)), hint)
+    output = model.predict(x.to(model.dtype), torch.as_tensor(level.time).flatten(), prepared).float()[:, : model.channels]
     error = (output - meaning.target(latents, eps, level)).square()
     return (error * weight(meaning, level, recipe.snr_gamma)).mean((1, 2, 3))
 
@@ -119,7 +121,7 @@ def adapt(method: Method, pictures: Pictures, priors: Sequence[Path], recipe: Ad
 
     @torch.no_grad()
     def encoded(image: Tensor) -> Tensor:
-        return model.vae.encode(image.to(model.device, next(model.vae.parameters()).dtype)).float().cpu()
+        return model.codec.encode(image.to(model.device, next(model.codec.parameters()).dtype)).float().cpu()
 
     @cache
     def latents(index: int) -> Tensor:
@@ -130,7 +132,7 @@ def adapt(method: Method, pictures: Pictures, priors: Sequence[Path], recipe: Ad
         return encoded(from_pixels(opened(priors[index])))
 
     def told(caption: str) -> Told:
-        return model.told([literal(caption)])
+        return model.encode([literal(caption)], cut=True)
 
     @cache
     @torch.no_grad()
@@ -166,7 +168,7 @@ def opened(file: Path) -> np.ndarray:
         return np.array(picture.convert("RGB"))
 
 
-def class_pictures(model: LatentModel, recipe: AdaptRecipe, side: int, start: Start) -> list[Path]:
+def class_pictures(model: System, recipe: AdaptRecipe, side: int, start: Start) -> list[Path]:
     """Pictures of the class prompt by the model before it learns; those that are there stay."""
     from PIL import Image
 
@@ -202,22 +204,34 @@ class Added(nn.Module):
         return nn.ModuleList([self.method[0].model.network])
 
 
-def load(recipe: AdaptRecipe, dtype: torch.dtype, device: torch.device) -> LatentModel:
+def load(recipe: AdaptRecipe, dtype: torch.dtype, device: torch.device) -> System:
     """The frozen model, in the compute dtype; its codec in fp32."""
     folder = Path(checkpoints.resolve(recipe.model.start))
     if folder.is_file():
         raise DaedalError(f"{folder} is a single file; fine-tuning starts from a folder: make one with `daedal convert`.")
-    parts = load_components(folder, dtype=dtype, device=device)
+    parts = checkpoints.load_parts(folder, dtype=dtype, device=device)
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
-    model = latent_model(parts)
-    model.vae.float()
+    model = checked(system_of(parts))
+    model.codec.float()
     return model
 
 
-def checked_side(recipe: AdaptRecipe, model: LatentModel) -> int:
-    side, multiple = recipe.side or model.side, model.vae.factor * model.patch
+def checked(model: System) -> System:
+    """The model, if its loss is known here."""
+    if not model.trainable:
+        raise DaedalError(
+            f"the {type(model).__name__} is one for inpainting, refining, few steps, classes or pixels, which is not fine-tuned here; "
+            "start from the base model it was made from."
+        )
+    if isinstance(model.schedule.parametrisation, EDM):
+        raise DaedalError(f"{model.schedule.name} is a schedule of EDM, which fine-tuning does not know; start from a model of DDPM or flow levels.")
+    return model
+
+
+def checked_side(recipe: AdaptRecipe, model: System) -> int:
+    side, multiple = recipe.side or model.defaults["width"], model.codec.factor * model.patch
     if side % multiple:
         raise DaedalError(
             f"side = {side} does not divide into cells of {multiple} pixels; the nearest is {max(1, round(side / multiple)) * multiple}."
@@ -231,11 +245,12 @@ def plan(recipe: AdaptRecipe) -> dict[str, Any]:
         model = load(recipe, torch.float32, torch.device("meta"))
         method = METHODS[recipe.method](model, recipe)
     side, frozen = checked_side(recipe, model), sum(p.numel() for p in model.network.parameters() if not p.requires_grad)
-    cells, told = side // model.vae.factor, model.told(["x"])
+    cells, told = side // model.codec.factor, model.encode(["x"], cut=True)
 
     def forward(_: Any) -> Tensor:
         hint = torch.empty(1, 3, side, side) if method.reads_hint else None
-        return method.ask(torch.empty(1, model.channels, cells, cells), torch.zeros(1), told, hint)
+        prepared = method.prepare(told, Conditions((side, side)), hint)
+        return model.predict(torch.empty(1, model.channels, cells, cells), torch.zeros(1), prepared)
 
     _, flops, kept = cost(lambda: nn.ModuleList([model.network, Added(method)]), forward)
     made = planned(recipe, sum(p.numel() for p in method.trained()), flops * method.passes / 3, kept)
@@ -253,7 +268,7 @@ def run(recipe: AdaptRecipe) -> Path:
     priors = class_pictures(model, recipe, side, start)
     method = METHODS[recipe.method](model, recipe)
     network = Added(method)
-    cells = side // model.vae.factor
+    cells = side // model.codec.factor
     flops = method.passes * model.network.flops(cells, cells)
     batches = Draws(pictures, len(priors), recipe, start.step)
     fit(recipe, start, network, 0, batches, adapt(method, pictures, priors, recipe), flops, sample=sampling(method, pictures, recipe, side, start))
@@ -273,11 +288,11 @@ def sampling(method: Method, pictures: Pictures, recipe: AdaptRecipe, side: int,
         hints = [pictures.condition(i % len(pictures), recipe.condition) for i in range(len(recipe.prompts))] if method.reads_hint else None
         hint = torch.cat(hints).to(method.model.device) if hints else None
 
-        def ask(x: Tensor, time: Tensor, told: Told, **more: Any) -> Tensor:
-            return method.ask(x, time, told, None if hint is None else hint.repeat(len(x) // len(hint), 1, 1, 1), **more)
+        def prepare(told: Told, conditions: Conditions) -> Prepared:
+            return method.prepare(told, conditions, hint)
 
         seeds = [recipe.seed + i for i in range(len(recipe.prompts))]
-        made = paint(method.model, recipe.prompts, seeds, side=side, steps=recipe.sample_steps, guidance_scale=recipe.guidance_scale, ask=ask)
+        made = paint(method.model, recipe.prompts, seeds, side=side, steps=recipe.sample_steps, guidance_scale=recipe.guidance_scale, prepare=prepare)
         return sheet(start.out, step, [pixels(made)])
 
     return sample

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import save_component
 from daedal.checkpoints.embeddings import Embedding, add_embedding, save_embedding
 from daedal.checkpoints.lora import LoRA as Updates
 from daedal.checkpoints.lora import save_lora, trained
 from daedal.errors import DaedalError
 from daedal.networks.controlnet import ControlNetModel
 from daedal.nn.lora import adapters, add_lora
-from daedal.processes.latent import LatentModel, Told, UNet
-from daedal.processes.open_text import Clip
+from daedal.systems.conditions import Conditions
+from daedal.systems.stable_diffusion import StableDiffusion
+from daedal.systems.system import Prepared, System, Told
+from daedal.systems.text import Clip
 from daedal.train.recipe.pictures import AdaptRecipe
 
 
@@ -30,7 +31,7 @@ class Method:
 
     fixed_text, reads_hint, passes = True, False, 2.0
 
-    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+    def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         self.model, self.recipe = model, recipe
 
     def trained(self) -> list[nn.Parameter]:
@@ -40,8 +41,8 @@ class Method:
         """What a picture of this caption is called; `wording` is drawn anew each time."""
         return self.recipe.prompt or caption
 
-    def ask(self, x: Tensor, time: Tensor, told: Told, hint: Tensor | None = None, **more: Any) -> Tensor:
-        return self.model.ask(x, time, told, **more)
+    def prepare(self, told: Told, conditions: Conditions, hint: Tensor | None = None) -> Prepared:
+        return self.model.prepare(told, conditions)
 
     def save(self, folder: Path) -> None:
         raise NotImplementedError
@@ -54,13 +55,13 @@ class LoRA(Method):
     """Low-rank updates of the denoiser's layers, and of the attention of CLIP's text encoders where the recipe asks for it. DreamBooth trains
     these too, on one prompt for all pictures."""
 
-    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+    def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         m = recipe.model
         if m.text_encoders and not model.towers:
             raise DaedalError("model.text_encoders is for models that read CLIP; this one reads T5 alone.")
         towers = {clip.role: clip.tower for clip in model.towers} if m.text_encoders else {}
-        self.networks: dict[str, nn.Module] = {denoiser(model): model.network, **towers}
+        self.networks: dict[str, nn.Module] = {model.role: model.network, **towers}
         for i, (role, network) in enumerate(self.networks.items()):
             targets = TEXT_TARGETS if role in towers else m.targets
             add_lora(network, m.rank, m.alpha, targets, rslora=m.rslora, dora=m.dora, seed=recipe.seed + i)
@@ -96,7 +97,7 @@ class TextualInversion(Method):
 
     fixed_text = False
 
-    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+    def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         if not model.towers:
             raise DaedalError("textual inversion is for models that read CLIP; this one reads T5 alone.")
@@ -141,25 +142,29 @@ class ControlNet(Method):
 
     reads_hint = True
 
-    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+    def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
-        if not isinstance(model, UNet):
+        if not isinstance(model, StableDiffusion):
             raise DaedalError(f"a ControlNet is trained beside a U-Net, and this model is a {type(model.network).__name__}.")
-        self.unet, halvings = model, model.vae.factor.bit_length() - 1
+        halvings = model.codec.factor.bit_length() - 1
         sizes = HINT_SIZES[: halvings + 1]
         self.network = ControlNetModel.from_unet(model.network, recipe.seed, conditioning_embedding_out_channels=sizes).to(model.device)
 
     def trained(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
 
-    def ask(self, x: Tensor, time: Tensor, told: Told, hint: Tensor | None = None, **more: Any) -> Tensor:
-        conditions = self.unet.conditions(x, told)
-        control = self.network(x, time, conditions["text"], hint, added=conditions["added"])
-        return self.model.ask(x, time, told, control=control, **more)
+    def prepare(self, told: Told, conditions: Conditions, hint: Tensor | None = None) -> Prepared:
+        prepared = self.model.prepare(told, conditions)
+
+        def control(x: Tensor, time: Tensor) -> Any:
+            shown = None if hint is None else hint.repeat(len(x) // len(hint), 1, 1, 1)
+            return self.network(x, time, told["text"], shown, added=prepared["added"])
+
+        return prepared | {"controls": [control]}
 
     def save(self, folder: Path) -> None:
         """A folder, which `daedal image --control-model` and diffusers open."""
-        save_component(self.network, folder)
+        checkpoints.save(self.network, folder)
 
 
 class Whole(Method):
@@ -167,7 +172,7 @@ class Whole(Method):
 
     passes = 3.0
 
-    def __init__(self, model: LatentModel, recipe: AdaptRecipe) -> None:
+    def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         model.network.float().requires_grad_(True)
 
@@ -176,15 +181,10 @@ class Whole(Method):
 
     def save(self, folder: Path) -> None:
         """The start's folder with the new denoiser in it."""
-        role = denoiser(self.model)
+        role = self.model.role
         start = checkpoints.resolve(self.recipe.model.start)
         shutil.copytree(start, folder, ignore=lambda at, names: [role] if Path(at) == Path(start) else [], dirs_exist_ok=True)
-        save_component(self.model.network, folder / role)
-
-
-def denoiser(model: LatentModel) -> str:
-    """What it is called in a pipeline."""
-    return "unet" if isinstance(model, UNet) else "transformer"
+        checkpoints.save(self.model.network, folder / role)
 
 
 METHODS: dict[str, type[Method]] = {

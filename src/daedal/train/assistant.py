@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from daedal import checkpoints
 from daedal import device as machine
 from daedal.checkpoints.adapter import save_adapter
-from daedal.checkpoints.quantize import copy_companions
+from daedal.checkpoints.files import copy_companions
 from daedal.data import chat
 from daedal.data.rows import Messages
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
-from daedal.data.worlds.tasks import Task
 from daedal.engine.engine import Engine
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
@@ -37,6 +35,8 @@ from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe.chat import ChatRun
 from daedal.train.start import Start
 from daedal.train.trainer import Batches, Objective, Trainer
+from daedal.worlds import instructions
+from daedal.worlds.tasks import Task
 
 # ---- the start ------------------------------------------------------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ def tokenizer_of(recipe: ChatRun) -> Tokenizer:
 def network_of(folder: str | Path) -> Decoder:
     """A folder's network in fp32; packed weights are unpacked, so that they can learn."""
     folder = Path(checkpoints.resolve(folder))
-    network = checkpoints.load(folder, dtype=torch.float32)
+    network = checkpoints.load(folder, dtype=torch.float32, kind=Decoder)
     if any(isinstance(module, QuantLinear) for module in network.modules()):
         state = dequantize_(network).state_dict()
         with torch.device("meta"):

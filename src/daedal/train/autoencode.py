@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.config import parse
 from daedal.networks.vq import VQModel
@@ -133,7 +132,7 @@ def network_of(r: AutoencodeRecipe) -> Autoencoding:
     """Codes follow their vectors, or lie fixed on the grid of finite scalar quantisation (Mentzer et al. 2023), where the commitment keeps
     vectors near, in place of the paper's tangent: so the file is a plain VQModel."""
     kind = KINDS[r.model.kind]
-    codec = load_component(checkpoints.resolve(r.model.start), torch.float32) if r.model.start else None
+    codec = checkpoints.load(checkpoints.resolve(r.model.start), torch.float32) if r.model.start else None
     codec = codec or kind(parse(kind.config_class, r.model.config())).init_weights(r.seed)
     critic = critic_of(r)
     critic = critic and critic.init_weights(r.seed + 1)
@@ -194,7 +193,7 @@ def run(recipe: AutoencodeRecipe) -> Path:
     if start.rank == 0:
         if recipe.model.kind == "kl":
             normalise(network.codec, PlainBatches(train, recipe.rows, recipe.seed + 1), count=max(1, 256 // recipe.rows))
-        save_component(network.codec, start.out / "model")
+        checkpoints.save(network.codec, start.out / "model")
     parallel.finish()
     return start.out / "model"
 

@@ -28,13 +28,13 @@ from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, first_prompt, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, preference, sampled, sft
 from daedal.train.recipe.chat import ConstitutionRecipe, PreferenceRecipe, SFTRecipe
 from daedal.train.start import Start, begin, mark
+from daedal.worlds import instructions
 
 Row = dict[str, Any]
 OWN = Path(__file__).with_name("principles.yaml")

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -121,7 +120,7 @@ def config_of(r: ContrastRecipe, vocab_size: int, pad: int, eos: int) -> CLIPCon
 
 def network_of(r: ContrastRecipe, tokenizer: Tokenizer) -> Towers:
     if r.model.start:
-        return Towers(cast(CLIPModel, load_component(checkpoints.resolve(r.model.start), torch.float32)))
+        return Towers(checkpoints.load(checkpoints.resolve(r.model.start), torch.float32, kind=CLIPModel))
     return Towers(CLIPModel(config_of(r, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_ids[0])).init_weights(r.seed))
 
 
@@ -179,7 +178,7 @@ def save(network: Towers, tokenizer: Tokenizer, start: Start) -> None:
     """The model, its tokenizer, and how pictures are brought to it."""
     with torch.no_grad():
         network.clip.logit_scale.clamp_(max=SHARPEST)
-    save_component(network.clip, start.out / "model")
+    checkpoints.save(network.clip, start.out / "model")
     tokenizer.save(start.out / "model")
     side = network.clip.config.vision.image_size
     prepared = {

@@ -180,7 +180,7 @@ def beginning(tokenizer: Tokenizer, text: str, size: int) -> list[int]:
 
 def teacher_of(recipe: DistilTextRecipe) -> Decoder:
     folder = checkpoints.resolve(recipe.teacher)
-    network = checkpoints.load(folder)
+    network = checkpoints.load(folder, kind=Decoder)
     if "quantization_config" in checkpoints.read_config(folder):
         dequantize_(network)
     return network.float().requires_grad_(False).eval().to(machine.pick_device(recipe.device))

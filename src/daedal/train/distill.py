@@ -15,24 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
-from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.guidance import cfg
-from daedal.processes.media import PARAMETRISATIONS
 from daedal.processes.noise import Level, noised
+from daedal.systems.house_media import ask, encode
 from daedal.train import flow, terms
 from daedal.train.adversarial import GAMES, duel
 from daedal.train.pictures import clean
 from daedal.train.recipe.flow import DistillRecipe, FlowRecipe
 from daedal.train.trainer import Batch, Objective
-
-
-def ask(network: MediaTransformer, x: Tensor, t: Tensor, positions: Tensor, text: Text) -> Tensor:
-    """The x0 that a network sees in x (B, T, C) at flow times t (B, 1)."""
-    level = Level(1 - t[..., None], t[..., None], t[..., None])
-    return PARAMETRISATIONS[network.config.prediction].denoised(network(x, positions, t, text), x, level)
 
 
 def pseudo_huber(difference: Tensor) -> Tensor:
@@ -82,13 +74,13 @@ class Teacher:
     """What a recipe's `model.start`, or another network, sees with guidance."""
 
     def __init__(self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None) -> None:
-        self.network = network or cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+        self.network = network or checkpoints.load(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer)
         self.tokenizer, self.scale = tokenizer, recipe.teacher_guidance
 
     def read(self, captions: Tensor) -> tuple[Text, Text]:
         """Captions (B, L), and no words."""
         self.network.to(captions.device)
-        nothing = encode_captions(self.tokenizer, [""] * len(captions), self.network.config.text_length).to(captions.device)
+        nothing = encode(self.network, self.tokenizer, [""] * len(captions)).to(captions.device)
         return self.network.encode_text(captions), self.network.encode_text(nothing)
 
     def sees(self, x: Tensor, t: Tensor, positions: Tensor, texts: tuple[Text, Text]) -> Tensor:

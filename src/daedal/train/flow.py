@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
 from daedal.networks.media import MediaConfig, MediaTransformer, patchify
 from daedal.processes.imaging import edges, pixels
-from daedal.processes.media import PARAMETRISATIONS, flow_levels, paint
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
+from daedal.systems.house_media import PARAMETRISATIONS, encode, flow_levels, paint
 from daedal.train import parallel, terms
 from daedal.train.pictures import clean, fit, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
+from daedal.worlds import scenes
 
 SKETCH = 0.5  # weight of the error of the small picture that the text alone tells
 
@@ -98,7 +97,7 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     if recipe.model.start:
-        start = cast(MediaTransformer, load_component(checkpoints.resolve(recipe.model.start), dtype=torch.float32))
+        start = checkpoints.load(checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=MediaTransformer)
         wanted = replace(start.config, **recipe.model.options)
         if wanted == start.config:
             return start.train()
@@ -113,7 +112,7 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
     if network.codec:
-        network.codec.load_state_dict(load_component(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
+        network.codec.load_state_dict(checkpoints.load(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
     return network.train()
 
 
@@ -176,7 +175,7 @@ def run(
 
 
 def save(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start) -> None:
-    save_component(network, start.out / "model")
+    checkpoints.save(network, start.out / "model")
     tokenizer.save(start.out / "model")
     settings = {"steps": recipe.sample_steps, "shift": recipe.sample_shift, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
     (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
@@ -187,7 +186,7 @@ def painted(
 ) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
-    tokens, nothing = (encode_captions(tokenizer, p, c.text_length) for p in (prompts, [""] * len(prompts)))
+    tokens, nothing = (encode(network, tokenizer, p) for p in (prompts, [""] * len(prompts)))
     seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps, recipe.sample_shift)
     network.eval()
     x = paint(
@@ -226,6 +225,6 @@ def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: Medi
         return ""
     c, rows = network.config, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]
     if network.sketch is not None:
-        told = network.sketch(network.encode_text(encode_captions(tokenizer, recipe.prompts, c.text_length).to(network.proj_in.weight.device)).pooled)
+        told = network.sketch(network.encode_text(encode(network, tokenizer, recipe.prompts).to(network.proj_in.weight.device)).pooled)
         rows.append(pixels(F.interpolate(told, size=(c.sample_size, c.sample_size))))
     return sheet(Path(recipe.out), step, rows)

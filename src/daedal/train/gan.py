@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal.checkpoints.components import save_component
+from daedal import checkpoints
 from daedal.data.pictures import PictureBatches, Source
 from daedal.networks.biggan import BigGANConfig, BigGANDiscriminator, BigGANDiscriminatorConfig, BigGANGenerator, orthogonality
 from daedal.networks.stylegan import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANConfig, StyleGANDiscriminatorConfig
 from daedal.networks.stylegan3 import StyleGAN3Config, StyleGAN3Generator
 from daedal.nn.cost import count_flops
 from daedal.processes.imaging import pixels
+from daedal.systems.gan import Gan
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, duel
 from daedal.train.pictures import clean, fit, planned, sheet, sources
@@ -62,16 +62,9 @@ class Match(nn.Module):
         self.register_buffer("augment", torch.zeros(()))
         self.register_buffer("path", torch.zeros(()))
 
-    def condition(self, labels: Tensor) -> Tensor | None:
-        """Class numbers (B,) as each family takes them."""
-        if isinstance(self.generator, BigGANGenerator):
-            return labels
-        c_dim = self.generator.config.c_dim
-        return F.one_hot(labels, c_dim).float() if c_dim else None
-
-    def z(self, count: int) -> Tensor:
-        width = self.generator.config.dim_z if isinstance(self.generator, BigGANGenerator) else self.generator.config.z_dim
-        return torch.randn(count, width)
+    @property
+    def gan(self) -> Gan:
+        return Gan(self.generator)
 
 
 # ---- augmentation --------------------------------------------------------------------------------------------------------------------
@@ -117,8 +110,8 @@ def gan(recipe: GanRecipe) -> Objective:
 
     def loss(match: Match, part: Batch) -> Tensor:
         real, labels = clean(part["images"]), part["labels"]
-        condition, generator, total = match.condition(labels), match.generator, torch.zeros(())
-        z = match.z(len(real)).to(real.device)
+        condition, generator, total = match.gan.condition(labels), match.generator, torch.zeros(())
+        z = torch.randn(len(real), match.gan.z_dim).to(real.device)
         if isinstance(generator, StyleGAN2Generator):
             w = generator.mapping(z, condition)
             generator.mapping.w_avg.lerp_(w.detach().mean(0), 0.002)
@@ -190,9 +183,7 @@ def plan(recipe: GanRecipe) -> dict[str, Any]:
 
 def game_flops(match: Match, recipe: GanRecipe) -> float:
     """Of one picture: the generator forward and back, the critic on three pictures; penalties about double the critic's part."""
-    side, width, count = recipe.side, match.z(1).shape[1], len(recipe.classes)
-    biggan = isinstance(match.generator, BigGANGenerator)
-    label = torch.zeros(1, dtype=torch.int64) if biggan else torch.zeros(1, count) if count else None
+    side, width, label = recipe.side, match.gan.z_dim, match.gan.condition(torch.zeros(1, dtype=torch.int64))
     maker = count_flops(match.generator, lambda network: network(torch.zeros(1, width), label))
     critic = count_flops(match.discriminator, lambda network: network(torch.zeros(1, 3, side, side), label))
     return 3 * maker + (18 if recipe.gamma else 9) * critic
@@ -204,8 +195,8 @@ def run(recipe: GanRecipe) -> Path:
     batches = LabelledBatches(sources(recipe.data.train, recipe.side), recipe.classes, recipe.rows, recipe.seed, step=start.step)
     fit(recipe, start, match, 384, batches, gan(recipe), game_flops(match, recipe), sample=partial(sample, recipe))
     if start.rank == 0:
-        save_component(match.generator, start.out / "model")
-        save_component(match.discriminator, start.out / "critic")
+        checkpoints.save(match.generator, start.out / "model")
+        checkpoints.save(match.discriminator, start.out / "critic")
         (start.out / "model" / "generation_config.json").write_text(json.dumps({"classes": recipe.classes}) + "\n")
     parallel.finish()
     return start.out / "model"
@@ -214,10 +205,10 @@ def run(recipe: GanRecipe) -> Path:
 @torch.no_grad()
 def sample(recipe: GanRecipe, match: Match, step: int) -> str:
     """A row of eight pictures of fixed z, one class after another, in `out/samples`."""
-    z = torch.randn(8, match.z(1).shape[1], generator=torch.Generator().manual_seed(recipe.seed))
+    z = torch.randn(8, match.gan.z_dim, generator=torch.Generator().manual_seed(recipe.seed))
     device = next(match.parameters()).device
     labels = (torch.arange(8) % max(1, len(recipe.classes))).to(device)
     match.generator.eval()
-    made = match.generator(z.to(device), match.condition(labels))
+    made = match.gan.paint(z.to(device), labels)
     match.generator.train()
     return sheet(Path(recipe.out), step, [pixels(made)])

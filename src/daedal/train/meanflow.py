@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.noise import Level, noised
+from daedal.systems.house_media import encode
 from daedal.train import flow
 from daedal.train.distill import pseudo_huber
 from daedal.train.pictures import clean
@@ -60,7 +60,7 @@ def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     r = cast(MeanFlowRecipe, recipe)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        c, device, captions = network.config, part["images"].device, part["captions"]
+        device, captions = part["images"].device, part["captions"]
         x0, positions = network.tokens(clean(part["images"])), network.positions(*part["images"].shape[-2:])  # (B, T, C)
         t, until = (time.to(device) for time in spans(len(x0), r))
         eps = torch.randn(x0.shape).to(device)
@@ -69,7 +69,7 @@ def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
         with torch.no_grad():
             along = average(x, t, t)
             if r.guidance != 1:
-                nothing = encode_captions(tokenizer, [""], c.text_length).to(device).expand(len(x0), -1)
+                nothing = encode(network, tokenizer, [""]).to(device).expand(len(x0), -1)
                 without = averaging(network, positions, network.encode_text(nothing))(x, t, t)
                 said = (captions != nothing).any(1)[:, None, None]
                 wanted = torch.where(said, r.guidance * wanted + (1 - r.guidance) * without, wanted)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.scalar import load_scalar
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.scalar import ScalarModel
@@ -37,7 +36,7 @@ def policy_of(recipe: RLRecipe) -> Decoder:
 def critic_of(recipe: RLRecipe, vocabulary: int) -> ScalarModel:
     if recipe.value is None:
         return ScalarModel(assistant.network_of(recipe.start))
-    critic = load_scalar(checkpoints.resolve(recipe.value), dtype=torch.float32).requires_grad_(True)
+    critic = checkpoints.load(checkpoints.resolve(recipe.value), dtype=torch.float32, kind=ScalarModel).requires_grad_(True)
     if critic.config.vocab_size != vocabulary:
         raise DaedalError(f"value has a vocabulary of {critic.config.vocab_size} and the policy of {vocabulary}; give one made from the same model.")
     return critic

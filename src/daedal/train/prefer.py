@@ -20,22 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import PictureBatches, encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.imaging import pixels
-from daedal.processes.media import flow_levels, predictor
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import euler
+from daedal.systems.house_media import ask, flow_levels, predictor
 from daedal.train import flow
-from daedal.train.distill import ask
 from daedal.train.pictures import clean
 from daedal.train.rate import Opinion
 from daedal.train.recipe.flow import FlowRecipe, PreferRecipe
 from daedal.train.terms import CLOSEST, Shadow, follow, weight
 from daedal.train.trainer import Batch, Objective
+from daedal.worlds import scenes
 
 PARTS = ("objects", "colours", "relation", "background")
 
@@ -74,7 +72,7 @@ def spoiled(scene: scenes.Scene, rng: random.Random) -> scenes.Scene:
 
 
 def frozen_start(recipe: PreferRecipe) -> MediaTransformer:
-    network = cast(MediaTransformer, load_component(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32))
+    network = checkpoints.load(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer)
     return network.requires_grad_(False)
 
 

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component, save_component
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
-from daedal.processes.codes import begun, paint_codes
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
+from daedal.systems.vq_prior import begun, encode, paint_codes
 from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.pictures import clean, fit, held_out, planned, sheet, sources, tokenizer_of
@@ -64,7 +63,7 @@ def tokens_of(codec: VQModel, images: Tensor) -> Tensor:
 
 
 def codec_of(recipe: PriorRecipe) -> VQModel:
-    codec = load_component(checkpoints.resolve(recipe.codec), torch.float32)
+    codec = checkpoints.load(checkpoints.resolve(recipe.codec), torch.float32)
     if not isinstance(codec, VQModel):
         raise DaedalError(f"codec = {recipe.codec} is no VQModel but {type(codec).__name__}; give the folder that recipes/image/vq.yaml makes.")
     return codec.requires_grad_(False)
@@ -137,7 +136,7 @@ def evaluation(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Any
         device = network.lm_head.weight.device
 
         def bits(said: list[str]) -> float:
-            prompts = begun(encode_captions(tokenizer, said, recipe.text_length), tokenizer.eos_ids[0])
+            prompts = encode(tokenizer, said, recipe.text_length)
             pairs = zip(prompts.split(25), tokens.split(25), strict=True)
             total = sum(code_loss(network, p.to(device), t.to(device), codec.config.num_vq_embeddings).item() for p, t in pairs)
             return total / tokens.numel() * NAT
@@ -149,7 +148,7 @@ def evaluation(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Any
 
 def painted(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer, network: Decoder, prompts: list[str]) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of these captions, with the recipe's settings and seed."""
-    asked = begun(encode_captions(tokenizer, [*prompts, ""], recipe.text_length), tokenizer.eos_ids[0])
+    asked = encode(tokenizer, [*prompts, ""], recipe.text_length)
     params = SamplingParams(temperature=recipe.temperature, top_k=recipe.top_k, seed=recipe.seed)
     return pixels(paint_codes(network, codec, asked[:-1], asked[-1], side_of(codec), params, recipe.guidance_scale))
 
@@ -166,6 +165,6 @@ def save(recipe: PriorRecipe, network: Decoder, codec: VQModel, tokenizer: Token
     folder = start.out / "model"
     checkpoints.save(network, folder)
     tokenizer.save(folder)
-    save_component(codec.cpu(), folder / "codec")
+    checkpoints.save(codec.cpu(), folder / "codec")
     settings = {"text_length": recipe.text_length, "temperature": recipe.temperature, "top_k": recipe.top_k, "guidance_scale": recipe.guidance_scale}
     (folder / "picture.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
-from daedal.data.worlds.arithmetic import result_of
 from daedal.errors import DaedalError
 from daedal.train.rewards import Reward
+from daedal.worlds import instructions
+from daedal.worlds.arithmetic import result_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daedal.checkpoints.scalar import save_scalar
+from daedal import checkpoints
 from daedal.data import comparisons as pairs
 from daedal.data import steps
 from daedal.data.comparisons import Comparison, Comparisons, stacked
@@ -100,7 +100,7 @@ def run(recipe: RewardRecipe) -> Path:
     if start.rank == 0:
         tokenizer.save(start.out / "model")
         pad = tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), tokenizer.eos_ids[-1])
-        save_scalar(network, start.out / "model", state, {"pad_token_id": pad})
+        checkpoints.save(network, start.out / "model", state=state, extra_config={"pad_token_id": pad})
     parallel.finish()
     return start.out / "model"
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.scalar import load_scalar
 from daedal.data import chat
 from daedal.data.rows import Messages, messages_of
 from daedal.data.steps import parts, stepped
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
+from daedal.networks.scalar import ScalarModel
 
 Reward = Callable[[str, str], float]
 
@@ -40,7 +40,7 @@ class RewardModel:
 
     def __init__(self, folder: str) -> None:
         path = checkpoints.resolve(folder)
-        self.network, self.tokenizer = load_scalar(path).eval(), chat.prepared(Tokenizer.load(path))
+        self.network, self.tokenizer = checkpoints.load(path, kind=ScalarModel).eval(), chat.prepared(Tokenizer.load(path))
 
     def __call__(self, prompt: str, completion: str) -> float:
         return self.many([(prompt, completion)])[0]

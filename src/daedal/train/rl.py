@@ -24,7 +24,6 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
-from daedal.checkpoints.scalar import save_scalar
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.request import Request
 from daedal.errors import DaedalError
@@ -367,7 +366,7 @@ def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
     network = rollouts.whole()
     critic = network._modules.pop("critic", None)
     if critic is not None and start.rank == 0:
-        save_scalar(cast(ScalarModel, critic), start.out / "value")
+        checkpoints.save(cast(ScalarModel, critic), start.out / "value")
         tokenizer.save(start.out / "value")
     folder = assistant.publish(recipe, start, network.eval(), tokenizer, network.state_dict())
     parallel.finish()

@@ -13,14 +13,14 @@ from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import instructions
-from daedal.data.worlds.tasks import Task
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.recipe.chat import PreferenceRecipe, RewardRecipe, SampledRecipe, SFTRecipe
 from daedal.train.start import Start, mark
+from daedal.worlds import instructions
+from daedal.worlds.tasks import Task
 
 Tried = list[tuple[Task, list[tuple[float, str]]]]
 

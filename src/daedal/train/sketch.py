@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.data.worlds import scenes
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer, TextEncoder
 from daedal.train import flow
@@ -24,6 +23,7 @@ from daedal.train.pictures import clean, planned
 from daedal.train.recipe.flow import FlowRecipe, SketchRecipe
 from daedal.train.terms import Additive
 from daedal.train.trainer import Batch, Objective
+from daedal.worlds import scenes
 
 SCENES = 6000  # captions of scenes that are drawn from
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from daedal import checkpoints
-from daedal.checkpoints.components import load_component
 from daedal.data.pictures import encode_captions, matches, read_rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -171,7 +170,7 @@ def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
     if recipe.align and recipe.align_to == "self":
         kept["align"] = SelfAlignment(network, recipe.align_decay)
     elif recipe.align:
-        clip = load_component(checkpoints.resolve(recipe.align_to), torch.float32)
+        clip = checkpoints.load(checkpoints.resolve(recipe.align_to), torch.float32)
         if not isinstance(clip, CLIPModel):
             raise DaedalError(f"align_to = {recipe.align_to} holds a {type(clip).__name__}; give self, or the folder of a CLIP model.")
         kept["align"] = TowerAlignment(network, clip)

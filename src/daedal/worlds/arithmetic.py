@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from daedal.data.worlds.tales import HEROES
-from daedal.data.worlds.tasks import Task
+from daedal.worlds.tales import HEROES
+from daedal.worlds.tasks import Task
 
 THINGS = ("apples", "balls", "shells", "books", "kites", "cookies", "buttons", "flowers", "stones", "cards", "stars", "beads")
 HELD_OUT = (7, 11, 16)

@@ -1,6 +1,6 @@
 """Procedural data with exact ground truth, endless and licence-free: `tales` (little stories) and `scenes` (captioned pictures that
 can be read back from their pixels)."""
 
-from daedal.data.worlds.tales import tale, tales
+from daedal.worlds.tales import tale, tales
 
 __all__ = ["tale", "tales"]

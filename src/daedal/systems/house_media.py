@@ -1,10 +1,14 @@
-"""The house's media transformer as a `predict` of daedal.processes.imaging: prompts in, clean tokens out."""
+"""The house's media transformer, as training and painting both use it: captions become tokens, tokens and
+noise become clean tokens, these a picture."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from daedal.data.pictures import encode_captions
+from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text, patchify
 from daedal.processes.guidance import active, cfg
 from daedal.processes.imaging import generating, seeded_noise
@@ -12,6 +16,18 @@ from daedal.processes.noise import X0, Flow, Level, Levels, shifted
 from daedal.processes.samplers import Denoise, OnStep, Sampler, Steps, euler, finished
 
 PARAMETRISATIONS = {"x0": X0(), "flow": Flow()}
+
+
+def encode(network: MediaTransformer, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
+    """(B, L) int64, as long as the network reads; an empty caption is all padding."""
+    return encode_captions(tokenizer, captions, network.config.text_length)
+
+
+def ask(network: MediaTransformer, x: Tensor, t: Tensor, positions: Tensor, text: Text) -> Tensor:
+    """The x0 that a network sees in x (B, T, C) at flow times t (B, 1)."""
+    level = Level(1 - t[..., None], t[..., None], t[..., None])
+    meaning = PARAMETRISATIONS[network.config.prediction]
+    return meaning.denoised(network(x, positions, t, text), x, level)
 
 
 def flow_levels(steps: int, shift: float = 1.0) -> Levels:

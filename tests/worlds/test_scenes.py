@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from daedal.data.worlds import scenes
-from daedal.data.worlds.scenes import HELD_OUT, Scene, Thing, correct, draw, read, scene
+from daedal.worlds import scenes
+from daedal.worlds.scenes import HELD_OUT, Scene, Thing, correct, draw, read, scene
 
 
 @pytest.mark.parametrize("unseen", [False, True])

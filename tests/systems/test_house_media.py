@@ -7,8 +7,8 @@ import torch
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer, patchify, unpatchify
 from daedal.processes.imaging import edges, from_pixels, generate, pixels, seeded_noise
-from daedal.processes.media import flow_levels, paint
 from daedal.processes.samplers import SAMPLERS
+from daedal.systems.house_media import flow_levels, paint
 
 TINY = MediaConfig(
     hidden_size=64,

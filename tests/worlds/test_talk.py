@@ -5,8 +5,8 @@ import random
 import pytest
 
 from daedal.data.rows import of_task
-from daedal.data.worlds import talk
-from daedal.data.worlds.instructions import HEROES, says
+from daedal.worlds import talk
+from daedal.worlds.stories import HEROES, says
 
 
 def talks(count: int, held_out: bool = False) -> list:

@@ -13,8 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from daedal.data.worlds.instructions import ANIMALS, COLOURS, FOODS, HEROES, Story, apart, says, sentences, story
-from daedal.data.worlds.tasks import Task, asked
+from daedal.worlds.stories import (
+    ANIMALS,
+    COLOURS,
+    FOODS,
+    HEROES,
+    Story,
+    apart,
+    says,
+    sentences,
+    story,
+)
+from daedal.worlds.tasks import Task, asked
 
 HELLO = ("Hello!", "Hi!", "Hi there!", "Hello there.", "Good morning!", "Good evening!", "Hey!", "hello", "hi")
 HOW = ("How are you?", "How are you today?", "How do you do?", "Are you well?")

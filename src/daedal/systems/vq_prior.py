@@ -8,11 +8,13 @@ Legend: B pictures, L caption tokens, h and w cells, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from daedal.data.pictures import encode_captions
+from daedal.data.tokenizer import Tokenizer
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
 from daedal.processes.autoregression import Contrast, generate, guided
@@ -65,6 +67,11 @@ def paint_codes(
     cells = side // codec.factor
     tokens = sample_codes(network, codec.config.num_vq_embeddings, prompts, nothing, (cells, cells), params, guidance_scale)
     return codec.from_tokens(tokens.to(next(codec.parameters()).device)).float()
+
+
+def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
+    """(B, L + 1): captions as they stand before a picture."""
+    return begun(encode_captions(tokenizer, captions, length), tokenizer.eos_ids[0])
 
 
 def begun(captions: Tensor, eos: int) -> Tensor:

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from daedal.data.worlds import instructions
-from daedal.data.worlds.instructions import MAKERS, sentences, spoiled, story, task, well_made
 from daedal.errors import DaedalError
+from daedal.worlds import instructions
+from daedal.worlds.instructions import MAKERS, spoiled, task
+from daedal.worlds.stories import sentences, story, well_made
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daedal.data.worlds import arithmetic
-from daedal.data.worlds.arithmetic import HELD_OUT, MOST, result_of, task
+from daedal.worlds import arithmetic
+from daedal.worlds.arithmetic import HELD_OUT, MOST, result_of, task
 
 
 def problems(count: int, held_out: bool = False) -> list[arithmetic.Task]:
