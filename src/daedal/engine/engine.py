@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 class Engine:
     """A network, a cache and a queue.
 
-    `max_batch` requests run at once, none longer than `max_len` tokens; a step runs at most `token_budget` tokens. `cache='slots'` keeps
+    `max_batch` requests run at once, none longer than `max_len` tokens (default: the network's context, where rows grow with need; else
+    4,096); a step runs at most `token_budget` tokens. `cache='slots'` keeps
     max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
     `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
     `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`). At most `limit` requests wait.
@@ -74,7 +75,8 @@ class Engine:
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
-        self.max_len = min(max_len or 4096, network.config.max_position_embeddings)
+        context = network.config.max_position_embeddings
+        self.max_len = min(max_len or (context if cache == "slots" and memory_budget is None else 4096), context)
         if token_budget < max_batch:
             raise DaedalError(f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve.")
         dtype = cache_dtype or activation_dtype(network)

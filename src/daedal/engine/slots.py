@@ -95,7 +95,6 @@ class SlotCache(KVCache):
         if length <= self.places:
             return
         wanted = min(self.max_len, max(length, 2 * self.places)) + 1
-        held = max(self.lengths)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 slots, heads, _, width = old.shape
@@ -104,7 +103,8 @@ class SlotCache(KVCache):
                 except (RuntimeError, MemoryError):
                     size = 2 * len(self.keys) * slots * heads * wanted * width * old.element_size() / 1e9
                     raise DaedalError(f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt.") from None
-                new[:, :, :held] = old[:, :, :held]
+                for slot, held in enumerate(self.lengths):  # what no sequence holds stays untouched, and on a CPU unallocated
+                    new[slot, :, :held] = old[slot, :, :held]
 
     def computed(self, slot: int, start: int, count: int) -> None:
         """A step of this slot alone ran tokens from `start` on."""
