@@ -323,3 +323,19 @@ def test_rows_grow_with_the_longest_sequence() -> None:
     grown = [request.output for request in engine.generate(prompts, asked)]
     assert 740 <= engine.cache.places <= 1024
     assert grown == [generate(network, prompt, asked, cached=True) for prompt in prompts]
+
+
+@pytest.mark.parametrize("cache", ["slots", "paged"])
+def test_numbers_that_are_not_finite_stay_with_their_request(cache: str) -> None:
+    """A token whose embedding is NaN: its request ends with a sentence, and those beside it and after it in its place are as alone."""
+    network, bad = tiny(5), 9
+    with torch.no_grad():
+        network.embed_tokens.weight[bad] = float("nan")
+    engine = Engine(network, cache=cache, block_size=4, max_batch=2)
+    asked = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias={bad: float("-inf")})
+    for _ in range(2):
+        good, broken = engine.generate([[3, 4, 5], [6, bad, 7, 8, 3, 4]], asked)
+        assert good.output == generate(network, [3, 4, 5], asked)
+        assert broken.finished == "error" and "NaN" in str(broken.error)
+    both = engine.generate([[3], [4, 5, 6, 7, 8]], asked)
+    assert [request.output for request in both] == [generate(network, prompt, asked) for prompt in ([3], [4, 5, 6, 7, 8])]

@@ -221,6 +221,8 @@ class Engine:
         if request.slot < 0:
             self.scheduler.waiting.remove(request)
         else:
+            if error is not None:
+                self.cache.discard(request.slot)
             self.scheduler.release(request)
 
     def _carry_out(self, work: list[Work]) -> tuple[list[tuple[Request, Token]], float]:

@@ -99,7 +99,7 @@ class SlotCache(KVCache):
             for layer, old in enumerate(tensors):
                 slots, heads, _, width = old.shape
                 try:
-                    tensors[layer] = new = old.new_empty(slots, heads, wanted, width)
+                    tensors[layer] = new = old.new_zeros(slots, heads, wanted, width)
                 except (RuntimeError, MemoryError):
                     size = 2 * len(self.keys) * slots * heads * wanted * width * old.element_size() / 1e9
                     raise DaedalError(f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt.") from None
@@ -124,6 +124,12 @@ class SlotCache(KVCache):
         self.lengths[slot] = len(self.held[slot])
         self.free.insert(0, slot)
 
+    def discard(self, slot: int) -> None:
+        """Forget what a sequence that failed has: numbers that are not finite must meet no other sequence, even masked."""
+        self.lengths[slot] = 0
+        for cached in (*self.keys, *self.values):
+            cached[slot] = 0
+
     def note(self, slot: int) -> None:
         """Tokens of this slot are final up to its length."""
 
@@ -133,7 +139,7 @@ class SlotCache(KVCache):
 
 
 class RaggedStep(Step):
-    """A Step that runs its single-token segments together: in one kernel where there is one, else one small product a sequence."""
+    """A Step that runs its single-token segments together: in one kernel where there is one, else in one product of PyTorch."""
 
     def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
         super().__init__(cache, segments)
@@ -149,6 +155,7 @@ class RaggedStep(Step):
         self.single = torch.tensor([row for row, _ in rows], device=device)
         self.slots = [slot for _, slot in rows]
         self.slot_ids = torch.tensor(self.slots, device=device)
+        self.seen: dict[int | None, Tensor | None] = {}  # by window
         self.at = self.positions[0, self.single] if rows else self.single
         kernel_takes = cache.keys[0].dtype in (torch.float32, torch.bfloat16) and cache.keys[0].shape[-1] % 8 == 0
         self.native = device.type == "cpu" and kernel_takes and kernels.available()
@@ -181,18 +188,31 @@ class RaggedStep(Step):
             return kernels.attend(q, k, v, keys, values, self.slot_ids, self.at, scale=scale, window=window, softcap=softcap)
         keys[self.slot_ids, :, self.at] = k.to(keys.dtype)
         values[self.slot_ids, :, self.at] = v.to(values.dtype)
-        grouped = q.view(len(q), keys.shape[1], -1, q.shape[-1])  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
-        outs = []
-        for i, slot in enumerate(self.slots):
-            end = self.cache.lengths[slot] + 1
-            low = 0 if window is None else max(0, end - window)
-            outs.append(attend_last(grouped[i], keys[slot, :, low:end].to(q.dtype), values[slot, :, low:end].to(q.dtype), scale, softcap))
-        return torch.stack(outs).view(q.shape)
+        ends = [self.cache.lengths[slot] + 1 for slot in self.slots]
+        low = 0 if window is None else max(0, min(ends) - window)
+        at = slice(self.slots[0], self.slots[0] + 1) if len(self.slots) == 1 else self.slot_ids  # one row is seen in place
+        rows = (t[at, :, low : max(ends)].to(q.dtype) for t in (keys, values))  # (B, Hkv, S, K)
+        if window not in self.seen:
+            self.seen[window] = seen_from(ends, low, window, q.device)
+        return attend_last(q, *rows, self.seen[window], scale, softcap)
 
 
-def attend_last(q: Tensor, keys: Tensor, values: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """The newest token sees everything: q (Hkv, G, K), keys and values (Hkv, S, K) -> like q."""
+def seen_from(ends: list[int], low: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(B, S) bool: which of the keys from position `low` on the newest token of each sequence sees; None where it is all of them."""
+    start = [0 if window is None else max(0, end - window) for end in ends]
+    if all(end == ends[0] for end in ends) and max(start) <= low:
+        return None
+    at = torch.arange(low, max(ends), device=device)
+    first, last = (torch.tensor(column, device=device)[:, None] for column in (start, ends))
+    return (at >= first) & (at < last)
+
+
+def attend_last(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    """The newest token of each of B sequences, in one product a layer: q (B, H, K), keys and values (B, Hkv, S, K), `seen` (B, S) -> like q."""
+    grouped = q.unflatten(1, (keys.shape[1], -1))  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
+    mask = None if seen is None else seen[:, None, None]
     if softcap is None:
-        return F.scaled_dot_product_attention(q[None], keys[None], values[None], scale=scale)[0]
-    scores = torch.tanh(q @ keys.mT * (scale / softcap)) * softcap
-    return scores.softmax(-1) @ values
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).flatten(1, 2)
+    scores = torch.tanh(grouped @ keys.mT * (scale / softcap)) * softcap
+    scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(-1) @ values).flatten(1, 2)
