@@ -118,3 +118,19 @@ def test_eval_prints_an_interval(tiny_folder, tmp_path):
     (tmp_path / "t.txt").write_text("Once upon a time there was a cat.\n<|endoftext|>\nThe dog ran home.\n")
     report = json.loads(run("eval", tiny_folder, "--data", tmp_path / "t.txt", "--json").stdout)
     assert report["held_out"]["documents"] == 2 and report["held_out"]["bits_per_byte_ci95"] > 0
+
+
+def test_bytes_that_are_not_utf8(tiny_folder):
+    common = [sys.executable, "-m", "daedal", "text"], ["--model", str(tiny_folder), "--max-tokens", "2", "--raw"]
+    env = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([*common[0], "日本 once", *common[1]], stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith(b"?? once"), done.stderr
+    done = subprocess.run([*common[0], b"caf\xe9", *common[1]], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("café".encode()), done.stderr
+
+
+def test_a_history_that_cannot_be_written_costs_nothing(tiny_folder, tmp_path):
+    (tmp_path / "h.db").write_text("this is no database, but a text long enough to be read as one " * 20)
+    done = run("Once", "--model", tiny_folder, "--max-tokens", 2, history=tmp_path / "h.db")
+    assert done.returncode == 0 and done.stdout.startswith("Once") and "move it away" in done.stderr
+    assert run("history", history=tmp_path / "h.db").returncode == 1

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -130,3 +131,33 @@ def test_half_a_character_waits(trained: Tokenizer) -> None:
     stream = Detokenizer(trained, prompt=trained.encode("the lamp"))
     assert [stream.push(first), *map(stream.push, rest)] == [""] * len(rest) + ["😀"]
     assert stream.push(first) == "" and stream.flush() == "\ufffd"
+
+
+def test_the_state_of_a_training_call_is_not_kept(tmp_path: Path) -> None:
+    made = Tokenizer.train(["once upon a time"] * 5, 300, ["<|end|>", "<|pad|>"], eos="<|end|>", pad="<|pad|>")
+    text = "once upon a time " * 20
+    made.save(tmp_path)
+    made.backend.enable_truncation(4)
+    made.backend.enable_padding(length=9)
+    made.backend.save(str(tmp_path / "tokenizer.json"))
+    again = Tokenizer.load(tmp_path)
+    assert len(again.encode(text)) > 20 and len(again.encode("a")) == 1 and again.decode(again.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({"config.json": {"eos_token_id": [1, 7]}}, (0, 1, 7)),
+        ({"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": [3]}}, (0, 3)),
+        ({"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": None}}, (0, 7)),
+        ({}, (0, 5)),
+    ],
+)
+def test_where_ends_stand(tmp_path: Path, files: dict, ends: tuple[int, ...]) -> None:
+    """generation_config.json, else config.json, else those of the model that an adapter is for."""
+    Tokenizer.train(["once"], 300, ["<|end|>"], eos="<|end|>").save(tmp_path / "own")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text('{"eos_token_id": 5}')
+    for name, content in files.items():
+        (tmp_path / "own" / name).write_text(json.dumps(content))
+    assert Tokenizer.load(tmp_path / "own", tmp_path / "base").eos_ids == ends

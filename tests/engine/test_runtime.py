@@ -212,3 +212,12 @@ def test_a_client_that_floods_does_not_starve_another() -> None:
 def test_a_waiter_without_work_is_told() -> None:
     with pytest.raises(RuntimeError, match="no model has work"):
         Runtime().wait(lambda: False)
+
+
+def test_a_stop_string_that_is_a_control_token_ends_the_text() -> None:
+    words = Tokenizer.train(["one day", "once"] * 5, 270, ["<|eos|>", "<|turn|>"], eos="<|eos|>")
+    turn = words.backend.token_to_id("<|turn|>")
+    params = SamplingParams(temperature=0, max_tokens=9, stop=("<|turn|>",), logit_bias={turn: 100.0})
+    request = Engine(NETWORK, words).generate([[5]], params)[0]
+    assert (request.finished, request.output, request.text) == ("stop", [turn], "")
+    assert autoregression.generate_text(NETWORK, words, [5], params) == ""

@@ -36,3 +36,18 @@ def test_tasks_run_with_intervals(tiny_folder, tasks, tmp_path, monkeypatch):
     assert "exact_match" in report["tiny_write"]
     scores = [adapter(pipeline).score("Once upon a", choice)[0] for choice in (" time", " cat")]
     assert scores[0] != scores[1] and max(scores) < 0
+
+
+def test_the_first_word_is_scored_too(tiny_folder):
+    """After a prefix token, bos or else eos, whether the tokenizer puts one in front of texts or not."""
+    import torch
+
+    from daedal.evals.harness import adapter
+
+    pipeline = daedal.load(str(tiny_folder))
+    words = pipeline.tokenizer
+    whole = [words.bos_id, *(i for i in words.encode("One day") if i != words.bos_id)]
+    with torch.no_grad():
+        scores = pipeline.network(torch.tensor([whole]))[0].float().log_softmax(-1)
+    want = sum(float(scores[i, token]) for i, token in enumerate(whole[1:]))
+    assert adapter(pipeline).score("", "One day")[0] == pytest.approx(want, rel=1e-4)

@@ -3,6 +3,7 @@
 stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
 """
 
+import io
 import os
 import sys
 
@@ -45,6 +46,9 @@ def main() -> None:
     """Entry point: runs a verb, prints an error a user can mend as one line, and sets the exit code."""
     from daedal.errors import DaedalError
 
+    for stream in (sys.stdout, sys.stderr):  # what an encoding cannot show is replaced, and no work is lost over it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     args = sys.argv[1:]
     known = {each.name for each in (*app.registered_commands, *app.registered_groups)}
     if (args and args[0] not in known | {"--help", "-h", "--version"}) or (not args and not sys.stdin.isatty()):

@@ -3,6 +3,7 @@ medium's settings; what they do is the same for all."""
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,6 +162,8 @@ def say(remarks: tuple[str, ...]) -> None:
 
 def with_stdin(prompt: str | None) -> str:
     """The prompt, with piped input as context in front of it."""
+    if prompt is not None and any(0xDC80 <= ord(c) <= 0xDCFF for c in prompt):  # bytes that are not UTF-8
+        prompt = os.fsencode(prompt).decode("latin-1")
     piped = "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
     if prompt is None and not piped:
         raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')

@@ -51,6 +51,8 @@ class Tokenizer:
         eos_ids: Sequence[int] = (),
         config: dict[str, Any] | None = None,
     ) -> None:
+        backend.no_truncation()  # states of somebody's training call, which a tokenizer.json carries on
+        backend.no_padding()
         self.backend = backend
         self.config = dict(config or {})  # what tokenizer_config.json said, written back by save()
         self.chat_template = chat_template
@@ -72,8 +74,9 @@ class Tokenizer:
     # -- files ---------------------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model, vocab.json)."""
+    def load(cls, path: str | Path, base: Path | None = None) -> "Tokenizer":
+        """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model, vocab.json). What ends a text stands in
+        generation_config.json, else in config.json, of that folder, else of the `base` folder whose model it is for."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
         config = _read_json(folder / "tokenizer_config.json")
@@ -86,7 +89,9 @@ class Tokenizer:
             if backend.token_to_id(token["content"]) is None:
                 flags = {k: token[k] for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in token}
                 backend.add_tokens([AddedToken(token["content"], **flags)])
-        ends = _read_json(folder / "generation_config.json").get("eos_token_id") or []
+        places = [place for place in (folder, base) if place is not None]
+        files = [place / name for place in places for name in ("generation_config.json", "config.json")]
+        ends = next((ends for file in files if (ends := _read_json(file).get("eos_token_id")) is not None), [])
         tokenizer = cls(
             backend,
             roles=roles,

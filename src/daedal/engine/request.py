@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from daedal.data.detokenizer import Detokenizer
 from daedal.data.tokenizer import Tokenizer
-from daedal.processes.autoregression import PromptLookup, StopStrings
+from daedal.processes.autoregression import PromptLookup, StopStrings, stop_ids
 from daedal.processes.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Request:
     preemptions: int = 0
     cancelled: bool = False
     guesses: list[int] = field(default_factory=list)
+    stop_ids: frozenset[int] = frozenset()
     matcher: "Matcher | None" = None
     words: Detokenizer | None = None
     held: StopStrings | None = None
@@ -66,6 +67,7 @@ def new_request(index: int, prompt: Sequence[int], params: SamplingParams, limit
     request.matcher = params.grammar.matcher() if params.grammar else None
     if tokenizer is not None:
         request.words, request.held = Detokenizer(tokenizer, prompt), StopStrings(params.stop)
+        request.stop_ids = stop_ids(tokenizer, params.stop)
     return request
 
 
@@ -79,7 +81,12 @@ def take(request: Request, token: int, ends: frozenset[int], logprob: float | No
     text = ""
     if request.words is not None and request.held is not None:
         text = request.held.push(request.words.push(token))
-    if complete or (token in ends and not request.params.ignore_eos) or (request.held is not None and request.held.stopped):
+    if (
+        complete
+        or token in request.stop_ids
+        or (token in ends and not request.params.ignore_eos)
+        or (request.held is not None and request.held.stopped)
+    ):
         request.finished = "stop"
     elif len(request.output) >= request.limit:
         request.finished = "length"

@@ -37,13 +37,20 @@ def adapter(pipeline: TextPipeline) -> Any:
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             return [self.score(*request.args) for request in requests]
 
+        def framed(self, text: str) -> list[int]:
+            """Ids of a text, from a prefix token on: bos, or else eos, so that the first word is scored too."""
+            words = pipeline.tokenizer
+            prefix = words.bos_id if words.bos_id is not None else words.eos_id
+            ids = words.encode(text)
+            return ids if prefix is None or ids[:1] == [prefix] else [prefix, *ids]
+
         def score(self, context: str, continuation: str) -> tuple[float, bool]:
             """Trailing spaces of the context belong to the continuation, whose tokens begin with them."""
             spaces = len(context) - len(context.rstrip())
             if spaces:
                 context, continuation = context[:-spaces], context[-spaces:] + continuation
-            whole, prefix = pipeline.encode(context + continuation), pipeline.encode(context)
-            start = max(1, len(prefix))
+            whole = self.framed(context + continuation)
+            start = max(1, len(self.framed(context) if context else []))
             ids = whole[-(pipeline.network.config.max_position_embeddings + 1) :]
             count = len(whole) - start
             losses, greedy = greedy_losses(pipeline, ids)
@@ -51,7 +58,7 @@ def adapter(pipeline: TextPipeline) -> Any:
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
             context = pipeline.network.config.max_position_embeddings
-            return [-token_losses(pipeline.network, pipeline.encode(request.args[0]), context).sum().item() for request in requests]
+            return [-token_losses(pipeline.network, self.framed(request.args[0]), context).sum().item() for request in requests]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             return [self.write(*request.args) for request in requests]

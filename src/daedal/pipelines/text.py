@@ -309,7 +309,7 @@ def load(
         "quantize": quantize,
         **{key: str(value) if key == "draft" else value for key, value in serving.items()},
     }
-    pipeline = TextPipeline(network.eval(), Tokenizer.load(words), name, Path(adapter or folder), loading)
+    pipeline = TextPipeline(network.eval(), Tokenizer.load(words, folder), name, Path(adapter or folder), loading)
     pipeline.serving = serving_options(serving, device, dtype, quantize)
     return pipeline
 

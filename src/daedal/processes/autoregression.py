@@ -132,13 +132,21 @@ def generate_text(network: "Decoder", tokenizer: "Tokenizer", prompt: Sequence[i
     """The text of one continuation, cut at the first stop string."""
     from daedal.data.detokenizer import Detokenizer
 
-    words, held = Detokenizer(tokenizer, prompt), StopStrings(params.stop)
+    words, held, ends = Detokenizer(tokenizer, prompt), StopStrings(params.stop), stop_ids(tokenizer, params.stop)
     text = ""
     for token, _ in stream(network, prompt, params, eos_ids=tokenizer.eos_ids, **options):
         text += held.push(words.push(token))
         if held.stopped:
             return text
+        if token in ends:
+            break
     return text + held.push(words.flush()) + held.flush()
+
+
+def stop_ids(tokenizer: "Tokenizer", stops: Iterable[str]) -> frozenset[int]:
+    """Ids of the control tokens among stop strings: they never show in a text, and end it all the same."""
+    ids = (tokenizer.backend.token_to_id(stop) for stop in stops)
+    return frozenset(i for i in ids if i is not None and i in tokenizer.special_ids)
 
 
 class StopStrings:
