@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daedal.evals.pictures import Reference, real_pictures, report
-from daedal.pipelines import load
+from daedal.pipelines.registry import load
 from daedal.processes.sight import Sight
 from daedal.train import averages, flow
 from daedal.train.recipe import load_recipe

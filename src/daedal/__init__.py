@@ -14,6 +14,6 @@ from daedal.errors import DaedalError
 def load(name_or_folder: str, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None):
     """A ready pipeline for a house model ("house/text", "house/image"), a local folder or a Hub name: of text or of pictures, as the folder's
     config says. See `daedal.pipelines.text.load` and `daedal.pipelines.image.load`; `quantize` is for text."""
-    from daedal.pipelines import load as load_any  # torch is imported here, not with the package
+    from daedal.pipelines.registry import load as load_any  # torch is imported here, not with the package
 
     return load_any(name_or_folder, device=device, dtype=dtype, quantize=quantize)

@@ -10,11 +10,7 @@ from pathlib import Path
 import torch
 
 from daedal.errors import DaedalError
-
-
-def cache_folder() -> Path:
-    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE` moves it."""
-    return Path(os.environ.get("DAEDAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal")
+from daedal.files import cache_folder
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -30,8 +26,21 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def forced_dtype() -> torch.dtype | None:
+    """What `DAEDAL_DTYPE` (fp32 or bf16) makes of `dtype: auto`, whatever units the device has.
+    None where it is not set."""
+    name = os.environ.get("DAEDAL_DTYPE")
+    forced = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if name and name not in forced:
+        raise DaedalError(f"DAEDAL_DTYPE={name} is not one of fp32 and bf16; set it to one of these, or unset it.")
+    return forced[name] if name else None
+
+
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether bf16 matrices multiply faster than fp32 ones here (AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA)."""
+    """Whether bf16 matrices multiply faster than fp32 ones here (AVX512-BF16 or AMX on a CPU,
+    Ampere or later on CUDA), or `DAEDAL_DTYPE` says so."""
+    if forced := forced_dtype():
+        return forced == torch.bfloat16
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type == "mps":

@@ -29,7 +29,7 @@ def test_text_again_history(tiny_folder, tmp_path):
     listed = run("history", "--json", history=log)
     assert json.loads(listed.stdout)["settings"]["seed"] == 3
     assert run("again", 1, history=log).stdout == first.stdout
-    quiet = run("text", "Once upon", "--model", tiny_folder, "--seed", 3, "--max-tokens", 12, "--no-stream", "-o", tmp_path / "out.txt")
+    quiet = run("text", "Once upon", "--model", tiny_folder, "--seed", 3, "--max-tokens", 12, "-o", tmp_path / "out.txt")
     assert quiet.stdout == "" and (tmp_path / "out.txt").read_text() == first.stdout
 
 

@@ -26,6 +26,7 @@ def test_files():
     assert all(word in card for word in ("Licence", "CC BY 4.0", "CDLA-Sharing-1.0", "FLOPs", "Limits"))
 
 
+@pytest.mark.dtype
 def test_a_conversation(chat):
     messages = []
     for asked, wanted in (

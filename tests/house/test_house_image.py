@@ -22,11 +22,13 @@ def test_files():
     assert all(word in card for word in ("Licence", "Limits", "FLOPs", "unseen", "recipes/image/scenes.yaml"))
 
 
+@pytest.mark.dtype
 def test_same_seed_same_picture(painter):
     one, two = (painter("a red circle", seed=3, steps=4).pixels for _ in range(2))
     assert np.array_equal(one, two)
 
 
+@pytest.mark.dtype
 def test_paints_the_colour_that_is_asked_for(painter):
     def distance(asked: str, colour: tuple[int, int, int]) -> float:
         pixels = painter(f"a {asked} square on a white background", seed=1, steps=12).pixels.reshape(-1, 3).astype(float)

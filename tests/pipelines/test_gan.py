@@ -12,7 +12,7 @@ from daedal.errors import DaedalError
 from daedal.networks.biggan import BigGANConfig, BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator, StyleGANConfig
 from daedal.networks.stylegan3 import StyleGAN3Config, StyleGAN3Generator
-from daedal.pipelines.image import load, reproduce
+from daedal.pipelines.image import load
 from daedal.processes.imaging import pixels
 
 SMALL = {"z_dim": 16, "w_dim": 16, "img_resolution": 32, "channel_base": 256, "channel_max": 8}
@@ -30,7 +30,7 @@ def test_a_seed_is_a_picture_and_the_prompt_its_class(network: torch.nn.Module, 
     pipeline = load(tmp_path, device="cpu")
     first, second = pipeline("a star", seed=5, n=2)
     assert first.pixels.shape == (32, 32, 3) and not np.array_equal(first.pixels, second.pixels)
-    assert np.array_equal(reproduce(pipeline, second.recipe).pixels, second.pixels)
+    assert np.array_equal(pipeline.reproduce(second.recipe).pixels, second.pixels)
     assert not np.array_equal(first.pixels, pipeline("a circle", seed=5).pixels)
     assert not np.array_equal(first.pixels, pipeline("a star", seed=5, truncation=0.5).pixels)
     z = torch.randn(16, generator=torch.Generator().manual_seed(5))[None]

@@ -13,7 +13,7 @@ from daedal import checkpoints
 from daedal.checkpoints.single_file import save_single_file
 from daedal.errors import DaedalError
 from daedal.pipelines import image
-from daedal.pipelines.image import ImagePipeline, reproduce
+from daedal.pipelines.image import ImagePipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -57,10 +57,10 @@ def test_loras_add_up_and_come_off_again(zoo: Any, model: tuple[Any, Path], pipe
     zoo.same(worn.pixels[None] / 255, zoo.theirs(pipe, "a cat", [1], guidance_scale=4.0))
     pipe.unet.load_state_dict(before)
     assert np.array_equal(pipeline("a cat", seed=1, steps=4).pixels, plain.pixels)
-    assert np.array_equal(reproduce(pipeline, worn.recipe).pixels, worn.pixels)
+    assert np.array_equal(pipeline.reproduce(worn.recipe).pixels, worn.pixels)
     lora(pipe, files[0], 7)
     with pytest.raises(DaedalError, match=r"style.safetensors is no longer what the recipe used"):
-        reproduce(pipeline, worn.recipe)
+        pipeline.reproduce(worn.recipe)
 
 
 def test_a_lora_of_another_model_gets_a_sentence_and_changes_nothing(model: tuple[Any, Path], pipeline: ImagePipeline, tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_a_single_file_is_the_folder_it_was_made_of(zoo: Any, tmp_path: Path, mo
     file, folder = (daedal.load(place, device="cpu", dtype="fp32") for place in (tmp_path / "files" / "all.safetensors", tmp_path / "model"))
     made = file("a red cat", seed=1, steps=4, width=32, height=32)
     assert np.array_equal(made.pixels, folder("a red cat", seed=1, steps=4, width=32, height=32).pixels)
-    assert len(made.recipe["digest"]) == 64 and np.array_equal(reproduce(file, made.recipe).pixels, made.pixels)
+    assert len(made.recipe["digest"]) == 64 and np.array_equal(file.reproduce(made.recipe).pixels, made.pixels)

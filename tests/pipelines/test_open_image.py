@@ -83,7 +83,7 @@ def test_long_prompts_are_read_to_their_end(zoo: Any, both: tuple[Any, ImagePipe
 
 def test_previews_are_as_large_as_the_latents(both: tuple[Any, ImagePipeline]) -> None:
     shown: list[np.ndarray] = []
-    both[1].results("a cat", seed=0, n=2, steps=2, on_preview=shown.append)
+    both[1].results("a cat", seed=0, n=2, steps=2, on_event=lambda event: shown.append(event.preview()))
     side = both[1].painter.defaults["height"] // both[1].painter.vae.factor  # type: ignore[attr-defined]
     assert [each.shape for each in shown] == [(2, side, side, 3)] * 2 and shown[0].std() > 0
 

@@ -8,7 +8,6 @@ import pytest
 import daedal
 from daedal.errors import DaedalError
 from daedal.pipelines import history
-from daedal.pipelines.text import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def test_seeds(pipeline):
 def test_reproduces_from_the_recipe(pipeline):
     for sample in pipeline("One day", max_tokens=20, n=2, temperature=0.9, top_p=0.9):
         recipe = json.loads(json.dumps(sample.recipe))
-        assert reproduce(pipeline, recipe).text == sample.text and recipe["digest"]
+        assert pipeline.reproduce(recipe).text == sample.text and recipe["digest"]
 
 
 def test_closing_a_stream_stops_the_work(pipeline):
@@ -76,20 +75,20 @@ def test_quantised_on_loading(tiny_folder, pipeline):
 def test_history_logs_and_turns_off(pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "h.db"))
     result = pipeline("Once", seed=4, max_tokens=8)
-    number = history.add("text", result)
+    number = history.add(result)
     entry = history.get(number)
     assert (entry.prompt, entry.result, entry.settings["seed"], entry.tokens) == ("Once", result.text, 4, len(result.tokens))
     assert [e.id for e in history.entries()] == [number]
     with pytest.raises(DaedalError, match="newest is 1"):
         history.get(7)
     monkeypatch.setenv("DAEDAL_HISTORY", "0")
-    assert history.add("text", result) is None
+    assert history.add(result) is None
 
 
 def test_shows_itself_in_a_notebook(pipeline, tmp_path):
     result = pipeline("Once", seed=4, max_tokens=8)
     assert "seed 4" in result._repr_markdown_()
-    assert result.save(tmp_path / "a.txt").read_text() == "Once" + result.text
+    assert result.save(tmp_path / "a.txt").read_text() == "Once" + result.text + "\n"
 
 
 def test_an_adapter_by_every_name(tiny_folder, tmp_path):
@@ -110,7 +109,7 @@ def test_an_adapter_by_every_name(tiny_folder, tmp_path):
     before = plain("Once", **asked)
     plain.engine.add_adapter("mine", tmp_path / "adapter")
     assert made[0].tokens == made[1].tokens == plain("Once", **asked, adapter="mine").tokens != before.tokens == plain("Once", **asked).tokens
-    assert reproduce(daedal.load(made[1].recipe["model"]), made[1].recipe).text == made[1].text
+    assert daedal.load(made[1].recipe["model"]).reproduce(made[1].recipe).text == made[1].text
     quantize(tiny_folder, tmp_path / "q8")
     packed = daedal.load(f"{tmp_path / 'q8'}:{tmp_path / 'adapter'}")("Once", **asked)
     assert packed.tokens != daedal.load(str(tmp_path / "q8"))("Once", **asked).tokens

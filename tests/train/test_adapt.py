@@ -3,6 +3,7 @@ and the image pipeline open to the same pictures, and runs that resume."""
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -293,10 +294,14 @@ def test_all_weights_are_a_folder(zoo: Any, folder: Path, data: Path, tmp_path: 
 
 def test_class_pictures_are_the_models_own_and_stay(zoo: Any, folder: Path, pipeline: ImagePipeline, data: Path, tmp_path: Path) -> None:
     adapt.run(recipe("dreambooth", folder, data, tmp_path, steps=1, side=32, sample_steps=4, guidance_scale=4.0))
-    files = sorted((tmp_path / "class").iterdir())
+    files = sorted(tmp_path.glob("class-*/*"))
     assert [file.name for file in files] == ["0000.png", "0001.png"]
     made = zoo.ours(pipeline, "a cat", seed=1, guidance_scale=4.0)
     zoo.same(np.asarray(Image.open(files[1]))[None] / 255, made)
+    shutil.rmtree(tmp_path / "checkpoints")  # to start over, on pictures of something else
+    other = {"class_prompt": "a dog", "side": 32, "sample_steps": 4}
+    adapt.run(recipe("dreambooth", folder, data, tmp_path, steps=1, **other))
+    assert len(list(tmp_path.glob("class-*/*"))) == 4
 
 
 # Other families.

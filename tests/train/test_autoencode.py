@@ -134,6 +134,7 @@ def test_a_fixed_grid_stays(tmp_path: Path) -> None:
         recipe(tmp_path, "kl", "model.fsq_levels=[4, 3]")
 
 
+@pytest.mark.dtype
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, kind: str) -> None:
     runs = tmp_path / "whole", tmp_path / "part"
@@ -151,7 +152,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, kind: str) -> N
 
 def test_two_processes_keep_one_codebook(tmp_path: Path) -> None:
     """Codes move to the mean of all processes' vectors: the same losses as one process, and the same codebook."""
-    options = [*QUICK, *VQ, "steps=4", "checkpoint_every=4"]
+    options = [*QUICK, *VQ, "steps=4", "checkpoint_every=4", "dtype=fp32"]
     folder = autoencode.run(load_recipe("recipes/image/vq.yaml", [*options, f"out={tmp_path / 'one'}"]))
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", "recipes/image/vq.yaml"]
     done = subprocess.run(

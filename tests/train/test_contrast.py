@@ -79,16 +79,18 @@ def test_the_scale_is_bounded(tmp_path: Path) -> None:
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     """The same losses over steps means the same gradients too: negatives cross processes, and so do their gradients. (Each process moves its
     pictures its own way, so here they stay.)"""
-    contrast.run(recipe(tmp_path / "one", "jitter=0"))
+    alike = ["jitter=0", "dtype=fp32"]
+    contrast.run(recipe(tmp_path / "one", *alike))
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", "recipes/image/clip.yaml"]
     done = subprocess.run(
-        [*run, *QUICK, f"out={tmp_path / 'two'}", "micro_rows=4", "jitter=0"], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        [*run, *QUICK, f"out={tmp_path / 'two'}", "micro_rows=4", *alike], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one")), rtol=2e-4, atol=0)
     assert losses(tmp_path / "one")[0] == pytest.approx(math.log(8), abs=0.7)
 
 
+@pytest.mark.dtype
 def test_a_killed_run_goes_on_and_transformers_opens_the_end(tmp_path: Path) -> None:
     runs = tmp_path / "whole", tmp_path / "part"
     for out in runs:

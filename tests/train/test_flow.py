@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, unpatchify
-from daedal.pipelines import load
-from daedal.train import flow, terms
+from daedal.pipelines.registry import load
+from daedal.train import checkpoint, flow, parallel, terms
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
 from daedal.train.trainer import Batch
@@ -74,6 +77,7 @@ def test_given_rectangles() -> None:
     assert not flow.given_tokens(50, 8, 0.0).any()
 
 
+@pytest.mark.dtype
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     flow.run(recipe(tmp_path / "whole", "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
     part = tmp_path / "part"
@@ -83,6 +87,37 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     losses = [[json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", part)]
     assert losses[0] == losses[1] and len(losses[0]) == 6
     assert isinstance(checkpoints.load(part / "model"), MediaTransformer) and (part / "samples").is_dir()
+
+
+def test_each_process_goes_on_with_its_own_noise(tmp_path: Path) -> None:
+    """Two processes stopped after step 2 have the losses of two that were not."""
+    quick = ["steps=4", "checkpoint_every=2", "evaluate_every=100", "sample_every=100", "sample_steps=1"]
+    settings = [*SMALL, *quick, "micro_rows=4", "evaluate_pictures=1", f"out={tmp_path}"]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train"]
+    losses = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, *run, "recipes/image/tiny.yaml", *settings],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in found])
+        state = checkpoint.newest(tmp_path / "checkpoints")
+        assert state and not torch.equal(*(each["cpu"] for each in state["rng"]))
+        (tmp_path / "checkpoints" / "step-00000004.pt").unlink()
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_process_that_joins_draws_noise_of_its_own() -> None:
+    states, cpu = [{"cpu": torch.get_rng_state()}], torch.device("cpu")
+    draws = []
+    for rank in range(3):
+        parallel.restore_random_state(states, cpu, rank, seed=5)
+        draws.append(torch.randn(4))
+    assert len({tuple(draw.tolist()) for draw in draws}) == 3
+    parallel.restore_random_state(states, cpu, 0, seed=5)
+    assert torch.equal(torch.randn(4), draws[0])
 
 
 def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:

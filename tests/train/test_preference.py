@@ -22,7 +22,7 @@ from daedal.train.recipe.chat import SampledRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes/chat"
 QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=0", "sampled=null", "optimizer.warmup=1", "optimizer.decay=0",
-         "optimizer.adam_lr=0.002", "device=cpu", "evaluate_every=100", "sample_every=100"]  # fmt: skip
+         "optimizer.adam_lr=0.002", "device=cpu", "evaluate_every=100", "sample_every=100", "dtype=fp32"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,37 @@ def test_dpo_starts_at_log_two_and_micro_batches_do_not_matter(chat_base: Path, 
         train(chat_base, tmp_path / name, pairs_file, *options)
     a, b = ([line["loss"] for line in lines(tmp_path / name)] for name in "ab")
     assert a[0] == pytest.approx(math.log(2), rel=1e-5) and a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.mark.dtype
+@pytest.mark.parametrize("dtype", ["auto", "fp32", "bf16"])
+@pytest.mark.parametrize(("method", "first"), [("dpo", math.log(2)), ("ipo", 25.0), ("kto", 0.5)])
+def test_log_ratios_start_at_zero(chat_base: Path, tmp_path: Path, pairs_file: Path, method: str, first: float, dtype: str) -> None:
+    """In any precision the reference rounds as the policy does, with an adapter or without one."""
+    options = ["steps=1", "beta=0.1", f"method={method}", f"dtype={dtype}"]
+    train(chat_base, tmp_path, pairs_file, *options, "micro_rows=4")
+    train(chat_base, tmp_path / "lora", pairs_file, *options, "adapter={rank: 4}")
+    for out in (tmp_path, tmp_path / "lora"):
+        assert lines(out)[0]["loss"] == pytest.approx(first, rel=1e-3 if dtype == "fp32" else 5e-3)
+
+
+def test_the_reference_of_another_dtype_is_made_anew(chat_base: Path, tmp_path: Path, pairs_file: Path) -> None:
+    for dtype in ("fp32", "bf16"):
+        train(chat_base, tmp_path, pairs_file, "steps=1", f"dtype={dtype}")
+        (tmp_path / "checkpoints/step-00000001.pt").unlink()
+    assert {file.name.split("-")[1] for file in tmp_path.glob("reference-*.safetensors")} == {"float32", "bfloat16"}
+    assert lines(tmp_path)[0]["loss"] == pytest.approx(math.log(2), rel=5e-3)
+
+
+def test_the_reference_of_other_pairs_is_made_anew(chat_base: Path, tmp_path: Path) -> None:
+    """In the same file, after the checkpoints were deleted to start over: other words, more rows."""
+    file = tmp_path / "pairs.jsonl"
+    for words, count in (("yes", 4), ("by all means, of course", 4), ("yes", 6)):
+        row = '{{"prompt": "say {0}", "chosen": "{1} {0}", "rejected": "no {0}"}}\n'
+        file.write_text("".join(row.format(n, words) for n in range(count)))
+        train(chat_base, tmp_path / "run", file, "steps=1")
+        assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+        (tmp_path / "run/checkpoints/step-00000001.pt").unlink()
 
 
 def test_a_restart_keeps_the_reference(chat_base: Path, tmp_path: Path, pairs_file: Path) -> None:
@@ -130,7 +161,8 @@ def test_pairs_of_the_policy_train_it_in_one_command(chat_base: Path, tmp_path: 
     monkeypatch.setattr(
         sampled, "pairs", lambda found: [{"prompt": task.prompt, "chosen": "yes", "rejected": tried[-1][1] or "no"} for task, tried in found]
     )
-    recipe = load_recipe(RECIPES / "dpo.yaml", [*QUICK, f"start={chat_base}", f"out={tmp_path}", "sampled={tasks: 3, n: 2}", "answer_tokens=4"])
-    preference.run(recipe)
-    [file] = tmp_path.glob("pairs-*.jsonl")
-    assert len(file.read_text().splitlines()) == 3 and len(lines(tmp_path)) == 6
+    settings = [*QUICK, f"start={chat_base}", f"out={tmp_path}", "sampled={tasks: 3, n: 2}", "answer_tokens=4"]
+    for steps in (6, 8):  # the second goes on
+        preference.run(load_recipe(RECIPES / "dpo.yaml", [*settings, f"steps={steps}"]))
+        [file] = tmp_path.glob("pairs-*.jsonl")
+        assert len(file.read_text().splitlines()) == 3 and len(lines(tmp_path)) == steps

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from daedal.train.recipe import load_recipe
 
 TINY = Path(__file__).parents[2] / "recipes/text/tiny.yaml"
 QUICK = ["steps=12", "checkpoint_every=4", "evaluate_every=100", "sample_every=100", "model.context=32", "rows=4", "micro_rows=4", "tokenizer.vocab_size=300",
-         "data.validation=[]", "tokenizer.documents=300", "optimizer.warmup=3"]  # fmt: skip
+         "data.validation=[]", "tokenizer.documents=300", "optimizer.warmup=3", "dtype=fp32"]  # fmt: skip
 
 
 def train(out, *overrides):
@@ -54,6 +55,12 @@ def test_learns_and_ends_in_a_folder(reference):
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.dtype
+def test_auto_learns_as_fp32_does(reference, tmp_path):
+    train(tmp_path, "dtype=auto")
+    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=3e-2, atol=0)
+
+
 def test_sigkill_and_restart_give_the_same_losses(reference, tmp_path):
     process = subprocess.Popen(command(tmp_path / "run"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
@@ -78,6 +85,18 @@ def test_ctrl_c_saves_and_the_run_goes_on(reference, tmp_path):
     assert process.returncode == 130 and "goes on from there" in errors
     train(tmp_path)
     assert losses(tmp_path) == losses(reference)
+
+
+def test_a_run_that_starts_over_keeps_nothing_of_other_data(tmp_path):
+    """The tokenizer and the lines of a run whose checkpoints were deleted are those of the present data."""
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"text": "the sun is warm today and so is the sea"}\n' * 50)
+    settings = ["steps=2", "tokenizer.vocab_size=270", f"data.train=[{{path: '{mine}'}}]"]
+    train(tmp_path / "new", *settings)
+    train(tmp_path / "old", "steps=2", "tokenizer.vocab_size=270")
+    shutil.rmtree(tmp_path / "old/checkpoints")
+    train(tmp_path / "old", *settings)
+    assert losses(tmp_path / "old") == losses(tmp_path / "new")
 
 
 def test_micro_batches_do_not_matter(reference, tmp_path):

@@ -65,7 +65,7 @@ def self_consistency(pipeline: Any, prompt: Any, extract: Callable[[str], str | 
     Settings need a temperature above 0."""
     if n < 2 or settings.get("temperature", 1) == 0:
         raise DaedalError(f"votes need several different samples; give n of 2 or more (it is {n}) and a temperature above 0.")
-    texts = [str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, **settings})]
+    texts = [str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, "raw": True, **settings})]
     counted = Counter(found for text in texts if (found := extract(text)) is not None)
     answer, most = counted.most_common(1)[0] if counted else (None, 0)
     return Votes(answer, most / n, dict(counted), texts)
@@ -93,7 +93,7 @@ def best_of_n(
     chances that its steps are right, and `over` makes one number of them, `min` (a chain is as good as its worst step) or `math.prod`."""
     if n < 2 or settings.get("temperature", 1) == 0:
         raise DaedalError(f"the best of several needs several different samples; give n of 2 or more (it is {n}) and a temperature above 0.")
-    texts = [str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, **settings})]
+    texts = [str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, "raw": True, **settings})]
     steps = [list(steps_of(prompt, text)) for text in texts]
     scores = [over(some) for some in steps]
     best = scores.index(max(scores))
@@ -120,10 +120,10 @@ def budget_forced(
         raise DaedalError(f"least={least} and most={most} do not make a span; give 0 <= least <= most.")
     said, used = "", 0
     for _ in range(rounds):
-        made = pipeline(prompt + said, **{**settings, "max_tokens": max(1, most - used)})
+        made = pipeline(prompt + said, **{"raw": True, **settings, "max_tokens": max(1, most - used)})
         said, used = said + made.text, used + made.amount
         if made.finish_reason == "length" or used >= most:
-            return said + conclude + str(pipeline(prompt + said + conclude, **{**settings, "max_tokens": 16}))
+            return said + conclude + str(pipeline(prompt + said + conclude, **{"raw": True, **settings, "max_tokens": 16}))
         if used >= least:
             break
         said += go_on

@@ -8,49 +8,37 @@ import sys
 
 import typer
 
-from daedal.cli import average, chat, compare, convert, curves, doctor, evaluate, history, image, label, merge, models, prune, quantize, text, train
+from daedal.cli import average, chat, compare, convert, curves, doctor, evaluate, generate, history, label, merge, models, prune, quantize, train
+from daedal.pipelines.registry import MEDIA
 
-app = typer.Typer(
-    name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help='A prompt becomes content, on your own machine. `daedal "Once upon a time"` writes a story; the verbs below do the rest.',
-)  # fmt: skip
-app.command("text")(text.text)
-app.command("image")(image.image)
-app.command("chat")(chat.chat)
-app.command("train")(train.train)
-app.command("curves")(curves.curves)
-app.command("eval")(evaluate.evaluate)
-app.command("quantize")(quantize.quantize)
-app.command("prune")(prune.prune)
-app.command("convert")(convert.convert)
-app.command("average")(average.average)
-app.command("merge")(merge.merge)
-app.command("compare")(compare.compare)
-app.command("label")(label.label)
-app.add_typer(models.app, name="models")
-app.command("history")(history.history)
-app.command("again")(history.again)
-app.command("doctor")(doctor.doctor)
 
-VERBS = {
-    "text",
-    "image",
-    "chat",
-    "train",
-    "curves",
-    "eval",
-    "quantize",
-    "convert",
-    "average",
-    "merge",
-    "prune",
-    "compare",
-    "label",
-    "models",
-    "history",
-    "again",
-    "doctor",
-}
+def verbs() -> typer.Typer:
+    """The whole command line: a verb for each medium, and the others."""
+    app = typer.Typer(
+        name="daedal", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+        help='A prompt becomes content, on your own machine. `daedal "Once upon a time"` writes a story; the verbs below do the rest.',
+    )  # fmt: skip
+    for medium in reversed(MEDIA):
+        app.command(medium.name)(generate.verb(medium))
+    app.command("chat")(chat.chat)
+    app.command("train")(train.train)
+    app.command("curves")(curves.curves)
+    app.command("eval")(evaluate.verb())
+    app.command("quantize")(quantize.quantize)
+    app.command("prune")(prune.prune)
+    app.command("convert")(convert.convert)
+    app.command("average")(average.average)
+    app.command("merge")(merge.merge)
+    app.command("compare")(compare.compare)
+    app.command("label")(label.label)
+    app.add_typer(models.app, name="models")
+    app.command("history")(history.history)
+    app.command("again")(history.again)
+    app.command("doctor")(doctor.doctor)
+    return app
+
+
+app = verbs()
 
 
 def main() -> None:
@@ -58,7 +46,8 @@ def main() -> None:
     from daedal.errors import DaedalError
 
     args = sys.argv[1:]
-    if (args and args[0] not in VERBS | {"--help", "-h", "--version"}) or (not args and not sys.stdin.isatty()):
+    known = {each.name for each in (*app.registered_commands, *app.registered_groups)}
+    if (args and args[0] not in known | {"--help", "-h", "--version"}) or (not args and not sys.stdin.isatty()):
         args = ["text", *args]
     if args == ["--version"]:
         from daedal import __version__

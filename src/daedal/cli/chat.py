@@ -14,15 +14,16 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first answer; each answer adds one.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option()] = 0.8,
-    top_p: Annotated[float, typer.Option()] = 0.95,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy, 1 the model's own distribution; if not given the model's choice.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that hold this share; if not given the model's choice.")] = None,
     quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
 ) -> None:
     """Talk with a model. A model without a chat template continues the text of the conversation instead."""
     from daedal.pipelines.text import load
 
     pipeline = load(f"{model}:{adapter}" if adapter else model, quantize=quantize)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p} | ({} if seed is None else {"seed": seed})
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    settings = {name: value for name, value in settings.items() if value is not None}
     Conversation(pipeline, settings, system).run()
 
 
@@ -87,7 +88,10 @@ class Conversation:
         print(flush=True)
         result = stream.result()
         self.messages.append({"role": "assistant", "content": result.text})
-        history.add("chat", result)
+        try:
+            history.add(result)
+        except DaedalError as error:
+            print(f"daedal: {error}", file=sys.stderr)
         if "seed" in self.settings:
             self.settings["seed"] += 1
 

@@ -24,6 +24,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON obj
     print(f"read         {facts['read_bytes_per_second'] / 1e9:.1f} GB/s measured")
     for dtype, rate in facts["matrix_flops"].items():
         print(f"matrices     {rate / 1e9:,.0f} GFLOP/s measured in {dtype}")
+    print(f"dtype: auto  {facts['auto_dtype']}" + (" (DAEDAL_DTYPE)" if facts["dtype_forced"] else ""))
     print(f"kernels      {facts['kernels']}")
     for bits, size in facts["fits"].items():
         print(f"fits         {size:g}B parameters in {bits}" if size else f"fits         nothing above {SIZES[0]}B in {bits}")
@@ -50,6 +51,7 @@ def examine() -> dict:
         "daedal": daedal.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(device),
         "threads": torch.get_num_threads(), "memory_bytes": total, "free_bytes": free, "read_bytes_per_second": machine.read_bandwidth(device),
         "matrix_flops": {str(d).removeprefix("torch."): machine.matrix_peak(device, d) for d in (torch.float32, torch.bfloat16)},
+        "auto_dtype": str(machine.compute_dtype("auto", device)).removeprefix("torch."), "dtype_forced": machine.forced_dtype() is not None,
         "kernels": kernels.status(), "fits": room, "house": house_models(),
         "extras": {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
     }  # fmt: skip

@@ -20,44 +20,58 @@ def history(
         if as_json:
             print(json.dumps(vars(e), ensure_ascii=False))
         else:
-            prompt = e.prompt if isinstance(e.prompt, str) else e.prompt[-1].get("content", "") if isinstance(e.prompt[-1], dict) else str(e.prompt)
-            words = " ".join(f"{prompt}{e.result if e.medium == 'text' else f'  ({e.medium})'}".split())
             at = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.at))
-            print(f"{e.id:>5}  {at}  {e.model}  seed {e.settings['seed']}  {words[:70]}")
+            print(f"{e.id:>5}  {at}  {e.model}  seed {e.settings.get('seed')}  {summary(e)[:70]}")
+
+
+def summary(entry) -> str:
+    """The prompt, and what came of it where that is text."""
+    from daedal.pipelines.registry import medium_named
+
+    prompt = entry.prompt
+    if not isinstance(prompt, str):
+        prompt = prompt[-1].get("content", "") if isinstance(prompt[-1], dict) else str(prompt)
+    came = entry.result if medium_named(entry.medium).readable else f"({entry.medium})"
+    return " ".join(f"{prompt} {came}".split())
 
 
 def again(
     number: Annotated[int, typer.Argument(metavar="ID", help="A number from `daedal history`.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for a picture.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the result.")] = None,
 ) -> None:
     """Make a generation again, byte for byte: same weights, prompt, settings and seed."""
+    from daedal.cli.generate import default_name
     from daedal.errors import DaedalError
     from daedal.pipelines import history as log
+    from daedal.pipelines.digest import digest
+    from daedal.pipelines.registry import medium_named
 
     entry = log.get(number)
-    if entry.medium == "image":
-        from daedal.pipelines import image as medium
-
-        pipeline = medium.load(entry.model, device=entry.runtime["device"])
-        now = medium.runtime(pipeline.painter)
-    else:
-        from daedal.pipelines import text as medium
-
-        bits = entry.runtime["bits"]
-        pipeline = medium.load(entry.model, device=entry.runtime["device"], quantize=min(bits) if bits else None)
-        now = medium.runtime(pipeline.network)
-    from daedal.pipelines.digest import digest
-
+    medium = medium_named(entry.medium)
+    pipeline = medium.code.load(entry.model, **loading_of(entry))
     if pipeline.folder and digest(pipeline.folder) != entry.digest:
         raise DaedalError(f"{entry.model} has changed since generation {number} (its digest was {entry.digest[:12]}), so it cannot be made again.")
-    if now != entry.runtime:
-        print(f"daedal: this machine runs the model differently now ({now} instead of {entry.runtime}); the last bits may differ.", file=sys.stderr)
+    if (now := facts(pipeline.runtime())) != facts(entry.runtime):
+        print(
+            f"daedal: this machine runs the model differently now ({now} instead of {facts(entry.runtime)}); the last bits may differ.",
+            file=sys.stderr,
+        )
     recipe = {"prompt": entry.prompt, "settings": entry.settings, "sample": entry.sample}
-    if entry.medium == "image":
-        result = medium.reproduce(pipeline, recipe)
-        print(result.save(output or f"{medium.file_name(entry.prompt)}-{number}.png"))
+    result = pipeline.reproduce(recipe, entry.tokens if entry.finish_reason == "cancelled" else None)
+    if output or not medium.readable:
+        print(result.save(output or Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")))
     else:
-        result = medium.reproduce(pipeline, recipe, entry.tokens if entry.finish_reason == "cancelled" else None)
-        print((entry.prompt if isinstance(entry.prompt, str) else "") + result.text)
+        print(result.whole)
     if result.logged != entry.result:
         raise DaedalError(f"generation {number} came out different from the logged one.")
+
+
+def loading_of(entry) -> dict:
+    """How the model was loaded."""
+    bits = entry.runtime.get("bits")
+    old = {"device": entry.runtime["device"]} | ({"quantize": min(bits)} if bits else {})  # logged before `loading` was
+    return {key: value for key, value in entry.runtime.get("loading", old).items() if value is not None}
+
+
+def facts(runtime: dict) -> dict:
+    return {key: value for key, value in runtime.items() if key != "loading"}

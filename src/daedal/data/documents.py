@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from daedal.data.contents import DataPath, root
 from daedal.errors import DaedalError
 
 WINDOW = 16384  # documents shuffled together; a file in sorted order should not become a curriculum
@@ -27,7 +28,7 @@ class Source(BaseModel):
     stops after so many documents."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str
+    path: DataPath
     column: str = "text"
     where: dict[str, Any] = {}
     repeat: float = 1.0
@@ -43,13 +44,8 @@ def files(source: Source) -> list[Path]:
     """The data files of a source, sorted."""
     if source.path.startswith("tales:"):
         return [Path(source.path)]
-    if source.path.startswith("hub:"):
-        from huggingface_hub import snapshot_download
-
-        root = Path(snapshot_download(source.path.removeprefix("hub:"), repo_type="dataset"))
-    else:
-        root = Path(source.path).expanduser()
-    found = [root] if root.is_file() else sorted(p for p in root.rglob("*") if kind(p) in SUFFIXES)
+    place = root(source.path)
+    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if kind(p) in SUFFIXES)
     if not found:
         raise DaedalError(f"{source.path} holds no data: give a file or folder of {', '.join(SUFFIXES)} (each optionally .zst).")
     return found

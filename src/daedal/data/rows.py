@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from daedal.data import documents
+from daedal.data.contents import DataPath
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
@@ -29,7 +30,7 @@ class ChatSource(BaseModel):
     source's share of what is drawn; `limit` its rows at most; `exchanges` the most tasks in one conversation."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str
+    path: DataPath
     where: dict[str, Any] = {}
     columns: dict[str, str] = {}
     weight: float = 1.0
@@ -40,9 +41,9 @@ class ChatSource(BaseModel):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of tasks, none for a file."""
-        if not self.path.startswith("tasks"):
+        word, _, named = self.path.partition(":")
+        if word != "tasks":
             return ()
-        _, _, named = self.path.partition(":")
         return tuple(part.strip() for part in named.split(",")) if named else instructions.KINDS
 
 

@@ -118,6 +118,10 @@ class Generation:
         self.cancelled = False
         self.number = 0
 
+    def wait(self, ready: Ready) -> None:
+        """Run steps, or let the thread that leads run them, until `ready()`."""
+        RUNTIME.wait(ready)
+
     def end(self, reason: str, error: BaseException | None = None) -> None:
         """The one terminal event."""
         assert self.finished is None, f"ended twice: {self.finished}, then {reason}"

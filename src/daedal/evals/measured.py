@@ -1,8 +1,9 @@
 """Numbers with their 95 % intervals."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,25 @@ class Measured:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured: as values for JSON, and as lines to read."""
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+Groups = Mapping[str, Mapping[str, Measured]]  # group -> name -> what was measured
+
+
+def plain(groups: Groups) -> dict[str, Any]:
+    return {group: {name: asdict(measured) for name, measured in values.items()} for group, values in groups.items()}
+
+
+def lines_of(groups: Groups) -> list[str]:
+    return [f"{group:<10} {name:<12} {measured}" for group, values in groups.items() for name, measured in values.items()]
 
 
 def share(hits: int, n: int) -> Measured:

@@ -10,10 +10,12 @@ from torch import nn
 from daedal import checkpoints
 from daedal.checkpoints import read_config
 from daedal.checkpoints.adapter import parted
-from daedal.evals.measured import Measured, bootstrap
+from daedal.errors import DaedalError
+from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain
 from daedal.evals.pictures import data_of, retrieval
 from daedal.media import images
-from daedal.pipelines.image import located
+from daedal.pipelines.image_params import PartMeasuring
+from daedal.pipelines.place import located
 from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
 from daedal.processes.sight import Sight
@@ -30,6 +32,16 @@ def part_of(name: str) -> str | None:
     raw = read_config(folder) if (folder / "config.json").is_file() else {}
     kind = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
     return kind if kind in CODECS + TOWERS else None
+
+
+def evaluate(name: str, asked: PartMeasuring) -> Report:
+    """What `daedal eval` says of a part."""
+    if not asked.data:
+        raise DaedalError(f"{name} is measured on real pictures; give --data FILE, with captions, and --split NAME for those held out.")
+    groups, drawn = report(name, asked.data, asked.split, asked.n)
+    if asked.sheet and drawn is not None:
+        images.save_image(drawn, asked.sheet)
+    return Report(plain(groups), lines_of(groups))
 
 
 def report(name: str, data: str, split: str | None, n: int) -> tuple[dict[str, dict[str, Measured]], np.ndarray | None]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from daedal.evals.measured import Measured
+from daedal.evals.measured import Groups, Measured
 from daedal.media import images, plots
-
-Report = Mapping[str, Mapping[str, Measured]]  # group -> name -> what was measured
 
 PANELS = (  # title, what they are drawn from, and the top of the axis (None: what fits)
     ("Whole scenes right", ("seen/all", "unseen/all"), 1.0),
@@ -16,7 +14,7 @@ PANELS = (  # title, what they are drawn from, and the top of the axis (None: wh
 )
 
 
-def drawn(reports: Mapping[float | None, Report]) -> images.Pixels:
+def drawn(reports: Mapping[float | None, Groups]) -> images.Pixels:
     """Plots of reports by guidance scale (None: the model's own), side by side."""
     first = next(iter(reports.values()))
     panels = [panel(title, names, top, reports) for title, names, top in PANELS if has(first, names[0])]
@@ -27,7 +25,7 @@ def drawn(reports: Mapping[float | None, Report]) -> images.Pixels:
     return images.grid(panels, columns=2 if len(panels) > 1 else 1)
 
 
-def panel(title: str, names: tuple[str, ...], top: float | None, reports: Mapping[float | None, Report]) -> images.Pixels:
+def panel(title: str, names: tuple[str, ...], top: float | None, reports: Mapping[float | None, Groups]) -> images.Pixels:
     """One plot of the measures called GROUP/NAME."""
     first, found = next(iter(reports.values())), {}
     for name in names:
@@ -40,12 +38,12 @@ def panel(title: str, names: tuple[str, ...], top: float | None, reports: Mappin
     return plots.lines({name: list(zip(scales, values, strict=True)) for name, values in found.items()}, title, "guidance scale", top)
 
 
-def has(report: Report, name: str) -> bool:
+def has(report: Groups, name: str) -> bool:
     group, _, key = name.partition("/")
     return key in report.get(group, {})
 
 
-def titled(title: str, report: Report, group: str) -> str:
+def titled(title: str, report: Groups, group: str) -> str:
     return f"{title} (n = {next(iter(report[group].values())).n})"
 
 

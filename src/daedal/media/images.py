@@ -10,9 +10,7 @@ Legend: H height, W width, C channels (3 RGB, 4 RGB and alpha).
 
 import io
 import json
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from daedal.errors import DaedalError, nearest
+from daedal.files import write_whole
 
 Pixels = np.ndarray  # (H, W, C) uint8
 
@@ -66,20 +65,6 @@ def save_image(pixels: Pixels, path: str | Path, recipe: dict[str, Any] | None =
         raise DaedalError(f"{path.name!r} does not end in an image format{nearest(path.suffix, list(FORMATS))}; use {', '.join(FORMATS)}.")
     write_whole(path, encode(pixels, FORMATS[path.suffix.lower()], recipe, quality))
     return path
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, wait for the disk, rename: at no instant is there half a file under this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def recipe_of(file: str | Path | bytes) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from daedal.device import cache_folder
+from daedal.files import cache_folder
 
 FILES = ("*config.json", "*.safetensors", "tokenizer.json", "*.model", "vocab.json", "merges.txt")
 PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))  # a pipeline's parts are folders

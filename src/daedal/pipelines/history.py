@@ -7,28 +7,19 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from daedal.errors import DaedalError
+from daedal.pipelines.medium import Result
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS generations (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, medium TEXT NOT NULL, model TEXT NOT NULL, digest TEXT,
     prompt TEXT NOT NULL, settings TEXT NOT NULL, sample INTEGER NOT NULL, runtime TEXT NOT NULL,
     result TEXT NOT NULL, tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL)"""
-
-
-class Result(Protocol):
-    """What a pipeline returns: a Text, a Picture."""
-
-    recipe: dict[str, Any]
-    finish_reason: str
-
-    @property
-    def logged(self) -> str: ...  # the text itself, or the digest of a picture's pixels
-    @property
-    def amount(self) -> int: ...  # tokens or steps
 
 
 @dataclass(frozen=True)
@@ -56,39 +47,48 @@ def location() -> Path | None:
     return Path(setting) if setting else data / "daedal" / "history.db"
 
 
-def connect() -> sqlite3.Connection:
+@contextmanager
+def connected() -> Iterator[sqlite3.Connection]:
+    """The log, for one transaction. What stands in its way is a DaedalError."""
     path = location()
     if path is None:
         raise DaedalError("the history is off (DAEDAL_HISTORY=0); unset the variable to use it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=10)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(SCHEMA)
-    return connection
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=10)
+        try:
+            with connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(SCHEMA)
+                yield connection
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise DaedalError(f"the history {path} cannot be used ({error}); move it away, or set DAEDAL_HISTORY to another file.") from None
 
 
-def add(medium: str, result: Result) -> int | None:
+def add(result: Result) -> int | None:
     """Log one generation; its id, or None when the log is off."""
     if location() is None:
         return None
     r = result.recipe
     row = {
-        "at": time.time(), "medium": medium, "model": r["model"], "digest": r["digest"], "prompt": json.dumps(r["prompt"]),
+        "at": time.time(), "medium": result.medium.name, "model": r["model"], "digest": r["digest"], "prompt": json.dumps(r["prompt"]),
         "settings": json.dumps(r["settings"]), "sample": r["sample"], "runtime": json.dumps(r["runtime"]), "result": result.logged,
         "tokens": result.amount, "finish_reason": result.finish_reason,
     }  # fmt: skip
-    with connect() as connection:
+    with connected() as connection:
         return connection.execute(f"INSERT INTO generations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())).lastrowid
 
 
 def entries(limit: int = 20) -> list[Entry]:
     """The latest, newest first."""
-    with connect() as connection:
+    with connected() as connection:
         return [entry(row) for row in connection.execute("SELECT * FROM generations ORDER BY id DESC LIMIT ?", (limit,))]
 
 
 def get(number: int) -> Entry:
-    with connect() as connection:
+    with connected() as connection:
         row = connection.execute("SELECT * FROM generations WHERE id = ?", (number,)).fetchone()
         if row is None:
             last = connection.execute("SELECT max(id) FROM generations").fetchone()[0]

@@ -9,11 +9,11 @@ pipeline("a green heart", init="scene.png", mask="mask.png")       # repaint wha
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args, get_type_hints
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,14 +21,18 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
-from daedal.engine.runtime import RUNTIME, Generation, GeneratorLane
+from daedal.data.recaption import expanded
+from daedal.engine.runtime import Generation, GeneratorLane
+from daedal.engine.store import STORE
 from daedal.errors import DaedalError, nearest
-from daedal.media import images
-from daedal.pipelines import given
-from daedal.pipelines.digest import digest
-from daedal.pipelines.image_params import ImageParams, Setting
+from daedal.media import images, terminal
+from daedal.pipelines import given, text
+from daedal.pipelines.image_params import IMAGE, ImageParams
+from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
+from daedal.pipelines.place import located
 from daedal.processes.imaging import LIKE, pixels
 from daedal.processes.samplers import Steps, sampler_named
+from daedal.settings import read
 
 CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
 EXTRAS = ("control", "reference", "lora", "embedding", "then")
@@ -76,79 +80,67 @@ class Painter(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One finished picture and all that is needed to make it again."""
+class Picture(Result):
+    """One finished picture."""
 
+    medium = IMAGE
     pixels: np.ndarray  # (H, W, 3) uint8
-    recipe: dict[str, Any]  # model, digest, prompt, settings with the seed
     steps: int
-    finish_reason: str = "stop"
 
     @property
     def logged(self) -> str:
-        """What the history keeps of it."""
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
     @property
     def amount(self) -> int:
-        """Denoising steps."""
         return self.steps
 
     def save(self, path: str | Path) -> Path:
         """Write PNG, WebP or JPEG by suffix, with the recipe in the metadata."""
         return images.save_image(self.pixels, path, self.recipe)
 
+    @classmethod
+    def show(cls, results: list[Any]) -> None:
+        terminal.show(images.grid([picture.pixels for picture in results]))
+
     def _repr_png_(self) -> bytes:
         return images.encode(self.pixels, "PNG", self.recipe)
 
 
-class ImagePipeline:
-    """A painter behind one call."""
+class ImagePipeline(Pipeline):
+    """A painter behind one call. Settings are those of `ImageParams`; init, mask and reference may also be arrays."""
 
-    def __init__(self, painter: Painter, name: str = "model", folder: Path | None = None) -> None:
-        self.painter, self.name, self.folder = painter, name, folder
+    medium = IMAGE
+
+    def __init__(self, painter: Painter, name: str = "model", folder: Path | None = None, loading: dict[str, Any] | None = None) -> None:
+        self.painter, self.name, self.folder, self.loading = painter, name, folder, loading or {}
         self.lane = GeneratorLane()
 
-    def __call__(self, prompt: str, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Picture | list[Picture]:
-        """The picture of a prompt; a list of them when n > 1. Settings are those of `ImageParams`; init and mask may also be arrays."""
-        results = self.results(prompt, on_progress=on_progress, **settings)
-        return results if settings.get("n", 1) > 1 else results[0]
-
-    def results(
-        self,
-        prompt: str,
-        *,
-        on_progress: Callable[[int, int], None] | None = None,
-        on_preview: Callable[[np.ndarray], None] | None = None,
-        **settings: Any,
-    ) -> list[Picture]:
-        """All n pictures, made side by side. `on_preview` sees the estimate (B, h, w, 3) uint8 after each step."""
-        painting = self.start(prompt, **settings)
-        for step in painting:
-            if on_progress:
-                on_progress(step.done, step.total)
-            if on_preview:
-                on_preview(step.preview())
-        return painting.results()
-
-    def stream(self, prompt: str, **settings: Any) -> "Painting":
-        """The steps of a prompt's pictures as they are made; closing the iterator stops the work."""
-        return self.start(prompt, **settings)
-
     def start(self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any) -> "Painting":
-        """Queue a prompt and return its painting. Clients share the model evenly; a higher `priority` is served first."""
+        remarks = []
+        if writer := settings.pop("expand", None):
+            prompt = longer(prompt, writer)
+            remarks.append(f"painting {prompt!r}")
+        if size := settings.pop("size", None):
+            settings["width"], settings["height"], remark = images.parse_size(size, self.painter.multiple)
+            remarks.append(remark)
         params, job = self.job(prompt, settings)
-        return Painting(self, prompt, params, job, client, priority)
+        remarks.append(self.painter.remark(prompt))
+        return Painting(self, prompt, params, job, client, priority, tuple(remark for remark in remarks if remark))
+
+    def runtime(self) -> dict[str, Any]:
+        module = next(value for value in vars(self.painter).values() if isinstance(value, torch.nn.Module))
+        weight = next(module.parameters())
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return {"device": weight.device.type, "dtype": dtype, "bits": [], "threads": torch.get_num_threads(), "loading": self.loading}
 
     def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
         """One picture of each prompt, side by side; picture i has seed + i."""
         chosen, job = self.job(prompts[0], {**settings, "n": len(prompts)})
-        painting = Painting(self, prompts[0], chosen, replace(job, prompts=prompts), "", 0)
-        painting.wait()
-        painted = painting.pixels()
+        painted = Painting(self, prompts[0], chosen, replace(job, prompts=prompts)).pixels()
         recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
         return [
-            Picture(picture, {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}}, job.steps)
+            Picture({**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}}, "stop", picture, job.steps)
             for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True)
         ]
 
@@ -206,87 +198,47 @@ class Progress:
     preview: Callable[[], np.ndarray]  # (B, h, w, 3) uint8, small
 
 
-class Painting:
-    """Pictures under way: an iterator over the steps; `results` are the pictures. Any thread may use it."""
+class Painting(SteppedHandle):
+    """Pictures under way."""
 
-    def __init__(self, pipeline: ImagePipeline, prompt: str, params: ImageParams, job: Job, client: str, priority: int) -> None:
-        self.pipeline, self.prompt, self.params, self.job, self.shown = pipeline, prompt, params, job, 0
+    def __init__(
+        self,
+        pipeline: ImagePipeline,
+        prompt: str,
+        params: ImageParams,
+        job: Job,
+        client: str = "",
+        priority: int = 0,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        self.pipeline, self.prompt, self.params, self.job, self.remarks = pipeline, prompt, params, job, remarks
         weights = (job.extras.loras, job.extras.embeddings)
-        self.generation = pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority))
+        super().__init__(pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority)))
 
-    @property
-    def done(self) -> bool:
-        return self.generation.finished is not None
-
-    def advance(self) -> None:
-        """Wait until there is a step more, or the end. A Ctrl-C within it cancels the pictures and is passed on."""
-        made = len(self.generation.states)
-        try:
-            RUNTIME.wait(lambda: len(self.generation.states) > made or self.done)
-        except BaseException:
-            self.abandon()
-            raise
-
-    def wait(self) -> None:
-        """Wait for the end."""
-        while not self.done:
-            self.advance()
-
-    def cancel(self) -> None:
-        """Stop the work and wait until it has stopped, which is before its next step."""
-        self.abandon()
-        RUNTIME.wait(lambda: self.done)
-
-    def abandon(self) -> None:
-        """Have the work stopped before its next step, without waiting."""
-        self.generation.cancelled = True
-
-    def __iter__(self) -> Iterator[Progress]:
-        try:
-            while True:
-                while self.shown < len(self.generation.states):
-                    state = self.generation.states[self.shown]
-                    self.generation.states[self.shown] = None  # its tensors are seen once
-                    self.shown += 1
-                    if state is not None:
-                        i, _, x0 = state
-                        yield Progress(i + 1, self.job.steps, partial(self.pipeline.painter.preview, x0, self.job))
-                if self.done:
-                    return
-                self.advance()
-        finally:
-            if not self.done:
-                self.abandon()
+    def event(self, state: Any) -> Progress:
+        i, _, x0 = state
+        return Progress(i + 1, self.job.steps, partial(self.pipeline.painter.preview, x0, self.job))
 
     def pixels(self) -> np.ndarray:
-        """The finished pictures (B, H, W, 3) uint8; what failed raises what it failed with."""
-        self.wait()
-        if self.generation.error:
-            raise self.generation.error
-        if self.generation.finished == "cancelled":
-            raise DaedalError("the pictures were cancelled before they were done; ask again.")
-        painted, job = pixels(self.generation.value), self.job
+        """The finished pictures (B, H, W, 3) uint8."""
+        painted, job = pixels(self.value()), self.job
         if job.init is not None and job.mask is not None:  # to the last bit, whatever the model did
             painted = np.where(job.mask[None, :, :, None], painted, job.init[None])
         return painted
 
     def results(self) -> list[Picture]:
-        """All n pictures, waited for."""
         pipeline, params, job, painted = self.pipeline, self.params, self.job, self.pixels()
-        recipe = {
-            "model": pipeline.name,
-            "digest": digest(pipeline.folder) if pipeline.folder else None,
-            "prompt": self.prompt,
-            "runtime": runtime(pipeline.painter),
-        }
         if params.then:  # where each model has its own choice, it must have it again
             params = replace(params, **{key: getattr(job.params, key) for key in CHOICES})
-        chosen = {key: value for key, value in asdict(params).items() if value not in (None, ())}
-        return [Picture(picture, {**recipe, "settings": chosen, "sample": i}, job.steps) for i, picture in enumerate(painted)]
+        settings = {key: value for key, value in asdict(params).items() if value not in (None, ())}
+        recipe = pipeline.recipe(self.prompt, settings)
+        return [Picture(recipe | {"sample": i}, "stop", picture, job.steps) for i, picture in enumerate(painted)]
 
-    def result(self, index: int = 0) -> Picture:
-        """One of the pictures, waited for."""
-        return self.results()[index]
+
+def longer(prompt: str, model: str) -> str:
+    """The prompt as a language model fills it in (the idea of DALL-E 3's recaptioning)."""
+    with STORE.lease(("writer", model), lambda: text.load(model)) as writer:
+        return expanded(prompt, lambda asked: str(writer(asked, max_tokens=80, temperature=0)))
 
 
 def is_given(value: Any) -> bool:
@@ -312,15 +264,7 @@ def extras_of(p: ImageParams, reference: given.Given | None, width: int, height:
 
 
 def params(settings: dict[str, Any]) -> ImageParams:
-    known = [field.name for field in fields(ImageParams)]
-    for name in settings:
-        if name not in known:
-            raise DaedalError(f"{name!r} is not a setting of pictures{nearest(name, known)}; settings: {', '.join(known)}.")
-    p = ImageParams(**settings)
-    for name, hint in get_type_hints(ImageParams, include_extras=True).items():
-        value, setting = getattr(p, name), cast(Setting, get_args(hint)[1])
-        if value is not None and setting.low is not None and setting.high is not None and not setting.low <= value <= setting.high:
-            raise DaedalError(f"{name}={value} is out of range; choose {setting.low} to {setting.high}.")
+    p = read(ImageParams, settings, "pictures")
     if p.strength is not None and not 0 < p.strength <= 1:
         raise DaedalError(f"strength={p.strength} must be above 0 (the picture as it is) and at most 1 (all steps, from noise).")
     if p.like not in LIKE:
@@ -344,19 +288,7 @@ def snapped(size: int, multiple: int) -> int:
     return max(multiple, (size + multiple // 2) // multiple * multiple)
 
 
-def runtime(painter: Painter) -> dict[str, Any]:
-    """What the last bits of a picture may depend on, beside the weights."""
-    module = next(value for value in vars(painter).values() if isinstance(value, torch.nn.Module))
-    weight = next(module.parameters())
-    return {"device": weight.device.type, "dtype": str(weight.dtype).removeprefix("torch."), "bits": [], "threads": torch.get_num_threads()}
-
-
-def reproduce(pipeline: ImagePipeline, recipe: dict[str, Any]) -> Picture:
-    """A picture again from its recipe: its whole batch is painted, so that every product has the size it had."""
-    return pipeline.results(recipe["prompt"], **recipe["settings"])[recipe["sample"]]
-
-
-def paints(folder: Path) -> bool:
+def holds(folder: Path) -> bool:
     """Whether a folder, or a single file, holds an image model."""
     config = folder / "config.json"
     if folder.is_file() or (folder / "model_index.json").exists() or (folder / "picture.json").exists() or is_cascade(folder):
@@ -369,19 +301,14 @@ def is_cascade(folder: Path) -> bool:
     return not (folder / "config.json").exists() and any(folder.glob("*/model_index.json"))
 
 
-def located(name: str | Path) -> Path:
-    """The folder of a model's name; a file of weights is itself."""
-    path = Path(name).expanduser()
-    return path if path.is_file() and path.suffix in (".safetensors", ".ckpt") else Path(checkpoints.resolve(name))
-
-
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> ImagePipeline:
     """A pipeline for a house model, a folder that diffusers saved (or one of several, which follow one another), a Hub name, or a single
     file of an open model. `dtype` auto computes in bf16 where the device has units for it, else in fp32."""
     folder = located(name_or_folder)
     where = machine.pick_device(device)
     compute = machine.compute_dtype(dtype, where)
-    return ImagePipeline(painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder)
+    loading = {"device": where.type, "dtype": dtype}
+    return ImagePipeline(painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder, loading)
 
 
 def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:
@@ -390,7 +317,7 @@ def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torc
         from daedal.pipelines.open_image import OpenPainter
 
         return OpenPainter.load(folder, device, dtype)
-    if not paints(folder):
+    if not holds(folder):
         raise DaedalError(f"{name} is not an image model; for text there is `daedal text`.")
     if (folder / "picture.json").exists():
         from daedal.pipelines.prior import PriorPainter
@@ -408,9 +335,3 @@ def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torc
 def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def file_name(prompt: str) -> str:
-    """A file name for a prompt."""
-    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    return "-".join(words)[:60].rstrip("-") or "picture"

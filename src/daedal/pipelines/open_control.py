@@ -1,9 +1,11 @@
 """Pictures as conditions of open image models: ControlNets and T2I-Adapters by kind of picture, and IP-Adapters.
 
 A network is found, in this order: in `control_model`, which is one network, or a folder of several named by kind ("canny", "depth", ...); in
-the model's own folder. It is read once and kept.
+the model's own folder. Networks beside the model's own come from the model store, leased for as long as the job runs.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal.checkpoints.folder import load_ip_adapter
+from daedal.engine.store import STORE, stamp
 from daedal.errors import DaedalError
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import KINDS
@@ -30,21 +33,21 @@ class Conditioners:
     def __init__(self, parts: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         self.own = parts.get("controlnet") or parts.get("adapter")
         self.encoder: Any = parts.get("image_encoder")
-        self.dtype, self.device, self.loaded = dtype, device, dict[str, Any]()
+        self.dtype, self.device = dtype, device
 
-    def controls(self, job: Job, kinds: frozenset[str]) -> list[Control]:
+    def controls(self, job: Job, kinds: frozenset[str], leases: ExitStack) -> list[Control]:
         """One a control picture of the job. `kinds` are the networks' class names that fit the model."""
         found: list[Control] = []
         if not kinds:  # the model reads the pictures itself
             return found
         for kind, picture in job.extras.controls:
-            network = self.network(kind, job.params.control_model)
+            network = self.network(kind, job.params.control_model, leases)
             if type(network).__name__ not in kinds:
                 raise DaedalError(f"{type(network).__name__} is no control for this model; it takes {' or '.join(sorted(kinds))}.")
             found.append(Control(kind, network, from_pixels(picture).to(self.device, self.dtype), job.params.control_scale))
         return found
 
-    def network(self, kind: str, where: str | None) -> Any:
+    def network(self, kind: str, where: str | None, leases: ExitStack) -> Any:
         if where is None:
             known_kind(kind, KINDS)
             if self.own is None:
@@ -55,17 +58,17 @@ class Conditioners:
             known_kind(kind, KINDS)
         else:
             folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        return self.once(str(folder), lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)))
+        return self.leased(folder, leases, lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)))
 
-    def reference(self, job: Job) -> Reference | None:
+    def reference(self, job: Job, leases: ExitStack) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""
         if job.extras.reference is None:
             return None
         if job.params.reference_model is None:
             raise DaedalError("a reference picture needs an IP-Adapter; give reference_model= (--reference-model), its safetensors file.")
         file = Path(job.params.reference_model)
-        adapter = self.once(str(file), lambda: load_ip_adapter(file, self.dtype, self.device))
-        encoder = self.encoder or self.once(f"{file} encoder", lambda: self.encoder_beside(file))
+        adapter = self.leased(file, leases, lambda: load_ip_adapter(file, self.dtype, self.device))
+        encoder = self.encoder or self.leased(file.parent / "image_encoder", leases, lambda: self.encoder_beside(file))
         picture, pooled = for_clip(job.extras.reference, encoder.config.image_size).to(self.device, self.dtype), adapter_pools(adapter)
         seen = encoder(picture)
         nothing = torch.zeros_like(seen.pooled) if pooled else encoder(torch.zeros_like(picture)).hidden[-2]
@@ -77,10 +80,9 @@ class Conditioners:
             raise DaedalError(f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}.")
         return checkpoints.load(folder, dtype=self.dtype, device=self.device)
 
-    def once(self, name: str, load: Any) -> Any:
-        if name not in self.loaded:
-            self.loaded[name] = load()
-        return self.loaded[name]
+    def leased(self, place: Path, leases: ExitStack, load: Callable[[], Any]) -> Any:
+        """A network of the store, until `leases` are given back."""
+        return leases.enter_context(STORE.lease(("network", *stamp(place), self.dtype, self.device), load))
 
 
 def adapter_pools(adapter: Any) -> bool:

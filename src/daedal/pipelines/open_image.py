@@ -4,6 +4,7 @@ A system (daedal.systems) says how prompts become conditions and what the networ
 model after another are the same for all (daedal.processes.imaging).
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.engine.store import STORE, stamp
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
-from daedal.pipelines.image import CHOICES, Job, enlarged, located, snapped
+from daedal.pipelines.image import CHOICES, Job, enlarged, snapped
 from daedal.pipelines.open_adapters import Wardrobe
 from daedal.pipelines.open_control import Conditioners
 from daedal.pipelines.open_parts import read_parts, stages_of
+from daedal.pipelines.place import located
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
 from daedal.processes.noise import Levels
 from daedal.processes.prompts import remark
@@ -46,7 +49,6 @@ class OpenPainter:
         self.takes, self.upscales, self.scale = system.takes, system.upscales, system.scale
         self.wardrobe = Wardrobe(parts, system.towers)
         self.conditioners = Conditioners(parts, dtype, system.device)
-        self.later: dict[str, OpenPainter] = {}  # models that have followed this one
 
     @classmethod
     def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
@@ -60,7 +62,11 @@ class OpenPainter:
 
     @torch.no_grad()
     def paint(self, job: Job) -> Steps:
-        """Steps to pictures (B, 3, H, W) in [-1, 1]."""
+        """Steps to pictures (B, 3, H, W) in [-1, 1]. Networks that the job asks for are leased until its end."""
+        with ExitStack() as leases:
+            return (yield from self.painting(job, leases))
+
+    def painting(self, job: Job, leases: ExitStack) -> Steps:
         self.wardrobe.wear(job.extras)
         made, device = self.system, self.system.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
@@ -71,7 +77,7 @@ class OpenPainter:
         yield None  # the picture to start from is encoded
         levels = self.levels(job, h * w)
         mask = None if job.mask is None or made.inpaints else painted_cells(job.mask, self.vae.factor).to(device)
-        predict, sampler = self.predictor(job, init, draw)
+        predict, sampler = self.predictor(job, init, draw, leases)
         yield None  # the prompts are encoded
         x = yield from generating(
             predict, noise, levels, sampler=sampler, start=None if start is None else start.expand(len(job.seeds), -1, -1, -1),
@@ -79,7 +85,7 @@ class OpenPainter:
         )  # fmt: skip
         pictures = yield from self.decode(x.to(self.dtype))
         for name in job.params.then or ():
-            pictures = yield from self.followed(name, job, pictures)
+            pictures = yield from self.followed(name, job, pictures, leases)
         return pictures
 
     def levels(self, job: Job, cells: int) -> Levels:
@@ -87,7 +93,7 @@ class OpenPainter:
         levels = self.schedule.levels(job.steps, tokens=cells // self.system.patch**2, even=self.system.even)
         return levels if job.init is None or self.upscales else levels.tail(job.strength)
 
-    def predictor(self, job: Job, init: Tensor | None, draw: Noise) -> tuple[Denoise, Sampler]:
+    def predictor(self, job: Job, init: Tensor | None, draw: Noise, leases: ExitStack) -> tuple[Denoise, Sampler]:
         """The denoiser of a job, and its sampler, which is told the variance that the network learned."""
         made, scale = self.system, job.guidance_scale
         if made.distilled and any(job.negatives):
@@ -98,8 +104,8 @@ class OpenPainter:
             scale,
             len(negatives),
             job.params.noise_level,
-            self.conditioners.controls(job, made.controls),
-            self.conditioners.reference(job),
+            self.conditioners.controls(job, made.controls, leases),
+            self.conditioners.reference(job, leases),
             [from_pixels(picture) for _, picture in job.extras.controls],
         )
         prepared = made.prepare(made.encode([*job.prompts, *negatives]), conditions)
@@ -120,15 +126,15 @@ class OpenPainter:
             made.append((yield from decode_tiled(self.vae.decode, one[None])))
         return torch.cat(made)
 
-    def followed(self, name: str, job: Job, pictures: Tensor) -> Steps:
+    def followed(self, name: str, job: Job, pictures: Tensor, leases: ExitStack) -> Steps:
         """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
-        if name not in self.later:
-            place = located(name)
-            alike = isinstance(self.system, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
-            shared = self.system.shared if alike else {}  # type: ignore[attr-defined]
-            self.later[name] = OpenPainter.load(place, self.system.device, self.dtype, shared)
-            yield None
-        stage, made = self.later[name], []
+        place = located(name)
+        alike = isinstance(self.system, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
+        shared = self.system.shared if alike else {}  # type: ignore[attr-defined]
+        key = ("painter", *stamp(place), self.system.device, self.dtype, id(shared.get("text_encoder")))
+        stage = leases.enter_context(STORE.lease(key, lambda: OpenPainter.load(place, self.system.device, self.dtype, shared)))
+        yield None
+        made = []
         for i, picture in enumerate(pixels(pictures)):
             made.append((yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1)))
         return torch.cat(made)

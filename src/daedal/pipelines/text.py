@@ -7,8 +7,9 @@ for piece in pipeline.stream("One day"):
 """
 
 import dataclasses
+import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,91 +23,98 @@ from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.engine.runtime import RUNTIME
-from daedal.errors import DaedalError, nearest
+from daedal.errors import DaedalError
+from daedal.files import write_whole
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
 from daedal.nn.lora import merge_lora
 from daedal.nn.quantized import QuantEmbedding, QuantLinear, quantize_
-from daedal.pipelines.digest import digest
-from daedal.processes.sampling import SamplingParams
+from daedal.pipelines.medium import Handle, Pipeline, Result
+from daedal.pipelines.text_params import TEXT, TextParams
+from daedal.settings import read
 
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")  # of a generation_config.json
 Prompt = str | Sequence[dict[str, Any]] | Sequence[int]
 BITS = {8: 8, 4: 4, 16: 16, "8": 8, "4": 4, "16": 16, "int8": 8, "int4": 4, "bf16": 16}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a stream: its id, the text that became final with it (may be empty), and its log-probability."""
+    """One token of a stream: its id, the text that became final with it (may be empty), its log-probability, which of the n texts it belongs
+    to, and how many tokens are done of at most how many."""
 
     token: int
     text: str
     logprob: float
+    sample: int
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
-class Text:
-    """One finished text and all that is needed to make it again."""
+class Text(Result):
+    """One finished text. `finish_reason` is "stop" (the model or a stop string ended it), "length" (max_tokens did) or "cancelled"."""
 
+    medium = TEXT
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish_reason: str  # "stop": the model or a stop string ended it; "length": max_tokens did; "cancelled"
-    recipe: dict[str, Any]  # model, digest, prompt, settings with the seed
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def logged(self) -> str:
-        """What the history keeps of it."""
         return self.text
 
     @property
     def amount(self) -> int:
         return len(self.tokens)
 
+    @property
+    def whole(self) -> str:
+        """The text, after the prompt that it continues; an answer stands alone."""
+        return self.front + self.text
+
+    @property
+    def front(self) -> str:
+        prompt, settings = self.recipe["prompt"], self.recipe["settings"]
+        return prompt if isinstance(prompt, str) and settings["raw"] else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"text": self.text} | super().as_dict() | {"tokens": list(self.tokens), "logprobs": list(self.logprobs)}
+
     def _repr_markdown_(self) -> str:
-        r = self.recipe
-        prompt = r["prompt"] if isinstance(r["prompt"], str) else ""
-        return f"**{prompt}**{self.text}\n\n<small>{r['model']}, seed {r['settings']['seed']}</small>"
+        return f"**{self.front}**{self.text}\n\n<small>{self.recipe['model']}, seed {self.recipe['settings']['seed']}</small>"
 
     def save(self, path: str | Path) -> Path:
-        """Write the text, prompt first, as UTF-8."""
-        prompt = self.recipe["prompt"]
-        Path(path).write_text((prompt if isinstance(prompt, str) else "") + self.text, encoding="utf-8")
+        """Write `whole` as UTF-8, with a line's end."""
+        write_whole(Path(path), (self.whole + "\n").encode("utf-8", "replace"))
         return Path(path)
 
 
-class TextPipeline:
-    """A network and its tokenizer behind one call. Settings are those of `SamplingParams`, plus `schema=` or `regex=` to constrain."""
+class TextPipeline(Pipeline):
+    """A network and its tokenizer behind one call. Settings are those of `TextParams`; a prompt is text, chat messages or token ids.
 
-    def __init__(self, network: Decoder, tokenizer: Tokenizer, name: str = "model", folder: Path | None = None) -> None:
-        self.network, self.tokenizer, self.name, self.folder = network, tokenizer, name, folder
+    A model with a chat template answers a text; `raw=True` has it continue the text instead, as every other model does.
+    """
+
+    medium = TEXT
+
+    def __init__(
+        self, network: Decoder, tokenizer: Tokenizer, name: str = "model", folder: Path | None = None, loading: dict[str, Any] | None = None
+    ) -> None:
+        self.network, self.tokenizer, self.name, self.folder, self.loading = network, tokenizer, name, folder, loading or {}
+        self.defaults = generation_defaults(folder) if folder else {}
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Text | list[Text]:
-        """The continuation of a prompt (text, chat messages or token ids); a list of them when n > 1."""
-        results = self.results(prompt, on_progress=on_progress, **settings)
-        return results if settings.get("n", 1) > 1 else results[0]
-
-    def results(self, prompt: Prompt, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> list[Text]:
-        """All n continuations, made side by side."""
-        stream = self.start(prompt, **settings)
-        while not stream.done:
-            stream.advance()
-            if on_progress:
-                on_progress(stream.made, stream.params.n * stream.params.max_tokens)
-        return [stream.result(index) for index in range(stream.params.n)]
-
-    def stream(self, prompt: Prompt, **settings: Any) -> "Stream":
-        """The pieces of one continuation as they are made; closing the iterator stops the work."""
-        return self.start(prompt, **{**settings, "n": 1})
-
     def start(self, prompt: Prompt, *, client: str = "", priority: int = 0, **settings: Any) -> "Stream":
-        """Queue a prompt and return its stream. Clients share the model evenly; a higher `priority` is served first."""
-        ids = self.encode(prompt)
-        return Stream(self, prompt, ids, self.fitted(ids, self.params(settings)), settings, client, priority)
+        params = self.params(settings)
+        if isinstance(prompt, str) and not params.raw and not self.tokenizer.chat_template:
+            params = dataclasses.replace(params, raw=True)
+        ids = self.encode(prompt, params.raw)
+        return Stream(self, prompt, ids, self.fitted(ids, params), client, priority)
 
     @property
     def engine(self) -> Engine:
@@ -117,8 +125,10 @@ class TextPipeline:
                 RUNTIME.add(self._engine)
         return self._engine
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; a plain text gets the bos token where the model has one."""
+    def encode(self, prompt: Prompt, raw: bool = True) -> list[int]:
+        """Token ids of a prompt. A plain text gets the bos token where the model has one, or unless `raw` the model's chat template."""
+        if isinstance(prompt, str) and not raw:
+            prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, str):
             if self.tokenizer.bos_id is None and not prompt:
                 raise DaedalError("the prompt is empty and this model has no bos token to start from; give at least one word.")
@@ -131,39 +141,58 @@ class TextPipeline:
             raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {self.network.config.vocab_size}.")
         return ids
 
-    def params(self, settings: dict[str, Any]) -> SamplingParams:
-        from daedal.processes.grammar import Grammar
+    def params(self, settings: dict[str, Any]) -> TextParams:
+        """The settings with what was left out filled in: from the model's generation_config.json, else the medium's defaults."""
+        given = {**self.defaults, **{key: value for key, value in settings.items() if value is not None}}
+        if isinstance(given.get("schema"), str | Path):
+            given["schema"] = read_schema(Path(given["schema"]))
+        params = read(TextParams, given, "text generation")
+        return dataclasses.replace(params, grammar=self.grammar(params)).seeded()  # type: ignore[return-value]
 
-        settings = dict(settings)
-        schema, regex = settings.pop("schema", None), settings.pop("regex", None)
-        known = [field.name for field in dataclasses.fields(SamplingParams)]
-        for name in settings:
-            if name not in known:
-                raise DaedalError(f"{name!r} is not a setting of text generation{nearest(name, known)}; settings: {', '.join(known)}, schema, regex.")
-        if schema is not None:
-            settings["grammar"] = Grammar.json(self.tokenizer, schema)
-        if regex is not None:
-            settings["grammar"] = Grammar.regex(self.tokenizer, regex)
-        return SamplingParams(**settings).seeded()
+    def grammar(self, params: TextParams) -> Any:
+        from daedal.processes.grammar import Grammar  # its library takes a quarter of a second
 
-    def fitted(self, ids: list[int], params: SamplingParams) -> SamplingParams:
+        if params.schema is not None:
+            return Grammar.json(self.tokenizer, params.schema)
+        return None if params.regex is None else Grammar.regex(self.tokenizer, params.regex)
+
+    def fitted(self, ids: list[int], params: TextParams) -> TextParams:
         """`max_tokens` cut to what the context leaves; a prompt that leaves nothing is an error."""
         context = self.network.config.max_position_embeddings
         if len(ids) >= context:
             raise DaedalError(f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it.")
         return dataclasses.replace(params, max_tokens=min(params.max_tokens, context - len(ids)))
 
+    def runtime(self) -> dict[str, Any]:
+        weight = self.network.embed_tokens.weight
+        bits = {m.bits for m in self.network.modules() if isinstance(m, QuantLinear | QuantEmbedding)}
+        return {
+            "device": weight.device.type,
+            "dtype": str(weight.dtype).removeprefix("torch."),
+            "bits": sorted(bits),
+            "threads": torch.get_num_threads(),
+            "kernels": kernels.available(),
+            "loading": self.loading,
+        }
 
-class Stream:
-    """Continuations under way: an iterator over the pieces of the first; `result(i)` is what there is of sample i. Any thread may use it."""
+    def reproduce(self, recipe: dict[str, Any], amount: int | None = None) -> Text:
+        stream = self.start(recipe["prompt"], **recipe["settings"])
+        sample = stream.samples[recipe["sample"]]
+        while not sample.finished and (amount is None or len(sample.output) < amount):
+            stream.advance()
+        stream.cancel()
+        return stream.result(recipe["sample"])
 
-    def __init__(
-        self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: SamplingParams, settings: dict[str, Any], client: str, priority: int
-    ) -> None:
-        self.pipeline, self.prompt, self.params, self.settings = pipeline, prompt, params, settings
+
+class Stream(Handle):
+    """Continuations under way."""
+
+    def __init__(self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: TextParams, client: str, priority: int) -> None:
+        self.pipeline, self.prompt, self.params = pipeline, prompt, params
         wanted = dataclasses.replace(params, logprobs=params.logprobs or 0)
         self.samples = pipeline.engine.submit(ids, wanted, client=client, priority=priority).samples
-        self.shown = 0
+        self.shown = [0] * len(self.samples)
+        self.front = prompt if isinstance(prompt, str) and params.raw else ""
 
     @property
     def done(self) -> bool:
@@ -172,10 +201,9 @@ class Stream:
     @property
     def made(self) -> int:
         """Tokens so far, over all samples."""
-        return sum(len(sample.output) for sample in self.samples)
+        return sum(len(sample.stream) for sample in self.samples)
 
     def advance(self) -> None:
-        """Wait until there are more tokens, or the end. A Ctrl-C within it cancels the samples and is passed on."""
         made = self.made
         try:
             RUNTIME.wait(lambda: self.made > made or self.done)
@@ -184,77 +212,72 @@ class Stream:
             raise
 
     def cancel(self) -> None:
-        """Stop the work and wait until it has stopped, which is before its next step; `result` gives what there is."""
         self.abandon()
         RUNTIME.wait(lambda: self.done)
 
     def abandon(self) -> None:
-        """Have the work stopped before its next step, without waiting."""
         for sample in self.samples:
             self.pipeline.engine.cancel(sample)
 
-    def __iter__(self) -> Iterator[Piece]:
-        first = self.samples[0]
-        try:
-            while True:
-                while self.shown < len(first.stream):
-                    token = first.stream[self.shown]
-                    self.shown += 1
-                    yield Piece(token.id, token.text, token.logprob or 0.0)
-                if first.error:
-                    raise first.error
-                if self.done:
-                    return
-                self.advance()
-        finally:
-            if not self.done:
-                self.abandon()
+    def events(self) -> Iterator[Piece]:
+        total = len(self.samples) * self.params.max_tokens
+        for index, sample in enumerate(self.samples):
+            while self.shown[index] < len(sample.stream):
+                token = sample.stream[self.shown[index]]
+                self.shown[index] += 1
+                yield Piece(token.id, token.text, token.logprob or 0.0, index, sum(self.shown), total)
+            if sample.error:
+                raise sample.error
+
+    def results(self) -> list[Text]:
+        return [self.result(index) for index in range(len(self.samples))]
 
     def result(self, index: int = 0) -> Text:
         """What there is of a sample; one that failed raises what it failed with."""
         sample, p = self.samples[index], self.pipeline
         if sample.error:
             raise sample.error
-        recipe = {
-            "model": p.name,
-            "digest": digest(p.folder) if p.folder else None,
-            "prompt": self.prompt if isinstance(self.prompt, str) else list(self.prompt),
-            "settings": {**self.settings, "seed": self.params.seed},
-            "sample": index,
-            "runtime": runtime(p.network),
-        }
+        left_out = {"grammar": None, "adapter": None, "schema": None, "regex": None, "logprobs": None}
+        settings = {key: value for key, value in vars(self.params).items() if not ((key in left_out and value is None) or key == "grammar")}
+        prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
+        recipe = p.recipe(prompt, settings) | {"sample": index}
         logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
-        return Text(sample.text, tuple(sample.output), logprobs, sample.finished or "cancelled", recipe)
+        return Text(recipe, sample.finished or "cancelled", sample.text, tuple(sample.output), logprobs)
 
 
-def reproduce(pipeline: TextPipeline, recipe: dict[str, Any], tokens: int | None = None) -> Text:
-    """A text again from its recipe; one that was cancelled ends after `tokens`."""
-    stream = pipeline.start(recipe["prompt"], **recipe["settings"])
-    sample = stream.samples[recipe["sample"]]
-    while not sample.finished and (tokens is None or len(sample.output) < tokens):
-        stream.advance()
-    stream.cancel()
-    return stream.result(recipe["sample"])
+def generation_defaults(folder: Path) -> dict[str, Any]:
+    """The settings that a model's makers recommend in its generation_config.json. Where they recommend any way to draw, what they leave out of
+    it has no effect, as in the tools that they measured it with."""
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = {name: config[name] for name in DRAWING if config.get(name) is not None}
+    if config.get("do_sample") is False:
+        found = {"temperature": 0.0}
+    neutral = {"temperature": 1.0, "top_p": 1.0} if found else {}
+    longest = {"max_tokens": config["max_new_tokens"]} if config.get("max_new_tokens") else {}
+    return neutral | found | longest
 
 
-def runtime(network: Decoder) -> dict[str, Any]:
-    """What the last bits of a result may depend on, beside the weights."""
-    weight = network.embed_tokens.weight
-    bits = {m.bits for m in network.modules() if isinstance(m, QuantLinear | QuantEmbedding)}
-    return {
-        "device": weight.device.type,
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "bits": sorted(bits),
-        "threads": torch.get_num_threads(),
-        "kernels": kernels.available(),
-    }
+def read_schema(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DaedalError(f"the schema {path} cannot be read: {error}.") from None
 
 
-def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None) -> TextPipeline:
+def holds(place: Path) -> bool:
+    """Whether a folder holds a language model."""
+    return (place / "config.json").exists() or (place / "adapter_config.json").exists()
+
+
+def load(
+    name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", adapter: str | Path | None = None, quantize: int | str | None = None
+) -> TextPipeline:
     """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder, which names its base; an adapter is merged in, or
     stays beside packed weights. `dtype` auto keeps what is on disk (half-precision weights run with fp32 activations on a CPU without bf16
     units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
-    base, adapter = parted(name_or_folder)
+    name = f"{name_or_folder}:{adapter}" if adapter else str(name_or_folder)
+    base, adapter = parted(name)
     folder = checkpoints.resolve(base)
     where = machine.pick_device(device)
     wanted = None if dtype == "auto" else machine.compute_dtype(dtype, where)
@@ -272,4 +295,5 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", 
     elif where.type == "cpu" and half and wanted is None and not packed and not machine.has_bf16_units(where):
         quantize_(network, 16)
     words = adapter if adapter and (adapter / "tokenizer.json").exists() else folder
-    return TextPipeline(network.eval(), Tokenizer.load(words), str(name_or_folder), Path(adapter or folder))
+    loading = {"device": where.type, "dtype": dtype, "quantize": quantize}
+    return TextPipeline(network.eval(), Tokenizer.load(words), name, Path(adapter or folder), loading)

@@ -29,8 +29,9 @@ from daedal.systems.conditions import Conditions
 from daedal.systems.system import Prepared, System, Told, paint, stacked
 from daedal.train import parallel
 from daedal.train.adapt_methods import METHODS, Method
-from daedal.train.pictures import Start, begin, cost, fit, planned, sheet
+from daedal.train.pictures import cost, fit, planned, sheet
 from daedal.train.recipe.pictures import AdaptRecipe
+from daedal.train.start import Start, begin, mark
 from daedal.train.trainer import Batch, Objective
 
 # ---- data --------------------------------------------------------------------------------------------------------------------------------
@@ -168,10 +169,11 @@ def opened(file: Path) -> np.ndarray:
 
 
 def class_pictures(model: System, recipe: AdaptRecipe, side: int, start: Start) -> list[Path]:
-    """Pictures of the class prompt by the model before it learns, in `out/class`; those that are there stay."""
+    """Pictures of the class prompt by the model before it learns; those that are there stay."""
     from PIL import Image
 
-    folder = start.out / "class"
+    keys = ("class_prompt", "seed", "sample_steps", "guidance_scale", "side")
+    folder = start.out / f"class-{mark(recipe, *keys, weights=recipe.model.start)}"
     files = [folder / f"{i:04d}.png" for i in range(recipe.class_pictures if recipe.class_prompt else 0)]
     for i, file in enumerate(files):
         if start.rank == 0 and not file.exists():

@@ -5,7 +5,6 @@ Legend: B rows, T tokens.
 """
 
 import dataclasses
-import hashlib
 import json
 import random
 import sys
@@ -33,9 +32,8 @@ from daedal.nn.lora import add_lora, merge_lora, put
 from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_
 from daedal.processes.sampling import SamplingParams
 from daedal.train.optim import recipe_optimizers
-from daedal.train.pictures import Start
-from daedal.train.recipe.base import Run
 from daedal.train.recipe.chat import ChatRun
+from daedal.train.start import Start
 from daedal.train.trainer import Batches, Objective, Trainer
 from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
@@ -75,14 +73,6 @@ def decoder_in(network: nn.Module) -> nn.Module:
     return network.model if isinstance(network, ScalarModel) else network
 
 
-def mark(start: str, recipe: Run, *keys: str) -> str:
-    """A few letters that are others when the weights of the model `start`, or what these keys of the recipe say, are others: for names of what a run makes
-    before its first step."""
-    files = sorted(Path(checkpoints.resolve(start)).glob("*.safetensors"))
-    told = [start, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
-    return hashlib.sha256(json.dumps([told, recipe.model_dump(mode="json", include=set(keys))]).encode()).hexdigest()[:8]
-
-
 def context_of(recipe: ChatRun, network: Decoder) -> int:
     most = network.config.max_position_embeddings
     if recipe.context and recipe.context > most:
@@ -104,12 +94,11 @@ def fit(
     sample: Callable[[Any, int], str] | None = None,
 ) -> dict[str, Tensor]:
     """Train `network` in place on batches of `tokens` tokens; its whole state, to ship."""
-    network.to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    start.prepared(network)
     trainer = Trainer(
         recipe, network, lambda: optimizers(recipe, network, start.dtype), batches, objective, unit="tokens", units_per_step=tokens,
         flops_per_step=tokens * network.flops_per_token(tokens // recipe.rows // 2, train=True), evaluate=evaluate, sample=sample,
-        rank=start.rank, world=start.world, device=start.device, resume=start.resume,
+        start=start,
     )  # fmt: skip
     trainer.run()
     state = trainer.result()

@@ -23,8 +23,9 @@ from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, PatchGAN, difference, frozen
-from daedal.train.pictures import PlainBatches, begin, clean, cost, fit, held_out, planned, sheet, sources
+from daedal.train.pictures import PlainBatches, clean, cost, fit, held_out, planned, sheet, sources
 from daedal.train.recipe.pictures import AutoencodeRecipe
+from daedal.train.start import begin
 from daedal.train.trainer import Batch, Objective
 
 RARE = 0.02  # share of its even part of the vectors below which a code counts as unused

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
+from daedal.data import contents
 from daedal.errors import DaedalError
-from daedal.train.recipe.base import Run
+from daedal.train.recipe.base import FIXED, FIXED_PRESENCE, Run, Section, marks_of
 
 KEEP = 2  # the newest checkpoints that stay
-FIXED = (  # what a run may not change when it goes on: what its state is made of, and what it learns from
-    "task", "kind", "method", "model", "tokenizer", "codec", "data", "classes", "side", "options", "critic_options", "critic_width", "vocab_size",
-    "text_length", "rows", "seed", "uncertainty", "align_to", "averages", "start", "adapter", "context", "sampled",
-    "task_pairs",
-)  # fmt: skip
-KEPT = ("ema", "align", "adversarial")  # whether there is one: these bring a state with them
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -39,23 +35,32 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
-def resume(recipe: Run) -> dict[str, Any] | None:
-    """The checkpoint that a run goes on from, or None. One of a run with another model, data or kind of optimizer is an error; steps, rates,
-    weights of terms and how a run is watched may change."""
+def resume(recipe: Run, now: dict[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint that a run goes on from, or None. One that was made from something else than
+    `now` (see `fixed`) is an error; steps, rates, weights of terms and how a run is watched may change."""
     state = newest(Path(recipe.out) / "checkpoints")
     if state:
-        before, now = (fixed(json.loads(text)) for text in (state["recipe"], recipe.model_dump_json()))
-        for key in before:
-            if key in now and before[key] != now[key]:
-                raise DaedalError(
-                    f"{recipe.out} holds a run with another {key}; give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over."
-                )
+        other = next((key for key, value in state["fixed"].items() if key in now and now[key] != value), None)
+        if other:
+            raise DaedalError(
+                f"{recipe.out} holds a run with another {other}{' (files or their contents)' if other == 'data' else ''}; "
+                f"give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over."
+            )
     return state
 
 
-def fixed(recipe: dict[str, Any]) -> dict[str, Any]:
-    held = {key: recipe[key] for key in FIXED if key in recipe}
-    return held | {"optimizer.name": recipe["optimizer"]["name"]} | {f"{key} (or none)": bool(recipe[key]) for key in KEPT if key in recipe}
+def fixed(recipe: BaseModel) -> dict[str, Any]:
+    """What a run may not change when it resumes, as its fields say (daedal.train.recipe.base.Fixed)."""
+    found: dict[str, Any] = {"task": recipe.task} if hasattr(recipe, "task") else {}
+    for name in type(recipe).model_fields:
+        value, marks = getattr(recipe, name), marks_of(type(recipe), name)
+        if FIXED in marks:
+            found[name] = json.loads(json.dumps(contents.plain(value)))
+        elif FIXED_PRESENCE in marks:
+            found[f"{name} (or none)"] = bool(value)
+        elif isinstance(value, Section):
+            found |= {f"{name}.{key}": inner for key, inner in fixed(value).items()}
+    return found
 
 
 def newest(folder: Path) -> dict[str, Any] | None:

@@ -32,8 +32,8 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, preference, sampled, sft
-from daedal.train.pictures import Start, begin
 from daedal.train.recipe.chat import ConstitutionRecipe, PreferenceRecipe, SFTRecipe
+from daedal.train.start import Start, begin, mark
 from daedal.worlds import instructions
 
 Row = dict[str, Any]
@@ -211,7 +211,7 @@ def run(recipe: ConstitutionRecipe) -> Path:
         return network
 
     network = weighed("start", recipe.start)
-    file = start.out / f"revisions-{assistant.mark(recipe.start, recipe, 'principles', 'critic', 'seed', 'questions', 'rounds', 'data')}.jsonl"
+    file = start.out / f"revisions-{mark(recipe, 'principles', 'critic', 'seed', 'questions', 'rounds', 'data', weights=recipe.start)}.jsonl"
     revised = once(file, lambda: revisions(recipe, principles, network, tokenizer), start)
     learned = sft.run(stage(recipe, SFTRecipe, "sft", recipe.start, file, recipe.sft_steps))
     network = weighed("sft", learned)

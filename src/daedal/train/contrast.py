@@ -27,8 +27,9 @@ from daedal.networks.config import parse
 from daedal.processes.measures import first_hits
 from daedal.processes.sight import ended
 from daedal.train import parallel
-from daedal.train.pictures import Start, begin, clean, cost, fit, held_out, planned, sources, tokenizer_of
+from daedal.train.pictures import clean, cost, fit, held_out, planned, sources, tokenizer_of
 from daedal.train.recipe.pictures import ContrastRecipe
+from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
 
 SHARPEST = math.log(100)  # bound of the logit scale

@@ -28,11 +28,12 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.nn.quantized import dequantize_
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, parallel, pretrain
+from daedal.train import parallel, pretrain
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.questions import Questions
 from daedal.train.recipe.text import DistilTextRecipe
 from daedal.train.rollout import Completion, complete, padded, seed_of, trimmed
+from daedal.train.start import mark
 from daedal.train.trainer import Batch, Objective
 
 
@@ -151,7 +152,7 @@ def teachers_text(recipe: DistilTextRecipe, teacher: Decoder) -> Source:
     """What the teacher writes, made once and kept in the run's folder."""
     how, out = recipe.sequence, Path(recipe.out)
     assert how is not None
-    file = out / f"teacher-{assistant.mark(recipe.teacher, recipe, 'sequence', 'data', 'seed')}.jsonl"
+    file = out / f"teacher-{mark(recipe, 'sequence', 'data', 'seed', weights=recipe.teacher)}.jsonl"
     if not file.exists():
         tokenizer = Tokenizer.load(checkpoints.resolve(recipe.teacher))
         prompts = [beginning(tokenizer, text, how.prompt_tokens) for text in islice(Mixture(recipe.data.train, recipe.seed), how.texts)]

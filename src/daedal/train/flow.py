@@ -25,8 +25,9 @@ from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
 from daedal.systems.house_media import PARAMETRISATIONS, encode, flow_levels, paint
 from daedal.train import parallel, terms
-from daedal.train.pictures import Start, begin, clean, fit, planned, sheet, sources, tokenizer_of
+from daedal.train.pictures import clean, fit, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
+from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
 from daedal.worlds import scenes
 

@@ -28,8 +28,9 @@ from daedal.processes.imaging import pixels
 from daedal.systems.gan import Gan
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, duel
-from daedal.train.pictures import begin, clean, fit, planned, sheet, sources
+from daedal.train.pictures import clean, fit, planned, sheet, sources
 from daedal.train.recipe.pictures import GanRecipe
+from daedal.train.start import begin
 from daedal.train.trainer import Batch, Objective
 
 

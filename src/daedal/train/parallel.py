@@ -92,6 +92,24 @@ def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: 
         set_optimizer_state_dict(network, optimizer, saved, options=StateDictOptions(full_state_dict=True, strict=False))
 
 
+def random_states(device: torch.device, world: int) -> list[dict[str, Tensor]]:
+    """The random state of each process, by rank, on the CPU and on its GPU."""
+    mine = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state(device)
+    return everyones([mine], world)
+
+
+def restore_random_state(states: list[dict[str, Tensor]], device: torch.device, rank: int, seed: int) -> None:
+    """Continue this rank's noise; a rank that was not there before starts its own from `seed`."""
+    if rank >= len(states):
+        torch.manual_seed(seed + rank)
+        return
+    torch.set_rng_state(states[rank]["cpu"])
+    if device.type == "cuda" and "cuda" in states[rank]:
+        torch.cuda.set_rng_state(states[rank]["cuda"], device)
+
+
 def total(value: float, device: torch.device, world: int) -> float:
     """Sum over processes."""
     if world == 1:

@@ -6,7 +6,6 @@ Legend: B batch, N pictures, H and W pixels.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +19,10 @@ from daedal import device as machine
 from daedal.data.pictures import Folder, Parquet, PictureBatches, Scenes, Source
 from daedal.data.recaption import Recaptioned
 from daedal.data.tokenizer import Tokenizer
-from daedal.errors import DaedalError
-from daedal.train import checkpoint, parallel
 from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe.base import Run
 from daedal.train.recipe.pictures import PictureRun, PictureSource
+from daedal.train.start import Start, mark
 from daedal.train.trainer import Batches, Objective, Trainer
-
-
-@dataclass
-class Start:
-    """Where and among how many a run begins, and the checkpoint it goes on from."""
-
-    out: Path
-    device: torch.device
-    dtype: torch.dtype
-    rank: int
-    world: int
-    resume: dict[str, Any] | None
-
-    @property
-    def step(self) -> int:
-        return self.resume["data"]["step"] if self.resume else 0
-
-
-def begin(recipe: Run) -> Start:
-    device, out = machine.pick_device(recipe.device), Path(recipe.out)
-    rank, world = parallel.start(device)
-    if recipe.rows % world:
-        raise DaedalError(f"rows = {recipe.rows} does not split among {world} processes; make it a multiple.")
-    if device.type == "cuda" and world > 1:
-        device = torch.device("cuda", torch.cuda.current_device())
-    out.mkdir(parents=True, exist_ok=True)
-    resume = checkpoint.resume(recipe)
-    torch.manual_seed(recipe.seed + rank)
-    if rank == 0:
-        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    return Start(out, device, machine.compute_dtype(recipe.dtype, device), rank, world, resume)
 
 
 def fit(
@@ -72,12 +38,11 @@ def fit(
 ) -> None:
     """Train `network` (with `layers` and `compute_dtype`) in place, to the weights to ship. `flops` are those of one sample's step, `width` the
     network's, from which learning rates follow."""
-    network.to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    start.prepared(network)
     trainer = Trainer(
         recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, width, start.dtype), batches, objective, unit="images",
-        units_per_step=recipe.rows, flops_per_step=recipe.rows * flops, evaluate=evaluate, sample=sample, rank=start.rank, world=start.world,
-        device=start.device, resume=start.resume,
+        units_per_step=recipe.rows, flops_per_step=recipe.rows * flops, evaluate=evaluate, sample=sample,
+        start=start,
     )  # fmt: skip
     trainer.run()
     trainer.result()
@@ -118,10 +83,10 @@ def source_of(s: PictureSource, side: int) -> Source:
 
 
 def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -> Tokenizer:
-    """The start's tokenizer, or a byte-level BPE of the captions, kept in `out/tokenizer`; the first process trains it, the others wait."""
+    """The start's tokenizer, or a byte-level BPE of the captions, kept in the run's folder; the first process trains it, the others wait."""
     if recipe.model.start:
         return Tokenizer.load(checkpoints.resolve(recipe.model.start))
-    folder = start.out / "tokenizer"
+    folder = start.out / f"tokenizer-{mark(recipe, 'data', 'seed', 'vocab_size')}"
     if start.rank == 0 and not (folder / "tokenizer.json").exists():
         rng = random.Random(recipe.seed)
         drawn = (source.sample(rng)[1].lower() for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions))

@@ -76,6 +76,13 @@ def frozen_start(recipe: PreferRecipe) -> MediaTransformer:
     return network.requires_grad_(False)
 
 
+def alongside(reference: MediaTransformer, network: MediaTransformer) -> MediaTransformer:
+    """The reference on the network's device, in its dtype and mode, so that equal weights give
+    equal outputs."""
+    reference.compute_dtype = network.compute_dtype
+    return reference.to(network.proj_in.weight.device).train(network.training)
+
+
 # ---- pairs ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +104,7 @@ def dpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None
             return ((x0 - both) / t[..., None]).square().mean((1, 2))
 
         with torch.no_grad():
-            before = errors(reference.to(device))
+            before = errors(alongside(reference, network))
         chosen, rejected = (errors(network) - before).chunk(2)
         return -F.logsigmoid(-r.beta * (chosen - rejected)).sum()
 
@@ -178,7 +185,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
         gain = advantages(earned, r.group).to(device)  # (B G,)
         seen_rewards.append(earned)
         with torch.no_grad():
-            text_at_start = reference.to(device).encode_text(words)
+            text_at_start = alongside(reference, network).encode_text(words)
         text, total = network.encode_text(words), torch.zeros((), device=device)
         for i in steps:
             mean, spread = policy(network, path[i], i, positions, text)
@@ -215,7 +222,7 @@ def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
         c, device = network.config, part["captions"].device
         height, width = part["images"].shape[-2:]
         positions, words = network.positions(height, width), part["captions"].repeat_interleave(r.group, 0)
-        old.to(device).load_state_dict(network.beside["old"].weights())  # type: ignore[operator,union-attr,index]
+        alongside(old, network).load_state_dict(network.beside["old"].weights())  # type: ignore[operator,union-attr,index]
         with torch.no_grad():
             text_then = old.encode_text(words)
             x = euler(predictor(old, text_then, positions), torch.randn(len(words), len(positions), c.token_size).to(device), levels, torch.randn)
@@ -261,7 +268,7 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
             text = network.encode_text(words)
             for i in range(stop):
                 x = stochastic_step(x, ask(network, x, time(i), positions, text), levels[i], levels[i + 1], eta=0.0)[0]
-            at_start = ask(reference.to(device), x, time(stop), positions, reference.encode_text(words))
+            at_start = ask(alongside(reference, network), x, time(stop), positions, reference.encode_text(words))
         made = ask(network, x, time(stop), positions, network.encode_text(words))
         pull = (made - at_start).square().mean((1, 2))
         return (r.kl * pull - reward(part, network.picture(made, height, width))).sum()

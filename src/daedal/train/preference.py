@@ -25,9 +25,9 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, pair_objectives, parallel, sampled
-from daedal.train.pictures import Start, begin
 from daedal.train.recipe.chat import PreferenceRecipe
 from daedal.train.reward import comparisons, end_to_end, mean_length
+from daedal.train.start import Start, begin, mark
 from daedal.train.trainer import Batch, Objective
 
 REFERENCED = ("dpo", "ipo", "kto")  # methods that compare with where the policy started
@@ -70,14 +70,20 @@ class Referenced:
 
 @torch.no_grad()
 def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, batches: Comparisons) -> Tensor:
-    """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the run's folder where it made them before."""
-    file = start.out / f"reference-{assistant.mark(recipe.start, recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter')}.safetensors"
+    """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the
+    run's folder where it made them before. They are computed in the policy's dtype: in another one
+    the log ratios would not start at 0."""
+    dtype = str(start.dtype).removeprefix("torch.")
+    file = (
+        start.out
+        / f"reference-{dtype}-{mark(recipe, 'data', 'context', 'seed', 'task_pairs', 'method', 'adapter', weights=recipe.start)}.safetensors"
+    )
     shape = (batches.firsts[-1], max(len(c.talks) for pool in batches.pools for c in pool))
     table = load_file(file)["logprobs"] if file.exists() else torch.full(shape, float("nan"))
     fresh = Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed)
     drawn = {fresh.draw() for _ in range(recipe.rows * recipe.steps)}
     absent = sorted((i for i in drawn if table[i, 0].isnan()), key=lambda i: max(map(len, batches[i].talks)))  # more, where steps grew
-    network.to(start.device).train()  # as the loss will run it
+    start.prepared(network)
     for at in range(0, len(absent), recipe.micro_rows):
         numbers = absent[at : at + recipe.micro_rows]
         batch = {key: value.to(start.device) for key, value in batches.batch(numbers).items()}

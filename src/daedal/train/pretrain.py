@@ -1,6 +1,5 @@
 """Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and the folder that comes out."""
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,10 +18,11 @@ from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.nn.mlp import balance_loss
 from daedal.processes.scoring import bits_per_byte
-from daedal.train import checkpoint, parallel
+from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe.text import Recipe
+from daedal.train.start import Start, begin, mark
 from daedal.train.trainer import Batch, Batches, Objective, Trainer
 
 
@@ -51,12 +51,13 @@ def next_token(recipe: Recipe) -> Objective:
     return Objective(loss, lambda batch: batch["tokens"][:, 1:].numel())
 
 
-def tokenizer_of(recipe: Recipe, out: Path, rank: int) -> Tokenizer:
-    """The recipe's tokenizer; one that is trained is kept in `out/tokenizer`, so that a resumed run has the same."""
+def tokenizer_of(recipe: Recipe, start: Start) -> Tokenizer:
+    """The recipe's tokenizer; one that is trained is kept, so that a resumed run has the same."""
     if recipe.tokenizer.path or recipe.model.start:
         return Tokenizer.load(checkpoints.resolve(recipe.tokenizer.path or recipe.model.start))
-    folder, special = out / "tokenizer", recipe.tokenizer.special_tokens
-    if not (folder / "tokenizer.json").exists() and rank == 0:
+    folder = start.out / f"tokenizer-{mark(recipe, 'data', 'tokenizer')}"
+    special = recipe.tokenizer.special_tokens
+    if not (folder / "tokenizer.json").exists() and start.rank == 0:
         texts = islice(documents(recipe.data.train), recipe.tokenizer.documents)
         Tokenizer.train(texts, recipe.tokenizer.vocab_size, special, bos=special[0], eos=special[1], add_bos=True).save(folder)
     if torch.distributed.is_initialized():
@@ -102,37 +103,28 @@ def run(
 ) -> Path:
     """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder. Other objectives on text pass theirs, and
     what makes batches of rows of text: of (recipe, rows, network, tokenizer, state to go on from)."""
-    device, out = machine.pick_device(recipe.device), Path(recipe.out)
-    rank, world = parallel.start(device)
-    if recipe.rows % (world * recipe.micro_rows):
-        raise DaedalError(f"rows = {recipe.rows} does not split into {world} processes of micro_rows = {recipe.micro_rows}; make it a multiple.")
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    resume = checkpoint.resume(recipe)
-    if rank == 0:
-        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    tokenizer = tokenizer_of(recipe, out, rank)
-    network = network_of(recipe, tokenizer).to(device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    network.compute_dtype = None if dtype == torch.float32 else dtype
-    data = resume and resume["data"]
+    start = begin(recipe)
+    if recipe.rows % (start.world * recipe.micro_rows):
+        raise DaedalError(
+            f"rows = {recipe.rows} does not split into {start.world} processes of micro_rows = {recipe.micro_rows}; make it a multiple."
+        )
+    tokenizer = tokenizer_of(recipe, start)
+    network = start.prepared(network_of(recipe, tokenizer))
+    data = start.resume and start.resume["data"]
     rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=data)
     source = batches(recipe, rows, network, tokenizer, data) if batches else TokenBatches(rows)
     tokens = recipe.rows * recipe.model.context
     trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, dtype), source, objective(recipe, network) if objective else next_token(recipe), rank=rank, world=world, device=device,
+        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, start.dtype), source, objective(recipe, network) if objective else next_token(recipe), start,
         unit="tokens", units_per_step=tokens, flops_per_step=tokens * network.flops_per_token(recipe.model.context // 2, train=True), evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
-        resume=resume,
     )  # fmt: skip
     trainer.run()
     state = trainer.result()
-    if rank == 0:
-        checkpoints.save(network, out / "model", state=state)
-        tokenizer.save(out / "model")
+    if start.rank == 0:
+        checkpoints.save(network, start.out / "model", state=state)
+        tokenizer.save(start.out / "model")
     parallel.finish()
-    return out / "model"
+    return start.out / "model"
 
 
 def evaluation(recipe: Recipe, tokenizer: Tokenizer):

@@ -26,8 +26,9 @@ from daedal.processes.sampling import SamplingParams
 from daedal.systems.vq_prior import begun, encode, paint_codes
 from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.pictures import Start, begin, clean, fit, held_out, planned, sheet, sources, tokenizer_of
+from daedal.train.pictures import clean, fit, held_out, planned, sheet, sources, tokenizer_of
 from daedal.train.recipe.pictures import PriorRecipe
+from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
 
 NAT = 1 / math.log(2)  # bits

@@ -24,8 +24,9 @@ from daedal.networks.clip import CLIPModel
 from daedal.nn.linear import Linear
 from daedal.processes.sight import Sight, ended
 from daedal.train import contrast, parallel
-from daedal.train.pictures import begin, clean, cost, fit, planned, tokenizer_of
+from daedal.train.pictures import clean, cost, fit, planned, tokenizer_of
 from daedal.train.recipe.pictures import RateRecipe
+from daedal.train.start import begin
 from daedal.train.trainer import Batch, Objective
 
 HEAD = "head.safetensors"

@@ -30,8 +30,8 @@ from daedal.nn.segments import Segments
 from daedal.processes.measures import wilson
 from daedal.train import assistant, parallel, sampled
 from daedal.train.pair_objectives import bradley_terry, centring, plackett_luce, process_loss
-from daedal.train.pictures import Start, begin
 from daedal.train.recipe.chat import RewardRecipe
+from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
 
 

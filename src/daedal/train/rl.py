@@ -34,12 +34,12 @@ from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, checkpoint, parallel
 from daedal.train import rl_objectives as rl
 from daedal.train.actors import Actors
-from daedal.train.pictures import Start, begin
 from daedal.train.policy import Reference, frozen_copy, policy_of, values_in, values_of
 from daedal.train.questions import Question, Questions
 from daedal.train.recipe.chat import RLRecipe
 from daedal.train.rewards import Reward, Scoring, check_dropped, named
 from daedal.train.rollout import Completion, complete, padded, score, scored, seed_of, support_of, trimmed
+from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective, Trainer
 
 # ---- methods -----------------------------------------------------------------------------------------------------------------------------
@@ -355,13 +355,11 @@ def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
         raise DaedalError(
             f"{start.world} processes must divide rollout.questions = {recipe.rollout.questions}, and rows = {recipe.rows} into micro_rows."
         )
-    network = policy_of(recipe).to(start.device).train()
-    network.compute_dtype = None if start.dtype == torch.float32 else start.dtype
+    network = start.prepared(policy_of(recipe))
     rollouts = Rollouts(recipe, network, tokenizer, reward or reward_named(recipe), start)
     trainer = Trainer(
-        recipe, network, lambda: assistant.optimizers(recipe, network, start.dtype), rollouts, objective_of(recipe, rollouts), rank=start.rank,
-        world=start.world, device=start.device, unit="completions", units_per_step=recipe.rows, flops_per_step=flops_of(recipe, network),
-        evaluate=evaluation(recipe, rollouts), sample=showing(rollouts), resume=start.resume,
+        recipe, network, lambda: assistant.optimizers(recipe, network, start.dtype), rollouts, objective_of(recipe, rollouts), start=start, unit="completions", units_per_step=recipe.rows, flops_per_step=flops_of(recipe, network),
+        evaluate=evaluation(recipe, rollouts), sample=showing(rollouts),
     )  # fmt: skip
     trainer.run()
     trainer.result()

@@ -17,8 +17,8 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
-from daedal.train.pictures import Start
 from daedal.train.recipe.chat import PreferenceRecipe, RewardRecipe, SampledRecipe, SFTRecipe
+from daedal.train.start import Start, mark
 from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
 
@@ -58,7 +58,7 @@ def source(recipe: SFTRecipe | PreferenceRecipe | RewardRecipe, name: str, netwo
     """A source of what the network made: `name` is "kept" or "pairs"."""
     wanted = recipe.sampled
     assert wanted is not None
-    file = start.out / f"{name}-{assistant.mark(recipe.start, recipe, 'sampled', 'seed', 'answer_tokens')}.jsonl"
+    file = start.out / f"{name}-{mark(recipe, 'sampled', 'seed', 'answer_tokens', weights=recipe.start)}.jsonl"
     if not file.exists():
         if wanted.teacher:
             network, tokenizer = assistant.network_of(wanted.teacher), chat.prepared(Tokenizer.load(checkpoints.resolve(wanted.teacher)))

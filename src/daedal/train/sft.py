@@ -23,8 +23,8 @@ from daedal.nn.segments import Segments
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant, parallel, sampled
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.pictures import begin
 from daedal.train.recipe.chat import SFTRecipe
+from daedal.train.start import begin
 from daedal.train.trainer import Batch, Objective
 
 plan = assistant.plan

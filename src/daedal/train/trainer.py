@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from daedal import device as machine
 from daedal.errors import DaedalError
@@ -25,6 +27,7 @@ from daedal.train.averages import Averages
 from daedal.train.metrics import whole_lines
 from daedal.train.progress import Progress
 from daedal.train.recipe.base import Run
+from daedal.train.start import Start
 
 Batch = dict[str, Tensor]
 
@@ -74,21 +77,19 @@ class Trainer:
         optimizers: Callable[[], list[torch.optim.Optimizer]],
         batches: Batches,
         objective: Objective,
+        start: Start,
         *,
         unit: str,
         units_per_step: int,
         flops_per_step: float,
         evaluate: Callable[[Any], dict[str, float]] | None = None,
         sample: Callable[[Any, int], str] | None = None,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | None = None,
-        resume: dict[str, Any] | None = None,
     ) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
+        self.start, rank, world = start, start.rank, start.world
         watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
         self.objective, self.evaluate, self.sample = objective, evaluate if watches else None, sample if watches else None
-        self.rank, self.world, self.device = rank, world, device or torch.device("cpu")
+        self.rank, self.world, self.device = rank, world, start.device
         dtype = network.compute_dtype or torch.float32
         self.out, self.unit, self.units_per_step, self.flops_per_step = Path(recipe.out), unit, units_per_step, flops_per_step
         self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
@@ -103,13 +104,15 @@ class Trainer:
         self.averages = Averages(network, recipe.averages) if recipe.averages else None
         self.stop = False
         self.board = tensorboard(self.out) if recipe.tensorboard and rank == 0 else None
-        if resume:
-            self.restore(resume)
+        if start.resume:
+            self.restore(start.resume)
+        self.trim_logs()
 
     # -- the loop -----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved) and DaedalError on a loss that is not a number.
+        """Train to `recipe.steps`. Raises Interrupted after a signal (state saved), and DaedalError
+        on a loss or a gradient that is not finite, which changes no weights.
         Several processes end at a signal as torchrun ends them, and go on from the last checkpoint."""
         handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.world == 1 else {}
         try:
@@ -130,12 +133,8 @@ class Trainer:
                 group["lr"] = peak * factor
         loss = self.gradients(batch)
         if not math.isfinite(loss):
-            raise DaedalError(
-                f"the loss is {loss} at step {self.step + 1}; the last good checkpoint in {self.out / 'checkpoints'} is kept. "
-                "Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup."
-            )
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip or math.inf)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            raise self.diverged(f"the loss is {loss} at step {self.step + 1}")
+        norm = self.clip_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -166,23 +165,77 @@ class Trainer:
             total += loss.item()
         return parallel.total(total, self.device, self.world)
 
+    def clip_gradients(self) -> float:
+        """The norm of all gradients, which are scaled down to `optimizer.clip`. A loss may be finite
+        while its slope is not (the root of 0, say), and one such number would reach all weights."""
+        parameters = list(self.network.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not math.isfinite(value):
+            raise self.diverged(f"the gradient's norm is {value} at step {self.step + 1}{self.worst_gradient()}")
+        if self.recipe.optimizer.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.clip, norm)
+        return value
+
+    def worst_gradient(self) -> str:
+        """The first weight whose gradient is not finite, in words."""
+        named = ((name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None)
+        first = next((name for name, gradient in named if not finite([gradient])), None)
+        return f" (first in {first})" if first else ""
+
+    def diverged(self, what: str) -> DaedalError:
+        """The sentence of a run that stops before a number that is not finite is kept."""
+        kept = checkpoint.checkpoints(self.out / "checkpoints")
+        where = f"the last good checkpoint, {kept[-1]}, is kept" if kept else "no checkpoint was due before"
+        return DaedalError(f"{what}; {where}. Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup.")
+
+    def check_weights(self) -> None:
+        """Before anything is written: a finite gradient can still overflow the weights or a mean."""
+        state = [v for o in self.optimizers for kept in o.state.values() for v in kept.values() if isinstance(v, Tensor)]
+        tensors = [*self.network.parameters(), *self.network.buffers(), *state, *(self.ema or [])]
+        if parallel.total(float(not finite(tensors)), self.device, self.world):
+            raise self.diverged(f"weights or optimizer states are not finite after step {self.step}")
+
     @torch.no_grad()
     def average(self) -> None:
         if self.ema is not None:
-            torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - self.recipe.ema)
+            decay = ema_decay(self.recipe.ema or 0.0, self.step + 1)
+            torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - decay)
         if self.averages:
             self.averages.update(self.network, self.step + 1)
+
+    @contextmanager
+    def shipped(self) -> Iterator[None]:
+        """The network with the weights that `result` would ship now: those of the EMA, if there is one."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.network.parameters())
+        live = [p.data for p in parameters]
+        try:
+            for p, average in zip(parameters, self.ema, strict=True):
+                p.data = average
+            yield
+        finally:
+            for p, data in zip(parameters, live, strict=True):
+                p.data = data
 
     def sometimes(self, progress: Progress) -> None:
         """Evaluation, samples and checkpoints, when they are due; the last step is due for all."""
         r, last = self.recipe, self.step == self.recipe.steps
-        if self.evaluate and (last or self.step % r.evaluate_every == 0):
-            progress.note(self.log({"step": self.step, **self.evaluate(self.network)}, "evaluations.jsonl"))
-        if self.sample and (last or self.step % r.sample_every == 0):
-            progress.text(self.sample(self.network, self.step))
-        if self.averages and self.rank == 0 and (last or self.step % r.averages_every == 0):
-            self.averages.write(self.network, self.out / "averages", self.step)
-        if last or self.stop or self.step % r.checkpoint_every == 0:
+        saves = last or self.stop or self.step % r.checkpoint_every == 0
+        averages = self.averages if last or self.step % r.averages_every == 0 else None
+        if saves or averages:
+            self.check_weights()
+        with self.shipped():
+            if self.evaluate and (last or self.step % r.evaluate_every == 0):
+                found = self.evaluate(self.network)
+                progress.note(self.log({"step": self.step, **found}, "evaluations.jsonl"))
+            if self.sample and (last or self.step % r.sample_every == 0):
+                progress.text(self.sample(self.network, self.step))
+        if averages and self.rank == 0:
+            averages.write(self.network, self.out / "averages", self.step)
+        if saves:
             self.save(progress, last)
         if self.stop:
             raise Interrupted(f"stopped at step {self.step}; the same command goes on from there.")
@@ -205,8 +258,9 @@ class Trainer:
 
     def save(self, progress: Progress, last: bool) -> None:
         state = parallel.full_state(self.network, self.optimizers) | {
-            "step": self.step, "seconds": self.seconds, "data": self.batches.state(), "rng": torch.get_rng_state(),
-            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "recipe": self.recipe.model_dump_json(),
+            "step": self.step, "seconds": self.seconds, "data": self.batches.state(),
+            "rng": parallel.random_states(self.device, self.world),
+            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "fixed": self.start.fixed,
         }  # fmt: skip
         if self.rank:
             return
@@ -221,13 +275,17 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         parallel.restore(self.network, self.optimizers, state)
         self.step, self.seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["rng"])
+        seed = self.recipe.seed + self.step * 1_000_003  # not the noise of the first steps again
+        parallel.restore_random_state(state["rng"], self.device, self.rank, seed)
         if self.ema is not None:
             self.ema = [average.to(self.device) for average in state["ema"]]
         if self.averages:
             self.averages.kept = [[average.to(self.device) for average in kept] for kept in state["averages"]]
+
+    def trim_logs(self) -> None:
+        """Drop the lines past the present step, which will be written again."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
-            if self.rank == 0 and (self.out / file).exists():  # lines past the checkpoint will be written again
+            if self.rank == 0 and (self.out / file).exists():
                 lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]
                 partial = self.out / f".{file}.partial"
                 partial.write_text("".join(lines))
@@ -239,6 +297,18 @@ class Trainer:
             for p, average in zip(self.network.parameters(), self.ema, strict=True):
                 p.data.copy_(average)
         return parallel.whole_model(self.network)
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """Of step `step`, from 1: short at first, so that the random start is soon forgotten (the ramp of
+    TensorFlow's ExponentialMovingAverage). A plain 0.999 still holds 37 % of it after 1,000 steps."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite; of a sharded tensor, those of this process."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in tensors)
+    return all(bool(t.isfinite().all()) for t in local if t.is_floating_point())
 
 
 def tensorboard(out: Path) -> Any:

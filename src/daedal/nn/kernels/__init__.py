@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daedal.device import cache_folder
+from daedal.files import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 BLOCK = 32  # inputs of packed weights are padded to a multiple of this

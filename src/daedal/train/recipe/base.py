@@ -3,13 +3,24 @@
 One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason in `ModelRecipe` and `OptimizerRecipe`.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+T = TypeVar("T")
+FIXED, FIXED_PRESENCE = "fixed", "fixed presence"
+Fixed = Annotated[T, FIXED]  # a resumed run may not change it: its state is made of it, or from it
+FixedPresence = Annotated[T, FIXED_PRESENCE]  # its value may change, but not whether there is one
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def marks_of(section: type[BaseModel], name: str) -> set[Any]:
+    """The marks of a field, those of the classes that it is inherited from included."""
+    fields = (base.model_fields.get(name) for base in section.__mro__ if issubclass(base, BaseModel))
+    return {mark for field in fields if field for mark in field.metadata}
 
 
 class ModelRecipe(Section):
@@ -37,7 +48,7 @@ class ModelRecipe(Section):
 class OptimizerRecipe(Section):
     """Muon for matrices with AdamW for the rest, or AdamW for all. None: the rate follows from the width."""
 
-    name: Literal["muon", "adamw"] = "muon"
+    name: Fixed[Literal["muon", "adamw"]] = "muon"
     matrix_lr: float | None = None
     adam_lr: float | None = None
     weight_decay: float = 0.1
@@ -65,17 +76,17 @@ class Run(Section):
 
     out: str
     steps: int
-    seed: int = 0
+    seed: Fixed[int] = 0
     checkpoint_every: int = 250
     evaluate_every: int = 250
     sample_every: int = 500
-    rows: int = 32  # samples a step, over all processes
+    rows: Fixed[int] = 32  # samples a step, over all processes
     micro_rows: int = 8  # samples a forward pass
     optimizer: OptimizerRecipe = OptimizerRecipe()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    ema: float | None = None  # decay of an exponential moving average of the weights, saved in their place
-    averages: tuple[float, ...] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
+    ema: FixedPresence[float | None] = None  # decay of an average of the weights, evaluated and saved in their place
+    averages: Fixed[tuple[float, ...]] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
     averages_every: int = 100  # steps between those written
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from daedal.data.rows import ChatSource
-from daedal.train.recipe.base import OptimizerRecipe, Run, Section
+from daedal.train.recipe.base import Fixed, OptimizerRecipe, Run, Section
 
 
 class AdapterRecipe(Section):
@@ -29,10 +29,10 @@ class ChatData(Section):
 class ChatRun(Run):
     """What the tasks on conversations share. Without `context` it is the model's."""
 
-    start: str  # folder, house model or Hub name
-    adapter: AdapterRecipe | None = None
-    data: ChatData = ChatData()
-    context: int | None = None
+    start: Fixed[str]  # folder, house model or Hub name
+    adapter: Fixed[AdapterRecipe | None] = None
+    data: Fixed[ChatData] = ChatData()
+    context: Fixed[int | None] = None
     prompts: list[str] = []
     evaluate_tasks: int = 60  # held-out tasks, answered by the model and checked by program
     evaluate_kinds: list[str] = []  # of them; none: all
@@ -62,7 +62,7 @@ class SFTRecipe(ChatRun):
     """Supervised fine-tuning on conversations (daedal.train.sft)."""
 
     task: Literal["sft"] = "sft"
-    sampled: SampledRecipe | None = None  # rejection sampling: the start's own right answers are a source too
+    sampled: Fixed[SampledRecipe | None] = None  # rejection sampling: the start's own right answers are a source too
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8)
 
 
@@ -70,9 +70,9 @@ class RewardRecipe(ChatRun):
     """A reward model from comparisons (daedal.train.reward)."""
 
     task: Literal["reward"] = "reward"
-    kind: Literal["outcome", "process"] = "outcome"  # a value for a whole answer, or a logit for each step of it
-    task_pairs: int = 2000  # made of each source of tasks that has no limit
-    sampled: SampledRecipe | None = None  # the start's own best and worst answers are pairs too
+    kind: Fixed[Literal["outcome", "process"]] = "outcome"  # a value for a whole answer, or a logit for each step of it
+    task_pairs: Fixed[int] = 2000  # made of each source of tasks that has no limit
+    sampled: Fixed[SampledRecipe | None] = None  # the start's own best and worst answers are pairs too
     margin: float = 1.0  # weight of a pair's own margin
     centre: float = 0.01  # of the pull of rewards towards a mean of zero
     rows: int = 16
@@ -86,14 +86,14 @@ class PreferenceRecipe(ChatRun):
     pairs."""
 
     task: Literal["preference"] = "preference"
-    method: Literal["dpo", "ipo", "kto", "orpo", "simpo"] = "dpo"
+    method: Fixed[Literal["dpo", "ipo", "kto", "orpo", "simpo"]] = "dpo"
     beta: float = 0.1
     smoothing: float = 0.0  # dpo: the share of labels taken to be wrong (cDPO)
     gamma: float = 1.0  # simpo: the margin
     good_weight: float = 1.0  # kto
     bad_weight: float = 1.0
-    task_pairs: int = 2000
-    sampled: SampledRecipe | None = None
+    task_pairs: Fixed[int] = 2000
+    sampled: Fixed[SampledRecipe | None] = None
     rows: int = 16
     micro_rows: int = 16
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8)
@@ -146,8 +146,8 @@ class RLRecipe(ChatRun):
     `rollout.questions` times `rollout.group` those of a rollout."""
 
     task: Literal["rl"] = "rl"
-    method: Literal["ppo", "reinforce++", "rloo", "grpo", "dapo", "dr_grpo", "gspo", "cispo"] = "grpo"
-    data: RLData = RLData()
+    method: Fixed[Literal["ppo", "reinforce++", "rloo", "grpo", "dapo", "dr_grpo", "gspo", "cispo"]] = "grpo"
+    data: Fixed[RLData] = RLData()
     rollout: RolloutRecipe = RolloutRecipe()
     answer_tokens: int = 64
     epochs: int = 1  # over a rollout

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from daedal.train.recipe.base import OptimizerRecipe, Section
+from daedal.train.recipe.base import Fixed, FixedPresence, OptimizerRecipe, Section
 from daedal.train.recipe.pictures import PictureData, PictureRun, PictureSource
 
 
@@ -33,9 +33,9 @@ class FlowRecipe(PictureRun):
 
     task: Literal["flow"] = "flow"
     prompts: list[str] = []
-    model: MediaModelRecipe = MediaModelRecipe()
+    model: Fixed[MediaModelRecipe] = MediaModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    vocab_size: int = 2048
+    vocab_size: Fixed[int] = 2048
     time_mean: float = 0.0  # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
     time_std: float = 1.0
     uniform: float = 0.1  # and the share drawn evenly instead
@@ -43,10 +43,10 @@ class FlowRecipe(PictureRun):
     given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
     control: float = 0.5  # share of samples that come with their edges, where model.options.control_size makes room for them
     min_snr: float | None = None  # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
-    uncertainty: bool = False  # learn what a level's loss is, and divide by it (EDM2)
+    uncertainty: Fixed[bool] = False  # learn what a level's loss is, and divide by it (EDM2)
     offset_noise: float = 0.0  # noise that a whole picture shares, so that very dark and very bright ones are learnt; 0.1 is common
-    align: float = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
-    align_to: str = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
+    align: FixedPresence[float] = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
+    align_to: Fixed[str] = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
     align_decay: float = 0.999  # of that average
     additive: float = 0.0  # weight of names and endings of captions adding up, so that each is known with the others; sketch and flow
     guidance_scale: float = 3.0  # of samples and evaluation
@@ -91,10 +91,10 @@ class DistillRecipe(FlowRecipe):
     """A student of the media transformer `model.start` (daedal.train.distill): of one to four steps, or one that needs no guidance."""
 
     task: Literal["distill"] = "distill"  # type: ignore[assignment]
-    method: Literal["progressive", "consistency", "guidance"] = "progressive"
+    method: Fixed[Literal["progressive", "consistency", "guidance"]] = "progressive"
     levels: int = 24  # the teacher's steps between noise and picture; progressive: a multiple of sample_steps
     teacher_guidance: float = 3.0
-    adversarial: float = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
+    adversarial: FixedPresence[float] = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
     guidance_scale: float = 1.0  # the student needs none
     sample_steps: int = 2
     given: float = 0.0
@@ -116,9 +116,9 @@ class PreferRecipe(FlowRecipe):
     """A media transformer taught by comparisons or by reward (daedal.train.prefer), from `model.start`, on generated scenes."""
 
     task: Literal["prefer"] = "prefer"  # type: ignore[assignment]
-    method: Literal["dpo", "grpo", "nft", "refl"] = "grpo"
+    method: Fixed[Literal["dpo", "grpo", "nft", "refl"]] = "grpo"
     reward: str = "scenes"  # grpo, nft and refl: what can be read off a scene, or the folder of a rater or CLIP model
-    data: PictureData = PictureData(train=[PictureSource(path="scenes")])
+    data: Fixed[PictureData] = PictureData(train=[PictureSource(path="scenes")])
     drop_caption: float = 0.0
     beta: float = 100.0  # dpo: how far a difference of errors is trusted
     group: int = 8  # grpo and nft: pictures of one prompt, compared among themselves

@@ -5,7 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from daedal.train.recipe.base import ModelRecipe, OptimizerRecipe, Run, Section
+from daedal.data.contents import DataPath
+from daedal.train.recipe.base import Fixed, FixedPresence, ModelRecipe, OptimizerRecipe, Run, Section
 
 
 class PictureSource(Section):
@@ -13,7 +14,7 @@ class PictureSource(Section):
     one of the given values; `weight` is its share of the samples; `dense` the share of its captions that go on with what the pixels show;
     `plain` lays transparent pictures of a parquet file on white only."""
 
-    path: str
+    path: DataPath
     where: dict[str, str | list[str]] = {}
     weight: float = 1.0
     dense: float = 0.0
@@ -29,7 +30,7 @@ class PictureData(Section):
 class PictureRun(Run):
     """What the tasks on pictures share; their networks are convolutions and small towers, for which AdamW is the default."""
 
-    data: PictureData
+    data: Fixed[PictureData]
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.001, weight_decay=0.01)
 
     @model_validator(mode="after")
@@ -72,13 +73,13 @@ class AutoencodeRecipe(PictureRun):
 
     task: Literal["autoencode"] = "autoencode"
     evaluate_pictures: int = 100  # of the validation sources
-    model: CodecRecipe = CodecRecipe()
+    model: Fixed[CodecRecipe] = CodecRecipe()
     error: Literal["l1", "l2"] = "l1"  # l2 is what PSNR measures; l1 keeps edges sharper
     perceptual: float = 0.1  # distance in the critic's features
-    adversarial: float = 0.05
+    adversarial: FixedPresence[float] = 0.05
     adversarial_from: int = 1000  # the step at which the codec starts to listen to the critic, which learns from the first
     game: Literal["hinge", "logistic", "relativistic"] = "hinge"
-    critic_width: int = 32
+    critic_width: Fixed[int] = 32
     kl: float = 1e-5
     equivariance: float = 0.25  # kl: of a scaled latent's picture against the scaled picture (EQ-VAE)
     commitment: float = 0.25  # vq
@@ -112,8 +113,8 @@ class ContrastRecipe(PictureRun):
 
     task: Literal["contrast"] = "contrast"
     evaluate_pictures: int = 100  # of the validation sources
-    model: TowersRecipe = TowersRecipe()
-    vocab_size: int = 2048
+    model: Fixed[TowersRecipe] = TowersRecipe()
+    vocab_size: Fixed[int] = 2048
     jitter: float = 0.0  # training pictures are shifted and scaled by up to this share of a side and turned by up to so many radians
     optimizer: OptimizerRecipe = OptimizerRecipe(name="muon", adam_lr=0.001, weight_decay=0.1)
 
@@ -130,11 +131,11 @@ class PriorRecipe(PictureRun):
 
     task: Literal["prior"] = "prior"
     evaluate_pictures: int = 100  # of the validation sources
-    codec: str
-    model: ModelRecipe = ModelRecipe()
+    codec: Fixed[str]
+    model: Fixed[ModelRecipe] = ModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    vocab_size: int = 2048  # of captions
-    text_length: int = 24
+    vocab_size: Fixed[int] = 2048  # of captions
+    text_length: Fixed[int] = 24
     drop_caption: float = 0.1  # for classifier-free guidance
     prompts: list[str] = []
     guidance_scale: float = 2.0
@@ -146,11 +147,11 @@ class GanRecipe(PictureRun):
     """A GAN on pictures (daedal.train.gan); `options` are fields of the generator's config, `critic_options` of the discriminator's."""
 
     task: Literal["gan"] = "gan"
-    kind: Literal["stylegan2", "stylegan3", "biggan"] = "stylegan2"
-    side: int = 32  # pixels
-    classes: list[str] = []  # words of captions; none: no classes
-    options: dict[str, Any] = {}
-    critic_options: dict[str, Any] = {}
+    kind: Fixed[Literal["stylegan2", "stylegan3", "biggan"]] = "stylegan2"
+    side: Fixed[int] = 32  # pixels
+    classes: Fixed[list[str]] = []  # words of captions; none: no classes
+    options: Fixed[dict[str, Any]] = {}
+    critic_options: Fixed[dict[str, Any]] = {}
     game: Literal["relativistic", "logistic", "hinge"] = "relativistic"
     gamma: float = 1.0  # of R1 and R2 (R3GAN); the one knob to tune for a set of pictures
     path_length: float = 0.0  # StyleGAN2's 2.0; not needed with the relativistic game
@@ -185,9 +186,9 @@ class AdaptRecipe(PictureRun):
     """Fine-tuning of an open image model (daedal.train.adapt)."""
 
     task: Literal["adapt"] = "adapt"
-    method: Literal["lora", "dreambooth", "textual_inversion", "controlnet", "full"] = "lora"  # full: all weights of the denoiser
-    model: AdaptModel
-    side: int | None = None  # pixels; None: what the model was made for
+    method: Fixed[Literal["lora", "dreambooth", "textual_inversion", "controlnet", "full"]] = "lora"  # full: all weights of the denoiser
+    model: Fixed[AdaptModel]
+    side: Fixed[int | None] = None  # pixels; None: what the model was made for
     prompt: str | None = None  # for every picture, in place of its caption
     class_prompt: str | None = None  # what a thing is one of (DreamBooth): pictures of it are painted before training and learned beside
     class_pictures: int = 100

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from daedal.data.documents import Source
 from daedal.data.rows import ChatSource
-from daedal.train.recipe.base import ModelRecipe, Run, Section
+from daedal.train.recipe.base import Fixed, ModelRecipe, Run, Section
 
 
 class TokenizerRecipe(Section):
@@ -29,9 +29,9 @@ class Recipe(Run):
 
     task: Literal["pretrain"] = "pretrain"
     prompts: list[str] = ["Once upon a time", "One day, a little girl"]
-    model: ModelRecipe = ModelRecipe()
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
-    data: DataRecipe
+    model: Fixed[ModelRecipe] = ModelRecipe()
+    tokenizer: Fixed[TokenizerRecipe] = TokenizerRecipe()
+    data: Fixed[DataRecipe]
     z_loss: float = 0.0
     balance_loss: float = 0.01  # mixture-of-experts load balancing
 

@@ -1,0 +1,174 @@
+"""The verbs that generate, one a medium: `daedal text PROMPT`, which is also `daedal PROMPT`, `daedal image PROMPT`, ... Their options are the
+medium's settings; what they do is the same for all."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from daedal.errors import DaedalError
+from daedal.pipelines.medium import Handle, Medium, Result
+from daedal.settings import Setting, settings_of, several
+
+Option = typer.Option
+
+
+def verb(medium: Medium) -> Callable[..., None]:
+    """The command of a medium, with an option for each of its settings."""
+
+    def command(
+        prompt: Annotated[str | None, typer.Argument(help=medium.prompt)] = None,
+        output: Annotated[Path | None, Option("-o", "--output", help="File; where there are several, a number is added.")] = None,
+        model: Annotated[str, Option(help="House model, folder, file or Hub name.")] = medium.model,
+        *,
+        as_json: Annotated[bool, Option("--json", help="One JSON object a result.")] = False,
+        quiet: Annotated[bool, Option("--quiet", "-q", help="Show nothing while it is made, and no picture after it.")] = False,
+        **given: Any,
+    ) -> None:
+        given = {name: value for name, value in given.items() if value not in (None, [])}
+        loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
+        generate(medium, with_stdin(prompt), model, loading, given, output, as_json, quiet)
+
+    signature = inspect.signature(command)
+    own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    options = [*options_of(medium.settings, defaults=True), *options_of(medium.loading)]
+    command.__signature__ = signature.replace(parameters=[*own[:3], *options, *own[3:]])  # type: ignore[attr-defined]
+    command.__doc__ = medium.help
+    return command
+
+
+def options_of(model: type, defaults: bool = False) -> list[Parameter]:
+    """An option for each setting. One that is not given is None, so that the model's own choice holds; its help says the default else."""
+    found = []
+    plain = {field.name: field.default for field in fields(model)}
+    for name, (kind, setting) in settings_of(model).items():
+        if setting.typed:
+            found.append(
+                Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option(name, kind, setting, plain[name] if defaults else None))
+            )
+    return found
+
+
+def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
+    """The annotation that typer reads."""
+    shown = f"{setting.help} [{default}]" if isinstance(default, int | float) and not isinstance(default, bool) else setting.help
+    if several(kind):
+        return Annotated[list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)]
+    types = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    first = next((part for part in (bool, str, float, int) if part in types), str)
+    if first is bool:
+        return Annotated[bool | None, Option(f"--{name.replace('_', '-')}", help=shown)]
+    return Annotated[first | None, Option(*setting.flags, help=shown, metavar=setting.metavar)]
+
+
+def generate(
+    medium: Medium, prompt: str, model: str, loading: dict[str, Any], settings: dict[str, Any], output: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Load, start, show progress, log, and write, print or show the results."""
+    from daedal.pipelines import history
+
+    pipeline = medium.code.load(model, **loading)
+    handle = pipeline.start(prompt, **settings)
+    say(handle.remarks)
+    streams = medium.readable and not (as_json or quiet or output or settings.get("n", 1) > 1)
+    interrupted = False
+    try:
+        if streams:
+            print_pieces(handle)
+        else:
+            with progress(quiet) as update:
+                for event in handle:
+                    update(event.done, event.total)
+    except KeyboardInterrupt:  # one Ctrl-C stops the work; where a part is a result, it is kept
+        if not medium.readable:
+            raise
+        interrupted = True
+    results = handle.results()
+    if as_json:
+        print("\n".join(json.dumps(result.as_dict(), ensure_ascii=False) for result in results))
+    if output or not (medium.readable or as_json):
+        write(medium, results, output or Path(default_name(medium, results[0])), as_json or medium.readable)
+    elif not (streams or as_json):
+        print("\n\n---\n\n".join(result.whole for result in results))
+    try:
+        for result in results:
+            history.add(result)
+    except DaedalError as error:  # what was made is worth more than its record
+        say((str(error),))
+    if sys.stdout.isatty() and not quiet:
+        type(results[0]).show(results)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def write(medium: Medium, results: list[Result], path: Path, aside: bool) -> None:
+    """Save results, and print their names: `aside` on stderr, where stdout carries something else."""
+    for i, result in enumerate(results):
+        saved = result.save(path if len(results) == 1 else path.with_stem(f"{path.stem}-{i + 1}"))
+        print(saved, file=sys.stderr if aside else sys.stdout)
+
+
+def default_name(medium: Medium, result: Result) -> str:
+    """A file name from the prompt and the seed."""
+    words = "".join(c if c.isalnum() else " " for c in str(result.recipe["prompt"]).lower()).split()
+    name = "-".join(words).encode()[:60].decode(errors="ignore").rstrip("-")
+    return f"{name or medium.name}-{result.recipe['settings'].get('seed')}{medium.suffix}"
+
+
+def print_pieces(handle: Handle) -> None:
+    """The text as it comes, behind the prompt that it continues (bold on a terminal)."""
+    sys.stdout.write(f"\033[1m{handle.front}\033[0m" if handle.front and sys.stdout.isatty() else handle.front)
+    try:
+        for piece in handle:
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where a person looks."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, description=f"{speed:.1f} it/s" if speed else "")
+
+        yield update
+
+
+def say(remarks: tuple[str, ...]) -> None:
+    for remark in remarks:
+        print(f"daedal: {remark}", file=sys.stderr)
+
+
+def with_stdin(prompt: str | None) -> str:
+    """The prompt, with piped input as context in front of it."""
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
+    if prompt is None and not piped:
+        raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')
+    return piped.rstrip("\n") if prompt is None else f"{piped.rstrip()}\n\n{prompt}" if piped.strip() else prompt
+
+
+def read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise DaedalError("standard input is not UTF-8 text; convert it first.") from None

@@ -1,0 +1,24 @@
+"""Files written whole or not at all, and where those lie that can be made again."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside, wait for the disk, rename: at no instant is there half a file under this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE` moves it."""
+    return Path(os.environ.get("DAEDAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal")

@@ -1,0 +1,58 @@
+"""Text as a medium: the settings of a call and of loading."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from daedal.pipelines.medium import Loading, Medium
+from daedal.processes.sampling_params import SamplingParams
+from daedal.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextParams(SamplingParams):
+    """Settings of one text. What is left out is the model's own choice (its generation_config.json), else the default here."""
+
+    temperature: Annotated[float, Setting("0 is greedy, 1 the model's own distribution.")] = 0.8
+    top_p: Annotated[float, Setting("Draw from the likeliest that hold this share.")] = 0.95
+    raw: Annotated[bool, Setting("Continue the prompt's own words, also where the model is one that answers.")] = False
+    schema: Annotated[Any, Setting("JSON schema that the text will satisfy: a file, or the schema itself.", metavar="FILE")] = None
+    regex: Annotated[str | None, Setting("Regular expression that the text will match.")] = None
+
+
+@dataclass(frozen=True)
+class TextLoading(Loading):
+    adapter: Annotated[str | Path | None, Setting("Folder or Hub name of a LoRA to put on the model.")] = None
+    quantize: Annotated[int | str | None, Setting("Pack the weights on loading: 8, 4, or 16 for bf16.")] = None
+
+
+@dataclass(frozen=True)
+class TextMeasuring:
+    data: Annotated[
+        str | None,
+        Setting(
+            "Held-out text: parquet, jsonl or txt, a file or a folder. Of an image model: real pictures with captions, or a recipe, which holds some out."
+        ),
+    ] = None
+    column: Annotated[str, Setting("Text column.")] = "text"
+    split: Annotated[str | None, Setting("Keep rows whose `split` column has this value.")] = None
+    documents: Annotated[int, Setting("At most so many documents.", 1, 10**9)] = 1000
+    context: Annotated[int | None, Setting("Window in tokens; the model's own by default.", 2, 10**9)] = None
+    tasks: Annotated[str | None, Setting("Comma-separated lm-evaluation-harness tasks (extra: evals).")] = None
+    limit: Annotated[int | None, Setting("Examples a task.", 1, 10**9)] = None
+
+
+TEXT = Medium(
+    name="text",
+    help="Continue or answer a prompt with a language model.",
+    prompt="What to continue or answer; standard input is the prompt, or its context.",
+    plural="texts",
+    settings=TextParams,
+    loading=TextLoading,
+    measuring=TextMeasuring,
+    model="house/text",
+    module="daedal.pipelines.text",
+    metrics="daedal.evals.text",
+    suffix=".txt",
+    readable=True,
+)
