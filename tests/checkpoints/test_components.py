@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from daedal import checkpoints
 from daedal.checkpoints.folder import fill
+from daedal.cli.models import described
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.config import defaulted, parse, to_dict
@@ -149,6 +150,12 @@ def test_a_pipeline_folder(pipeline):
     shutil.rmtree(pipeline / "vae")
     with pytest.raises(DaedalError, match="vae is not a folder"):
         checkpoints.load_parts(pipeline)
+
+
+def test_a_pipeline_is_described_part_by_part(pipeline):
+    shown = described(pipeline)
+    assert set(shown) == {"folder", "model_index", "vae"}
+    assert shown["vae"]["parameters"] == sum(p.numel() for p in small().parameters())
 
 
 def test_a_folder_of_one_component_is_no_pipeline(folder):

@@ -6,7 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from daedal import checkpoints
-from daedal.networks.media import MediaConfig, MediaTransformer, cells, grid_positions, patchify, unpatchify
+from daedal.errors import DaedalError
+from daedal.networks.media import MediaConfig, MediaTransformer, Text, cells
+from daedal.networks.media_codecs import PlainCodec, grid_positions, patchify, unpatchify
 
 TINY = MediaConfig(
     hidden_size=64,
@@ -103,3 +105,71 @@ def test_tokens_see_their_part_of_a_sketch() -> None:
     torch.testing.assert_close(wide[:, 1, :, 0, 0], 0.75 * small[:, :, 0, 1] + 0.25 * small[:, :, 0, 0])
     flat = torch.full((1, 3, 8, 8), 0.3)
     torch.testing.assert_close(cells(flat, grid_positions(64, 24, 4), 4), torch.full((1, 96, 12), 0.3))
+
+
+# One, two and three axes: sound, pictures, video.
+
+
+SIZES = {1: (12,), 2: (3, 4), 3: (2, 3, 4)}
+
+
+def moving(axes: int) -> MediaTransformer:
+    """A network on so many axes, away from its start, whose tokens do not come in with where they lie."""
+    made = MediaTransformer(replace(TINY, axes=axes)).init_weights(0).eval()
+    torch.manual_seed(axes)
+    for p in made.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    made.position_in.weight.data.zero_()
+    return made
+
+
+def grid(axes: int) -> torch.Tensor:
+    return PlainCodec().positions(*SIZES[axes]) * 4
+
+
+@pytest.mark.parametrize("axes", SIZES)
+@torch.no_grad()
+def test_among_themselves_tokens_see_only_how_far_apart_they_are(axes: int) -> None:
+    """Shifted along every axis, the rotary part gives the same; moved apart, another."""
+    network, positions = moving(axes), grid(axes)
+    x, words = torch.randn(2, len(positions), 48), network.encode_text(torch.randint(50, (2, 6)))
+    text = Text([(k[:, :0], v[:, :0]) for k, v in words.kv], words.pooled)  # words say places, so they are left out
+    level, shift = torch.tensor([[0.3], [0.9]]), torch.tensor([17.0, 5.0, 40.0][:axes])
+    out = network(x, positions, level, text)
+    torch.testing.assert_close(network(x, positions + shift, level, text), out, atol=1e-4, rtol=1e-3)
+    for axis in range(axes):
+        further = positions.clone()
+        further[:, axis] *= 2
+        assert not torch.allclose(network(x, further, level, text), out, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", SIZES)
+@torch.no_grad()
+def test_a_level_for_each_token_on_any_axes(axes: int) -> None:
+    """One level for all is that level for each; what is given, at level 0, is read by the others; order is nothing."""
+    network, positions = moving(axes), grid(axes)
+    x, text = torch.randn(1, len(positions), 48), network.encode_text(torch.randint(50, (1, 6)))
+    level = torch.full((1, len(positions)), 0.6)
+    out = network(x, positions, level, text)
+    torch.testing.assert_close(network(x, positions, level[:, :1], text), out, atol=1e-5, rtol=1e-4)
+    given = level.clone()
+    given[:, ::2] = 0
+    told = network(x, positions, given, text)
+    assert not torch.allclose(told[:, 1::2], out[:, 1::2], atol=1e-4)
+    order = torch.randperm(len(positions))
+    torch.testing.assert_close(network(x[:, order], positions[order], given[:, order], text), told[:, order], atol=1e-5, rtol=1e-4)
+
+
+def test_an_axis_of_its_own_turns_its_own_pairs() -> None:
+    network, axes = moving(3), 3
+    for axis in range(axes):
+        positions = torch.zeros(2, axes)
+        positions[1, axis] = 3.0
+        turned = network.angles(positions)[1].unflatten(0, (axes, -1)).abs().sum(1)  # (axes,)
+        assert turned[axis] > 0 and turned.sum() == turned[axis]
+
+
+def test_pictures_have_two_axes() -> None:
+    with pytest.raises(DaedalError, match="axes=1 has no pictures"):
+        MediaTransformer(replace(TINY, axes=1, sketch=8))
+    assert PlainCodec().positions(2, 3).tolist() == [[0.5, 0.5], [0.5, 1.5], [0.5, 2.5], [1.5, 0.5], [1.5, 1.5], [1.5, 2.5]]

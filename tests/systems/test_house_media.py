@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer, patchify, unpatchify
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media_codecs import patchify, unpatchify
 from daedal.processes.imaging import edges, from_pixels, generate, pixels, seeded_noise
 from daedal.processes.samplers import SAMPLERS
 from daedal.systems.house_media import flow_levels, paint

@@ -13,7 +13,8 @@ from daedal.checkpoints import resolve
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, unpatchify
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media_codecs import grid_positions, patchify, unpatchify
 from daedal.pipelines.registry import load
 from daedal.train import checkpoint, flow, parallel, terms
 from daedal.train.recipe import load_recipe
@@ -42,18 +43,17 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
     seen: list[torch.Tensor] = []
 
     class Exact:
-        config, token_side = MediaConfig(token_size=768, patch_size=16), 16
+        config = MediaConfig(token_size=768, patch_size=16)
 
         def __init__(self, off: float) -> None:
-            self.off, shape = off, MediaTransformer(self.config)
-            self.tokens, self.positions = shape.tokens, shape.positions
+            self.off, self.codec = off, MediaTransformer(self.config).codec
 
         def encode_text(self, tokens: torch.Tensor) -> None:
             return None
 
         def __call__(self, x, positions, level, text, control, states):
             seen.append(level)
-            return flow.patchify(images.float() / 127.5 - 1, 16) + self.off
+            return patchify(images.float() / 127.5 - 1, 16) + self.off
 
     objective, batch = flow.flow_loss(made, WORDS), {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)}
     assert objective.loss(Exact(0.0), batch).item() == pytest.approx(0, abs=1e-2)
@@ -193,13 +193,13 @@ def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(tm
     options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12, control_size: 256}"
     folder = flow.run(recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2"))
     network, before = checkpoints.load(folder), checkpoints.load(codec)
-    assert (network.token_side, network.config.token_size) == (16, 5 * 64)
-    assert all(torch.equal(p, before.get_parameter(name)) for name, p in network.codec.named_parameters())
+    assert (network.codec.side, network.config.token_size) == (16, 5 * 64)
+    assert all(torch.equal(p, before.get_parameter(name)) for name, p in network.codec.autoencoder.named_parameters())
     image = torch.rand(2, 3, 64, 64) * 2 - 1
     cells = before.encode(image)
-    assert torch.equal(unpatchify(network.tokens(image), 8, 32, 32), cells)
-    assert torch.equal(network.picture(network.tokens(image), 64, 64), before.decode(cells))
-    assert torch.equal(network.positions(64, 64), grid_positions(64, 64, 16))
+    assert torch.equal(unpatchify(network.codec.encode(image), 8, 32, 32), cells)
+    assert torch.equal(network.codec.decode(network.codec.encode(image), 64, 64), before.decode(cells))
+    assert torch.equal(network.codec.positions(64, 64), grid_positions(64, 64, 16))
     picture = load(str(folder))("a red square", seed=1, steps=2)
     assert picture.pixels.shape == (64, 64, 3)
     mask = np.zeros((64, 64), bool)
@@ -218,7 +218,7 @@ def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, cod
         )
     )
     network = checkpoints.load(again)
-    assert all(torch.equal(p, checkpoints.load(codec).get_parameter(name)) for name, p in network.codec.named_parameters())
+    assert all(torch.equal(p, checkpoints.load(codec).get_parameter(name)) for name, p in network.codec.autoencoder.named_parameters())
 
 
 def test_a_codec_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media_codecs import grid_positions
 from daedal.train import meanflow
 from daedal.train.recipe import load_recipe
 

@@ -16,7 +16,8 @@ from daedal import checkpoints
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions, patchify
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media_codecs import grid_positions, patchify
 from daedal.processes.samplers import euler
 from daedal.systems.house_media import flow_levels, predictor
 from daedal.train import distill, prefer
@@ -74,8 +75,7 @@ def test_a_student_that_names_the_teachers_picture_everywhere_has_no_loss(tokeni
         config = TINY
 
         def __init__(self, answer: torch.Tensor) -> None:
-            self.answer, shape = answer, MediaTransformer(TINY)
-            self.tokens, self.positions = shape.tokens, shape.positions
+            self.answer, self.codec = answer, MediaTransformer(TINY).codec
 
         def to(self, device: torch.device) -> "Answers":
             return self

@@ -15,7 +15,8 @@ from daedal.checkpoints import resolve
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
-from daedal.networks.media import MediaConfig, MediaTransformer, grid_positions
+from daedal.networks.media import MediaConfig, MediaTransformer
+from daedal.networks.media_codecs import grid_positions, patchify
 from daedal.train import flow, sketch, terms
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
@@ -91,7 +92,7 @@ def test_offset_noise_moves_the_mean_colour() -> None:
 def aligned(network: MediaTransformer, align: terms.Alignment, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
     images, positions = torch.rand(3, 3, 64, 64) * 2 - 1, grid_positions(64, 64, 16)
-    x0, t, text = flow.patchify(images, 16), torch.rand(3, 1, 1), network.encode_text(torch.randint(300, (3, 12)))
+    x0, t, text = patchify(images, 16), torch.rand(3, 1, 1), network.encode_text(torch.randint(300, (3, 12)))
     eps, states = torch.randn(x0.shape), []
     network(terms.noised(x0, eps, terms.Level(1 - t, t, t)), positions, t[..., 0], text, None, states)
     return align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]

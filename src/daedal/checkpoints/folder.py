@@ -223,6 +223,11 @@ def kinds_of(index: dict[str, Any]) -> dict[str, str]:
     return {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1]}
 
 
+def networks_of(index: dict[str, Any]) -> list[str]:
+    """The parts of a parsed `model_index.json` that are networks."""
+    return [name for name, kind in kinds_of(index).items() if not kind.endswith((*FOLDERS, "Scheduler"))]
+
+
 def load_part(folder: Path, kind: str, *options: Any) -> nn.Module | dict[str, Any] | Path:
     if kind.endswith("Scheduler"):
         return json.loads((folder / "scheduler_config.json").read_text())

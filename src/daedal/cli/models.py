@@ -38,11 +38,12 @@ def show(name: str) -> None:
 
 def described(folder: Path) -> dict[str, Any]:
     """One network's config and costs, or those of each part of a pipeline."""
-    from daedal.checkpoints.folder import config_of, empty_network, read_index
+    from daedal.checkpoints.folder import config_of, empty_network, networks_of, read_index
 
     if (folder / "model_index.json").exists():
-        parts = {path.parent.name: described(path.parent) for path in sorted(folder.glob("*/config.json"))}
-        return {"folder": str(folder), "model_index": read_index(folder), **parts}
+        index = read_index(folder)
+        parts = {name: described(folder / name) for name in networks_of(index)}
+        return {"folder": str(folder), "model_index": index, **parts}
     network = empty_network(folder)
     return {
         "folder": str(folder),

@@ -1,13 +1,16 @@
 """The house's media transformer: one diffusion transformer for pictures, and later music, speech and video.
 
-A picture is a row of tokens (patches of pixels, or latents), each with a position on one to three axes in physical units (pixels) and
-its own *noise level*. A token that is given has level 0: it is clean, is read by the others and carries no loss, so text-to-image,
-inpainting, outpainting and variation are a mask, not four networks. With a `codec`, an autoencoder that was trained before and stays as it
-is, the network knows its own latents: `tokens` and `picture` are the ways in and out. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN
-(Chen et al. 2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens are not
-updated by the blocks: their keys and values are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they
-lie (sines of their positions), so that words can say a place; among themselves they see how far apart they are. With a `sketch` they also see
-their part of a small picture that the text alone tells: what a thing looks like is then looked up once, not spelled out place by place by the blocks.
+A medium is a row of tokens, each with a position on one to three axes in physical units (pixels, seconds)
+and its own *noise level*. The network takes tokens, positions, levels and text, and nothing else: which
+pixels a token stands for, where it lies and how large a picture is are its codec's to say
+(networks.media_codecs). A token that is given has level 0: it is clean, is read by the others and carries
+no loss, so text-to-image, inpainting, outpainting and variation are a mask, not four networks. It follows
+DiT (Peebles & Xie 2023) with PixArt's shared adaLN (Chen et al. 2023), RMS norms on queries and keys, axial
+rotary positions and a gated feed-forward. Text tokens are not updated by the blocks: their keys and values
+are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they lie (sines of
+their positions), so that words can say a place; among themselves they see how far apart they are. With a
+`sketch` they also see their part of a small picture that the text alone tells: what a thing looks like is
+then looked up once, not spelled out place by place by the blocks.
 
 Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
 """
@@ -20,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
-from daedal.networks.config import parse
+from daedal.networks.media_codecs import codec_of
+from daedal.networks.names import Names
 from daedal.nn.linear import Embedding, Linear
 from daedal.nn.mlp import GatedMLP
 from daedal.nn.norm import RMSNorm
@@ -64,13 +67,13 @@ class Text:
 class MediaTransformer(nn.Module):
     class_name = "MediaTransformer"
     config_class = MediaConfig
+    names = Names(renames=(("codec.autoencoder.", "codec."),))
 
     def __init__(self, config: MediaConfig) -> None:
         super().__init__()
         self.config = config
         D = config.hidden_size
-        self.codec = AutoencoderKL(parse(AutoencoderKLConfig, config.codec)).requires_grad_(False) if config.codec else None
-        self.token_side = config.patch_size * (self.codec.factor if self.codec else 1)  # in pixels
+        self.codec = codec_of(config)
         self.waves = D // config.num_attention_heads // 2 // config.axes  # of each axis, in the positions
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
@@ -91,8 +94,7 @@ class MediaTransformer(nn.Module):
         their places start as large as what a block adds: smaller ones drown, and the text encoder forgets who stood where. The codec starts
         as it would for training: load one."""
         draw = torch.Generator().manual_seed(seed)
-        if self.codec:
-            self.codec.init_weights(seed)
+        self.codec.init_weights(seed)
         for name, p in self.named_parameters():
             if name.startswith("codec."):
                 continue
@@ -103,22 +105,6 @@ class MediaTransformer(nn.Module):
             else:
                 p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
         return self
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) in [-1, 1] -> (B, T, C), without a gradient to the codec."""
-        with torch.no_grad():
-            cells = self.codec.encode(images) if self.codec else images
-        return patchify(cells, self.config.patch_size)
-
-    def picture(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """The inverse: (B, T, C) -> (B, 3, height, width)."""
-        if not self.codec:
-            return unpatchify(tokens, self.config.patch_size, height, width)
-        return self.codec.decode(unpatchify(tokens, self.config.patch_size, height // self.codec.factor, width // self.codec.factor))
-
-    def positions(self, height: int, width: int) -> Tensor:
-        """Where the tokens of a picture lie (T, 2), as `grid_positions`."""
-        return grid_positions(height, width, self.token_side).to(self.proj_in.weight.device)
 
     def encode_text(self, tokens: Tensor) -> Text:
         """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and values for every block."""
@@ -148,7 +134,7 @@ class MediaTransformer(nn.Module):
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
         if self.sketch is not None:
-            h = h + self.sketch.proj_out(self.cast(cells(self.sketch(text.pooled), positions, self.token_side)))
+            h = h + self.sketch.proj_out(self.cast(cells(self.sketch(text.pooled), positions, self.codec.side)))
         rope = self.rope(angle)
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
@@ -295,28 +281,6 @@ class Sketch(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """`Text.pooled` (B, D) -> (B, 3, side, side) in [-1, 1] or so."""
         return self.down_proj(F.silu(self.up_proj(F.silu(pooled)))).unflatten(-1, (3, self.side, self.side))
-
-
-# ---- pictures as tokens ------------------------------------------------------------------------------------------------------------
-
-
-def patchify(images: Tensor, patch: int) -> Tensor:
-    """images (B, C, H, W) -> tokens (B, H/patch * W/patch, C * patch * patch), row by row."""
-    B, C, H, W = images.shape
-    return images.view(B, C, H // patch, patch, W // patch, patch).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * patch * patch)
-
-
-def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
-    """The inverse: (B, T, C * patch * patch) -> (B, C, height, width)."""
-    B, C = len(tokens), tokens.shape[-1] // patch**2
-    grid = tokens.view(B, height // patch, width // patch, C, patch, patch)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(B, C, height, width)
-
-
-def grid_positions(height: int, width: int, patch: int) -> Tensor:
-    """Centres (T, 2) of the patches in pixels, (down, right)."""
-    rows, columns = (torch.arange(0, size, patch) + patch / 2 for size in (height, width))
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
 
 
 def cells(small: Tensor, positions: Tensor, side: float) -> Tensor:

@@ -25,7 +25,7 @@ class HousePainter:
 
     def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         self.network, self.tokenizer, c = network, tokenizer, network.config
-        self.multiple = network.token_side
+        self.multiple = network.codec.side
         self.takes = frozenset({"control"} if c.control_size else ())
         size = {"width": c.sample_size, "height": c.sample_size}
         self.shift = settings.pop("shift", 1.0)  # of the steps towards noise
@@ -70,7 +70,7 @@ class HousePainter:
         return torch.from_numpy(~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))).flatten()
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
-        return pixels(self.network.picture(x0, job.height, job.width))
+        return pixels(self.network.codec.decode(x0, job.height, job.width))
 
     def remark(self, prompt: str) -> str:
         return remark(prompt, [self.tokenizer], self.network.config.text_length)

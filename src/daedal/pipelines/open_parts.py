@@ -1,7 +1,6 @@
 """The parts of an open image model: of a folder that diffusers saved, of a folder of such folders, and of a single file with the tokenizers it
 lacks."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from daedal import checkpoints
-from daedal.checkpoints.folder import load_part, read_config
+from daedal.checkpoints.folder import kinds_of, load_part, read_config, read_index
 from daedal.checkpoints.single_file import load_single_file
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -43,8 +42,8 @@ def read_parts(place: Path, dtype: torch.dtype, device: torch.device, shared: di
         return completed(place, load_single_file(place, dtype=dtype, device=device), dtype, device)
     if not shared:
         return checkpoints.load_parts(place, dtype=dtype, device=device)
-    index: dict[str, Any] = json.loads((place / "model_index.json").read_text())
-    kinds = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1] and name not in shared}
+    index = read_index(place)
+    kinds = {name: kind for name, kind in kinds_of(index).items() if name not in shared}
     return {"model_index": index} | {name: load_part(place / name, kind, dtype, device, False) for name, kind in kinds.items()} | shared
 
 

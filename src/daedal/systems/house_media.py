@@ -9,7 +9,7 @@ from torch import Tensor
 
 from daedal.data.pictures import encode_captions
 from daedal.data.tokenizer import Tokenizer
-from daedal.networks.media import MediaTransformer, Text, patchify
+from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.guidance import active, cfg
 from daedal.processes.imaging import generating, seeded_noise
 from daedal.processes.noise import X0, Flow, Level, Levels, shifted
@@ -99,14 +99,15 @@ def painting(
 ) -> Steps:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
     to the first level; tokens of it marked in `kept` (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
-    device, positions = network.proj_in.weight.device, network.positions(height, width)
+    device = network.proj_in.weight.device
+    positions = network.codec.positions(height, width, device)
     shape = (len(positions), network.config.token_size)
-    clean = None if start is None else network.tokens(start.to(device))
+    clean = None if start is None else network.codec.encode(start.to(device))
     mask = None if kept is None else kept.to(device)[None, :, None]
-    hint = None if control is None else patchify(control.to(device), network.token_side)
+    hint = None if control is None else network.codec.hint(control.to(device))
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
     predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
     yield None  # the prompt is read
     noise = seeded_noise(seeds, shape, device, like)
     x = yield from generating(predict, noise, levels, sampler=sampler, start=clean, kept=mask)
-    return network.picture(x, height, width)
+    return network.codec.decode(x, height, width)

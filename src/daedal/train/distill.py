@@ -100,8 +100,8 @@ def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer
     guide = Teacher(r, tokenizer, teacher)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
-        x0, t = student.tokens(clean(part["images"])), flow.times(len(part["images"]), r).to(device)
+        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
+        x0, t = student.codec.encode(clean(part["images"])), flow.times(len(part["images"]), r).to(device)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
         with torch.no_grad():
             wanted = guide.sees(x, t, positions, guide.read(part["captions"]))
@@ -117,8 +117,8 @@ def progressive(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
     guide, times, stride = Teacher(r, tokenizer, teacher), flow.flow_levels(r.levels, r.sample_shift).time.float(), r.levels // r.sample_steps
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
-        x0, at = student.tokens(clean(part["images"])), stride * torch.randint(r.sample_steps, (len(part["images"]), 1))
+        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
+        x0, at = student.codec.encode(clean(part["images"])), stride * torch.randint(r.sample_steps, (len(part["images"]), 1))
         t, end = times[at].to(device), times[at + stride].to(device)  # (B, 1)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
         with torch.no_grad():
@@ -141,8 +141,8 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
         guide.network.requires_grad_(False)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.positions(*part["images"].shape[-2:])
-        x0 = student.tokens(clean(part["images"]))  # (B, T, C)
+        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
+        x0 = student.codec.encode(clean(part["images"]))  # (B, T, C)
         at = torch.randint(r.levels, (len(x0), 1))
         t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
         x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))

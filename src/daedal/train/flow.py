@@ -19,7 +19,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
-from daedal.networks.media import MediaConfig, MediaTransformer, patchify
+from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.processes.imaging import edges, pixels
 from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import sampler_named
@@ -64,8 +64,8 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, images = network.config, clean(part["images"])
-        x0, positions = network.tokens(images), network.positions(*images.shape[-2:])  # (B, T, C)
-        free = ~given_tokens(len(x0), images.shape[-1] // network.token_side, recipe.given).to(x0.device)  # (B, T)
+        x0, positions = network.codec.encode(images), network.codec.positions(*images.shape[-2:], device=images.device)  # (B, T, C)
+        free = ~given_tokens(len(x0), images.shape[-1] // network.codec.side, recipe.given).to(x0.device)  # (B, T)
         t = (times(len(x0), recipe).to(x0.device) * free)[..., None]  # (B, T, 1)
         eps = terms.offset(x0.shape, recipe.offset_noise, c.channels).to(x0.device)
         level = Level(1 - t, t, t)
@@ -73,7 +73,7 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
         control = None
         if c.control_size:
             shown = (torch.rand(len(x0), 1, 1) < recipe.control).to(x.device)
-            control = patchify(edges(images), network.token_side) * shown
+            control = network.codec.hint(edges(images)) * shown
         text, states = network.encode_text(part["captions"]), [] if recipe.align else None
         output = network(x, positions, t[..., 0], text, control, states)
         error = PARAMETRISATIONS[c.prediction].denoised(output, x, level) - x0
@@ -111,8 +111,8 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         grown.load_state_dict(had, strict=False)
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
-    if network.codec:
-        network.codec.load_state_dict(checkpoints.load(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
+    if recipe.model.codec:
+        network.codec.autoencoder.load_state_dict(checkpoints.load(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
     return network.train()
 
 
@@ -143,7 +143,7 @@ def kept(c: MediaConfig, states: int) -> int:
 def plan(recipe: FlowRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
     network = outline(recipe)
-    c, tokens = network.config, (network.config.sample_size // network.token_side) ** 2
+    c, tokens = network.config, network.codec.count(network.config.sample_size, network.config.sample_size)
     return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept(c, tokens * c.num_hidden_layers))
 
 
@@ -165,7 +165,7 @@ def run(
     batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
     fit(
         recipe, start, network, c.hidden_size, batches, (objective or flow_loss)(recipe, tokenizer),
-        flops(network) if flops else network.flops((side // network.token_side) ** 2, train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
+        flops(network) if flops else network.flops(network.codec.count(side, side), train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
     del network.beside
     if start.rank == 0:

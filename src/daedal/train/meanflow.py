@@ -61,7 +61,10 @@ def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         device, captions = part["images"].device, part["captions"]
-        x0, positions = network.tokens(clean(part["images"])), network.positions(*part["images"].shape[-2:])  # (B, T, C)
+        x0, positions = (
+            network.codec.encode(clean(part["images"])),
+            network.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
+        )  # (B, T, C)
         t, until = (time.to(device) for time in spans(len(x0), r))
         eps = torch.randn(x0.shape).to(device)
         x, wanted = noised(x0, eps, Level(1 - t, t, t)), eps - x0

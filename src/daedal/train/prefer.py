@@ -93,8 +93,8 @@ def dpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None
     reference = start or frozen_start(r)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, network.positions(*part["images"].shape[-2:])
-        both, words = network.tokens(clean(torch.cat([part["images"], part["rejected"]]))), part["captions"].repeat(2, 1)  # (2B, T, C)
+        device, positions = part["images"].device, network.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
+        both, words = network.codec.encode(clean(torch.cat([part["images"], part["rejected"]]))), part["captions"].repeat(2, 1)  # (2B, T, C)
         t = flow.times(len(part["images"]), r).to(device).clamp(min=CLOSEST).repeat(2, 1)
         eps = torch.randn(both.shape[0] // 2, *both.shape[1:]).to(device).repeat(2, 1, 1)
         x = noised(both, eps, Level(1 - t[..., None], t[..., None], t[..., None]))
@@ -172,7 +172,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, device = network.config, part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, words = network.positions(height, width), part["captions"].repeat_interleave(r.group, 0)
+        positions, words = network.codec.positions(height, width, device), part["captions"].repeat_interleave(r.group, 0)
         path = [torch.randn(len(words), len(positions), c.token_size).to(device)]
         with torch.no_grad():
             text = network.encode_text(words)
@@ -180,7 +180,7 @@ def grpo(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
                 mean, spread = policy(network, path[-1], i, positions, text)
                 path.append(mean + spread * torch.randn(mean.shape).to(device))
             last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
-            made = network.picture(ask(network, path[-1], last, positions, text), height, width)
+            made = network.codec.decode(ask(network, path[-1], last, positions, text), height, width)
             earned = reward(repeated(part, r.group), made)
         gain = advantages(earned, r.group).to(device)  # (B G,)
         seen_rewards.append(earned)
@@ -221,12 +221,12 @@ def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, device = network.config, part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, words = network.positions(height, width), part["captions"].repeat_interleave(r.group, 0)
+        positions, words = network.codec.positions(height, width, device), part["captions"].repeat_interleave(r.group, 0)
         alongside(old, network).load_state_dict(network.beside["old"].weights())  # type: ignore[operator,union-attr,index]
         with torch.no_grad():
             text_then = old.encode_text(words)
             x = euler(predictor(old, text_then, positions), torch.randn(len(words), len(positions), c.token_size).to(device), levels, torch.randn)
-            earned = reward(repeated(part, r.group), network.picture(x, height, width))
+            earned = reward(repeated(part, r.group), network.codec.decode(x, height, width))
         good = rated(earned, r.group).to(device)[:, None, None]
         seen_rewards.append(earned)
         text, total = network.encode_text(words), torch.zeros((), device=device)
@@ -261,7 +261,7 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, words, device = network.config, part["captions"], part["captions"].device
         height, width = part["images"].shape[-2:]
-        positions, stop = network.positions(height, width), int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
+        positions, stop = network.codec.positions(height, width, device), int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
         x = torch.randn(len(words), len(positions), c.token_size).to(device)
         time = lambda i: torch.full((len(x), 1), float(levels[i].time), device=device)  # noqa: E731
         with torch.no_grad():
@@ -271,7 +271,7 @@ def refl(recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | Non
             at_start = ask(alongside(reference, network), x, time(stop), positions, reference.encode_text(words))
         made = ask(network, x, time(stop), positions, network.encode_text(words))
         pull = (made - at_start).square().mean((1, 2))
-        return (r.kl * pull - reward(part, network.picture(made, height, width))).sum()
+        return (r.kl * pull - reward(part, network.codec.decode(made, height, width))).sum()
 
     return Objective(loss, lambda batch: len(batch["captions"]))
 

@@ -126,7 +126,7 @@ class TowerAlignment(Alignment):
         resized = F.interpolate(images, size=(c.image_size, c.image_size), mode="bilinear", antialias=True)
         grid = (c.image_size // c.patch_size,) * 2
         patches = tower.vision_model(resized).last[:, 1:].mT.unflatten(2, grid)  # (B, D, h, w), without the class token
-        side = [size // network.token_side for size in images.shape[2:]]
+        side = [size // network.codec.side for size in images.shape[2:]]
         return F.interpolate(patches, size=side, mode="bilinear").flatten(2).mT
 
 
