@@ -39,10 +39,19 @@ def test_peft_opens_ours(tiny_folder: Path, tmp_path: Path, dora: bool) -> None:
         torch.testing.assert_close(again(IDS), ours, rtol=1e-4, atol=1e-4)
 
 
-def test_we_open_pefts(tiny_folder: Path, tmp_path: Path) -> None:
-    """With another alpha for one layer."""
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {},
+        {"alpha_pattern": {"layers.0.self_attn.v_proj": 64}},
+        {"alpha_pattern": {"q_proj": 64}, "rank_pattern": {"q_proj": 4}},
+        {"alpha_pattern": {r"model\.layers\.\d\.self_attn\.q_proj": 9, "self_attn.q_proj": 64}},
+    ],
+)
+def test_we_open_pefts(tiny_folder: Path, tmp_path: Path, patterns: dict) -> None:
+    """With another alpha and rank for some layers, told as peft takes it."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    config = peft.LoraConfig(r=2, lora_alpha=5, target_modules=list(TARGETS), use_rslora=True)
+    config = peft.LoraConfig(r=2, lora_alpha=5, target_modules=list(TARGETS), use_rslora=True, **patterns)
     theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_folder), config).eval()
     shaken(theirs)
     theirs.save_pretrained(tmp_path)

@@ -73,6 +73,24 @@ def test_mask_without_the_tag_is_the_same(tokenizer: Tokenizer) -> None:
     assert chat.encode_with_mask(tokenizer, talk, template=plain) == chat.encode_with_mask(tokenizer, talk)
 
 
+REWRITES = (
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 > ns.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content.split('</think>')[-1].strip() if m.role == 'assistant' else m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_turns_that_are_written_otherwise_once_past_are_learned(tokenizer: Tokenizer) -> None:
+    """As they now stand: without the thoughts that the template leaves out, with those it puts in."""
+    first = {"role": "assistant", "content": "<think>hm</think> Hi, welcome. "}
+    talk = [TALK[0], first, TALK[2], {"role": "assistant", "content": "Yes."}]
+    shown = chat.said(tokenizer, talk, template=REWRITES)
+    said = [shown.text[start:end] for start, end in shown.spans]
+    assert said == ["Hi, welcome.<|im_end|>", "<think>\n\n</think>\n\nYes.<|im_end|>"]
+
+
 def test_mask_of_a_template_that_rewrites_the_past(tokenizer: Tokenizer) -> None:
     template = "{% for m in messages %}{{ m.content if loop.last else m.content | upper }}\n{% endfor %}"
     with pytest.raises(DaedalError, match="generation"):

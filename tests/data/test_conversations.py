@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from daedal.data import chat
-from daedal.data.conversations import PackedTalks, tokens_of
-from daedal.data.rows import ChatSource, conversation, first_prompt, rows
+from daedal.data.conversations import PackedTalks, TaskTalks, tokens_of
+from daedal.data.rows import ChatSource, conversation, first_prompt, parted, rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
@@ -24,7 +24,11 @@ SHAPES = {
     "completion": {"prompt": "Hi", "completion": "Yes"},
     "messages of a prompt": {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Yes"}]},
     "chosen": {"prompt": "Hi", "chosen": "Yes", "rejected": "No"},
-}
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]},
+                           {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}]},
+    "the prompt again": {"prompt": "Hi", "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}],
+                         "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No"}]},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,50 @@ def test_shapes(tmp_path, shape: str, kind: str) -> None:
     [row] = rows(source)
     assert conversation(row, source) == SHAPES["messages"]["messages"]
     assert first_prompt(row) == next(turn["content"] for turn in SHAPES["messages"]["messages"] if turn["role"] == "user")
+
+
+def test_a_prompt_that_is_said_again_stands_once() -> None:
+    """With a system's turn in one of the two, and not where an earlier turn only looks alike."""
+    system, user, yes = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+    assert parted([user], [system, user, yes]) == ([system, user], [yes])
+    assert parted([system, user], [user, yes]) == ([system, user], [yes])
+    assert parted([user], [yes]) == ([user], [yes]) and parted([user], [yes, user, yes]) == ([user], [yes, user, yes])
+    assert parted([user], [{**user, "id": "7"}, yes]) == ([{**user, "id": "7"}], [yes])
+
+
+def test_parts_that_are_no_text_are_refused(tmp_path) -> None:
+    turns = [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}, {"role": "assistant", "content": "b"}]
+    source = written(tmp_path, {"messages": turns})
+    with pytest.raises(DaedalError, match="part of type 'image_url'"):
+        conversation(next(rows(source)), source)
+
+
+def test_every_format_says_the_same(tmp_path) -> None:
+    """A parquet file has the keys of all rows in each, null where there are none; fields that templates
+    read are passed on."""
+    calls = ({"name": "weather", "arguments": {"city": "Paris"}}, {"name": "lamp", "arguments": {"level": 3, "on": False}})
+    lines = [
+        {"messages": [{"role": "user", "content": "do"}, {"role": "assistant", "content": "", "tool_calls": [{"function": call}]},
+                      {"role": "assistant", "content": "Done.", "reasoning_content": "so"}]}
+        for call in calls
+    ]  # fmt: skip
+    plain = written(tmp_path, *lines)
+    pq.write_table(pa.Table.from_pylist(lines), tmp_path / "talks.parquet")
+    tables = ChatSource(path=str(tmp_path / "talks.parquet"))
+    said = [[conversation(row, source) for row in rows(source)] for source in (plain, tables)]
+    assert said[0] == said[1] == [line["messages"] for line in lines]
+
+
+def test_texts_beside_tables_are_no_conversations(tmp_path) -> None:
+    written(tmp_path, SHAPES["messages"])
+    for name in ("README.md", "notes.txt", "dataset_infos.json", ".hidden.jsonl"):
+        (tmp_path / name).write_text("{")
+    assert len(list(rows(ChatSource(path=str(tmp_path))))) == 1
+
+
+def test_a_limit_is_the_same_for_tasks(tokenizer: Tokenizer) -> None:
+    talks = TaskTalks(ChatSource(path="tasks:list", limit=3), tokenizer, 500, 0, Counter())
+    assert [talk and talk.ids.tolist() for talk in (talks[k] for k in range(6))][3:] == [talks[k].ids.tolist() for k in range(3)]
 
 
 def test_a_row_may_have_no_prompt() -> None:

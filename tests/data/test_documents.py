@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 import torch
 import zstandard
 
-from daedal.data.documents import Mixture, Source, documents
+from daedal.data.documents import Mixture, Source, Stream, documents
 from daedal.data.packing import PackedRows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -42,6 +43,24 @@ def test_formats_agree(folder, name):
 def test_filters(folder):
     source = Source(path=str(folder / "a.parquet"), where={"split": ["val"]}, limit=4)
     assert list(documents([source])) == TEXTS[30:34]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "."])
+@pytest.mark.parametrize("limit", [3, 9, 31])
+def test_a_limit_is_the_same_for_every_reader(folder, name, limit):
+    source = Source(path=str(folder / name), limit=limit)
+    seen = list(islice(Stream(source, seed=1).run(), 2 * limit))
+    assert sorted(seen[:limit]) == sorted(seen[limit:]) == sorted(documents([source]))
+
+
+def test_what_is_about_data_is_passed_over(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/one.jsonl").write_text('{"text": "one"}\n')
+    for name in ("README.md", "LICENSE.txt", "dataset_info.json", "index.md", "data/.cache.jsonl", "data/state.json"):
+        (tmp_path / name).write_text('{"text": "no"}\n')
+    assert list(documents([Source(path=str(tmp_path))])) == ["one"]
+    (tmp_path / "data/one.jsonl").unlink()  # without tables markdown is text
+    assert [text.strip() for text in documents([Source(path=str(tmp_path))])] == ['{"text": "no"}']
 
 
 def test_an_epoch_is_a_permutation_and_the_next_another(folder):

@@ -1,4 +1,5 @@
 import io
+import json
 import random
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from daedal.data.pictures import Parquet, PictureBatches, Scenes, encode_captions, laid_on
+from daedal.data.pictures import Folder, Parquet, PictureBatches, Scenes, decode, encode_captions, fitted, laid_on
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
+from daedal.media.images import open_image
 from daedal.worlds.scenes import RELATIONS
 
 
@@ -58,6 +60,31 @@ def test_rows_are_chosen_and_laid_on_paper(file: Path, tokenizer: Tokenizer) -> 
             assert (picture == 255).all()  # transparent: only the paper shows, and white need not be said
         seen.add(caption)
     assert len(seen) > 8 and any("fruit" in caption for caption in seen)
+
+
+def test_every_reader_sees_the_picture_that_generation_opens(tmp_path: Path) -> None:
+    """Bytes, the struct of `datasets`, a path and a folder; 16 bits of grey; turned by EXIF."""
+    ramp = np.linspace(0, 65535, 32).astype(np.uint16)[None].repeat(32, 0)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    turned = Image.fromarray(np.dstack([ramp // 257, ramp.T // 257, 0 * ramp]).astype(np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("grey.png", "turned.png"):
+        data, want = (tmp_path / name).read_bytes(), open_image(tmp_path / name)
+        for image in (data, {"bytes": data, "path": None}, {"bytes": None, "path": str(tmp_path / name)}):
+            assert np.array_equal(decode(image, 32)[..., :3], want)
+        assert np.array_equal(fitted(tmp_path / name, 32)[..., :3], want)
+
+
+def test_a_folder_keeps_where(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = ({"file_name": f"{name}.png", "text": name, "split": name} for name in ("a", "b"))
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Folder(tmp_path, 8, where={"split": "b"}).captions == ["b"]
+    with pytest.raises(DaedalError, match="no picture where"):
+        Folder(tmp_path, 8, where={"split": "c"})
 
 
 def test_half_transparent_is_half_the_paper() -> None:

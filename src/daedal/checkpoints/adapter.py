@@ -7,6 +7,7 @@ For image models there is one file of all parts: daedal.checkpoints.lora.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,15 @@ def load_adapter(network: nn.Module, folder: str | Path) -> list[str]:
         raise DaedalError(f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}.")
     for disk, name in ours.items():
         rank = len(state[f"{disk}.lora_A.weight"])
-        alpha = config.get("alpha_pattern", {}).get(disk, config.get("lora_alpha", rank))
+        alpha = by_pattern(config.get("alpha_pattern") or {}, disk, config.get("lora_alpha", rank))
         add_lora(network, rank, alpha, [name], rslora=config.get("use_rslora", False), dora=f"{disk}.lora_magnitude_vector" in state)
     fill(network, state, {name: disk for disk, name in ours.items()}, folder)
     return list(ours.values())
+
+
+def by_pattern(patterns: dict[str, Any], name: str, default: Any) -> Any:
+    """The value of the first pattern that a layer's whole name ends in, as peft matches them."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
 
 
 def known(network: nn.Module, name: str) -> str:

@@ -143,12 +143,14 @@ def render(
     documents: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
     continue_final: bool = False,
+    mark_end_of: int | None = None,
     template: str | None = None,
     **variables: Any,
 ) -> Rendered:
     """Run the tokenizer's chat template (or `template`). `tools` are JSON schemas, `documents` mappings with title and text.
 
-    `continue_final` ends the text inside the last message, for the model to go on with it. Other keywords reach the template as variables.
+    `continue_final` ends the text inside the last message, for the model to go on with it; `mark_end_of`
+    puts CUT behind the words of that message. Other keywords reach the template as variables.
     """
     template = template or tokenizer.chat_template
     if not template:
@@ -158,6 +160,8 @@ def render(
         if not chat or not isinstance(chat[-1].get("content"), str):
             raise DaedalError("continue_final needs a last message whose content is text.")
         chat[-1]["content"] += CUT
+    if mark_end_of is not None and isinstance(said := chat[mark_end_of].get("content"), str):
+        chat[mark_end_of]["content"] = said.rstrip() + CUT + said[len(said.rstrip()) :]
     values = {"messages": chat, "tools": _plain(tools, tokenizer), "documents": _plain(documents, tokenizer)}
     try:
         text = _compile(template).render(**tokenizer.roles, **variables, **values, add_generation_prompt=add_generation_prompt and not continue_final)
@@ -193,18 +197,35 @@ def said(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> R
 
 
 def _grown_spans(tokenizer: Tokenizer, messages: Sequence[Message], whole: str, options: dict[str, Any]) -> tuple[tuple[int, int], ...]:
-    """[start, end) of each assistant turn: from the end of the prompt for it to the end of the text with it, line ends after it left out."""
+    """[start, end) of each assistant turn: from the end of the prompt for it to the end of the text with
+    it, line ends after it left out. A turn that is written otherwise once it is past (many templates
+    leave its thoughts out) is looked for where it now stands."""
     spans = []
     for i in (i for i, message in enumerate(messages) if message.get("role") == "assistant"):
         before = render(tokenizer, messages[:i], **{**options, "add_generation_prompt": True}).text
         after = render(tokenizer, messages[: i + 1], **options).text
-        if not after.startswith(before) or not whole.startswith(after.rstrip()):
-            raise DaedalError(
-                f"the chat template writes turn {i + 1} otherwise once it is past, so what the assistant wrote cannot be found; give a template "
-                "with {% generation %}...{% endgeneration %} around it."
-            )
-        spans.append((len(before), len(after.rstrip())))
+        if after.startswith(before) and whole.startswith(after.rstrip()):
+            spans.append((len(before), len(after.rstrip())))
+        else:
+            spans.append(_moved_span(tokenizer, messages, i, whole, before, options))
     return tuple(spans)
+
+
+def _moved_span(tokenizer: Tokenizer, messages: Sequence[Message], i: int, whole: str, before: str, options: dict[str, Any]) -> tuple[int, int]:
+    """[start, end) of assistant turn i in the whole text: from behind the last words that ask for an
+    answer ("<|im_start|>assistant") to behind what closes it ("<|im_end|>")."""
+    opening = before.removeprefix(render(tokenizer, messages[:i], **options).text)
+    alone = render(tokenizer, messages[: i + 1], mark_end_of=i, **options).text
+    marked = render(tokenizer, messages, mark_end_of=i, **options).text
+    said, cut, _ = marked.partition(CUT)
+    closing = alone.partition(CUT)[2].rstrip()
+    start, end = said.rfind(opening) + len(opening), len(said) + len(closing)
+    if not cut or not opening or opening not in said or said + marked[len(said) + 1 :] != whole or not whole.startswith(closing, len(said)):
+        raise DaedalError(
+            f"the chat template writes turn {i + 1} otherwise once it is past, and what the assistant wrote cannot be found; give a template "
+            "with {% generation %}...{% endgeneration %} around it."
+        )
+    return start, end
 
 
 def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int], list[bool]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from daedal.data import chat
 from daedal.data.conversations import Talk, reasons
-from daedal.data.rows import ChatSource, Messages, answer, margin, messages_of, opened, rank, rows, truth
+from daedal.data.rows import ChatSource, Messages, alike, answer, margin, messages_of, opened, parted, rank, rows, truth
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
@@ -38,28 +38,30 @@ def comparison_of(row: Mapping[str, Any], source: ChatSource) -> tuple[Messages,
     if row.get("chosen") is not None and row.get("rejected") is not None:
         chosen, rejected = answer(row["chosen"]), answer(row["rejected"])
         prompt = messages_of(row["prompt"]) if row.get("prompt") else shared(chosen, rejected)
-        if not row.get("prompt"):
-            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        return opened(prompt, source), [chosen, rejected], (1, 2), margin(row.get("margin"), source)
+        prompt, turns = after(prompt, [chosen, rejected])
+        return opened(prompt, source), turns, (1, 2), margin(row.get("margin"), source)
     if row.get("completions") is not None and row.get("ranks") is not None:
-        return (
-            opened(messages_of(row["prompt"]), source),
-            [answer(each) for each in row["completions"]],
-            tuple(rank(each, source) for each in row["ranks"]),
-            0.0,
-        )
+        prompt, turns = after(messages_of(row["prompt"]), [answer(each) for each in row["completions"]])
+        return opened(prompt, source), turns, tuple(rank(each, source) for each in row["ranks"]), 0.0
     if row.get("completion") is not None and row.get("label") is not None:
-        return opened(messages_of(row["prompt"]), source), [answer(row["completion"])], (1 if truth(row["label"], "label", source) else 2,), 0.0
+        prompt, turns = after(messages_of(row["prompt"]), [answer(row["completion"])])
+        return opened(prompt, source), turns, (1 if truth(row["label"], "label", source) else 2,), 0.0
     raise DaedalError(
         f"a row of {source.path} has {', '.join(row)}, and a comparison needs prompt, chosen and rejected, or prompt, completions and ranks, or "
         "prompt, completion and label; say which columns they are: columns: {chosen: better, rejected: worse}."
     )
 
 
+def after(prompt: Messages, completions: list[Messages]) -> tuple[Messages, list[Messages]]:
+    """A prompt, and completions without it where they say it again."""
+    pairs = [parted(prompt, turns) for turns in completions]
+    return (pairs[0][0] if pairs else prompt), [rest for _, rest in pairs]
+
+
 def shared(a: Messages, b: Messages) -> Messages:
     """The turns that two conversations begin with."""
     same = 0
-    while same < min(len(a), len(b)) - 1 and a[same] == b[same]:
+    while same < min(len(a), len(b)) - 1 and alike(a[same : same + 1], b[same : same + 1]):
         same += 1
     return a[:same]
 

@@ -61,7 +61,7 @@ class TaskTalks:
         self.source, self.tokenizer, self.length, self.seed, self.left_out = source, tokenizer, length, seed, left_out
 
     def __getitem__(self, k: int) -> Talk | None:
-        rng = random.Random(f"{self.seed}/{k}")
+        rng = random.Random(f"{self.seed}/{k % self.source.limit if self.source.limit else k}")
         made = [instructions.task(rng, self.source.kinds) for _ in range(rng.randint(1, self.source.exchanges))]
         messages = [message for task in made for message in of_task(task)]
         return tokens_of(self.tokenizer, opened(messages, self.source), self.length, self.left_out)

@@ -20,6 +20,11 @@ from daedal.errors import DaedalError
 
 WINDOW = 16384  # documents shuffled together; a file in sorted order should not become a curriculum
 SUFFIXES = (".parquet", ".jsonl", ".json", ".txt", ".md")
+TABLES = (".parquet", ".jsonl", ".json")
+ABOUT = {  # names of files about data
+    "readme", "license", "licence", "notice", "changelog", "citation", "contributing", "requirements",
+    "dataset_info", "dataset_infos", "dataset_dict", "state",
+}  # fmt: skip
 END = "<|endoftext|>"  # alone on a line, it separates documents of a txt file
 
 
@@ -45,10 +50,22 @@ def files(source: Source) -> list[Path]:
     if source.path.startswith("tales:"):
         return [Path(source.path)]
     place = root(source.path)
-    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if kind(p) in SUFFIXES)
+    found = [place] if place.is_file() else data_files(place)
     if not found:
         raise DaedalError(f"{source.path} holds no data: give a file or folder of {', '.join(SUFFIXES)} (each optionally .zst).")
     return found
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold data, sorted: cards, licences, the files of data set libraries,
+    hidden ones, and markdown beside tables are passed over."""
+    inside = [(path, path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
+    found = [
+        path for path, place in inside
+        if kind(path) in SUFFIXES and path.name.split(".")[0].lower() not in ABOUT and not any(part.startswith(".") for part in place.parts)
+    ]  # fmt: skip
+    tables = any(kind(path) in TABLES for path in found)
+    return [path for path in found if not (tables and kind(path) == ".md")]
 
 
 def kind(path: Path) -> str:
@@ -151,12 +168,29 @@ def documents(sources: list[Source]) -> Iterator[str]:
         yield from islice((text for chunk in chunks(source) for text in read(chunk, source)), source.limit)
 
 
+def limited(source: Source) -> tuple[list[Chunk], list[int | None]]:
+    """The chunks of a source, and of each how many documents are read: the first `limit` in file order."""
+    every = chunks(source)
+    if source.limit is None:
+        return every, [None] * len(every)
+    kept, most, left = list[Chunk](), list[int | None](), source.limit
+    for chunk in every:
+        count = sum(1 for _ in islice(read(chunk, source), left))
+        if count:
+            kept.append(chunk)
+            most.append(count)
+        left -= count
+        if not left:
+            break
+    return kept, most
+
+
 class Stream:
     """One source without end: epochs of shuffled chunks of shuffled windows. `state` is (epoch, chunk, window, document)."""
 
     def __init__(self, source: Source, seed: int) -> None:
         self.source, self.seed = source, seed
-        self.chunks = chunks(source)
+        self.chunks, self.most = limited(source)
         self.state = {"epoch": 0, "chunk": 0, "window": 0, "document": 0}
         self.iterator = self.run()
 
@@ -170,7 +204,7 @@ class Stream:
             found = s["chunk"] > 0 or s["window"] > 0 or s["document"] > 0
             while s["chunk"] < len(order):
                 chunk = int(order[s["chunk"]])
-                texts = islice(read(self.chunks[chunk], self.source), s["window"] * WINDOW, None)
+                texts = islice(read(self.chunks[chunk], self.source), s["window"] * WINDOW, self.most[chunk])
                 while window := list(islice(texts, WINDOW)):
                     picks = self.order(len(window), s["epoch"], chunk, s["window"])
                     while s["document"] < len(window):

@@ -5,7 +5,6 @@ that the caption names: the same drawing then teaches that backgrounds are said 
 PRX and DALL-E 3), and a short run sees more pictures than the file holds.
 """
 
-import io
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError, nearest
+from daedal.media.images import open_image
 from daedal.worlds.scenes import BACKGROUNDS, COLOURS, KINDS, draw, scene
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -90,12 +90,15 @@ class Folder:
     """A folder of pictures, each with its caption: beside it (`cat.png`, `cat.txt`), or in metadata.jsonl (`file_name`, `text`) as `datasets`'
     imagefolder has it; none is "". `column` of metadata.jsonl names another picture of each, a condition. The middle of a picture is seen."""
 
-    def __init__(self, path: str | Path, side: int, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, side: int, column: str | None = None, where: dict[str, str | list[str]] | None = None) -> None:
         folder, self.side = Path(path), side
         rows = [json.loads(line) for line in lines(folder / "metadata.jsonl")]
         rows = rows or [{"file_name": file.name} for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
         if not rows:
             raise DaedalError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no metadata.jsonl; give a folder that does.")
+        rows = [row for row in rows if matches(row, where or {})]
+        if not rows:
+            raise DaedalError(f"{folder} has no picture where {where}; check the columns of metadata.jsonl and their values.")
         if column and any(column not in row for row in rows):
             raise DaedalError(f"{folder / 'metadata.jsonl'} does not name a {column!r} for every picture; add it, or take another condition.")
         self.files = [folder / row["file_name"] for row in rows]
@@ -131,12 +134,14 @@ def fitted(file: Path, side: int) -> np.ndarray:
     """The middle of a picture file, upright, as (side, side, 4) uint8."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except OSError as error:
-        raise DaedalError(f"{file} is not a picture that can be opened ({error}); remove it, or save it again.") from None
-    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.fit(opened(file), (side, side), Image.Resampling.LANCZOS))
+
+
+def opened(file: Path | bytes) -> Any:
+    """A picture, or the bytes of one, as PIL's RGBA: the same as when it is opened for generation."""
+    from PIL import Image
+
+    return Image.fromarray(open_image(file)).convert("RGBA")
 
 
 def read_rows(path: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -164,12 +169,14 @@ def wordings(row: dict[str, Any]) -> list[str]:
     return said
 
 
-def decode(data: bytes, side: int) -> np.ndarray:
-    """Encoded bytes -> (side, side, 4) uint8."""
+def decode(data: bytes | dict[str, Any], side: int) -> np.ndarray:
+    """Encoded bytes, or the struct {bytes, path} that the `datasets` library writes, -> (side, side, 4)
+    uint8."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as opened:
-        picture = opened.convert("RGBA")
+    if isinstance(data, dict):
+        data = data.get("bytes") or Path(str(data.get("path"))).expanduser().read_bytes()
+    picture = opened(data)
     return np.asarray(picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS))
 
 

@@ -23,6 +23,7 @@ from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
 
 Messages = list[dict[str, Any]]
+ROLE, CONTENT = ("role", "from", "speaker"), ("content", "text", "value")
 SAME = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "1": "user", "2": "assistant"}
 
 
@@ -54,13 +55,19 @@ class ChatSource(BaseModel):
 def rows(source: ChatSource) -> Iterator[dict[str, Any]]:
     """The rows of a file source, its fields called as Daedal calls them."""
     taken = 0
-    for chunk in documents.chunks(documents.Source(path=source.path)):
+    for chunk in chat_chunks(source):
         for row in read(chunk, source):
             if taken == source.limit:
                 return
             if all(documents.accepts(row.get(column), wanted) for column, wanted in source.where.items()):
                 taken += 1
                 yield row | {ours: row.get(theirs) for ours, theirs in source.columns.items()}
+
+
+def chat_chunks(source: ChatSource) -> list[documents.Chunk]:
+    """Those of tables, where there are some: texts beside them are no conversations."""
+    found = documents.chunks(documents.Source(path=source.path))
+    return [chunk for chunk in found if documents.kind(chunk.path) in documents.TABLES] or found
 
 
 def read(chunk: documents.Chunk, source: ChatSource) -> Iterator[dict[str, Any]]:
@@ -70,7 +77,7 @@ def read(chunk: documents.Chunk, source: ChatSource) -> Iterator[dict[str, Any]]
         for column in [*source.where, *source.columns.values()]:
             if column not in file.schema_arrow.names:
                 raise DaedalError(f"{chunk.path} has no column {column!r}; it has {', '.join(file.schema_arrow.names)}.")
-        yield from file.read_row_group(chunk.group).to_pylist()
+        yield from map(without_nulls, file.read_row_group(chunk.group).to_pylist())
         return
     if kind not in (".jsonl", ".json"):
         raise DaedalError(f"{chunk.path} is {kind} and conversations come as .jsonl or .parquet; convert it, or pre-train on it as text.")
@@ -91,11 +98,28 @@ def messages_of(value: Any) -> Messages:
         return [{"role": "user", "content": value}]
     found = []
     for turn in value:
-        role = str(turn.get("role") or turn.get("from") or turn.get("speaker") or "")
-        content = next((turn[key] for key in ("content", "text", "value") if turn.get(key) is not None), "")
-        extra = {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)}
-        found.append({"role": SAME.get(role, role), "content": content, **extra})
+        role = str(next((turn[key] for key in ROLE if turn.get(key)), ""))
+        content = next((turn[key] for key in CONTENT if turn.get(key) is not None), "")
+        extra = {key: value for key, value in turn.items() if value and key not in (*ROLE, *CONTENT)}
+        found.append({"role": SAME.get(role, role), "content": text_of(content), **extra})
     return found
+
+
+def text_of(content: Any) -> Any:
+    """A turn's content, which may come as parts ({"type": "text", "text": ...}), as one text."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, str) and (part.get("type", "text") != "text" or not isinstance(part.get("text"), str)):
+            raise DaedalError(f"a message has a part of type {part.get('type')!r}; a text model reads parts of type 'text' only.")
+    return "".join(part if isinstance(part, str) else part["text"] for part in content)
+
+
+def without_nulls(value: Any) -> Any:
+    """A parquet row as JSON would have it: a struct has the keys of all rows, null where a row has none."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def told(row: Mapping[str, Any]) -> Any:
@@ -147,7 +171,8 @@ def conversation(row: Mapping[str, Any], source: ChatSource) -> Messages:
             f"a row of {source.path} has {', '.join(row)}, and a conversation needs messages, or prompt and completion; "
             "say which columns they are: columns: {prompt: question, completion: answer}."
         )
-    return opened([*messages_of(row["prompt"]), *answer(row.get("completion", row.get("chosen")))], source)
+    prompt, completion = parted(messages_of(row["prompt"]), answer(row.get("completion", row.get("chosen"))))
+    return opened([*prompt, *completion], source)
 
 
 def opened(messages: Messages, source: ChatSource) -> Messages:
@@ -158,6 +183,26 @@ def opened(messages: Messages, source: ChatSource) -> Messages:
 def answer(value: Any) -> Messages:
     """A completion as messages: text, or the turns of it."""
     return [{"role": "assistant", "content": value}] if isinstance(value, str) else messages_of(value)
+
+
+def parted(prompt: Messages, turns: Messages) -> tuple[Messages, Messages]:
+    """The prompt and what follows it, where the turns of a completion may say the prompt again, with a
+    system's turn before it that the prompt lacks, or without one that it has."""
+    n = len(prompt)
+    for end in range(n, len(turns)):
+        before = turns[: end - n]
+        if all(turn["role"] == "system" for turn in before) and alike(turns[end - n : end], prompt):
+            return turns[:end], turns[end:]
+    for k in range(n - 1, 0, -1):
+        if k < len(turns) and all(turn["role"] == "system" for turn in prompt[: n - k]) and alike(turns[:k], prompt[n - k :]):
+            return prompt, turns[k:]
+    return prompt, turns
+
+
+def alike(some: Messages, others: Messages) -> bool:
+    """Whether turns say the same, whatever else files keep beside them."""
+    keys = ("role", "content", "tool_calls")
+    return len(some) == len(others) and all(a.get(key) == b.get(key) for a, b in zip(some, others, strict=True) for key in keys)
 
 
 def of_task(task: Task) -> Messages:

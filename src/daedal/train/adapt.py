@@ -71,7 +71,7 @@ def pictures_of(recipe: AdaptRecipe, side: int) -> Pictures:
         if not Path(source.path).exists():
             raise DaedalError(f"{source.path} is neither a folder of pictures nor a parquet file; give data.train='[{{path: my/pictures}}]'.")
         folder = Path(source.path).is_dir()
-        found.append((Folder(source.path, side, column) if folder else Parquet(source.path, side, source.where, column), source.weight))
+        found.append((Folder(source.path, side, column, source.where) if folder else Parquet(source.path, side, source.where, column), source.weight))
     return Pictures(found)
 
 

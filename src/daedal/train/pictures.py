@@ -79,7 +79,7 @@ def source_of(s: PictureSource, side: int) -> Source:
     word, _, only = s.path.partition(":")
     if word == "scenes":
         return Scenes(side, only)
-    return Folder(s.path, side) if Path(s.path).is_dir() else Parquet(s.path, side, s.where, plain=s.plain)
+    return Folder(s.path, side, where=s.where) if Path(s.path).is_dir() else Parquet(s.path, side, s.where, plain=s.plain)
 
 
 def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -> Tokenizer:

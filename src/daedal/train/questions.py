@@ -38,14 +38,19 @@ class Questions:
                 raise DaedalError(f"{sources[i].path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked).")
 
     def question(self, k: int, held_out: bool = False) -> Question:
-        rng = random.Random(f"{self.seed}/{k}/{'held out' if held_out else 'asked'}")
+        rng = self.rng(k, held_out)
         i = rng.choices(range(len(self.sources)), [source.weight for source in self.sources])[0]
         if i in self.files:
             epoch, place = divmod(k, len(self.files[i]))
             return self.files[i][self.order(i, epoch)[place]]
+        if limit := self.sources[i].limit:
+            rng = self.rng(k % limit, held_out)
         task = instructions.task(rng, self.sources[i].kinds, held_out)
         messages = opened(task.messages, self.sources[i])
         return Question(messages, partial(checked, task.check))
+
+    def rng(self, k: int, held_out: bool) -> random.Random:
+        return random.Random(f"{self.seed}/{k}/{'held out' if held_out else 'asked'}")
 
     @lru_cache(maxsize=8)  # noqa: B019 - as long as the run
     def order(self, i: int, epoch: int) -> list[int]:
