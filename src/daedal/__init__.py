@@ -11,9 +11,10 @@ __all__ = ["DaedalError", "__version__", "load"]
 from daedal.errors import DaedalError
 
 
-def load(name_or_folder: str, device: str = "auto", dtype: str = "auto", quantize: int | str | None = None):
-    """A ready pipeline for a house model ("house/text", "house/image"), a local folder or a Hub name: of text or of pictures, as the folder's
-    config says. See `daedal.pipelines.text.load` and `daedal.pipelines.image.load`; `quantize` is for text."""
+def load(name_or_folder: str, device: str = "auto", dtype: str = "auto", **loading):
+    """A ready pipeline for a house model ("house/text", "house/image"), a local folder, a file of weights or a Hub name: of text or of
+    pictures, as it says itself. `loading` is what its medium can be loaded with: of text quantize, adapter, draft, ...
+    (`daedal.pipelines.text_params.TextLoading`)."""
     from daedal.pipelines.registry import load as load_any  # torch is imported here, not with the package
 
-    return load_any(name_or_folder, device=device, dtype=dtype, quantize=quantize)
+    return load_any(name_or_folder, device=device, dtype=dtype, **loading)

@@ -241,7 +241,9 @@ def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
     with pytest.raises(DaedalError, match="max_len"):
         Engine(TARGET, memory_budget=100)
     with pytest.raises(DaedalError, match=r"needs .* GB"):
-        Engine(tiny(max_position_embeddings=10**13), max_len=10**13, max_batch=1, token_budget=1)
+        Engine(tiny(), max_batch=10**12, token_budget=10**12)
+    with pytest.raises(DaedalError, match=r"need .* GB"):
+        Engine(tiny(max_position_embeddings=10**13), max_len=10**13, max_batch=1, token_budget=1).cache.reserve(10**13)
     with pytest.raises(DaedalError, match="'slots' or 'paged'"):
         Engine(TARGET, cache="pages")
 
@@ -292,3 +294,48 @@ def test_a_long_prompt_of_a_packed_network_is_read_in_parts(bits, native, monkey
     lines = network(torch.tensor([request.tokens])).detach()[0, len(request.prompt) - 1 : -1]
     assert len(request.output) == 8
     assert all(line[token] > line.max() - 0.2 for token, line in zip(request.output, lines, strict=True))
+
+
+def test_exact_prefixes_change_no_output_by_a_bit() -> None:
+    """In fp32, whose sums depend on how a prompt is cut: a second turn reads only what no whole chunk of the first has computed."""
+    network = tiny(3, max_position_embeddings=512).float()
+    first, more = [3 + i % 20 for i in range(150)], [5, 6, 7] * 20
+    asked = SamplingParams(temperature=0.8, seed=1, max_tokens=20, ignore_eos=True, logprobs=0)
+    make = lambda: Engine(network, token_budget=64, exact_prefixes=True)  # noqa: E731
+    engine = make()
+    turn = engine.generate([first], asked)[0]
+    second = [*first, *turn.output, *more]
+    again, alone = engine.generate([second], asked)[0], make().generate([second], asked)[0]
+    assert (turn.reused, again.reused, alone.reused) == (0, 128, 0)
+    assert again.output == alone.output
+    assert [token.logprob for token in again.stream] == [token.logprob for token in alone.stream]
+    third = engine.generate([[*second, *again.output, 4]], asked)[0]
+    assert third.reused == 192, "what the second turn read is known now"
+
+
+def test_rows_grow_with_the_longest_sequence() -> None:
+    """Captured steps are captured again, and nothing that comes out changes."""
+    network = tiny(4, max_position_embeddings=2048).float()
+    engine = Engine(network, max_batch=3)
+    assert engine.cache.places == 256
+    prompts = [[3 + i % 20 for i in range(n)] for n in (5, 240, 700)]
+    asked = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    grown = [request.output for request in engine.generate(prompts, asked)]
+    assert 740 <= engine.cache.places <= 1024
+    assert grown == [generate(network, prompt, asked, cached=True) for prompt in prompts]
+
+
+@pytest.mark.parametrize("cache", ["slots", "paged"])
+def test_numbers_that_are_not_finite_stay_with_their_request(cache: str) -> None:
+    """A token whose embedding is NaN: its request ends with a sentence, and those beside it and after it in its place are as alone."""
+    network, bad = tiny(5), 9
+    with torch.no_grad():
+        network.embed_tokens.weight[bad] = float("nan")
+    engine = Engine(network, cache=cache, block_size=4, max_batch=2)
+    asked = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias={bad: float("-inf")})
+    for _ in range(2):
+        good, broken = engine.generate([[3, 4, 5], [6, bad, 7, 8, 3, 4]], asked)
+        assert good.output == generate(network, [3, 4, 5], asked)
+        assert broken.finished == "error" and "NaN" in str(broken.error)
+    both = engine.generate([[3], [4, 5, 6, 7, 8]], asked)
+    assert [request.output for request in both] == [generate(network, prompt, asked) for prompt in ([3], [4, 5, 6, 7, 8])]

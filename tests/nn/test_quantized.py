@@ -14,7 +14,8 @@ from daedal.nn.cache import KVCache
 from daedal.nn.gptq import gptq
 from daedal.nn.linear import linears
 from daedal.nn.lora import add_lora, lora_state
-from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_, pack_int4, quantize_, quantize_int8, unpack_int4
+from daedal.nn.packing import pack_int4, quantize_int8, unpack_int4
+from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_, quantize_
 from daedal.nn.replay import DecodeReplay, NotCapturable
 
 native = pytest.mark.skipif(not kernels.build() or not kernels.available(), reason=kernels.status())

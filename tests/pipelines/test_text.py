@@ -116,3 +116,16 @@ def test_an_adapter_by_every_name(tiny_folder, tmp_path):
     save_adapter(network, tmp_path / "lost")
     with pytest.raises(DaedalError, match="does not say for which model"):
         daedal.load(str(tmp_path / "lost"))
+
+
+def test_what_the_engine_can_do_has_a_setting(tiny_folder, pipeline):
+    asked = dict(seed=1, max_tokens=12, ignore_eos=True)
+    plain = pipeline("Once upon", **asked)
+    for loading in ({"draft": str(tiny_folder)}, {"prompt_lookup": 3}, {"cache": "paged", "cache_gb": 0.01}, {"context": 30}):
+        other = daedal.load(str(tiny_folder), **loading)
+        made = other("Once upon", **asked)
+        assert made.text == plain.text and loading.items() <= made.recipe["runtime"]["loading"].items()
+    with pytest.raises(DaedalError, match="context of 30"):
+        other("Once upon a time " * 10)
+    with pytest.raises(DaedalError, match="'slots' or 'paged'"):
+        daedal.load(str(tiny_folder), cache="pages")("Once")

@@ -15,7 +15,7 @@ from daedal.data.comparisons import load, stacked
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.train import assistant, preference, sampled, sft
+from daedal.train import assistant, metrics, preference, sampled, sft
 from daedal.train.preference import as_pairs, as_singles, logprobs_of
 from daedal.train.recipe import load_recipe
 from daedal.train.recipe.chat import SampledRecipe
@@ -131,6 +131,31 @@ def test_kto_from_labels(chat_base: Path, tmp_path: Path) -> None:
     assert lines(tmp_path)[0]["loss"] == pytest.approx(0.5) and last["gained_good"] > last["gained_bad"]
     with pytest.raises(DaedalError, match="method=kto"):
         train(chat_base, tmp_path / "dpo", file)
+
+
+def test_labels_mean_what_they_say(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    for label, rank in ((True, 1), ("true", 1), (1, 1), (0.0, 2), ("False", 2), ("0", 2)):
+        file.write_text(json.dumps({"prompt": "a", "completion": "b", "label": label}) + "\n")
+        assert load(ChatSource(path=str(file)), tokenizer, 64, 0, Counter(), 0)[0].ranks == (rank,)
+    for row, words in (
+        ({"completion": "b", "label": "maybe"}, "neither yes nor no"),
+        ({"completions": ["b", "c"], "ranks": [1.5, 2]}, "whole numbers"),
+        ({"completions": ["b", "c"], "ranks": [0, 1]}, "1 for the best"),
+        ({"chosen": "b", "rejected": "c", "margin": "wide"}, "margin = 'wide'"),
+    ):
+        file.write_text(json.dumps({"prompt": "a", **row}) + "\n")
+        with pytest.raises(DaedalError, match=words):
+            load(ChatSource(path=str(file)), tokenizer, 64, 0, Counter(), 0)
+
+
+def test_good_ones_alone_write_json_without_nan(chat_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"say {n}", "completion": "yes", "label": True}) + "\n" for n in range(4)))
+    train(chat_base, tmp_path / "run", file, "method=kto", "steps=2", "evaluate_every=1")
+    assert "NaN" not in (tmp_path / "run/evaluations.jsonl").read_text()
+    assert {"gained_good"} == set(lines(tmp_path / "run", "evaluations")[-1]) - {"step"}
+    assert metrics.curves([tmp_path / "run"]).size
 
 
 def test_singles_of_pairs_and_pairs_of_lists(tokenizer: Tokenizer, pairs_file: Path) -> None:

@@ -14,7 +14,8 @@ TINY = Path(__file__).parents[2] / "recipes/text/tiny.yaml"
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipes_are_valid(path):
-    assert load_recipe(path).out == f"runs/{path.stem}"
+    place = path.relative_to(TINY.parents[1]).with_suffix("")
+    assert load_recipe(path).out == "/".join(["runs", *place.parts[1:]])
 
 
 def test_overrides():

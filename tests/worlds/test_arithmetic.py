@@ -2,6 +2,7 @@
 
 import random
 import re
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,12 @@ def test_the_same_seed_gives_the_same_problem() -> None:
         ("The answer is 1,234.", 1234),
         ("The answer is $42", 42),
         ("The answer is big. 4 + 4 = 8.", 8),
+        ("The answer is 3.5.", Decimal("3.5")),
+        ("The answer is $2.50", Decimal("2.5")),
+        ("It is .25", Decimal("0.25")),
+        ("-0.5 = -0.50", Decimal("-0.5")),
+        ("The answer is 3.0", 3),
+        ("See fig.7. The answer is", 7),
         ("The answer is", None),
         ("", None),
         ("no idea", None),
@@ -71,4 +78,4 @@ def test_result_of(text: str, result: int | None) -> None:
 
 @given(st.text())
 def test_result_of_any_text_is_a_number_or_none(text: str) -> None:
-    assert result_of(text) is None or isinstance(result_of(text), int)
+    assert result_of(text) is None or isinstance(result_of(text), int | Decimal)

@@ -9,15 +9,7 @@ from typing import Any
 
 from daedal.errors import DaedalError
 from daedal.networks.names import Names
-from daedal.nn.quantized import (
-    QuantEmbedding,
-    QuantLinear,
-    TiedHead,
-    finish_,
-    head_bits,
-    swappable,
-    tied,
-)
+from daedal.nn.quantized import QuantEmbedding, QuantLinear, TiedHead, finish_, head_bits, swappable, tied
 
 METHOD = "daedal"
 

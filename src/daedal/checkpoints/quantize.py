@@ -16,7 +16,8 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.names import Names
 from daedal.nn.gptq import gptq_
-from daedal.nn.quantized import GROUP, quantize_
+from daedal.nn.packing import GROUP
+from daedal.nn.quantized import quantize_
 
 
 def quantize(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from daedal.data import chat
 from daedal.data.conversations import Talk, reasons
-from daedal.data.rows import ChatSource, Messages, answer, messages_of, opened, rows
+from daedal.data.rows import ChatSource, Messages, answer, margin, messages_of, opened, rank, rows, truth
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
@@ -40,11 +40,16 @@ def comparison_of(row: Mapping[str, Any], source: ChatSource) -> tuple[Messages,
         prompt = messages_of(row["prompt"]) if row.get("prompt") else shared(chosen, rejected)
         if not row.get("prompt"):
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        return opened(prompt, source), [chosen, rejected], (1, 2), float(row.get("margin") or 0.0)
+        return opened(prompt, source), [chosen, rejected], (1, 2), margin(row.get("margin"), source)
     if row.get("completions") is not None and row.get("ranks") is not None:
-        return opened(messages_of(row["prompt"]), source), [answer(each) for each in row["completions"]], tuple(map(int, row["ranks"])), 0.0
+        return (
+            opened(messages_of(row["prompt"]), source),
+            [answer(each) for each in row["completions"]],
+            tuple(rank(each, source) for each in row["ranks"]),
+            0.0,
+        )
     if row.get("completion") is not None and row.get("label") is not None:
-        return opened(messages_of(row["prompt"]), source), [answer(row["completion"])], (1 if row["label"] else 2,), 0.0
+        return opened(messages_of(row["prompt"]), source), [answer(row["completion"])], (1 if truth(row["label"], "label", source) else 2,), 0.0
     raise DaedalError(
         f"a row of {source.path} has {', '.join(row)}, and a comparison needs prompt, chosen and rejected, or prompt, completions and ranks, or "
         "prompt, completion and label; say which columns they are: columns: {chosen: better, rejected: worse}."

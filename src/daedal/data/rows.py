@@ -10,6 +10,7 @@ A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -100,6 +101,36 @@ def messages_of(value: Any) -> Messages:
 def told(row: Mapping[str, Any]) -> Any:
     """The turns of a row that is one conversation."""
     return next((row[key] for key in ("messages", "conversations", "turns") if row.get(key)), None)
+
+
+def truth(value: Any, column: str, source: ChatSource) -> bool:
+    """Yes or no as files say it; "false" and 0 are no, and anything else than these is refused."""
+    said = value.strip().lower() if isinstance(value, str) else value
+    if said in (True, "true", "1", "yes", "good"):
+        return True
+    if said in (False, "false", "0", "no", "bad"):
+        return False
+    raise DaedalError(f"{source.path} has {column} = {value!r}, which is neither yes nor no; write true or false.")
+
+
+def rank(value: Any, source: ChatSource) -> int:
+    """A place, 1 the best."""
+    try:
+        if float(value) == int(float(value)) >= 1:
+            return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DaedalError(f"{source.path} has ranks with {value!r}; write whole numbers, 1 for the best.")
+
+
+def margin(value: Any, source: ChatSource) -> float:
+    """By how much one wins, 0 where nothing is said."""
+    try:
+        if math.isfinite(found := float(value or 0.0)):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise DaedalError(f"{source.path} has margin = {value!r}; write a number, or leave it out.")
 
 
 def first_prompt(row: Mapping[str, Any]) -> str | None:

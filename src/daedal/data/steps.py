@@ -17,7 +17,7 @@ import numpy as np
 from daedal.data import chat
 from daedal.data.comparisons import Comparison
 from daedal.data.conversations import Talk, reasons
-from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
+from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows, truth
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.worlds import arithmetic, instructions
@@ -44,6 +44,7 @@ def of_row(row: dict[str, Any], source: ChatSource, tokenizer: Tokenizer, length
     steps, labels = row.get("completions"), row.get("labels")
     if row.get("prompt") is None or steps is None or labels is None or len(steps) != len(labels):
         raise DaedalError(f"a row of {source.path} has {', '.join(row)}, and a process reward needs prompt, completions and as many labels.")
+    labels = [truth(label, "labels", source) for label in labels]
     return stepped(tokenizer, opened(messages_of(row["prompt"]), source), steps, labels, "\n", length, left_out)
 
 

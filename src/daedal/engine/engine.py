@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 class Engine:
     """A network, a cache and a queue.
 
-    `max_batch` requests run at once, none longer than `max_len` tokens; a step runs at most `token_budget` tokens. `cache='slots'` keeps
+    `max_batch` requests run at once, none longer than `max_len` tokens (default: the network's context, where rows grow with need; else
+    4,096); a step runs at most `token_budget` tokens. `cache='slots'` keeps
     max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
     `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
     `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`). At most `limit` requests wait.
+    With `exact_prefixes` a beginning is shared only where that changes no output by a bit (see SlotCache).
     """
 
     def __init__(
@@ -68,16 +70,20 @@ class Engine:
         prompt_lookup: int = 0,
         replay: bool = True,
         adapters: Mapping[str, str | Path] | None = None,
+        exact_prefixes: bool = False,
         limit: int = 1024,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
-        self.max_len = min(max_len or 4096, network.config.max_position_embeddings)
+        context = network.config.max_position_embeddings
+        self.max_len = min(max_len or (context if cache == "slots" and memory_budget is None else 4096), context)
         if token_budget < max_batch:
             raise DaedalError(f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve.")
         dtype = cache_dtype or activation_dtype(network)
         try:
-            self.cache = self._make_cache(cache, max_batch, block_size, prefix_caching, memory_budget, dtype)
+            self.cache = self._make_cache(
+                cache, max_batch, block_size, prefix_caching, memory_budget, dtype, token_budget if exact_prefixes else None
+            )
         except (RuntimeError, MemoryError) as error:
             size = network.cache_bytes_per_token(dtype) * self.max_len * max_batch / 1e9
             raise DaedalError(f"A cache of {max_batch} x {self.max_len} tokens needs {size:.1f} GB, which is not there; lower either.") from error
@@ -96,7 +102,9 @@ class Engine:
         self.steps = self.tokens_run = self.guessed = self.accepted = 0
         self.overhead_s = 0.0  # time in steps outside the networks
 
-    def _make_cache(self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype) -> Cache:
+    def _make_cache(
+        self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype, chunk: int | None
+    ) -> Cache:
         config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
         if kind == "slots":
             if memory_budget is not None:
@@ -107,7 +115,7 @@ class Engine:
                         "lower max_len or use cache='paged'."
                     )
                 max_batch = min(max_batch, fitting)
-            return SlotCache(config, max_batch, self.max_len, dtype, self.device, prefix_caching)
+            return SlotCache(config, max_batch, self.max_len, dtype, self.device, prefix_caching, chunk)
         if kind != "paged":
             raise DaedalError(f"cache={kind!r} must be 'slots' or 'paged'.")
         budget = memory_budget if memory_budget is not None else per_token * self.max_len * max_batch
@@ -213,6 +221,8 @@ class Engine:
         if request.slot < 0:
             self.scheduler.waiting.remove(request)
         else:
+            if error is not None:
+                self.cache.discard(request.slot)
             self.scheduler.release(request)
 
     def _carry_out(self, work: list[Work]) -> tuple[list[tuple[Request, Token]], float]:
@@ -253,6 +263,8 @@ class Engine:
         self.adapters.route(owners, self.device)
         hidden = network.hidden(tokens, cache=step)[0]  # (N, D)
         step.commit()
+        if len(work) == 1 and isinstance(self.cache, SlotCache):
+            self.cache.computed(work[0].request.slot, work[0].start, work[0].count)
         at, rows = 0, list[int]()
         for w in work:
             at += w.count

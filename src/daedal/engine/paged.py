@@ -6,18 +6,26 @@ block keeps its name until it is needed for something else, so a prompt seen a w
 Legend: N flat tokens of a ragged call, Hkv key heads, K head dim.
 """
 
+import hashlib
+import itertools
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from daedal.engine.slots import attend_last
+from daedal.engine.slots import attend_last, seen_from
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn.attention import attend
 
-Name = int
+Name = bytes
+
+
+def chained(parent: Name, tokens: tuple[int, ...]) -> Name:
+    """The name of a block: a cryptographic hash of its tokens and of all before them, so that nobody can make two prompts share one."""
+    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
 class BlockPool:
@@ -26,13 +34,13 @@ class BlockPool:
     def __init__(self, count: int) -> None:
         self.refs = [0] * count
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))  # least recently used first
-        self.names: list[tuple[Name, tuple[int, ...]] | None] = [None] * count  # (name of the block before, its tokens)
+        self.names: list[Name | None] = [None] * count
         self.known: dict[Name, int] = {}
 
     def take(self) -> int:
         """A block for new tokens; it forgets what it held."""
         block, _ = self.free.popitem(last=False)
-        self._forget(block)
+        self.forget(block)
         self.refs[block] = 1
         return block
 
@@ -50,19 +58,20 @@ class BlockPool:
 
     def name(self, block: int, parent: Name, tokens: tuple[int, ...]) -> Name:
         """Give a full block its name; of two blocks with one name the first stays known."""
-        name = hash((parent, tokens))
+        name = chained(parent, tokens)
         if self.names[block] is None and name not in self.known:
-            self.names[block], self.known[name] = (parent, tokens), block
+            self.names[block], self.known[name] = name, block
         return name
 
     def find(self, parent: Name, tokens: tuple[int, ...]) -> tuple[int, Name] | None:
-        name = hash((parent, tokens))
+        name = chained(parent, tokens)
         block = self.known.get(name)
-        return (block, name) if block is not None and self.names[block] == (parent, tokens) else None
+        return None if block is None else (block, name)
 
-    def _forget(self, block: int) -> None:
-        if self.names[block] is not None:
-            self.known.pop(hash(self.names[block]), None)
+    def forget(self, block: int) -> None:
+        name = self.names[block]
+        if name is not None:
+            self.known.pop(name, None)
             self.names[block] = None
 
 
@@ -83,14 +92,14 @@ class PagedCache:
         if blocks < 1:
             raise DaedalError(f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget.")
         shape = (config.num_key_value_heads, blocks, block_size, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.block_size, self.max_len, self.prefix_caching = block_size, min(max_len, blocks * block_size), prefix_caching
         self.pool, self.blocks = BlockPool(blocks), blocks
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         self.named: list[list[Name]] = [[] for _ in range(slots)]  # names of the leading full blocks
         self.held: list[Sequence[int]] = [()] * slots
-        self.root: list[Name] = [0] * slots
+        self.root: list[Name] = [b""] * slots
         self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
 
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
@@ -99,7 +108,7 @@ class PagedCache:
         if not self.free:
             return None
         slot = self.free.pop()
-        self.held[slot], self.root[slot] = tokens, owner
+        self.held[slot], self.root[slot] = tokens, str(owner).encode()
         while self.prefix_caching and len(self.tables[slot]) < (len(tokens) - 1) // self.block_size:
             hit = self.pool.find(self._parent(slot), self._block_tokens(slot, len(self.tables[slot])))
             if hit is None:
@@ -141,6 +150,14 @@ class PagedCache:
         self.tables[slot], self.named[slot], self.held[slot], self.lengths[slot] = [], [], (), 0
         self.free.append(slot)
 
+    def discard(self, slot: int) -> None:
+        """Forget what a sequence that failed has alone: numbers that are not finite must meet no other sequence, even masked."""
+        for block in self.tables[slot]:
+            if self.pool.refs[block] == 1:
+                self.pool.forget(block)
+                for cached in (*self.keys, *self.values):
+                    cached[:, block] = 0
+
     def step(self, segments: list[tuple[int, int]]) -> "PagedStep":
         return PagedStep(self, segments)
 
@@ -164,13 +181,21 @@ class PagedStep:
         self.lengths = torch.tensor([[end for _, start, end in spans for _ in range(start, end)]], device=device)
         places = [(cache.tables[slot][p // size], p % size) for slot, start, end in spans for p in range(start, end)]
         self.block, self.offset = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
-        self.tables = [torch.tensor(cache.tables[slot][: -(-end // size)], device=device) for slot, _, end in spans]
+        self.tables = {slot: cache.tables[slot][: -(-end // size)] for slot, _, end in spans}
+        starts = list(itertools.accumulate((count for _, count in segments), initial=0))
+        self.chunks = [(slot, at, count) for (slot, count), at in zip(segments, starts, strict=False) if count > 1]
+        self.slots = [slot for slot, count in segments if count == 1]
+        self.single = torch.tensor([at for (_, count), at in zip(segments, starts, strict=False) if count == 1], device=device)
+        self.ends = [cache.lengths[slot] + 1 for slot in self.slots]
+        self.seen: dict[int | None, Tensor | None] = {}  # by window
 
-    def _gather(self, cached: Tensor, table: Tensor, low: int, end: int, dtype: torch.dtype) -> Tensor:
-        """(Hkv, S, K): the keys or values of one sequence from position `low` to `end`."""
-        first = low // self.cache.block_size
-        whole = cached[:, table[first:]].flatten(1, 2)
-        return whole[:, low - first * self.cache.block_size : end - first * self.cache.block_size].to(dtype)
+    def _gather(self, cached: Tensor, slots: list[int], low: int, end: int) -> Tensor:
+        """(B, Hkv, S, K): the keys or values of sequences from position `low` to `end`; past a sequence's own end, anything."""
+        size = self.cache.block_size
+        first, last = low // size, -(-end // size)
+        blocks = [(self.tables[slot] + [0] * last)[first:last] for slot in slots]
+        found = cached[:, torch.tensor(blocks, device=cached.device)].flatten(2, 3).transpose(0, 1)
+        return found[:, :, low - first * size : end - first * size]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
@@ -178,17 +203,18 @@ class PagedStep:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[:, self.block, self.offset] = k.transpose(0, 1).to(keys.dtype)
         values[:, self.block, self.offset] = v.transpose(0, 1).to(values.dtype)
-        out, at = torch.empty_like(q), 0
-        for (slot, count), table in zip(self.segments, self.tables, strict=True):
+        out = torch.empty_like(q)
+        if self.slots:
+            low = 0 if window is None else max(0, min(self.ends) - window)
+            if window not in self.seen:
+                self.seen[window] = seen_from(self.ends, low, window, q.device)
+            held = (self._gather(t, self.slots, low, max(self.ends)).to(q.dtype) for t in (keys, values))
+            out[self.single] = attend_last(q[self.single], *held, self.seen[window], scale, softcap)
+        for slot, at, count in self.chunks:
             old, rows = self.cache.lengths[slot], slice(at, at + count)
             low = 0 if window is None else max(0, old + 1 - window)
-            seen_k, seen_v = (self._gather(t, table, low, old + count, q.dtype) for t in (keys, values))
-            if count == 1:
-                out[at] = attend_last(q[at].view(len(seen_k), -1, q.shape[-1]), seen_k, seen_v, scale, softcap).view(q.shape[1:])
-            else:
-                k_in, v_in = seen_k.transpose(0, 1)[None], seen_v.transpose(0, 1)[None]
-                out[rows] = attend(q[None, rows], k_in, v_in, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
-            at += count
+            k_in, v_in = (self._gather(t, [slot], low, old + count).transpose(1, 2).to(q.dtype) for t in (keys, values))
+            out[rows] = attend(q[None, rows], k_in, v_in, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
         return out.view(shape)
 
     def commit(self) -> None:

@@ -19,7 +19,7 @@ class Replays:
     def __init__(self, network: "Decoder", cache: SlotCache, max_batch: int) -> None:
         self.network, self.cache, self.max_batch = network, cache, max_batch
         self.captured: dict[int, replay.DecodeReplay] = {}
-        self.refused = False
+        self.refused, self.places = False, cache.places
 
     def __call__(self, tokens: list[int], slots: list[int]) -> Tensor | None:
         if self.refused or not replay.fits(self.network, self.cache):
@@ -27,6 +27,9 @@ class Replays:
         size = next((s for s in SIZES if s >= len(tokens)), None)
         if size is None:
             return None
+        self.cache.reserve(max(self.cache.lengths[slot] for slot in slots) + 1)
+        if self.places != self.cache.places:  # captured steps hold the addresses of the rows
+            self.captured, self.places = {}, self.cache.places
         if size not in self.captured:
             try:
                 self.captured[size] = replay.DecodeReplay(self.network, self.cache, size)

@@ -1,7 +1,7 @@
 """Contiguous slots: each running sequence owns one row of a KV cache. The fast default on CPU, where exact lengths beat gathering pages.
 
 A slot that is free again remembers its tokens. A new sequence that begins alike takes that slot over, or copies the common part from
-another: a chat goes on where it stopped, and n samples run their prompt once.
+another: a chat goes on where it stopped, and n samples run their prompt once. Rows begin short and grow, all together, with the longest sequence.
 
 Legend: N flat tokens of a ragged call, H heads, K head dim, S keys.
 """
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn import kernels
 from daedal.nn.attention import attend
@@ -28,8 +29,16 @@ def common_prefix(a: list[int], b: list[int]) -> int:
     return low
 
 
+FIRST = 256  # places of a row before it grows
+
+
 class SlotCache(KVCache):
-    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows."""
+    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows, and one more place
+    in each row for captured steps to write to.
+
+    With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning is shared: such keys come out of the same
+    operations on the same numbers whoever asks, so that sharing changes no output by a bit.
+    """
 
     def __init__(
         self,
@@ -39,8 +48,11 @@ class SlotCache(KVCache):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         prefix_caching: bool = True,
+        chunk: int | None = None,
     ) -> None:
-        super().__init__(config, slots + 1, max_len, dtype, device)
+        super().__init__(config, slots + 1, min(max_len, FIRST) + 1, dtype, device)
+        self.max_len, self.chunk = max_len, chunk
+        self.whole = [0] * (slots + 1)  # leading tokens of a slot that whole chunks computed
         self.spare, self.prefix_caching = slots, prefix_caching
         self.free = list(range(slots))[::-1]  # the next slot to take is the last
         self.held: list[list[int]] = [[] for _ in range(slots + 1)]  # the tokens whose keys and values a slot has
@@ -56,20 +68,51 @@ class SlotCache(KVCache):
         if slot != source and reused:
             for cached in (*self.keys, *self.values):
                 cached[slot, :, :reused] = cached[source, :, :reused]
-        self.lengths[slot], self.held[slot], self.owner[slot] = reused, tokens, owner
+        self.lengths[slot], self.held[slot], self.owner[slot], self.whole[slot] = reused, tokens, owner, reused
         return slot, reused
 
     def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
         """(slot, common length) of the longest common beginning; free slots win ties, the longest free among them."""
         best, longest = self.free[-1], 0
         for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
-            have = self.lengths[slot] if self.owner[slot] == owner else 0
-            if have > longest and (same := min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)) > longest:
+            have = self.lengths[slot] if self.chunk is None else min(self.whole[slot], self.lengths[slot])
+            have = have if self.owner[slot] == owner else 0
+            if have <= longest:
+                continue
+            same = min(have, common_prefix(self.held[slot], tokens), len(tokens) - 1)
+            same = same if self.chunk is None else same // self.chunk * self.chunk
+            if same > longest:
                 best, longest = slot, same
         return best, longest
 
+    @property
+    def places(self) -> int:
+        """Tokens that a row has room for now."""
+        return self.values[-1].shape[2] - 1  # the last that `reserve` makes longer
+
+    def reserve(self, length: int) -> None:
+        """Room for `length` tokens in every row: the rows are copied to ones twice as long, a layer at a time."""
+        if length <= self.places:
+            return
+        wanted = min(self.max_len, max(length, 2 * self.places)) + 1
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                slots, heads, _, width = old.shape
+                try:
+                    tensors[layer] = new = old.new_zeros(slots, heads, wanted, width)
+                except (RuntimeError, MemoryError):
+                    size = 2 * len(self.keys) * slots * heads * wanted * width * old.element_size() / 1e9
+                    raise DaedalError(f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt.") from None
+                for slot, held in enumerate(self.lengths):  # what no sequence holds stays untouched, and on a CPU unallocated
+                    new[slot, :, :held] = old[slot, :, :held]
+
+    def computed(self, slot: int, start: int, count: int) -> None:
+        """A step of this slot alone ran tokens from `start` on."""
+        if self.chunk is not None and start == self.whole[slot] and count == self.chunk:
+            self.whole[slot] += count
+
     def grow(self, slot: int, length: int) -> bool:
-        """Room for `length` tokens: a slot has it from the start."""
+        """Room for `length` tokens: `step` makes it."""
         return True
 
     def room(self, length: int) -> bool:
@@ -81,15 +124,22 @@ class SlotCache(KVCache):
         self.lengths[slot] = len(self.held[slot])
         self.free.insert(0, slot)
 
+    def discard(self, slot: int) -> None:
+        """Forget what a sequence that failed has: numbers that are not finite must meet no other sequence, even masked."""
+        self.lengths[slot] = 0
+        for cached in (*self.keys, *self.values):
+            cached[slot] = 0
+
     def note(self, slot: int) -> None:
         """Tokens of this slot are final up to its length."""
 
     def step(self, segments: list[tuple[int, int]]) -> "RaggedStep":
+        self.reserve(max(self.lengths[slot] + count for slot, count in segments))
         return RaggedStep(self, segments)
 
 
 class RaggedStep(Step):
-    """A Step that runs its single-token segments together: in one kernel where there is one, else one small product a sequence."""
+    """A Step that runs its single-token segments together: in one kernel where there is one, else in one product of PyTorch."""
 
     def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
         super().__init__(cache, segments)
@@ -105,6 +155,7 @@ class RaggedStep(Step):
         self.single = torch.tensor([row for row, _ in rows], device=device)
         self.slots = [slot for _, slot in rows]
         self.slot_ids = torch.tensor(self.slots, device=device)
+        self.seen: dict[int | None, Tensor | None] = {}  # by window
         self.at = self.positions[0, self.single] if rows else self.single
         kernel_takes = cache.keys[0].dtype in (torch.float32, torch.bfloat16) and cache.keys[0].shape[-1] % 8 == 0
         self.native = device.type == "cpu" and kernel_takes and kernels.available()
@@ -137,18 +188,31 @@ class RaggedStep(Step):
             return kernels.attend(q, k, v, keys, values, self.slot_ids, self.at, scale=scale, window=window, softcap=softcap)
         keys[self.slot_ids, :, self.at] = k.to(keys.dtype)
         values[self.slot_ids, :, self.at] = v.to(values.dtype)
-        grouped = q.view(len(q), keys.shape[1], -1, q.shape[-1])  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
-        outs = []
-        for i, slot in enumerate(self.slots):
-            end = self.cache.lengths[slot] + 1
-            low = 0 if window is None else max(0, end - window)
-            outs.append(attend_last(grouped[i], keys[slot, :, low:end].to(q.dtype), values[slot, :, low:end].to(q.dtype), scale, softcap))
-        return torch.stack(outs).view(q.shape)
+        ends = [self.cache.lengths[slot] + 1 for slot in self.slots]
+        low = 0 if window is None else max(0, min(ends) - window)
+        at = slice(self.slots[0], self.slots[0] + 1) if len(self.slots) == 1 else self.slot_ids  # one row is seen in place
+        rows = (t[at, :, low : max(ends)].to(q.dtype) for t in (keys, values))  # (B, Hkv, S, K)
+        if window not in self.seen:
+            self.seen[window] = seen_from(ends, low, window, q.device)
+        return attend_last(q, *rows, self.seen[window], scale, softcap)
 
 
-def attend_last(q: Tensor, keys: Tensor, values: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """The newest token sees everything: q (Hkv, G, K), keys and values (Hkv, S, K) -> like q."""
+def seen_from(ends: list[int], low: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(B, S) bool: which of the keys from position `low` on the newest token of each sequence sees; None where it is all of them."""
+    start = [0 if window is None else max(0, end - window) for end in ends]
+    if all(end == ends[0] for end in ends) and max(start) <= low:
+        return None
+    at = torch.arange(low, max(ends), device=device)
+    first, last = (torch.tensor(column, device=device)[:, None] for column in (start, ends))
+    return (at >= first) & (at < last)
+
+
+def attend_last(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    """The newest token of each of B sequences, in one product a layer: q (B, H, K), keys and values (B, Hkv, S, K), `seen` (B, S) -> like q."""
+    grouped = q.unflatten(1, (keys.shape[1], -1))  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
+    mask = None if seen is None else seen[:, None, None]
     if softcap is None:
-        return F.scaled_dot_product_attention(q[None], keys[None], values[None], scale=scale)[0]
-    scores = torch.tanh(q @ keys.mT * (scale / softcap)) * softcap
-    return scores.softmax(-1) @ values
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).flatten(1, 2)
+    scores = torch.tanh(grouped @ keys.mT * (scale / softcap)) * softcap
+    scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(-1) @ values).flatten(1, 2)

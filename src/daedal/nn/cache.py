@@ -25,8 +25,8 @@ class KVCache:
         self, config: "DecoderConfig", slots: int, max_len: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> None:
         shape = (slots, config.num_key_value_heads, max_len, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.lengths = [0] * slots
         self.max_len = max_len
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
-from daedal.nn.quantized import GROUP, QuantLinear, finish_, int4_scales, pack_int4, pad, quantize_, round_int4, swappable
+from daedal.nn.packing import GROUP, int4_scales, pack_int4, pad, round_int4
+from daedal.nn.quantized import QuantLinear, finish_, quantize_, swappable
 
 DAMPING = 0.01  # of the mean diagonal, added to the Hessian: inputs that calibration hardly saw keep their nearest level
 

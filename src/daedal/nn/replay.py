@@ -184,7 +184,7 @@ class DecodeReplay:
     def __init__(self, network: nn.Module, cache: KVCache, batch: int) -> None:
         self.step, self.cache = Slots(cache, batch), cache
         self.tokens = torch.zeros(1, batch, dtype=torch.int64)
-        spare = cache.max_len - 1  # the capture runs for real: let it write where no sequence is
+        spare = cache.values[-1].shape[2] - 1  # the capture runs for real: let it write where no sequence is
         self.step.positions.fill_(spare)
         self.step.lengths.fill_(spare + 1)
         self.threads = torch.get_num_threads()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.errors import DaedalError
-from daedal.pipelines.image import Job, generation_config
+from daedal.pipelines.painter import Job, generation_config
 from daedal.processes.imaging import pixels, seeded_noise
 from daedal.processes.samplers import Steps
 from daedal.systems.gan import Gan

@@ -11,7 +11,7 @@ from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer
-from daedal.pipelines.image import Job, generation_config
+from daedal.pipelines.painter import Job, generation_config
 from daedal.processes.imaging import edges, from_pixels, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named

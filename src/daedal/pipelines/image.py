@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from daedal import checkpoints
 from daedal import device as machine
@@ -27,56 +26,17 @@ from daedal.engine.store import STORE
 from daedal.errors import DaedalError, nearest
 from daedal.media import images, terminal
 from daedal.pipelines import given, text
+from daedal.pipelines.gan import GanPainter
+from daedal.pipelines.house_image import HousePainter
 from daedal.pipelines.image_params import IMAGE, ImageParams
 from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
+from daedal.pipelines.open_image import OpenPainter
+from daedal.pipelines.painter import CHOICES, EXTRAS, Job, Painter, enlarged, snapped
 from daedal.pipelines.place import located
+from daedal.pipelines.prior import PriorPainter
 from daedal.processes.imaging import LIKE, pixels
-from daedal.processes.samplers import Steps, sampler_named
+from daedal.processes.samplers import sampler_named
 from daedal.settings import read
-
-CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
-EXTRAS = ("control", "reference", "lora", "embedding", "then")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a model is asked for, checked and complete: sizes legal, pictures open."""
-
-    prompts: list[str]
-    negatives: list[str]
-    seeds: list[int]
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    sampler: str
-    strength: float
-    init: np.ndarray | None  # (H, W, 3) uint8
-    mask: np.ndarray | None  # (H, W) bool, true where painted
-    params: ImageParams  # as they were asked for
-    extras: given.Extras
-
-
-class Painter(Protocol):
-    """A model behind the pipeline: the house's transformer, or an open checkpoint."""
-
-    multiple: int  # legal sizes
-    defaults: dict[str, Any]  # width, height, steps, guidance_scale, sampler
-    takes: frozenset[str]  # of EXTRAS
-    upscales: bool  # it paints `init` larger, and does not start from it:
-    scale: int | None  # so many times; None: to its own size
-
-    def paint(self, job: Job) -> Steps:
-        """Steps that return pictures (B, 3, H, W) in [-1, 1]. They may be run between the steps of other jobs of equal LoRAs and words."""
-        ...
-
-    def preview(self, x0: Tensor, job: Job) -> np.ndarray:
-        """The estimate x0 within a step as small pictures (B, h, w, 3) uint8."""
-        ...
-
-    def remark(self, prompt: str) -> str:
-        """What the model does not read of a prompt, as a sentence; empty where it reads all."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -276,18 +236,6 @@ def strength_of(p: ImageParams) -> float:
     return p.strength if p.strength is not None else 1.0 if p.extend else 0.75
 
 
-def enlarged(picture: np.ndarray, wanted: tuple[int, int], times: int | None) -> tuple[int, int]:
-    """(height, width) of a picture that grows so many times, or until its shorter side is that of the size wanted."""
-    height, width = picture.shape[:2]
-    scale = times or min(wanted) / min(height, width)
-    return round(height * scale), round(width * scale)
-
-
-def snapped(size: int, multiple: int) -> int:
-    """The nearest legal size."""
-    return max(multiple, (size + multiple // 2) // multiple * multiple)
-
-
 def holds(folder: Path) -> bool:
     """Whether a folder, or a single file, holds an image model."""
     config = folder / "config.json"
@@ -314,24 +262,11 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") 
 def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:
     """The painter of what a folder, or a single file, holds."""
     if (folder / "model_index.json").exists() or folder.is_file() or is_cascade(folder):
-        from daedal.pipelines.open_image import OpenPainter
-
         return OpenPainter.load(folder, device, dtype)
     if not holds(folder):
         raise DaedalError(f"{name} is not an image model; for text there is `daedal text`.")
     if (folder / "picture.json").exists():
-        from daedal.pipelines.prior import PriorPainter
-
         return PriorPainter.load(folder, device)
     if str(checkpoints.read_config(folder)["_class_name"]).startswith(("StyleGAN", "BigGAN")):
-        from daedal.pipelines.gan import GanPainter
-
         return GanPainter.load(folder, device)
-    from daedal.pipelines.house_image import HousePainter
-
     return HousePainter.load(folder, device, dtype)
-
-
-def generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    return json.loads(path.read_text()) if path.exists() else {}

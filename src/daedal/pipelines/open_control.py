@@ -20,7 +20,7 @@ from daedal.engine.store import STORE, stamp
 from daedal.errors import DaedalError
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import KINDS
-from daedal.pipelines.image import Job
+from daedal.pipelines.painter import Job
 from daedal.processes.imaging import from_pixels
 from daedal.systems.conditions import Control, Reference, known_kind
 

@@ -20,10 +20,10 @@ from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
-from daedal.pipelines.image import CHOICES, Job, enlarged, snapped
 from daedal.pipelines.open_adapters import Wardrobe
 from daedal.pipelines.open_control import Conditioners
 from daedal.pipelines.open_parts import read_parts, stages_of
+from daedal.pipelines.painter import CHOICES, Job, enlarged, snapped
 from daedal.pipelines.place import located
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
 from daedal.processes.noise import Levels

@@ -13,7 +13,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
-from daedal.pipelines.image import Job
+from daedal.pipelines.painter import Job
 from daedal.processes.imaging import pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps

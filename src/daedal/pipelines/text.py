@@ -106,6 +106,7 @@ class TextPipeline(Pipeline):
     ) -> None:
         self.network, self.tokenizer, self.name, self.folder, self.loading = network, tokenizer, name, folder, loading or {}
         self.defaults = generation_defaults(folder) if folder else {}
+        self.serving: dict[str, Any] = {}  # arguments of the engine
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -118,10 +119,11 @@ class TextPipeline(Pipeline):
 
     @property
     def engine(self) -> Engine:
-        """One engine for all calls, made by the first. Its prefix cache is off: a text must come out the same whatever was asked before it."""
+        """One engine for all calls, made by the first. A chat does not read its beginning again, and a text comes out the same to the bit
+        whatever was asked before it."""
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(self.network, self.tokenizer, prefix_caching=False)
+                self._engine = Engine(self.network, self.tokenizer, exact_prefixes=True, **self.serving)
                 RUNTIME.add(self._engine)
         return self._engine
 
@@ -158,7 +160,7 @@ class TextPipeline(Pipeline):
 
     def fitted(self, ids: list[int], params: TextParams) -> TextParams:
         """`max_tokens` cut to what the context leaves; a prompt that leaves nothing is an error."""
-        context = self.network.config.max_position_embeddings
+        context = self.engine.max_len
         if len(ids) >= context:
             raise DaedalError(f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it.")
         return dataclasses.replace(params, max_tokens=min(params.max_tokens, context - len(ids)))
@@ -271,11 +273,17 @@ def holds(place: Path) -> bool:
 
 
 def load(
-    name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", adapter: str | Path | None = None, quantize: int | str | None = None
+    name_or_folder: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    adapter: str | Path | None = None,
+    quantize: int | str | None = None,
+    **serving: Any,
 ) -> TextPipeline:
     """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder, which names its base; an adapter is merged in, or
-    stays beside packed weights. `dtype` auto keeps what is on disk (half-precision weights run with fp32 activations on a CPU without bf16
-    units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in."""
+    stays beside packed weights. `dtype` auto keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
+    which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in. `serving`
+    are the rest of `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters."""
     name = f"{name_or_folder}:{adapter}" if adapter else str(name_or_folder)
     base, adapter = parted(name)
     folder = checkpoints.resolve(base)
@@ -292,8 +300,27 @@ def load(
     half = network.embed_tokens.weight.dtype in (torch.bfloat16, torch.float16)
     if quantize is not None and not packed:
         quantize_(network, BITS[quantize])
-    elif where.type == "cpu" and half and wanted is None and not packed and not machine.has_bf16_units(where):
+    elif where.type == "cpu" and half and wanted is None and not packed:
         quantize_(network, 16)
     words = adapter if adapter and (adapter / "tokenizer.json").exists() else folder
-    loading = {"device": where.type, "dtype": dtype, "quantize": quantize}
-    return TextPipeline(network.eval(), Tokenizer.load(words), name, Path(adapter or folder), loading)
+    loading = {
+        "device": where.type,
+        "dtype": dtype,
+        "quantize": quantize,
+        **{key: str(value) if key == "draft" else value for key, value in serving.items()},
+    }
+    pipeline = TextPipeline(network.eval(), Tokenizer.load(words), name, Path(adapter or folder), loading)
+    pipeline.serving = serving_options(serving, device, dtype, quantize)
+    return pipeline
+
+
+def serving_options(given: dict[str, Any], device: str, dtype: str, quantize: int | str | None) -> dict[str, Any]:
+    """Settings of `TextLoading` that are the engine's, as its arguments."""
+    given = {key: value for key, value in given.items() if value is not None}
+    if "draft" in given:
+        given["draft"] = load(given["draft"], device, dtype, quantize=quantize).network
+    if "cache_gb" in given:
+        given["memory_budget"] = int(given.pop("cache_gb") * 1e9)
+    if "context" in given:
+        given["max_len"] = given.pop("context")
+    return given

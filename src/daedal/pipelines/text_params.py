@@ -1,5 +1,6 @@
 """Text as a medium: the settings of a call and of loading."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,16 @@ class TextParams(SamplingParams):
 class TextLoading(Loading):
     adapter: Annotated[str | Path | None, Setting("Folder or Hub name of a LoRA to put on the model.")] = None
     quantize: Annotated[int | str | None, Setting("Pack the weights on loading: 8, 4, or 16 for bf16.")] = None
+    draft: Annotated[
+        str | Path | None, Setting("A small model of the same tokenizer that guesses ahead; outputs stay the same.", metavar="MODEL")
+    ] = None
+    prompt_lookup: Annotated[
+        int | None, Setting("Guess so many tokens ahead from where the last ones stood before; outputs stay the same.", 0, 64)
+    ] = None
+    cache: Annotated[str | None, Setting("How keys and values are kept: slots, or paged for many sequences of unlike lengths.")] = None
+    cache_gb: Annotated[float | None, Setting("Most memory for keys and values, in GB.", 0, 10**6)] = None
+    context: Annotated[int | None, Setting("Longest text with its prompt, in tokens.", 2, 10**9)] = None
+    adapters: Annotated[Mapping[str, str | Path] | None, Setting("LoRA folders by the names that requests ask for.", typed=False)] = None
 
 
 @dataclass(frozen=True)

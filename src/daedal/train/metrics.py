@@ -1,6 +1,7 @@
 """What a run wrote down of itself, metrics.jsonl and evaluations.jsonl: read again, and drawn as curves."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ def curves(runs: Sequence[Path]) -> images.Pixels:
         raise DaedalError(f"{empty[0]} has no metrics.jsonl; give the folder of a run, as `out` of its recipe names it.")
     panels = []
     for name in STEP:
-        watched = {run: smoothed(rows, name) for run, rows in steps.items() if name in rows[0]}
+        found = {run: [row for row in rows if name in row] for run, rows in steps.items()}
+        watched = {run: smoothed(rows, name) for run, rows in found.items() if rows}
         panels += [plots.lines(watched, name, "step")] if watched else []
     for name in dict.fromkeys(key for rows in evaluations.values() for row in rows for key in row if key not in ("step", "standard_error")):
         found = {run: [point(row, name) for row in rows if name in row] for run, rows in evaluations.items()}
@@ -36,7 +38,9 @@ def curves(runs: Sequence[Path]) -> images.Pixels:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in whole_lines(path)] if path.exists() else []
+    """The lines of a run's file, without the numbers that are not finite (of earlier versions)."""
+    rows = [json.loads(line) for line in whole_lines(path)] if path.exists() else []
+    return [{key: value for key, value in row.items() if math.isfinite(value)} for row in rows]
 
 
 def smoothed(rows: Sequence[dict[str, Any]], name: str) -> list[plots.Point]:

@@ -1,6 +1,7 @@
 """What a policy is asked while it learns: generated tasks, which bring their own check, or the prompts of files, with or without an answer."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -73,7 +74,24 @@ def asked(row: dict, source: ChatSource) -> Question:
     return Question(opened(messages_of(row["prompt"]), source), None if answer is None else partial(answered, str(answer)))
 
 
+NUMBER = re.compile(r"(?<![\w/:^.-])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?![\w/:^])")  # neither a part of 3/4 nor of A1
+STATED = re.compile(r"answer\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
+
+
 def answered(answer: str, prompt: str, completion: str) -> float:
-    """1 where a completion gives the number that the answer gives, or, where it gives none, says the answer."""
-    number = result_of(answer)
-    return float(answer.strip().lower() in completion.lower() if number is None else result_of(completion) == number)
+    """1 where a completion gives the answer of a file, else 0: the same number, where the answer holds
+    one (or works one out, as in "9 * 2 = 18"), else the same words."""
+    answer = answer.strip()
+    if len(NUMBER.findall(answer)) == 1 or re.search(r"=|####|answer is", answer):
+        return float(result_of(completion) == result_of(answer.rpartition("####")[2]))
+    return float(says(answer, completion))
+
+
+def says(answer: str, completion: str) -> bool:
+    """Whether these words stand, as whole words, after the last "answer is", or anywhere if nothing
+    is said to be the answer. A single letter stands first there; elsewhere "a" is not the choice A."""
+    stated = STATED.findall(completion)
+    words = rf"(?<!\w){re.escape(answer)}(?!\w)"
+    if len(answer) > 1:
+        return re.search(words, stated[-1] if stated else completion, re.IGNORECASE) is not None
+    return bool(re.match(rf"\W*{words}", stated[-1], re.IGNORECASE) if stated else re.search(words, completion))

@@ -5,6 +5,8 @@ A callable that raises, or whose answer is no finite number, drops its sample, w
 
 import importlib
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,8 @@ def named(name: str) -> Reward:
     module, colon, attribute = name.partition(":")
     if not colon or "/" in module:
         return RewardModel(name)
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where `python -m` looks, and the installed command does not
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -92,7 +96,8 @@ class Scoring:
         if self.waiting:
             rows = sorted(self.waiting)
             model = self.waiting[rows[0]][0]
-            found |= dict(zip(rows, model.many([self.waiting[row][1] for row in rows]), strict=True))
+            values = model.many([self.waiting[row][1] for row in rows])
+            found |= {row: value if math.isfinite(value) else math.nan for row, value in zip(rows, values, strict=True)}
         return torch.tensor([found[row] for row in sorted(found)])
 
     def answer(self, future: "Future[float]") -> float:

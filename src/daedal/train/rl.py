@@ -310,14 +310,37 @@ def note(meter: dict[str, float], part: Batch, entropy: Tensor, log_ratio: Tenso
 # ---- the run -----------------------------------------------------------------------------------------------------------------------------
 
 
-def evaluation(recipe: RLRecipe, rollouts: Rollouts) -> Callable[[Decoder], dict[str, float]]:
-    """Mean reward of the likeliest answers to held-out questions, by their own check where there is one."""
-    asked = [rollouts.questions.question(i, held_out=True) for i in range(recipe.evaluate_tasks)]
+def held_out_questions(recipe: RLRecipe, rollouts: Rollouts) -> list[Question]:
+    """Of `data.validation`, each prompt of its files once at most; without it, of the generated tasks
+    that training draws from. The prompts of training files are nowhere held out."""
+    sources = recipe.data.validation or [source for source in recipe.data.train if source.kinds]
+    if not sources:
+        return []
+    asked = Questions(sources, rollouts.tokenizer, recipe.seed, rollouts.questions.longest)
+    whole = all(not source.kinds for source in sources)
+    count = min(recipe.evaluate_tasks, sum(map(len, asked.files.values()))) if whole else recipe.evaluate_tasks
+    return [asked.question(i, held_out=True) for i in range(count)]
+
+
+def evaluation(recipe: RLRecipe, rollouts: Rollouts) -> Callable[[Decoder], dict[str, float]] | None:
+    """Mean reward of the likeliest answers to held-out questions, by their own check where there is one.
+    An answer whose reward fails is dropped and counted, as in training."""
+    asked = held_out_questions(recipe, rollouts)
+    if not asked:
+        return None
     params = SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
 
     def evaluate(network: Decoder) -> dict[str, float]:
         requests = complete(network, rollouts.tokenizer, [rollouts.questions.encoded(q) for q in asked], params, range(len(asked)), 1)
-        earned = [(q.check or rollouts.reward_of(q))(q.prompt, request.text) for q, request in zip(asked, requests, strict=True)]
+        scoring = Scoring(rollouts.pool)
+        for row, (question, request) in enumerate(zip(asked, requests, strict=True)):
+            scoring.ask(row, question.check or rollouts.reward_of(question), question.prompt, request.text)
+        rewards = scoring.rewards()
+        check_dropped(rewards, recipe.dropped_most, scoring.why)
+        earned = rewards[~rewards.isnan()].tolist()
+        lengths = {"held_out_dropped": len(rewards) - len(earned), "held_out_length": statistics.fmean(len(r.output) for r in requests)}
+        if not earned:
+            return lengths
         n, mean = len(earned), statistics.fmean(earned)
         rollouts.best = max(rollouts.best, mean)
         if recipe.held_out_drop is not None and mean < rollouts.best - recipe.held_out_drop:
@@ -325,9 +348,7 @@ def evaluation(recipe: RLRecipe, rollouts: Rollouts) -> Callable[[Decoder], dict
                 f"held-out tasks earn {mean:.3g} by their own check, down from {rollouts.best:.3g}, while the reward is {rollouts.metrics['reward']:.3g}: "
                 f"the policy has learned to please the reward. {kept_where(recipe)}"
             )
-        return {
-            "held_out": mean, "standard_error": statistics.pstdev(earned) / n**0.5, "held_out_length": statistics.fmean(len(r.output) for r in requests)
-        }  # fmt: skip
+        return {"held_out": mean, "standard_error": statistics.pstdev(earned) / n**0.5, **lengths}
 
     return evaluate
 

@@ -248,11 +248,13 @@ class Trainer:
     # -- what is kept -------------------------------------------------------------------------------------------------------------
 
     def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> dict[str, Any]:
+        """Write a line; a number that is not finite is a mean of nothing, which JSON does not have."""
         if self.rank == 0:
+            told = {key: value for key, value in metrics.items() if math.isfinite(value)}
             with open(self.out / file, "a") as f:
-                f.write(json.dumps(metrics) + "\n")
+                f.write(json.dumps(told, allow_nan=False) + "\n")
             if self.board:
-                for name, value in metrics.items():
+                for name, value in told.items():
                     self.board.add_scalar(name, value, metrics["step"])
         return metrics
 

@@ -10,6 +10,7 @@ turn up later in its steps.
 import random
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 
 from daedal.worlds.tales import HEROES
@@ -70,10 +71,10 @@ def check(right: int, completion: str) -> float:
     return float(result_of(completion) == right)
 
 
-def result_of(text: str) -> int | None:
-    """The number that a text gives as its result: after the last "answer is", else after the last "=", else the last one there is."""
+def result_of(text: str) -> int | Decimal | None:
+    """The number, whole or decimal, that a text gives as its result: after the last "answer is", else after the last "=", else the last one there is."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     for before in (r"answer\s*(?:is|:|=)[^\d\n.-]*", r"=\s*", ""):
-        if found := re.findall(before + r"((?:(?<!\d)-)?\d+)", text, re.IGNORECASE):
-            return int(found[-1][:18])
+        if found := re.findall(before + r"((?:(?<!\d)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+))", text, re.IGNORECASE):
+            return Decimal(found[-1][:18]) if "." in found[-1][:18] else int(found[-1][:18])
     return None

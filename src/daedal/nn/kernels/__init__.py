@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from daedal.files import cache_folder
+from daedal.nn.packing import dense, packed
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 BLOCK = 32  # inputs of packed weights are padded to a multiple of this
@@ -143,16 +144,14 @@ def right() -> bool:
     """Whether the products of the library just loaded agree with PyTorch's: it was compiled for this CPU, with instructions that may never
     have run anywhere else, and a wrong number must not pass for a fast one."""
     global _failure, _wrong
-    from daedal.nn.quantized import QuantLinear
-
     draw = torch.Generator().manual_seed(0)
     for bits in (4, 8, 16):
-        layer = QuantLinear.of(torch.randn(24, 96, generator=draw), None, bits)
+        weight, scale = packed(torch.randn(24, 96, generator=draw), bits)
         for rows in (1, 3, 16):
             x = torch.randn(rows, 96, generator=draw)
             with watched_by(None):
-                y = linear(x, [(layer.weight, layer.scale, None, 24)], bits)[0]
-            want = x @ layer.dequantized().mT
+                y = linear(x, [(weight, scale, None, 24)], bits)[0]
+            want = x @ dense(weight, scale, bits).mT
             if not (y - want).norm() < 0.02 * want.norm():  # activations of int8 and int4 products are rounded to 8 bits
                 _failure, _wrong = f"the {bits}-bit product is wrong on this CPU ({platform.machine()}); please report it", True
                 return False
