@@ -87,6 +87,8 @@ def test_chat_continues_without_a_template(tiny_folder):
 
 
 def test_an_adapter_on_a_model(tiny_folder, tmp_path):
+    import torch
+
     from daedal import checkpoints
     from daedal.checkpoints.adapter import save_adapter
     from daedal.nn.lora import add_lora, lora_state
@@ -94,7 +96,7 @@ def test_an_adapter_on_a_model(tiny_folder, tmp_path):
     network = checkpoints.load(tiny_folder)
     add_lora(network, 4, targets=["q_proj", "down_proj"])
     for tensor in lora_state(network).values():
-        tensor.normal_(0, 0.3)
+        tensor.normal_(0, 0.3, generator=torch.Generator().manual_seed(tensor.numel()))
     save_adapter(network, tmp_path, str(tiny_folder))
     common, log = ("--seed", 3, "--max-tokens", 12), tmp_path / "h.db"
     plain = run("Once", "--model", tiny_folder, *common)
