@@ -33,6 +33,12 @@ def test_a_run_goes_on_with_its_own_model_data_and_optimizer_only(path: Path, tm
         resumed(load_recipe(path, [f"out={tmp_path}", f"data={data}".replace("None", "null")]))
 
 
+def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "checkpoints", 1, {"step": 1})
+    with pytest.raises(DaedalError, match="earlier version"):
+        resumed(load_recipe("recipes/text/tiny.yaml", [f"out={tmp_path}"]))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_fields_say_themselves_what_is_fixed(task: str) -> None:
     """In every task: a class that gives a field another default does not lose its mark."""

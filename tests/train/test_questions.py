@@ -65,6 +65,8 @@ def test_validation_is_what_is_held_out(tmp_path: Path) -> None:
     [line] = train(tmp_path / "with", data, f"data.validation=[{{path: '{other}'}}]", "evaluate_tasks=50")
     assert (line["held_out"], line["held_out_dropped"]) == (1.0, 1)
     assert not train(tmp_path / "without", data, "evaluate_tasks=2")
+    with pytest.raises(DaedalError, match=r"held_out_drop = 0\.1 has nothing to look at"):
+        train(tmp_path / "none", data, "held_out_drop=0.1")
 
 
 def test_rewards_that_fail_too_often_stop_the_run(tmp_path: Path) -> None:

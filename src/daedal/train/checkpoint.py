@@ -40,6 +40,8 @@ def resume(recipe: Run, now: dict[str, Any]) -> dict[str, Any] | None:
     `now` (see `fixed`) is an error; steps, rates, weights of terms and how a run is watched may change."""
     state = newest(Path(recipe.out) / "checkpoints")
     if state:
+        if "fixed" not in state:
+            raise DaedalError(f"{recipe.out} holds a run of an earlier version of Daedal; give a new out=, or delete it to start over.")
         other = next((key for key, value in state["fixed"].items() if key in now and now[key] != value), None)
         if other:
             raise DaedalError(

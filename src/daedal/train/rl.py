@@ -327,6 +327,8 @@ def evaluation(recipe: RLRecipe, rollouts: Rollouts) -> Callable[[Decoder], dict
     An answer whose reward fails is dropped and counted, as in training."""
     asked = held_out_questions(recipe, rollouts)
     if not asked:
+        if recipe.held_out_drop is not None:
+            raise DaedalError(f"held_out_drop = {recipe.held_out_drop} has nothing to look at: give data.validation, or leave it out.")
         return None
     params = SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
 
