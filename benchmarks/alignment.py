@@ -1,11 +1,14 @@
-"""What alignment did: policies against the model they started from, on the same held-out tasks, by the programs that check them.
+"""What alignment did: policies against the model they started from, on the same held-out tasks, by
+the programs that check them.
 
-    python benchmarks/alignment.py runs/sft/model dpo=runs/dpo-0/model,runs/dpo-1/model,runs/dpo-2/model grpo=...
-    python benchmarks/alignment.py --kinds arithmetic --temperature 0 runs/sft/model grpo=runs/sums-0/model
+    python benchmarks/alignment.py runs/sft/model
+    dpo=runs/dpo-0/model,runs/dpo-1/model,runs/dpo-2/model grpo=... python benchmarks/alignment.py
+    --kinds arithmetic --temperature 0 runs/sft/model grpo=runs/sums-0/model
 
-For each name: the mean gold reward (0 to 1), the gain over the start with two standard errors, one of tasks (paired: every model answers the
-same ones) and one of seeds, the share of tasks with nothing wrong, answer length, and KL(policy || start) in nats a completion, estimated on
-the policy's own answers. The last line is JSON.
+For each name: the mean gold reward (0 to 1), the gain over the start with two standard errors, one
+of tasks (paired: every model answers the same ones) and one of seeds, the share of tasks with
+nothing wrong, answer length, and KL(policy || start) in nats a completion, estimated on the
+policy's own answers. The last line is JSON.
 """
 
 import argparse
@@ -32,8 +35,12 @@ def measure(folder: str, start: Decoder, tasks: list, params: SamplingParams) ->
     network = assistant.network_of(folder).eval().requires_grad_(False)
     tokenizer = chat.prepared(Tokenizer.load(checkpoints.resolve(folder)))
     prompts = [chat.encode(tokenizer, task.messages) for task in tasks]
-    requests = complete(network, tokenizer, prompts, params, [seed_of(0, i) for i in range(len(tasks))], 1)
-    earned = torch.tensor([task.check(request.text.strip()) for task, request in zip(tasks, requests, strict=True)])
+    requests = complete(
+        network, tokenizer, prompts, params, [seed_of(0, i) for i in range(len(tasks))], 1
+    )
+    earned = torch.tensor(
+        [task.check(request.text.strip()) for task, request in zip(tasks, requests, strict=True)]
+    )
     tokens, mask = padded(requests)
     batch, plain = {"tokens": tokens, "mask": mask}, SamplingParams(temperature=1.0)
     away = scored(network, batch, plain, ROWS) - scored(start, batch, plain, ROWS)
@@ -58,7 +65,9 @@ def summary(runs: list[dict], base: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("start", help="the folder all started from")
     parser.add_argument("policies", nargs="*", help="NAME=FOLDER[,FOLDER ...], one folder a seed")
     parser.add_argument("--kinds", default=",".join(instructions.KINDS))
@@ -67,19 +76,28 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=96)
     a = parser.parse_args()
     kinds = a.kinds.split(",")
-    tasks = [instructions.task(random.Random(f"alignment/{i}"), [kinds[i % len(kinds)]], held_out=True) for i in range(a.tasks)]
+    tasks = [
+        instructions.task(random.Random(f"alignment/{i}"), [kinds[i % len(kinds)]], held_out=True)
+        for i in range(a.tasks)
+    ]
     params = SamplingParams(temperature=a.temperature, max_tokens=a.max_tokens)
     start = assistant.network_of(a.start).eval().requires_grad_(False)
     base = measure(a.start, start, tasks, params)
     found = {"start": summary([base], base)}
     for policy in a.policies:
         name, _, folders = policy.partition("=")
-        found[name] = summary([measure(folder, start, tasks, params) for folder in folders.split(",")], base)
+        found[name] = summary(
+            [measure(folder, start, tasks, params) for folder in folders.split(",")], base
+        )
     head = f"{'':14}{'seeds':>6}{'reward':>8}{'gain':>8}{'+- tasks':>10}{'+- seeds':>10}{'all met':>9}{'KL':>7}{'length':>8}"
     print(head, *(line(name, row) for name, row in found.items()), sep="\n")
     print(
         "by kind:",
-        *(f"  {name:14}" + "  ".join(f"{kind} {value:.2f}" for kind, value in row["kinds"].items()) for name, row in found.items()),
+        *(
+            f"  {name:14}"
+            + "  ".join(f"{kind} {value:.2f}" for kind, value in row["kinds"].items())
+            for name, row in found.items()
+        ),
         sep="\n",
     )
     json.dump({"tasks": a.tasks, "temperature": a.temperature} | found, sys.stdout)

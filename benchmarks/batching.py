@@ -1,17 +1,20 @@
 """Requests of mixed length through the engine at once, against the same requests one after another.
 
-    python benchmarks/batching.py                               # the shape of SmolLM2-360M, random weights packed to int8
+    python benchmarks/batching.py                               # the shape of SmolLM2-360M, random
+    weights packed to int8
     python benchmarks/batching.py --shape house --bits 32       # the shape of the house model
     python benchmarks/batching.py --model FOLDER --bits 16
 
-Both sides run the same engine code on the same weights, prompts and lengths; one side has 16 places, the other one. Runs are interleaved
-and the medians compared, for a machine's speed drifts. Prints tokens a second of each side, their ratio, what a step costs outside the network,
-and as its last line the same as JSON.
+Both sides run the same engine code on the same weights, prompts and lengths; one side has 16
+places, the other one. Runs are interleaved and the medians compared, for a machine's speed drifts.
+Prints tokens a second of each side, their ratio, what a step costs outside the network, and as its
+last line the same as JSON.
 
-What batching can win has a ceiling: one sequence alone reads all weights for each token (bytes over bandwidth), many together are bound by
-arithmetic (operations over matrix rate). `roofline_ratio` is that ceiling for weights in memory and fp32 arithmetic, from both rates measured
-here; packed kernels compute somewhat faster, a model that fits the CPU's cache reads faster. `--clock cpu --threads 1` counts CPU time, for a
-machine that others use too.
+What batching can win has a ceiling: one sequence alone reads all weights for each token (bytes over
+bandwidth), many together are bound by arithmetic (operations over matrix rate). `roofline_ratio` is
+that ceiling for weights in memory and fp32 arithmetic, from both rates measured here; packed
+kernels compute somewhat faster, a model that fits the CPU's cache reads faster. `--clock cpu
+--threads 1` counts CPU time, for a machine that others use too.
 """
 
 import argparse
@@ -60,18 +63,30 @@ def make_network(options: argparse.Namespace) -> "networks.Decoder":
     return network
 
 
-def make_requests(options: argparse.Namespace, vocabulary: int) -> list[tuple[list[int], SamplingParams]]:
+def make_requests(
+    options: argparse.Namespace, vocabulary: int
+) -> list[tuple[list[int], SamplingParams]]:
     draw = random.Random(0)
     requests = []
     for i in range(options.requests):
-        prompt = [draw.randrange(vocabulary) for _ in range(draw.randint(8, options.longest_prompt))]
+        prompt = [
+            draw.randrange(vocabulary) for _ in range(draw.randint(8, options.longest_prompt))
+        ]
         length = draw.randint(options.longest_answer // 4, options.longest_answer)
-        requests.append((prompt, SamplingParams(temperature=options.temperature, seed=i, max_tokens=length, ignore_eos=True)))
+        requests.append(
+            (
+                prompt,
+                SamplingParams(
+                    temperature=options.temperature, seed=i, max_tokens=length, ignore_eos=True
+                ),
+            )
+        )
     return requests
 
 
 def roofline_ratio(network: "networks.Decoder", batch: int) -> float:
-    """How much faster `batch` sequences can decode together than one by one, if only weights and arithmetic counted."""
+    """How much faster `batch` sequences can decode together than one by one, if only weights and
+    arithmetic counted."""
     cpu = torch.device("cpu")
     read = network.weight_bytes() / device.read_bandwidth(cpu)
     parameters = sum(t.numel() for t in make_dense_shapes(network))
@@ -80,13 +95,19 @@ def roofline_ratio(network: "networks.Decoder", batch: int) -> float:
 
 
 def make_dense_shapes(network: "networks.Decoder") -> list[torch.Tensor]:
-    """The network's matrices as shapes without memory, whatever form its weights have: embeddings do not count, a tied head does."""
+    """The network's matrices as shapes without memory, whatever form its weights have: embeddings
+    do not count, a tied head does."""
     with torch.device("meta"):
         dense = networks.build(network.config)
     return [module.weight for module in dense.modules() if isinstance(module, torch.nn.Linear)]
 
 
-def run(engine: Engine, requests: list[tuple[list[int], SamplingParams]], together: bool, clock: Callable[[], float]) -> float:
+def run(
+    engine: Engine,
+    requests: list[tuple[list[int], SamplingParams]],
+    together: bool,
+    clock: Callable[[], float],
+) -> float:
     """Seconds for all requests."""
     start = clock()
     for group in [requests] if together else [[request] for request in requests]:
@@ -94,7 +115,11 @@ def run(engine: Engine, requests: list[tuple[list[int], SamplingParams]], togeth
     return clock() - start
 
 
-def run_naive(network: "networks.Decoder", requests: list[tuple[list[int], SamplingParams]], clock: Callable[[], float]) -> float:
+def run_naive(
+    network: "networks.Decoder",
+    requests: list[tuple[list[int], SamplingParams]],
+    clock: Callable[[], float],
+) -> float:
     """Tokens a second of the plain loop over the network, one request after another."""
     start = clock()
     tokens = sum(len(generate(network, prompt, params, cached=True)) for prompt, params in requests)
@@ -102,7 +127,9 @@ def run_naive(network: "networks.Decoder", requests: list[tuple[list[int], Sampl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-360m")
     parser.add_argument("--model", help="a model folder instead of a shape with random weights")
     parser.add_argument("--bits", type=int, choices=[4, 8, 16, 32], default=8)
@@ -122,10 +149,16 @@ def main() -> None:
     network = make_network(options)
     requests = make_requests(options, network.config.vocab_size)
     wanted = sum(params.max_tokens for _, params in requests)
-    common = {"max_len": options.longest_prompt + options.longest_answer, "cache": options.cache, "prefix_caching": False}
+    common = {
+        "max_len": options.longest_prompt + options.longest_answer,
+        "cache": options.cache,
+        "prefix_caching": False,
+    }
     batched = Engine(network, max_batch=options.requests, **common)
     alone = Engine(network, max_batch=1, **common)
-    short = [(prompt[:4], SamplingParams(max_tokens=2 + i)) for i, (prompt, _) in enumerate(requests)]
+    short = [
+        (prompt[:4], SamplingParams(max_tokens=2 + i)) for i, (prompt, _) in enumerate(requests)
+    ]
     run(batched, short, together=True, clock=clock)  # captures and first touches
     run(alone, short, together=False, clock=clock)
     batched.steps = batched.overhead_s = 0
@@ -152,8 +185,12 @@ def main() -> None:
     print(
         f"one by one {speed['alone']:8.1f} tokens/s    together {speed['batched']:8.1f} tokens/s    ratio {result['ratio']:.2f} (roofline of fp32 arithmetic {result['roofline_ratio']:.2f})"
     )
-    print(f"the plain loop, one by one {naive:.1f} tokens/s, ratio {result['ratio_to_naive_loop']:.2f}")
-    print(f"outside the network: {result['overhead_us_per_step']} us a step ({wanted} tokens from {len(requests)} requests)")
+    print(
+        f"the plain loop, one by one {naive:.1f} tokens/s, ratio {result['ratio_to_naive_loop']:.2f}"
+    )
+    print(
+        f"outside the network: {result['overhead_us_per_step']} us a step ({wanted} tokens from {len(requests)} requests)"
+    )
     print(json.dumps(result))
 
 

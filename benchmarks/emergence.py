@@ -1,11 +1,14 @@
-"""Accuracy on word problems against scale, with and without a scratchpad: a ladder of decoders trained here, each on the same problems twice, once
-with the steps written out ("5 + 4 = 9. 9 - 2 = 7. The answer is 7.") and once with the answer alone.
+"""Accuracy on word problems against scale, with and without a scratchpad: a ladder of decoders
+trained here, each on the same problems twice, once with the steps written out ("5 + 4 = 9. 9 - 2 =
+7. The answer is 7.") and once with the answer alone.
 
-    python benchmarks/emergence.py --out runs/emergence                  # trains the ladder; a run that is there is read, not made again
+    python benchmarks/emergence.py --out runs/emergence                  # trains the ladder; a run
+    that is there is read, not made again
     python benchmarks/emergence.py --out runs/emergence --plot docs/images/emergence.png
 
-The share of fresh problems solved greedily, over all and by their number of steps, with 95 % intervals; and apart the share of problems that begin
-with a number no training problem began with. The last line is JSON.
+The share of fresh problems solved greedily, over all and by their number of steps, with 95 %
+intervals; and apart the share of problems that begin with a number no training problem began with.
+The last line is JSON.
 """
 
 import argparse
@@ -41,9 +44,23 @@ def prepare(out: Path, count: int) -> Tokenizer:
     """The two files of conversations, and the tokenizer that every rung shares."""
     made = list(problems(count, "training"))
     for name in ("steps", "direct"):
-        rows = ({"prompt": prompt, "completion": answer if name == "steps" else answer[answer.index("The answer") :]} for prompt, answer, _ in made)
+        rows = (
+            {
+                "prompt": prompt,
+                "completion": answer if name == "steps" else answer[answer.index("The answer") :],
+            }
+            for prompt, answer, _ in made
+        )
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Tokenizer.train([f"{p}\n{a}" for p, a, _ in made[:3000]], 400, SPECIALS, bos="<|bos|>", eos="<|eos|>", pad="<|pad|>", add_bos=True)
+    return Tokenizer.train(
+        [f"{p}\n{a}" for p, a, _ in made[:3000]],
+        400,
+        SPECIALS,
+        bos="<|bos|>",
+        eos="<|eos|>",
+        pad="<|pad|>",
+        add_bos=True,
+    )
 
 
 def beginning(folder: Path, tokenizer: Tokenizer, width: int, depth: int) -> None:
@@ -62,17 +79,38 @@ def beginning(folder: Path, tokenizer: Tokenizer, width: int, depth: int) -> Non
 def solved(folder: Path, count: int) -> dict:
     """Shares of problems with the right result."""
     network = assistant.network_of(folder).eval()
-    tokenizer, params = chat.prepared(Tokenizer.load(folder)), SamplingParams(temperature=0, max_tokens=60)
+    tokenizer, params = (
+        chat.prepared(Tokenizer.load(folder)),
+        SamplingParams(temperature=0, max_tokens=60),
+    )
 
     def right(asked: list[tuple[str, str, int]]) -> list[bool]:
-        texts = assistant.answers(network, tokenizer, [[{"role": "user", "content": prompt}] for prompt, _, _ in asked], params, 64)
-        return [arithmetic.result_of(text[0]) == arithmetic.result_of(answer) for text, (_, answer, _) in zip(texts, asked, strict=True)]
+        texts = assistant.answers(
+            network,
+            tokenizer,
+            [[{"role": "user", "content": prompt}] for prompt, _, _ in asked],
+            params,
+            64,
+        )
+        return [
+            arithmetic.result_of(text[0]) == arithmetic.result_of(answer)
+            for text, (_, answer, _) in zip(texts, asked, strict=True)
+        ]
 
     fresh, unseen = (list(problems(count, which)) for which in ("fresh", "unseen"))
     hits = right(fresh)
-    parts = {str(steps): [hit for hit, (_, _, n) in zip(hits, fresh, strict=True) if n == steps] for steps in arithmetic.STEPS}
-    found = {name: share(sum(some), len(some)) for name, some in {"all": hits, "unseen": right(unseen), **parts}.items()}
-    return {"parameters": sum(p.numel() for p in network.parameters()), **{key: [m.value, m.low, m.high] for key, m in found.items()}}
+    parts = {
+        str(steps): [hit for hit, (_, _, n) in zip(hits, fresh, strict=True) if n == steps]
+        for steps in arithmetic.STEPS
+    }
+    found = {
+        name: share(sum(some), len(some))
+        for name, some in {"all": hits, "unseen": right(unseen), **parts}.items()
+    }
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        **{key: [m.value, m.low, m.high] for key, m in found.items()},
+    }
 
 
 def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> dict:
@@ -93,7 +131,9 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/emergence"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--problems", type=int, default=300)
@@ -101,7 +141,10 @@ def main() -> None:
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     tokenizer = prepare(a.out, 30_000)
-    found = {kind: {name: rung(a, tokenizer, name, kind) for name in LADDER} for kind in ("direct", "steps")}
+    found = {
+        kind: {name: rung(a, tokenizer, name, kind) for name in LADDER}
+        for kind in ("direct", "steps")
+    }
     print(
         f"{'width x depth':14}{'parameters':>12}{'answer alone':>22}{'with steps':>22}{'of three steps: alone':>24}{'with':>8}{'unseen first number: with':>28}"
     )
@@ -115,7 +158,9 @@ def main() -> None:
             label: [(row["parameters"] / 1000, tuple(row["all"])) for row in found[kind].values()]
             for kind, label in (("direct", "answer alone"), ("steps", "with a scratchpad"))
         }
-        images.save_image(plots.lines(points, "Word problems solved, by size", "thousand parameters", 1.0), a.plot)
+        images.save_image(
+            plots.lines(points, "Word problems solved, by size", "thousand parameters", 1.0), a.plot
+        )
     json.dump(found, sys.stdout)
     print()
 

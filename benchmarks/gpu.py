@@ -1,9 +1,13 @@
-"""Every figure of a GPU in one command of a few minutes: whoever has one for a quarter of an hour gets all of them.
+"""Every figure of a GPU in one command of a few minutes: whoever has one for a quarter of an hour
+gets all of them.
 
-    python benchmarks/gpu.py                  # a 0.6B language model, Stable Diffusion 1.5's U-Net; random weights
-    python benchmarks/gpu.py --tiny           # the same code on any machine, in seconds; its figures say nothing
+    python benchmarks/gpu.py                  # a 0.6B language model, Stable Diffusion 1.5's U-Net;
+    random weights
+    python benchmarks/gpu.py --tiny           # the same code on any machine, in seconds; its
+    figures say nothing
 
-Shares are of the read bandwidth and matrix rate measured on the same device in the same run. The last line is JSON.
+Shares are of the read bandwidth and matrix rate measured on the same device in the same run. The
+last line is JSON.
 """
 
 import argparse
@@ -27,14 +31,29 @@ LANGUAGE = {
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 8192, "tie_word_embeddings": True,
 }  # fmt: skip
 UNET = {"cross_attention_dim": 768, "sample_size": 64}
-SMALL_LANGUAGE = LANGUAGE | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL_LANGUAGE = LANGUAGE | {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 SMALL_LANGUAGE |= {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 512}
-SMALL_UNET = UNET | {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 8}
+SMALL_UNET = UNET | {
+    "block_out_channels": (32, 64, 64, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
 
 
 class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
-        self.device, self.tiny, self.figures = machine.pick_device(options.device), options.tiny, dict[str, float]()
+        self.device, self.tiny, self.figures = (
+            machine.pick_device(options.device),
+            options.tiny,
+            dict[str, float](),
+        )
         self.dtype = machine.compute_dtype("auto", self.device)
         self.bandwidth = machine.read_bandwidth(self.device)
         self.rate = machine.matrix_peak(self.device, self.dtype)
@@ -60,16 +79,24 @@ class Bench:
         return network.to(self.device, self.dtype)
 
     def decode(self) -> None:
-        """Tokens a second at batch 1 and 64, and the share of the bandwidth that reading the weights once a step takes."""
+        """Tokens a second at batch 1 and 64, and the share of the bandwidth that reading the
+        weights once a step takes."""
         network = self.language().eval()
-        size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        size = sum(
+            parameter.numel() * parameter.element_size() for parameter in network.parameters()
+        )
         for batch in (1, 4) if self.tiny else (1, 64):
-            engine, tokens = Engine(network, max_batch=batch, max_len=512, prefix_caching=False), 8 if self.tiny else 128
+            engine, tokens = (
+                Engine(network, max_batch=batch, max_len=512, prefix_caching=False),
+                8 if self.tiny else 128,
+            )
             prompts = [[5 + i, 6, 7] for i in range(batch)]
             asked = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
             took = self.seconds(lambda e=engine, p=prompts, a=asked: e.generate(p, a)) / tokens
             self.note(f"decode, batch {batch}", batch / took, "tokens/s")
-            self.note(f"decode, batch {batch}: share of bandwidth", size / took / self.bandwidth, "")
+            self.note(
+                f"decode, batch {batch}: share of bandwidth", size / took / self.bandwidth, ""
+            )
         self.peak("decode")
 
     def prefill(self) -> None:
@@ -79,30 +106,51 @@ class Bench:
         with torch.inference_mode():
             took = self.seconds(lambda: network.hidden(tokens))
         self.note(f"prefill of {count}", count / took, "tokens/s")
-        self.note("prefill: share of matrix rate", count * network.flops_per_token(count // 2) / took / self.rate, "")
+        self.note(
+            "prefill: share of matrix rate",
+            count * network.flops_per_token(count // 2) / took / self.rate,
+            "",
+        )
         self.peak("prefill")
 
     def train(self) -> None:
         """Model FLOP utilisation of a training step: forward, backward and AdamW."""
-        network, rows, length = self.language().train(), 2 if self.tiny else 8, 64 if self.tiny else 1024
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=self.device.type == "cuda")
+        network, rows, length = (
+            self.language().train(),
+            2 if self.tiny else 8,
+            64 if self.tiny else 1024,
+        )
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=1e-4, fused=self.device.type == "cuda"
+        )
         tokens = torch.randint(0, 500, (rows, length + 1), device=self.device)
 
         def step() -> None:
             hidden = network.hidden(tokens[:, :-1])
-            (linear_cross_entropy(hidden, network.lm_head.weight, tokens[:, 1:]) / (rows * length)).backward()
+            (
+                linear_cross_entropy(hidden, network.lm_head.weight, tokens[:, 1:])
+                / (rows * length)
+            ).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         took = self.seconds(step)
         self.note(f"training, {rows} x {length}", rows * length / took, "tokens/s")
-        self.note("training: MFU", rows * length * network.flops_per_token(length // 2, train=True) / took / self.rate, "")
+        self.note(
+            "training: MFU",
+            rows * length * network.flops_per_token(length // 2, train=True) / took / self.rate,
+            "",
+        )
         self.peak("training")
 
     def picture(self) -> None:
         """A guided step of Stable Diffusion 1.5's U-Net at 512 x 512."""
         config = SMALL_UNET if self.tiny else UNET
-        network = UNet2DConditionModel(parse(UNet2DConditionModel.config_class, config)).to(self.device, self.dtype).eval()
+        network = (
+            UNet2DConditionModel(parse(UNet2DConditionModel.config_class, config))
+            .to(self.device, self.dtype)
+            .eval()
+        )
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.02)
         side = config["sample_size"]
@@ -117,9 +165,13 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tiny", action="store_true", help="Small shapes, to try the code where there is no GPU.")
+    parser.add_argument(
+        "--tiny", action="store_true", help="Small shapes, to try the code where there is no GPU."
+    )
     bench, began = Bench(parser.parse_args()), time.perf_counter()
     for part in (bench.machine, bench.decode, bench.prefill, bench.train, bench.picture):
         part()

@@ -1,10 +1,12 @@
-"""A step of GRPO against TRL's: the same model, prompts, completions a prompt, tokens, one gradient step a rollout, no divergence term.
+"""A step of GRPO against TRL's: the same model, prompts, completions a prompt, tokens, one gradient
+step a rollout, no divergence term.
 
     python benchmarks/rl.py --model runs/sft/model                   # needs trl
     python benchmarks/rl.py --model runs/sft/model --only daedal
 
-Seconds of a whole step (draw, reward, learn), by the wall and by the process's own CPU clock, which others on the machine do not disturb; the
-median of the steps after the first. The last line is JSON.
+Seconds of a whole step (draw, reward, learn), by the wall and by the process's own CPU clock, which
+others on the machine do not disturb; the median of the steps after the first. The last line is
+JSON.
 """
 
 import argparse
@@ -41,7 +43,9 @@ class Clock:
         self.marks.append((time.perf_counter(), time.process_time()))
 
     def medians(self) -> dict[str, float]:
-        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(self.marks, self.marks[1:], strict=False)][1:]
+        steps = [
+            (b[0] - a[0], b[1] - a[1]) for a, b in zip(self.marks, self.marks[1:], strict=False)
+        ][1:]
         wall, cpu = (statistics.median(some) for some in zip(*steps, strict=True))
         return {"wall_s": wall, "cpu_s": cpu}
 
@@ -68,7 +72,10 @@ def daedal(folder: Path, a: argparse.Namespace) -> dict[str, float]:
             rl.run(recipe, reward=lambda prompt, completion: vowels(completion))
         finally:
             rl.Trainer.one_step = run_step  # type: ignore[method-assign]
-        drawn = [json.loads(line)["length"] for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+        drawn = [
+            json.loads(line)["length"]
+            for line in (Path(out) / "metrics.jsonl").read_text().splitlines()
+        ]
     return clock.medians() | {"mean_length": statistics.fmean(drawn)}
 
 
@@ -86,7 +93,10 @@ def trl(folder: Path, a: argparse.Namespace) -> dict[str, float]:
         lengths.extend(map(len, completion_ids))
         return [vowels(completion[0]["content"]) for completion in completions]
 
-    asked = [[{"role": "user", "content": arithmetic.task(random.Random(i)).prompt}] for i in range(a.questions * (a.steps + 2))]
+    asked = [
+        [{"role": "user", "content": arithmetic.task(random.Random(i)).prompt}]
+        for i in range(a.questions * (a.steps + 2))
+    ]
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
             output_dir=out, per_device_train_batch_size=a.micro_rows, gradient_accumulation_steps=rows // a.micro_rows, num_generations=a.group,
@@ -94,7 +104,11 @@ def trl(folder: Path, a: argparse.Namespace) -> dict[str, float]:
             bf16=False, report_to=[], save_strategy="no", logging_steps=10**6, disable_tqdm=True, gradient_checkpointing=False,
         )  # fmt: skip
         trainer = GRPOTrainer(
-            model=str(folder), reward_funcs=reward, args=config, train_dataset=Dataset.from_dict({"prompt": asked}), callbacks=[Marks()]
+            model=str(folder),
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": asked}),
+            callbacks=[Marks()],
         )
         trainer.train()
     return clock.medians() | {"mean_length": statistics.fmean(lengths)}
@@ -114,12 +128,18 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     result: dict[str, Any] = vars(a) | {"torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints.save(checkpoints.load(checkpoints.resolve(a.model), dtype=torch.float32), folder)
+        checkpoints.save(
+            checkpoints.load(checkpoints.resolve(a.model), dtype=torch.float32), folder
+        )
         chat.prepared(Tokenizer.load(checkpoints.resolve(a.model))).save(folder)
         for name, measure in (("daedal", daedal), ("trl", trl)):
             if a.only in (None, name):
                 result[name] = measure(Path(folder), a)
-                print(name, {key: round(value, 2) for key, value in result[name].items()}, file=sys.stderr)
+                print(
+                    name,
+                    {key: round(value, 2) for key, value in result[name].items()},
+                    file=sys.stderr,
+                )
     print(json.dumps(result))
 
 

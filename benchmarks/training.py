@@ -1,11 +1,12 @@
-"""Training against peers, same shape, same data, in one process: tokens a second, then wall time to the baseline's final validation loss.
+"""Training against peers, same shape, same data, in one process: tokens a second, then wall time to
+the baseline's final validation loss.
 
     python benchmarks/training.py                                  # both tables
     python benchmarks/training.py --part speed --depth 6 --width 384
     python benchmarks/training.py --part loss --data FILE.parquet
 
-Peers: a plain nanoGPT-style loop (GPT-2 block, AdamW, cosine, fp32, whole logits), and the transformers Trainer in bf16 (extra: bench).
-The last line is JSON.
+Peers: a plain nanoGPT-style loop (GPT-2 block, AdamW, cosine, fp32, whole logits), and the
+transformers Trainer in bf16 (extra: bench). The last line is JSON.
 """
 
 import argparse
@@ -49,14 +50,27 @@ class PlainGPT(nn.Module):
         self.head.weight = self.wte.weight
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                nn.init.normal_(p, std=0.02 / (math.sqrt(2 * depth) if name.endswith(("proj.weight", "down.weight")) else 1))
+                nn.init.normal_(
+                    p,
+                    std=0.02
+                    / (
+                        math.sqrt(2 * depth) if name.endswith(("proj.weight", "down.weight")) else 1
+                    ),
+                )
 
     def forward(self, tokens: Tensor) -> Tensor:
         B, T = tokens.shape
         x = self.wte(tokens) + self.wpe(torch.arange(T))
         for b in self.blocks:
-            q, k, v = (t.view(B, T, self.heads, -1).transpose(1, 2) for t in b["qkv"](b["ln1"](x)).chunk(3, -1))
-            x = x + b["proj"](F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, -1))
+            q, k, v = (
+                t.view(B, T, self.heads, -1).transpose(1, 2)
+                for t in b["qkv"](b["ln1"](x)).chunk(3, -1)
+            )
+            x = x + b["proj"](
+                F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                .transpose(1, 2)
+                .reshape(B, T, -1)
+            )
             x = x + b["down"](F.gelu(b["up"](b["ln2"](x))))
         return self.head(self.norm(x))
 
@@ -95,13 +109,18 @@ class Plain:
 
 
 class Daedal:
-    """Our trainer's step: Llama block, chunked cross-entropy, Muon + AdamW, the device's compute dtype."""
+    """Our trainer's step: Llama block, chunked cross-entropy, Muon + AdamW, the device's compute
+    dtype."""
 
     def __init__(self, vocab: int, width: int, depth: int, context: int) -> None:
         device = torch.device("cpu")
         self.dtype = machine.compute_dtype("auto", device)
         self.name = f"daedal {str(self.dtype).removeprefix('torch.')} Muon"
-        recipe = ModelRecipe(depth=depth, context=context, options={"hidden_size": width, "tie_word_embeddings": True})
+        recipe = ModelRecipe(
+            depth=depth,
+            context=context,
+            options={"hidden_size": width, "tie_word_embeddings": True},
+        )
         self.net = build(config_from_dict(recipe.config(vocab, 0, 1))).init_weights(0).train()
         self.net.compute_dtype = None if self.dtype == torch.float32 else self.dtype
         o = OptimizerRecipe(warmup=20)
@@ -124,14 +143,20 @@ class Daedal:
         return loss.item()
 
     def loss(self, rows: Tensor) -> Tensor:
-        return linear_cross_entropy(self.net.hidden(rows[:, :-1]), self.net.lm_head.weight, rows[:, 1:]) / rows[:, 1:].numel()
+        return (
+            linear_cross_entropy(
+                self.net.hidden(rows[:, :-1]), self.net.lm_head.weight, rows[:, 1:]
+            )
+            / rows[:, 1:].numel()
+        )
 
     def schedule(self, step: int, steps: int) -> float:
         return self.recipe.factor(step, steps)
 
 
 class TransformersTrainer:
-    """The transformers Trainer in bf16 on a Llama of the same shape: seconds of each optimizer step."""
+    """The transformers Trainer in bf16 on a Llama of the same shape: seconds of each optimizer
+    step."""
 
     name = "transformers Trainer bf16"
 
@@ -139,9 +164,15 @@ class TransformersTrainer:
         import transformers
 
         self.transformers = transformers
-        recipe = ModelRecipe(depth=depth, context=context, options={"hidden_size": width, "tie_word_embeddings": True})
+        recipe = ModelRecipe(
+            depth=depth,
+            context=context,
+            options={"hidden_size": width, "tie_word_embeddings": True},
+        )
         raw = recipe.config(vocab, 0, 1) | {"pad_token_id": 0}
-        self.net = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{k: v for k, v in raw.items() if k != "model_type"}))
+        self.net = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**{k: v for k, v in raw.items() if k != "model_type"})
+        )
 
     def seconds(self, rows: list[Tensor], bf16: bool = True) -> list[float]:
         times: list[float] = []
@@ -159,7 +190,9 @@ class TransformersTrainer:
                 logging_steps=1000, disable_tqdm=True,
             )  # fmt: skip
             data = [{"input_ids": row[:-1], "labels": row[:-1]} for batch in rows for row in batch]
-            self.transformers.Trainer(self.net, arguments, train_dataset=data, callbacks=[Clock()]).train()
+            self.transformers.Trainer(
+                self.net, arguments, train_dataset=data, callbacks=[Clock()]
+            ).train()
         return times
 
 
@@ -175,27 +208,36 @@ def speed(args: argparse.Namespace) -> dict[str, float]:
             runner.step(rows)
             times.setdefault(runner.name, []).append(time.perf_counter() - start)
     try:
-        times[TransformersTrainer.name] = TransformersTrainer(*shape).seconds([rows] * (args.steps + 1))
+        times[TransformersTrainer.name] = TransformersTrainer(*shape).seconds(
+            [rows] * (args.steps + 1)
+        )
     except ImportError:
         print('transformers Trainer: not installed; pip install "daedal[bench]"', file=sys.stderr)
     tokens = args.rows * args.context
     rates = {name: tokens / statistics.median(seconds[1:]) for name, seconds in times.items()}
     peak = machine.matrix_peak(torch.device("cpu"), ours.dtype)
     flops = ours.net.flops_per_token(args.context // 2, train=True)
-    print(f"\n{'':<28}{'tok/s':>10}{'daedal /':>10}   ({ours.net.parameter_count():,} parameters, {args.rows} x {args.context} tokens a step)")
+    print(
+        f"\n{'':<28}{'tok/s':>10}{'daedal /':>10}   ({ours.net.parameter_count():,} parameters, {args.rows} x {args.context} tokens a step)"
+    )
     for name, rate in rates.items():
         print(f"{name:<28}{rate:>10,.0f}{rates[ours.name] / rate:>10.2f}")
-    print(f"daedal: {rates[ours.name] * flops / 1e9:.0f} GFLOP/s, MFU {rates[ours.name] * flops / peak:.0%} of the measured peak of {peak / 1e9:.0f}")
+    print(
+        f"daedal: {rates[ours.name] * flops / 1e9:.0f} GFLOP/s, MFU {rates[ours.name] * flops / peak:.0%} of the measured peak of {peak / 1e9:.0f}"
+    )
     return rates
 
 
 def time_to_loss(args: argparse.Namespace) -> dict[str, float]:
-    """Train the baseline for `steps`; then ours with a schedule of ever fewer steps, in wall time, to the same validation loss."""
+    """Train the baseline for `steps`; then ours with a schedule of ever fewer steps, in wall time,
+    to the same validation loss."""
     source = Source(path=args.data)
     from daedal.data.documents import documents
 
     texts = list(islice(documents([source]), 4000))
-    tokenizer = Tokenizer.train(texts, args.vocab, ("<|bos|>", "<|eos|>"), bos="<|bos|>", eos="<|eos|>")
+    tokenizer = Tokenizer.train(
+        texts, args.vocab, ("<|bos|>", "<|eos|>"), bos="<|bos|>", eos="<|eos|>"
+    )
 
     def batches(seed: int):
         return iter(PackedRows([source], tokenizer, args.rows, args.context, seed))
@@ -213,7 +255,9 @@ def time_to_loss(args: argparse.Namespace) -> dict[str, float]:
 
     torch.manual_seed(0)
     base_time, base_loss = run(Plain(*shape), args.loss_steps)
-    print(f"{Plain.name}: {args.loss_steps} steps, {base_time:.1f} s, validation loss {base_loss:.4f}")
+    print(
+        f"{Plain.name}: {args.loss_steps} steps, {base_time:.1f} s, validation loss {base_loss:.4f}"
+    )
     result = {}
     for share in (0.25, 0.375, 0.5, 0.75, 1.0):
         took, loss = run(Daedal(*shape), max(20, int(args.loss_steps * share)))
@@ -233,9 +277,19 @@ def time_to_loss(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=("speed", "loss", "both"), default="both")
-    for name, value in (("vocab", 8192), ("width", 256), ("depth", 6), ("context", 256), ("rows", 8), ("steps", 5), ("loss-steps", 300)):
+    for name, value in (
+        ("vocab", 8192),
+        ("width", 256),
+        ("depth", 6),
+        ("context", 256),
+        ("rows", 8),
+        ("steps", 5),
+        ("loss-steps", 300),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--data", default="tales:20000", help="training text for the second table")
     args = parser.parse_args()

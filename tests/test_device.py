@@ -14,7 +14,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_a_variable_forces_auto(monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype) -> None:
+def test_a_variable_forces_auto(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype
+) -> None:
     monkeypatch.setenv("DAEDAL_DTYPE", name)
     assert machine.compute_dtype("auto", CPU) == dtype
     assert machine.has_bf16_units(CPU) == (dtype == torch.bfloat16)
@@ -27,7 +29,9 @@ def test_a_variable_forces_auto(monkeypatch: pytest.MonkeyPatch, name: str, dtyp
 def test_unset_or_empty_it_is_the_devices_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for value in ("", None):
-        monkeypatch.setenv("DAEDAL_DTYPE", value) if value is not None else monkeypatch.delenv("DAEDAL_DTYPE")
+        monkeypatch.setenv("DAEDAL_DTYPE", value) if value is not None else monkeypatch.delenv(
+            "DAEDAL_DTYPE"
+        )
         found.append(machine.compute_dtype("auto", CPU))
     units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert found == [torch.bfloat16 if units else torch.float32] * 2

@@ -18,11 +18,29 @@ from daedal.train.recipe.base import Run
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "src/daedal/house").rglob("README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "src/daedal/house").rglob("README.md")),
+]
 PAGES.remove(ROOT / "docs/log.md")  # of its days, not of today
 MODELS = ("start", "teacher", "value", "codec", "reward")  # keys that name a model
-QUICK = ["steps=1", "rows=4", "micro_rows=4", "context=128", "evaluate_tasks=1", "answer_tokens=4", "device=cpu"]
-RUNS = {"constitution": constitution, "preference": preference, "reward": reward, "rl": rl, "sft": sft}
+QUICK = [
+    "steps=1",
+    "rows=4",
+    "micro_rows=4",
+    "context=128",
+    "evaluate_tasks=1",
+    "answer_tokens=4",
+    "device=cpu",
+]
+RUNS = {
+    "constitution": constitution,
+    "preference": preference,
+    "reward": reward,
+    "rl": rl,
+    "sft": sft,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +52,11 @@ def models_of(section: Any) -> set[str]:
     """The models that a recipe names: `house/chat`, a Hub name, or another run's folder."""
     if not isinstance(section, dict):
         return set()
-    named = {value for key, value in section.items() if key in MODELS and isinstance(value, str) and "/" in value}
+    named = {
+        value
+        for key, value in section.items()
+        if key in MODELS and isinstance(value, str) and "/" in value
+    }
     return named.union(*(models_of(value) for value in section.values()))
 
 
@@ -44,8 +66,8 @@ def is_bundled(recipe: Run) -> bool:
 
 @pytest.mark.parametrize("path", RECIPES)
 def test_a_recipe_starts_from_what_is_there(path: str) -> None:
-    """From a bundled model or none, and then it says what it will take; outside of recipes/chat also
-    from an open model, or from what another recipe makes."""
+    """From a bundled model or none, and then it says what it will take; outside of recipes/chat
+    also from an open model, or from what another recipe makes."""
     recipe = load_recipe(path)
     if is_bundled(recipe):
         shown = CliRunner().invoke(app, ["train", path, "--dry-run"])
@@ -56,14 +78,21 @@ def test_a_recipe_starts_from_what_is_there(path: str) -> None:
         if model.startswith("runs/"):
             assert model.removesuffix("/model") in {load_recipe(other).out for other in RECIPES}
         else:
-            assert re.fullmatch(r"[\w.-]+/[\w.-]+", model) and Path(path).stem in ("controlnet", "dreambooth", "lora", "textual_inversion")
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", model) and Path(path).stem in (
+                "controlnet",
+                "dreambooth",
+                "lora",
+                "textual_inversion",
+            )
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.startswith("recipes/chat")])
 def test_a_chat_recipe_runs_as_printed(path: str, tmp_path: Path) -> None:
     """A step of it, where its data are generated."""
     recipe = load_recipe(path)
-    if not all(GENERATED.match(source.path) for source in [*recipe.data.train, *recipe.data.validation]):
+    if not all(
+        GENERATED.match(source.path) for source in [*recipe.data.train, *recipe.data.validation]
+    ):
         return
     quick = [*QUICK, f"out={tmp_path}"]
     if recipe.task == "rl":
@@ -79,8 +108,8 @@ def test_a_chat_recipe_runs_as_printed(path: str, tmp_path: Path) -> None:
 
 
 def commands(page: Path) -> list[str]:
-    """The `daedal` commands of a page: of its blocks, and among its words. A word in capitals stands for
-    something of the reader's."""
+    """The `daedal` commands of a page: of its blocks, and among its words. A word in capitals
+    stands for something of the reader's."""
     lines, prose, language = list[str](), list[str](), None
     for line in page.read_text(encoding="utf-8").splitlines():
         if fence := re.match(r"\s*```(\w*)$", line):
@@ -99,7 +128,11 @@ def commands(page: Path) -> list[str]:
     return found
 
 
-PRINTED = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in dict.fromkeys(commands(page))]
+PRINTED = [
+    (page.relative_to(ROOT).as_posix(), command)
+    for page in PAGES
+    for command in dict.fromkeys(commands(page))
+]
 
 
 @pytest.mark.parametrize(("page", "command"), PRINTED)
@@ -123,5 +156,7 @@ def test_a_printed_command_is_understood(page: str, command: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_printed_python_compiles(page: Path) -> None:
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    ):
         compile(block, str(page), "exec")

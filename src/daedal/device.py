@@ -1,4 +1,5 @@
-"""The machine in hand: which device, which compute dtype, and its measured peaks (never a table). Imported by every floor."""
+"""The machine in hand: which device, which compute dtype, and its measured peaks (never a table).
+Imported by every floor."""
 
 import json
 import os
@@ -16,13 +17,23 @@ from daedal.files import cache_folder
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA, then Apple's MPS, then the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DaedalError(f"device {name!r} is not one torch knows; use auto, cpu, cuda, cuda:1 or mps.") from None
+        raise DaedalError(
+            f"device {name!r} is not one torch knows; use auto, cpu, cuda, cuda:1 or mps."
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DaedalError(f"device {name!r} is asked for, but this torch sees no CUDA device; use device=cpu.")
+        raise DaedalError(
+            f"device {name!r} is asked for, but this torch sees no CUDA device; use device=cpu."
+        )
     return device
 
 
@@ -32,7 +43,9 @@ def forced_dtype() -> torch.dtype | None:
     name = os.environ.get("DAEDAL_DTYPE")
     forced = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if name and name not in forced:
-        raise DaedalError(f"DAEDAL_DTYPE={name} is not one of fp32 and bf16; set it to one of these, or unset it.")
+        raise DaedalError(
+            f"DAEDAL_DTYPE={name} is not one of fp32 and bf16; set it to one of these, or unset it."
+        )
     return forced[name] if name else None
 
 
@@ -45,7 +58,9 @@ def has_bf16_units(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     if device.type == "mps":
         return True
-    return any(check() for check in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported))
+    return any(
+        check() for check in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
+    )
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -85,7 +100,8 @@ def best_time(call, device: torch.device, repeats: int = 5) -> float:
 
 @lru_cache
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured matrix rate in operations a second (a multiply-add is two), remembered a week per machine and thread count."""
+    """Measured matrix rate in operations a second (a multiply-add is two), remembered a week per
+    machine and thread count."""
     n = 4096 if device.type == "cuda" else 1024
 
     def measure() -> float:
@@ -127,7 +143,8 @@ def remembered(key: str, measure) -> float:
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """(total, free) bytes of the device's memory; a CPU's free memory counts what the system can reclaim."""
+    """(total, free) bytes of the device's memory; a CPU's free memory counts what the system can
+    reclaim."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total, free
@@ -136,4 +153,6 @@ def memory(device: torch.device) -> tuple[int, int]:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return total, int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return total, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in os.sysconf_names else total
+        return total, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf(
+            "SC_PAGE_SIZE"
+        ) if "SC_AVPHYS_PAGES" in os.sysconf_names else total

@@ -1,4 +1,5 @@
-"""The one error a user is meant to read: a sentence that names the value and the mend. The command line prints it without a traceback."""
+"""The one error a user is meant to read: a sentence that names the value and the mend. The command
+line prints it without a traceback."""
 
 
 class DaedalError(ValueError):

@@ -20,5 +20,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE` moves it."""
-    return Path(os.environ.get("DAEDAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal")
+    """Where Daedal keeps what it can make again: measured peaks, built kernels. `DAEDAL_CACHE`
+    moves it."""
+    return Path(
+        os.environ.get("DAEDAL_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal"
+    )

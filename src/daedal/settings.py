@@ -1,5 +1,5 @@
-"""Settings, each once: a dataclass whose fields are annotated with their meaning and range. Python calls, recipes, the command line and
-forms take names, defaults, ranges and help from it.
+"""Settings, each once: a dataclass whose fields are annotated with their meaning and range. Python
+calls, recipes, the command line and forms take names, defaults, ranges and help from it.
 
     @dataclass(frozen=True)
     class ToneSettings:
@@ -27,7 +27,8 @@ class Setting:
     high: float | None = None
     metavar: str | None = None  # in help, where the type does not say it
     flags: tuple[str, ...] = ()  # on the command line, where they are not --the-name
-    typed: bool = True  # whether the command line has it: not where its values are no words or numbers
+    # whether the command line has it: not where its values are no words or numbers
+    typed: bool = True
 
 
 @cache
@@ -35,15 +36,20 @@ def settings_of(model: type) -> dict[str, tuple[Any, Setting]]:
     """Name -> (type, Setting) of a dataclass's annotated fields, in order."""
     hints = get_type_hints(model, include_extras=True)
     parts = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
-    return {name: (kind, meta) for name, (kind, meta, *_) in parts.items() if isinstance(meta, Setting)}
+    return {
+        name: (kind, meta) for name, (kind, meta, *_) in parts.items() if isinstance(meta, Setting)
+    }
 
 
 def read(model: type[Settings], given: Mapping[str, Any], what: str) -> Settings:
-    """The dataclass with these values. An unknown name, or a number out of its range, is an error; `what` is generated, as "pictures"."""
+    """The dataclass with these values. An unknown name, or a number out of its range, is an error;
+    `what` is generated, as "pictures"."""
     known = settings_of(model)
     for name in given:
         if name not in known:
-            raise DaedalError(f"{name!r} is not a setting of {what}{nearest(name, list(known))}; settings: {', '.join(known)}.")
+            raise DaedalError(
+                f"{name!r} is not a setting of {what}{nearest(name, list(known))}; settings: {', '.join(known)}."
+            )
     for name, value in given.items():
         check(name, value, known[name][1])
     return model(**given)

@@ -28,7 +28,9 @@ def test_peft_opens_ours(tiny_folder: Path, tmp_path: Path, dora: bool) -> None:
     add_lora(network, 3, 6, TARGETS, rslora=True, dora=dora)
     shaken(network)
     save_adapter(network, tmp_path / "adapter", str(tiny_folder))
-    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tiny_folder), tmp_path / "adapter").eval()
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(tiny_folder), tmp_path / "adapter"
+    ).eval()
     again = checkpoints.load(tiny_folder)
     assert len(load_adapter(again, tmp_path / "adapter")) == 6
     with torch.no_grad():
@@ -51,8 +53,12 @@ def test_peft_opens_ours(tiny_folder: Path, tmp_path: Path, dora: bool) -> None:
 def test_we_open_pefts(tiny_folder: Path, tmp_path: Path, patterns: dict) -> None:
     """With another alpha and rank for some layers, told as peft takes it."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    config = peft.LoraConfig(r=2, lora_alpha=5, target_modules=list(TARGETS), use_rslora=True, **patterns)
-    theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_folder), config).eval()
+    config = peft.LoraConfig(
+        r=2, lora_alpha=5, target_modules=list(TARGETS), use_rslora=True, **patterns
+    )
+    theirs = peft.get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(tiny_folder), config
+    ).eval()
     shaken(theirs)
     theirs.save_pretrained(tmp_path)
     network = checkpoints.load(tiny_folder)

@@ -32,7 +32,10 @@ def test_shards_round_trip_in_every_dtype(folder, tmp_path):
         checkpoints.save(network, tmp_path / "out", max_shard_bytes=50_000)
         assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
         again = checkpoints.load(tmp_path / "out")
-        assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(network.parameters(), again.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) and a.dtype == dtype
+            for a, b in zip(network.parameters(), again.parameters(), strict=True)
+        )
 
 
 def test_saving_over_shards_leaves_no_stale_one(folder):
@@ -47,13 +50,24 @@ def test_saving_over_shards_leaves_no_stale_one(folder):
     ("breakage", "words"),
     [
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-500]), "truncated"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:-500]
+            ),
+            "truncated",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
         (lambda f: edit(f, model_type="lama"), r"'lama'.*did you mean 'llama'"),
-        (lambda f: edit(f, intermediate_size=64), r"6 misshapen tensors: .*down_proj.weight \(.*\) instead of"),
+        (
+            lambda f: edit(f, intermediate_size=64),
+            r"6 misshapen tensors: .*down_proj.weight \(.*\) instead of",
+        ),
         (lambda f: edit(f, num_hidden_layers=3), r"9 missing tensors: model.layers.2"),
-        (lambda f: edit(f, num_hidden_layers=1), r"LlamaForCausalLM: 9 unmatched tensors: model.layers.1"),
+        (
+            lambda f: edit(f, num_hidden_layers=1),
+            r"LlamaForCausalLM: 9 unmatched tensors: model.layers.1",
+        ),
         (lambda f: edit(f, vocab_size=None), "lacks vocab_size"),
         (lambda f: edit(f, rope_scaling={"rope_type": "yarm", "factor": 2}), "did you mean 'yarn'"),
     ],
@@ -66,7 +80,10 @@ def test_a_bad_folder_gets_one_sentence(folder, breakage, words):
 
 def test_pickled_weights_are_refused_unless_asked(folder):
     network = checkpoints.load(folder)
-    torch.save({network.names.rename(k): v for k, v in network.state_dict().items()}, folder / "pytorch_model.bin")
+    torch.save(
+        {network.names.rename(k): v for k, v in network.state_dict().items()},
+        folder / "pytorch_model.bin",
+    )
     (folder / "model.safetensors").unlink()
     with pytest.raises(DaedalError, match="pickled"):
         checkpoints.load(folder)
@@ -101,19 +118,35 @@ def test_of_a_single_file_and_old_shards_the_file_counts(folder):
 
 
 @pytest.mark.parametrize("says", [True, False])
-@pytest.mark.parametrize("kept", [("lm_head.weight",), ("model.embed_tokens.weight",), ("lm_head.weight", "model.embed_tokens.weight")])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        ("lm_head.weight",),
+        ("model.embed_tokens.weight",),
+        ("lm_head.weight", "model.embed_tokens.weight"),
+    ],
+)
 def test_a_tied_tensor_may_have_either_name(folder, kept, says):
     state = load_file(folder / "model.safetensors")
-    embedding, tied = state.pop("model.embed_tokens.weight"), says or kept == ("model.embed_tokens.weight",)
+    embedding, tied = (
+        state.pop("model.embed_tokens.weight"),
+        says or kept == ("model.embed_tokens.weight",),
+    )
     state.pop("lm_head.weight", None)
-    save_file(state | {name: embedding.clone() for name in kept}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        state | {name: embedding.clone() for name in kept},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     edit(folder, tie_word_embeddings=says)
     if not says and kept == ("lm_head.weight",):
         with pytest.raises(DaedalError, match=r"1 missing tensors: model.embed_tokens.weight"):
             checkpoints.load(folder)
         return
     network = checkpoints.load(folder)
-    assert torch.equal(network.lm_head.weight, embedding) and torch.equal(network.embed_tokens.weight, embedding)
+    assert torch.equal(network.lm_head.weight, embedding) and torch.equal(
+        network.embed_tokens.weight, embedding
+    )
     assert (network.lm_head.weight is network.embed_tokens.weight) == tied
 
 
@@ -123,17 +156,28 @@ def test_a_folder_of_another_kind_is_told(folder, tmp_path):
     checkpoints.save(ScalarModel(checkpoints.load(folder)), tmp_path / "reward")
     assert isinstance(checkpoints.load(tmp_path / "vae"), AutoencoderKL)
     assert isinstance(checkpoints.load(tmp_path / "reward"), ScalarModel)
-    for name, words in (("vae", "holds a AutoencoderKL, not a language model"), ("reward", "holds a reward model, not a language model")):
+    for name, words in (
+        ("vae", "holds a AutoencoderKL, not a language model"),
+        ("reward", "holds a reward model, not a language model"),
+    ):
         with pytest.raises(DaedalError, match=words):
             checkpoints.load(tmp_path / name, kind=Decoder)
 
 
 def test_attention_of_gpt2_may_shrink_with_depth(tmp_path):
     config = transformers.GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=16, n_layer=3, n_head=2, scale_attn_by_inverse_layer_idx=True, attn_implementation="eager"
+        vocab_size=50,
+        n_positions=16,
+        n_embd=16,
+        n_layer=3,
+        n_head=2,
+        scale_attn_by_inverse_layer_idx=True,
+        attn_implementation="eager",
     )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path)
     tokens = torch.arange(12)[None]
     with torch.inference_mode():
-        torch.testing.assert_close(checkpoints.load(tmp_path)(tokens), theirs(tokens).logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            checkpoints.load(tmp_path)(tokens), theirs(tokens).logits, atol=1e-5, rtol=1e-4
+        )

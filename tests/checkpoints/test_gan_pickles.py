@@ -1,5 +1,5 @@
-"""StyleGAN pickles are read without running their code. (Pickles that the authors' own code wrote, of both generations, were also read: their
-pictures came out equal to 2e-7.)"""
+"""StyleGAN pickles are read without running their code. (Pickles that the authors' own code wrote,
+of both generations, were also read: their pictures came out equal to 2e-7.)"""
 
 import os
 import pickle
@@ -27,14 +27,28 @@ class EasyDict(dict):
 
 
 class Persistent:
-    """Stands for an object of the authors': pickled as a call of their function on its source, class name and attributes."""
+    """Stands for an object of the authors': pickled as a call of their function on its source,
+    class name and attributes."""
 
     def __init__(self, module: nn.Module, **arguments: Any) -> None:
-        parts = {name: Persistent(part) for name, part in module._modules.items() if part is not None}
-        self.state = {"_parameters": module._parameters, "_buffers": module._buffers, "_modules": parts, "_init_kwargs": arguments}
+        parts = {
+            name: Persistent(part) for name, part in module._modules.items() if part is not None
+        }
+        self.state = {
+            "_parameters": module._parameters,
+            "_buffers": module._buffers,
+            "_modules": parts,
+            "_init_kwargs": arguments,
+        }
 
     def __reduce__(self) -> Any:
-        meta = EasyDict(type="class", version=6, module_src="raise SystemExit", class_name="Generator", state=self.state)
+        meta = EasyDict(
+            type="class",
+            version=6,
+            module_src="raise SystemExit",
+            class_name="Generator",
+            state=self.state,
+        )
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (meta,)
 
 
@@ -55,7 +69,10 @@ def authors(monkeypatch: pytest.MonkeyPatch) -> None:
     def _reconstruct_persistent_obj(meta: Any) -> None:
         raise AssertionError("code of the pickle was run")
 
-    _reconstruct_persistent_obj.__module__, _reconstruct_persistent_obj.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
+    _reconstruct_persistent_obj.__module__, _reconstruct_persistent_obj.__qualname__ = (
+        "torch_utils.persistence",
+        "_reconstruct_persistent_obj",
+    )
     sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
     monkeypatch.setattr(EasyDict, "__module__", "dnnlib.util")
     sys.modules["dnnlib.util"].EasyDict = EasyDict  # type: ignore[attr-defined]
@@ -63,7 +80,11 @@ def authors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pickled(network: nn.Module, path: Path, **arguments: Any) -> Path:
     part = Persistent(network, mapping_kwargs=EasyDict(num_layers=3), **SMALL, **arguments)
-    path.write_bytes(pickle.dumps({"G": part, "D": None, "G_ema": part, "training_set_kwargs": EasyDict(path="x")}))
+    path.write_bytes(
+        pickle.dumps(
+            {"G": part, "D": None, "G_ema": part, "training_set_kwargs": EasyDict(path="x")}
+        )
+    )
     return path
 
 
@@ -91,10 +112,16 @@ def test_a_pickle_becomes_a_folder(network: Any, tmp_path: Path, authors: None) 
 def test_what_is_no_such_pickle_gets_a_sentence(tmp_path: Path, authors: None) -> None:
     network = StyleGAN2Generator(StyleGANConfig(**SMALL, num_mapping_layers=3)).init_weights(0)
     cases = {
-        "evil": (pickle.dumps({"G_ema": Evil(str(tmp_path / "ran"))}), "no StyleGAN needs; nothing of it was run"),
+        "evil": (
+            pickle.dumps({"G_ema": Evil(str(tmp_path / "ran"))}),
+            "no StyleGAN needs; nothing of it was run",
+        ),
         "broken": (b"\x80\x04not a pickle", "not a StyleGAN network pickle"),
         "empty": (pickle.dumps({"G_ema": None}), "holds no averaged generator"),
-        "strange": (pickled(network, tmp_path / "b.pkl", architecture="resnet").read_bytes(), "architecture='resnet'"),
+        "strange": (
+            pickled(network, tmp_path / "b.pkl", architecture="resnet").read_bytes(),
+            "architecture='resnet'",
+        ),
     }
     for name, (data, words) in cases.items():
         (tmp_path / name).write_bytes(data)

@@ -1,5 +1,5 @@
-"""LoRA files: one update in every dialect, other kinds of updates, diffusers' converters as oracles, merging and taking out, what a bad file
-says."""
+"""LoRA files: one update in every dialect, other kinds of updates, diffusers' converters as
+oracles, merging and taking out, what a bad file says."""
 
 import functools
 import json
@@ -31,8 +31,18 @@ FLUX = dict(num_layers=2, num_single_layers=2, attention_head_dim=8, num_attenti
             guidance_embeds=True, axes_dims_rope=(2, 2, 4))  # fmt: skip
 SD3 = dict(num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=6, caption_projection_dim=16, pooled_projection_dim=5,
            pos_embed_max_size=4)  # fmt: skip
-CLIP = dict(vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-T5 = dict(vocab_size=30, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+CLIP = dict(
+    vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+)
+T5 = dict(
+    vocab_size=30,
+    d_model=16,
+    d_kv=8,
+    d_ff=24,
+    num_layers=2,
+    num_heads=2,
+    feed_forward_proj="gated-gelu",
+)
 
 
 def draw(*shape, seed=0):
@@ -42,7 +52,10 @@ def draw(*shape, seed=0):
 @functools.cache
 def weights(kind, **config):
     module = kind(parse(kind.config_class, config))
-    return {name: draw(*tensor.shape, seed=i) for i, (name, tensor) in enumerate(module.state_dict().items())}
+    return {
+        name: draw(*tensor.shape, seed=i)
+        for i, (name, tensor) in enumerate(module.state_dict().items())
+    }
 
 
 def make(kind, config):
@@ -53,17 +66,28 @@ def make(kind, config):
 
 @pytest.fixture
 def sd():
-    return {"unet": make(UNet2DConditionModel, SD1), "text_encoder": make(CLIPTextModel, CLIP), "scheduler": {}, "tokenizer": None}
+    return {
+        "unet": make(UNet2DConditionModel, SD1),
+        "text_encoder": make(CLIPTextModel, CLIP),
+        "scheduler": {},
+        "tokenizer": None,
+    }
 
 
 @pytest.fixture
 def flux():
-    parts = {"transformer": make(FluxTransformer2DModel, FLUX), "text_encoder": make(CLIPTextModel, CLIP)}
+    parts = {
+        "transformer": make(FluxTransformer2DModel, FLUX),
+        "text_encoder": make(CLIPTextModel, CLIP),
+    }
     return parts | {"text_encoder_2": make(T5EncoderModel, T5)}
 
 
 def shapes_of(parts, role):
-    return {disk_name(parts[role], name): tuple(tensor.shape) for name, tensor in parts[role].state_dict().items()}
+    return {
+        disk_name(parts[role], name): tuple(tensor.shape)
+        for name, tensor in parts[role].state_dict().items()
+    }
 
 
 def update_of(parts, role, wanted):
@@ -72,12 +96,19 @@ def update_of(parts, role, wanted):
     for i, (name, shape) in enumerate(shapes_of(parts, role).items()):
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and module.endswith(wanted) and len(shape) > 1:
-            out[module] = draw(RANK, *shape[1:], seed=i), draw(shape[0], RANK, *[1] * (len(shape) - 2), seed=i + 1)
+            out[module] = (
+                draw(RANK, *shape[1:], seed=i),
+                draw(shape[0], RANK, *[1] * (len(shape) - 2), seed=i + 1),
+            )
     return out
 
 
 def written(path, tensors, metadata=None):
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata or {"format": "pt"})
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
+        path,
+        metadata or {"format": "pt"},
+    )
     return path
 
 
@@ -86,18 +117,32 @@ def deltas(lora, role):
 
 
 def expected(update, scale=1.0):
-    return {f"{module}.weight": scale * up.flatten(1) @ down.flatten(1) for module, (down, up) in update.items()}
+    return {
+        f"{module}.weight": scale * up.flatten(1) @ down.flatten(1)
+        for module, (down, up) in update.items()
+    }
 
 
 def close(a, b):
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
-    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a), [n for n in a if not torch.allclose(a[n], b[n], atol=1e-5)]
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a), [
+        n for n in a if not torch.allclose(a[n], b[n], atol=1e-5)
+    ]
 
 
 # One update, in every dialect.
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-LAYERS = (*ATTENTION, "ff.net.0.proj", "proj_in", "conv1", "conv_in", "linear_1", "time_emb_proj", "downsamplers.0.conv")
+LAYERS = (
+    *ATTENTION,
+    "ff.net.0.proj",
+    "proj_in",
+    "conv1",
+    "conv_in",
+    "linear_1",
+    "time_emb_proj",
+    "downsamplers.0.conv",
+)
 TEXT = ("q_proj", "out_proj", "fc1")
 
 
@@ -107,16 +152,25 @@ def pair(prefix, module, ends, down, up, alpha=None, scale=1.0):
     return out | ({} if alpha is None else {f"{prefix}{module}.alpha": torch.tensor(alpha)})
 
 
-PEFT, KOHYA, OLD = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight"), ("_lora.down.weight", "_lora.up.weight")
+PEFT, KOHYA, OLD = (
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora_down.weight", ".lora_up.weight"),
+    ("_lora.down.weight", "_lora.up.weight"),
+)
 
 
 def originals(parts, role):
     table = layout(type(parts[role]).__name__, shapes_of(parts, role))
-    return {entry.ours[0].removesuffix(".weight"): name.removesuffix(".weight") for name, entry in table.items() if name.endswith(".weight")}
+    return {
+        entry.ours[0].removesuffix(".weight"): name.removesuffix(".weight")
+        for name, entry in table.items()
+        if name.endswith(".weight")
+    }
 
 
 def in_dialect(dialect, parts, unet, text):
-    """The keys of a whole file. Those with an alpha carry the update at twice its size, and alpha / rank is a half."""
+    """The keys of a whole file. Those with an alpha carry the update at twice its size, and alpha /
+    rank is a half."""
     out, names, flat = {}, originals(parts, "unet"), lambda name: name.replace(".", "_")
     old_text = {"q_proj": "to_q", "out_proj": "to_out"}
     for module, (down, up) in unet.items():
@@ -125,7 +179,9 @@ def in_dialect(dialect, parts, unet, text):
             case "peft":
                 out |= pair("unet.", module, PEFT, down, up)
             case "peft without a prefix":
-                out |= pair("", module, (".lora_A.default.weight", ".lora_B.default.weight"), down, up)
+                out |= pair(
+                    "", module, (".lora_A.default.weight", ".lora_B.default.weight"), down, up
+                )
             case "diffusers":
                 out |= pair("unet.", module, (".lora.down.weight", ".lora.up.weight"), down, up)
             case "diffusers of 2023":
@@ -148,7 +204,13 @@ def in_dialect(dialect, parts, unet, text):
             case "diffusers of 2023" if leaf in old_text:
                 out |= pair(f"text_encoder.{parent}.", old_text[leaf], OLD, down, up)
             case "diffusers of 2023":
-                out |= pair("text_encoder.", module, (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"), down, up)
+                out |= pair(
+                    "text_encoder.",
+                    module,
+                    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+                    down,
+                    up,
+                )
             case "kohya":
                 out |= pair("lora_te_", flat(module), KOHYA, down, up, ALPHA, 2)
             case "kohya, original names":
@@ -158,7 +220,16 @@ def in_dialect(dialect, parts, unet, text):
     return out
 
 
-DIALECTS = ("peft", "peft without a prefix", "diffusers", "diffusers of 2023", "kohya", "kohya, original names", "ComfyUI", "LyCORIS")
+DIALECTS = (
+    "peft",
+    "peft without a prefix",
+    "diffusers",
+    "diffusers of 2023",
+    "kohya",
+    "kohya, original names",
+    "ComfyUI",
+    "LyCORIS",
+)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -179,7 +250,11 @@ def fused_update(parts):
     for i, (name, entry) in enumerate(table.items()):
         rows, columns = sum(shapes[ours][0] for ours in entry.ours), shapes[entry.ours[0]][1:]
         if columns:
-            out[name.removesuffix(".weight")] = draw(RANK, *columns, seed=i), draw(rows, RANK, seed=i + 1), entry
+            out[name.removesuffix(".weight")] = (
+                draw(RANK, *columns, seed=i),
+                draw(rows, RANK, seed=i + 1),
+                entry,
+            )
     return out
 
 
@@ -187,20 +262,41 @@ def split_update(parts, fused):
     """The same, for the layers of a folder."""
     shapes, out = shapes_of(parts, "transformer"), {}
     for down, up, entry in fused.values():
-        for name, rows in zip(entry.ours, up.split([shapes[name][0] for name in entry.ours]), strict=True):
-            out[name.removesuffix(".weight")] = down, torch.cat(rows.chunk(2)[::-1]) if entry.swapped else rows
+        for name, rows in zip(
+            entry.ours, up.split([shapes[name][0] for name in entry.ours]), strict=True
+        ):
+            out[name.removesuffix(".weight")] = (
+                down,
+                torch.cat(rows.chunk(2)[::-1]) if entry.swapped else rows,
+            )
     return out
 
 
-XLABS = {"img_attn.qkv": "qkv_lora1", "img_attn.proj": "proj_lora1", "txt_attn.qkv": "qkv_lora2", "txt_attn.proj": "proj_lora2"}
+XLABS = {
+    "img_attn.qkv": "qkv_lora1",
+    "img_attn.proj": "proj_lora1",
+    "txt_attn.qkv": "qkv_lora2",
+    "txt_attn.proj": "proj_lora2",
+}
 
 
-@pytest.mark.parametrize("dialect", ["peft", "kohya", "ComfyUI", "Black Forest Labs", "fal", "XLabs", "transformer of 2024"])
+@pytest.mark.parametrize(
+    "dialect",
+    ["peft", "kohya", "ComfyUI", "Black Forest Labs", "fal", "XLabs", "transformer of 2024"],
+)
 def test_one_update_of_flux_in_every_dialect(dialect, flux, tmp_path):
     fused, tensors = fused_update(flux), {}
     if dialect == "XLabs":  # attention only, and of linear1 only q, k and v
-        fused = {name: entry for name, entry in fused.items() if name.endswith((*XLABS, "linear1", "linear2"))}
-        fused |= {name: (down, up * (torch.arange(len(up)) < 48)[:, None], e) for name, (down, up, e) in fused.items() if name.endswith("linear1")}
+        fused = {
+            name: entry
+            for name, entry in fused.items()
+            if name.endswith((*XLABS, "linear1", "linear2"))
+        }
+        fused |= {
+            name: (down, up * (torch.arange(len(up)) < 48)[:, None], e)
+            for name, (down, up, e) in fused.items()
+            if name.endswith("linear1")
+        }
     split = split_update(flux, fused)
     for name, (down, up, _) in fused.items():
         block, _, leaf = name.partition(".")[2].partition(".")
@@ -214,11 +310,21 @@ def test_one_update_of_flux_in_every_dialect(dialect, flux, tmp_path):
             case "fal":
                 tensors |= pair("base_model.model.", name, PEFT, down, up)
             case "XLabs" if name.startswith("double"):
-                tensors |= pair(f"double_blocks.{block}.processor.", XLABS[leaf], (".down.weight", ".up.weight"), down, up)
+                tensors |= pair(
+                    f"double_blocks.{block}.processor.",
+                    XLABS[leaf],
+                    (".down.weight", ".up.weight"),
+                    down,
+                    up,
+                )
             case "XLabs":
                 processor = "qkv_lora" if leaf == "linear1" else "proj_lora"
                 tensors |= pair(
-                    f"single_blocks.{block}.processor.", processor, (".down.weight", ".up.weight"), down, up[: 48 if leaf[-1] == "1" else None]
+                    f"single_blocks.{block}.processor.",
+                    processor,
+                    (".down.weight", ".up.weight"),
+                    down,
+                    up[: 48 if leaf[-1] == "1" else None],
                 )
     for name, (down, up) in split.items():
         if dialect == "peft":
@@ -232,7 +338,10 @@ def test_one_update_of_flux_in_every_dialect(dialect, flux, tmp_path):
 
 
 def test_text_encoders_of_flux_and_sd3(flux, tmp_path):
-    small, t5 = update_of(flux, "text_encoder", TEXT), update_of(flux, "text_encoder_2", ("SelfAttention.q", "DenseReluDense.wo"))
+    small, t5 = (
+        update_of(flux, "text_encoder", TEXT),
+        update_of(flux, "text_encoder_2", ("SelfAttention.q", "DenseReluDense.wo")),
+    )
     assert len(t5) == 4
     for te, xxl in (
         ("lora_te1_", "lora_te3_"),
@@ -242,29 +351,47 @@ def test_text_encoders_of_flux_and_sd3(flux, tmp_path):
         tensors = {}
         for prefix, update in ((te, small), (xxl, t5)):
             for module, (down, up) in update.items():
-                tensors |= pair(prefix, module if "." in prefix else module.replace(".", "_"), KOHYA, down, up)
+                tensors |= pair(
+                    prefix, module if "." in prefix else module.replace(".", "_"), KOHYA, down, up
+                )
         lora = read_lora(written(tmp_path / "a.safetensors", tensors), flux)
         close(deltas(lora, "text_encoder"), expected(small))
         close(deltas(lora, "text_encoder_2"), expected(t5))
-    parts = {"transformer": make(SD3Transformer2DModel, SD3), "text_encoder_3": flux["text_encoder_2"]}
-    tensors = pair("lora_te3_", "encoder_block_0_layer_0_SelfAttention_q", KOHYA, *t5["encoder.block.0.layer.0.SelfAttention.q"])
-    assert read_lora(written(tmp_path / "a.safetensors", tensors), parts).updates.keys() == {"text_encoder_3"}
+    parts = {
+        "transformer": make(SD3Transformer2DModel, SD3),
+        "text_encoder_3": flux["text_encoder_2"],
+    }
+    tensors = pair(
+        "lora_te3_",
+        "encoder_block_0_layer_0_SelfAttention_q",
+        KOHYA,
+        *t5["encoder.block.0.layer.0.SelfAttention.q"],
+    )
+    assert read_lora(written(tmp_path / "a.safetensors", tensors), parts).updates.keys() == {
+        "text_encoder_3"
+    }
 
 
 def test_sd3_in_original_names(tmp_path):
-    """The last block's modulation of the text and the final one have shift and scale the other way round."""
+    """The last block's modulation of the text and the final one have shift and scale the other way
+    round."""
     parts = {"transformer": make(SD3Transformer2DModel, SD3)}
     update = update_of(parts, "transformer", ("norm1_context.linear", "norm_out.linear"))
     tensors, final = {}, {}
     for module, (down, up) in update.items():
         original = (
-            "final_layer_adaLN_modulation_1" if "norm_out" in module else f"joint_blocks_{module.split('.')[1]}_context_block_adaLN_modulation_1"
+            "final_layer_adaLN_modulation_1"
+            if "norm_out" in module
+            else f"joint_blocks_{module.split('.')[1]}_context_block_adaLN_modulation_1"
         )
         tensors |= pair("lora_unet_", original, KOHYA, down, up)
         swapped = "norm_out" in module or module.split(".")[1] == "1"
         final[module] = down, torch.cat(up.chunk(2)[::-1]) if swapped else up
     assert len(update) == 3
-    close(deltas(read_lora(written(tmp_path / "a.safetensors", tensors), parts), "transformer"), expected(final))
+    close(
+        deltas(read_lora(written(tmp_path / "a.safetensors", tensors), parts), "transformer"),
+        expected(final),
+    )
 
 
 # diffusers' converters as oracles.
@@ -272,14 +399,26 @@ def test_sd3_in_original_names(tmp_path):
 
 def products(converted, prefix):
     """{module: up @ down} of the first rows of what their converters give."""
-    downs = {name.removesuffix(".lora_A.weight"): tensor for name, tensor in converted.items() if name.endswith(".lora_A.weight")}
-    return {f"{name.removeprefix(prefix)}.weight": converted[f"{name}.lora_B.weight"][:3] @ down[:, :40] for name, down in downs.items()}
+    downs = {
+        name.removesuffix(".lora_A.weight"): tensor
+        for name, tensor in converted.items()
+        if name.endswith(".lora_A.weight")
+    }
+    return {
+        f"{name.removeprefix(prefix)}.weight": converted[f"{name}.lora_B.weight"][:3] @ down[:, :40]
+        for name, down in downs.items()
+    }
 
 
 @functools.cache
 def real_flux():
     with torch.device("meta"):
-        return FluxTransformer2DModel(parse(FluxTransformer2DModel.config_class, dict(guidance_embeds=True, in_channels=128, out_channels=64)))
+        return FluxTransformer2DModel(
+            parse(
+                FluxTransformer2DModel.config_class,
+                dict(guidance_embeds=True, in_channels=128, out_channels=64),
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -292,28 +431,52 @@ def real_flux():
     ids=["kohya", "Black Forest Labs", "fal"],
 )
 def test_flux_as_diffusers_reads_it(convert, prefix, ends, tmp_path):
-    """Their converters know FLUX in its own size only, so here it is, at rank 2. That of Black Forest Labs' files turns the final
-    modulation's lora_A as well as its lora_B, which makes another update of it: it is left out."""
+    """Their converters know FLUX in its own size only, so here it is, at rank 2. That of Black
+    Forest Labs' files turns the final modulation's lora_A as well as its lora_B, which makes
+    another update of it: it is left out."""
     module = real_flux()
-    shapes, tensors = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, {}
+    shapes, tensors = (
+        {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()},
+        {},
+    )
     for i, (name, entry) in enumerate(layout("FluxTransformer2DModel", shapes).items()):
         shape = shapes[entry.ours[0]]
         rows = sum(shapes[ours][0] for ours in entry.ours)
-        if len(shape) > 1 and (prefix != "base_model.model." or "_blocks" in name or "final_layer.linear" in name):
-            layer = name.removesuffix(".weight").replace(".", "_" if prefix == "lora_unet_" else ".")
-            tensors |= {f"{prefix}{layer}{ends[0]}": draw(2, shape[1], seed=i), f"{prefix}{layer}{ends[1]}": draw(rows, 2, seed=i + 1)}
+        if len(shape) > 1 and (
+            prefix != "base_model.model." or "_blocks" in name or "final_layer.linear" in name
+        ):
+            layer = name.removesuffix(".weight").replace(
+                ".", "_" if prefix == "lora_unet_" else "."
+            )
+            tensors |= {
+                f"{prefix}{layer}{ends[0]}": draw(2, shape[1], seed=i),
+                f"{prefix}{layer}{ends[1]}": draw(rows, 2, seed=i + 1),
+            }
             if prefix == "lora_unet_" and "final" not in layer:  # whose alpha they leave out
                 tensors[f"{prefix}{layer}.alpha"] = torch.tensor(0.5)
         elif prefix == "" and name.endswith(".scale"):
             tensors[name] = draw(*shape, seed=i)
     lora = read_lora(written(tmp_path / "a.safetensors", tensors), {"transformer": module})
-    converted = {name if name.startswith("transformer.") else f"transformer.{name}": tensor for name, tensor in convert(dict(tensors)).items()}
-    ours = {name: u.scale * u.up[:3] @ u.down[:, :40] for name, u in lora.updates["transformer"].items() if isinstance(u, LowRank)}
+    converted = {
+        name if name.startswith("transformer.") else f"transformer.{name}": tensor
+        for name, tensor in convert(dict(tensors)).items()
+    }
+    ours = {
+        name: u.scale * u.up[:3] @ u.down[:, :40]
+        for name, u in lora.updates["transformer"].items()
+        if isinstance(u, LowRank)
+    }
     read = products(converted, "transformer.")
     if prefix == "":
-        assert ours.keys() == read.keys() and not torch.allclose(ours.pop("norm_out.linear.weight"), read.pop("norm_out.linear.weight"))
+        assert ours.keys() == read.keys() and not torch.allclose(
+            ours.pop("norm_out.linear.weight"), read.pop("norm_out.linear.weight")
+        )
     close(ours, read)
-    norms = {f"transformer.{name}": u.value for name, u in lora.updates["transformer"].items() if not isinstance(u, LowRank)}
+    norms = {
+        f"transformer.{name}": u.value
+        for name, u in lora.updates["transformer"].items()
+        if not isinstance(u, LowRank)
+    }
     close(norms, {name: tensor for name, tensor in converted.items() if ".lora_" not in name})
 
 
@@ -324,9 +487,14 @@ def test_xlabs_as_diffusers_reads_it(flux, tmp_path):
         ("double_blocks.1.processor.proj_lora2", 16),
         ("single_blocks.1.processor.qkv_lora", 48),
     ):
-        tensors |= {f"{processor}.down.weight": draw(RANK, 16, seed=rows), f"{processor}.up.weight": draw(rows, RANK)}
+        tensors |= {
+            f"{processor}.down.weight": draw(RANK, 16, seed=rows),
+            f"{processor}.up.weight": draw(rows, RANK),
+        }
     lora = read_lora(written(tmp_path / "a.safetensors", tensors), flux)
-    converted = products(theirs._convert_xlabs_flux_lora_to_diffusers(dict(tensors)), "transformer.")
+    converted = products(
+        theirs._convert_xlabs_flux_lora_to_diffusers(dict(tensors)), "transformer."
+    )
     close({name: delta[:3, :40] for name, delta in deltas(lora, "transformer").items()}, converted)
 
 
@@ -336,10 +504,14 @@ def test_kohya_as_diffusers_reads_it(sd, tmp_path):
     for module, (down, up) in update.items():
         tensors |= pair("lora_unet_", module.replace(".", "_"), KOHYA, down, up, ALPHA)
     converted, alphas = theirs._convert_non_diffusers_lora_to_diffusers(dict(tensors))
-    read = read_lora(written(tmp_path / "a.safetensors", converted), sd)  # their names are a dialect as well
+    # their names are a dialect as well
+    read = read_lora(written(tmp_path / "a.safetensors", converted), sd)
     ours = read_lora(written(tmp_path / "b.safetensors", tensors), sd)
     assert set(alphas.values()) == {ALPHA}
-    close(deltas(ours, "unet"), {name: delta * ALPHA / RANK for name, delta in deltas(read, "unet").items()})
+    close(
+        deltas(ours, "unet"),
+        {name: delta * ALPHA / RANK for name, delta in deltas(read, "unet").items()},
+    )
 
 
 # How large an update is.
@@ -350,34 +522,76 @@ def one(sd, tmp_path, metadata=None, folder=None):
     if folder is not None:
         (tmp_path / "adapter_config.json").write_text(json.dumps(folder))
     path = written(
-        tmp_path / "adapter_model.safetensors", pair("unet." if metadata else "base_model.model.", module, PEFT, draw(4, 64), draw(64, 4)), metadata
+        tmp_path / "adapter_model.safetensors",
+        pair("unet." if metadata else "base_model.model.", module, PEFT, draw(4, 64), draw(64, 4)),
+        metadata,
     )
     lora = read_lora(tmp_path if folder is not None else path, {"unet": sd["unet"]})
     return lora.updates["unet"][f"{module}.weight"].scale
 
 
 def test_what_peft_says_of_alpha_is_heard(sd, tmp_path):
-    of_diffusers = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {}})}
+    of_diffusers = {
+        "lora_adapter_metadata": json.dumps(
+            {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {}}
+        )
+    }
     assert one(sd, tmp_path, of_diffusers) == 2.0
-    assert one(sd, tmp_path, {"lora_adapter_metadata": json.dumps({"text_encoder.r": 4, "text_encoder.lora_alpha": 8})}) == 1.0
+    assert (
+        one(
+            sd,
+            tmp_path,
+            {
+                "lora_adapter_metadata": json.dumps(
+                    {"text_encoder.r": 4, "text_encoder.lora_alpha": 8}
+                )
+            },
+        )
+        == 1.0
+    )
     assert one(sd, tmp_path, folder={"r": 4, "lora_alpha": 6}) == 1.5
     assert one(sd, tmp_path, folder={"r": 4, "lora_alpha": 6, "use_rslora": True}) == 3.0
-    assert one(sd, tmp_path, folder={"r": 4, "lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 16, "attn2.to_q": 1}}) == 4.0
+    assert (
+        one(
+            sd,
+            tmp_path,
+            folder={"r": 4, "lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 16, "attn2.to_q": 1}},
+        )
+        == 4.0
+    )
 
 
 # Other kinds of updates, by their formulas.
 
-LINEAR, CONV = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.0.resnets.0.conv1"
+LINEAR, CONV = (
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.0.resnets.0.conv1",
+)
 
 
 def of_kind(kind):
-    """(slots of a linear layer, slots of a convolution, their deltas) for weights (32, 32) and (32, 32, 3, 3)."""
+    """(slots of a linear layer, slots of a convolution, their deltas) for weights (32, 32) and (32,
+    32, 3, 3)."""
     a, b = lambda *shape: draw(*shape, seed=1), lambda *shape: draw(*shape, seed=2)
     if kind == "loha":
-        linear = {"hada_w1_a": a(32, 4), "hada_w1_b": a(4, 32), "hada_w2_a": b(32, 4), "hada_w2_b": b(4, 32)}
-        conv = {"hada_w1_a": a(4, 32), "hada_w1_b": a(4, 32), "hada_w2_a": b(4, 32), "hada_w2_b": b(4, 32)}
+        linear = {
+            "hada_w1_a": a(32, 4),
+            "hada_w1_b": a(4, 32),
+            "hada_w2_a": b(32, 4),
+            "hada_w2_b": b(4, 32),
+        }
+        conv = {
+            "hada_w1_a": a(4, 32),
+            "hada_w1_b": a(4, 32),
+            "hada_w2_a": b(4, 32),
+            "hada_w2_b": b(4, 32),
+        }
         conv |= {"hada_t1": a(4, 4, 3, 3), "hada_t2": b(4, 4, 3, 3)}
-        tucker = lambda t, x, y: torch.stack([torch.stack([x.T @ t[:, :, h, w] @ y for w in range(3)], -1) for h in range(3)], -2)  # noqa: E731
+
+        def tucker(t: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            rows = [[x.T @ t[:, :, h, w] @ y for w in range(3)] for h in range(3)]
+            return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
         return (
             linear,
             conv,
@@ -388,24 +602,55 @@ def of_kind(kind):
         linear = {"lokr_w1": a(4, 8), "lokr_w2_a": a(8, 4), "lokr_w2_b": b(4, 4)}
         conv = {"lokr_w1_a": a(4, 4), "lokr_w1_b": b(4, 2), "lokr_w2": b(8, 16, 3, 3)}
         w1 = a(4, 4) @ b(4, 2)
-        whole = torch.stack([torch.stack([torch.kron(w1, b(8, 16, 3, 3)[:, :, h, w]) for w in range(3)], -1) for h in range(3)], -2)
+        whole = torch.stack(
+            [
+                torch.stack([torch.kron(w1, b(8, 16, 3, 3)[:, :, h, w]) for w in range(3)], -1)
+                for h in range(3)
+            ],
+            -2,
+        )
         return linear, conv, torch.kron(a(4, 8), a(8, 4) @ b(4, 4)), whole
-    core = torch.einsum("or,rshw,si->oihw", b(32, 4, 1, 1)[..., 0, 0], a(4, 4, 3, 3), a(4, 32, 1, 1)[..., 0, 0])
-    conv = {"lora_down.weight": a(4, 32, 1, 1), "lora_mid.weight": a(4, 4, 3, 3), "lora_up.weight": b(32, 4, 1, 1)}
-    return {"lora_down.weight": a(4, 32), "lora_up.weight": b(32, 4)}, conv, b(32, 4) @ a(4, 32), core
+    core = torch.einsum(
+        "or,rshw,si->oihw", b(32, 4, 1, 1)[..., 0, 0], a(4, 4, 3, 3), a(4, 32, 1, 1)[..., 0, 0]
+    )
+    conv = {
+        "lora_down.weight": a(4, 32, 1, 1),
+        "lora_mid.weight": a(4, 4, 3, 3),
+        "lora_up.weight": b(32, 4, 1, 1),
+    }
+    return (
+        {"lora_down.weight": a(4, 32), "lora_up.weight": b(32, 4)},
+        conv,
+        b(32, 4) @ a(4, 32),
+        core,
+    )
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "locon"])
 def test_other_kinds(kind, sd, tmp_path):
     linear, conv, first, second = of_kind(kind)
-    tensors = {f"lora_unet_{LINEAR.replace('.', '_')}.{slot}": tensor for slot, tensor in (linear | {"alpha": torch.tensor(ALPHA)}).items()}
-    tensors |= {f"lora_unet_{CONV.replace('.', '_')}.{slot}": tensor for slot, tensor in (conv | {"alpha": torch.tensor(ALPHA)}).items()}
+    tensors = {
+        f"lora_unet_{LINEAR.replace('.', '_')}.{slot}": tensor
+        for slot, tensor in (linear | {"alpha": torch.tensor(ALPHA)}).items()
+    }
+    tensors |= {
+        f"lora_unet_{CONV.replace('.', '_')}.{slot}": tensor
+        for slot, tensor in (conv | {"alpha": torch.tensor(ALPHA)}).items()
+    }
     lora = read_lora(written(tmp_path / "a.safetensors", tensors), sd)
-    close(deltas(lora, "unet"), {f"{LINEAR}.weight": first / 2, f"{CONV}.weight": second.flatten(1) / 2})
-    assert isinstance(lora.updates["unet"][f"{LINEAR}.weight"], {"loha": Hadamard, "lokr": Kronecker, "locon": LowRank}[kind])
+    close(
+        deltas(lora, "unet"),
+        {f"{LINEAR}.weight": first / 2, f"{CONV}.weight": second.flatten(1) / 2},
+    )
+    assert isinstance(
+        lora.updates["unet"][f"{LINEAR}.weight"],
+        {"loha": Hadamard, "lokr": Kronecker, "locon": LowRank}[kind],
+    )
     before = sd["unet"].get_parameter(f"{CONV}.weight").clone()
     Adapters(sd).apply(lora, 0.5)
-    assert torch.allclose(sd["unet"].get_parameter(f"{CONV}.weight"), before + second / 4, atol=1e-4)
+    assert torch.allclose(
+        sd["unet"].get_parameter(f"{CONV}.weight"), before + second / 4, atol=1e-4
+    )
     if kind != "locon":
         with pytest.raises(DaedalError, match="not low-rank; merge it and save the model"):
             save_lora(lora, tmp_path / "b.safetensors")
@@ -413,42 +658,67 @@ def test_other_kinds(kind, sd, tmp_path):
 
 def test_alpha_of_full_kronecker_factors_counts_nothing(sd, tmp_path):
     name = f"lora_unet_{LINEAR.replace('.', '_')}"
-    tensors = {f"{name}.lokr_w1": draw(4, 8), f"{name}.lokr_w2": draw(8, 4), f"{name}.alpha": torch.tensor(1e9)}
+    tensors = {
+        f"{name}.lokr_w1": draw(4, 8),
+        f"{name}.lokr_w2": draw(8, 4),
+        f"{name}.alpha": torch.tensor(1e9),
+    }
     lora = read_lora(written(tmp_path / "a.safetensors", tensors), sd)
     close(deltas(lora, "unet"), {f"{LINEAR}.weight": torch.kron(draw(4, 8), draw(8, 4))})
 
 
-@pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.default.weight", "dora_scale"])
+@pytest.mark.parametrize(
+    "key", ["lora_magnitude_vector", "lora_magnitude_vector.default.weight", "dora_scale"]
+)
 def test_dora(key, sd, tmp_path):
     """m * (W + BA) / |W + BA|, rows (or, in old files, columns) being normed."""
     down, up = draw(4, 32), draw(32, 4, seed=3)
     before = sd["unet"].get_parameter(f"{LINEAR}.weight").clone()
     full = before + up @ down
-    for magnitude, norm in ((draw(32).abs(), full.norm(dim=1, keepdim=True)), (draw(1, 32).abs(), full.norm(dim=0, keepdim=True))):
+    for magnitude, norm in (
+        (draw(32).abs(), full.norm(dim=1, keepdim=True)),
+        (draw(1, 32).abs(), full.norm(dim=0, keepdim=True)),
+    ):
         if key != "dora_scale" and magnitude.dim() > 1:
             continue
         tensors = pair("unet.", LINEAR, PEFT, down, up) | {f"unet.{LINEAR}.{key}": magnitude}
         lora, adapters = read_lora(written(tmp_path / "a.safetensors", tensors), sd), Adapters(sd)
         assert isinstance(lora.updates["unet"][f"{LINEAR}.weight"], Decomposed)
         adapters.apply(lora)
-        assert torch.allclose(sd["unet"].get_parameter(f"{LINEAR}.weight"), full * (magnitude.view_as(norm) / norm), atol=1e-5)
+        assert torch.allclose(
+            sd["unet"].get_parameter(f"{LINEAR}.weight"),
+            full * (magnitude.view_as(norm) / norm),
+            atol=1e-5,
+        )
         adapters.apply(lora, 0.0)
         assert torch.allclose(sd["unet"].get_parameter(f"{LINEAR}.weight"), before)
         adapters.remove(lora)
 
 
 def test_differences_biases_and_norms(sd, flux, tmp_path):
-    tensors = {f"diffusion_model.{originals(sd, 'unet')[CONV]}.diff": draw(32, 32, 3, 3), f"lora_unet_{CONV.replace('.', '_')}.diff_b": draw(32)}
+    tensors = {
+        f"diffusion_model.{originals(sd, 'unet')[CONV]}.diff": draw(32, 32, 3, 3),
+        f"lora_unet_{CONV.replace('.', '_')}.diff_b": draw(32),
+    }
     lora = read_lora(written(tmp_path / "a.safetensors", tensors), sd)
-    close(deltas(lora, "unet"), {f"{CONV}.weight": draw(32, 32, 3, 3).flatten(1), f"{CONV}.bias": draw(32)[:, None]})
-    tensors = pair("", "single_blocks.0.linear1", PEFT, draw(4, 16), draw(112, 4)) | {"single_blocks.0.linear1.lora_B.bias": draw(112)}
+    close(
+        deltas(lora, "unet"),
+        {f"{CONV}.weight": draw(32, 32, 3, 3).flatten(1), f"{CONV}.bias": draw(32)[:, None]},
+    )
+    tensors = pair("", "single_blocks.0.linear1", PEFT, draw(4, 16), draw(112, 4)) | {
+        "single_blocks.0.linear1.lora_B.bias": draw(112)
+    }
     tensors |= {"single_blocks.0.norm.query_norm.scale": draw(8)}
     lora, adapters = read_lora(written(tmp_path / "b.safetensors", tensors), flux), Adapters(flux)
     norm = flux["transformer"].single_transformer_blocks[0].attn.norm_q.weight.clone()
     bias = flux["transformer"].single_transformer_blocks[0].proj_mlp.bias.clone()
     adapters.apply(lora, 0.5)
-    assert torch.allclose(flux["transformer"].single_transformer_blocks[0].attn.norm_q.weight, (norm + draw(8)) / 2)
-    assert torch.allclose(flux["transformer"].single_transformer_blocks[0].proj_mlp.bias, bias + draw(112)[48:] / 2)
+    assert torch.allclose(
+        flux["transformer"].single_transformer_blocks[0].attn.norm_q.weight, (norm + draw(8)) / 2
+    )
+    assert torch.allclose(
+        flux["transformer"].single_transformer_blocks[0].proj_mlp.bias, bias + draw(112)[48:] / 2
+    )
     save_lora(lora, tmp_path / "c.safetensors")
     again = read_lora(tmp_path / "c.safetensors", flux)
     close(deltas(again, "transformer"), deltas(lora, "transformer"))
@@ -473,17 +743,31 @@ def test_several_stack_and_come_out_exactly(sd, tmp_path):
         in_dialect("kohya", sd, update_of(sd, "unet", LAYERS), update_of(sd, "text_encoder", TEXT)),
         pair("unet.", LINEAR, PEFT, draw(4, 32), draw(32, 4)),
     ]
-    first, second = (read_lora(written(tmp_path / f"{i}.safetensors", each), sd) for i, each in enumerate(tensors))
+    first, second = (
+        read_lora(written(tmp_path / f"{i}.safetensors", each), sd)
+        for i, each in enumerate(tensors)
+    )
     adapters.apply(first, 0.7)
     adapters.apply(second, -0.3)
     name = f"{LINEAR}.weight"
-    both = before[f"unet.{name}"] + 0.7 * deltas(first, "unet")[name] - 0.3 * deltas(second, "unet")[name]
+    both = (
+        before[f"unet.{name}"]
+        + 0.7 * deltas(first, "unet")[name]
+        - 0.3 * deltas(second, "unet")[name]
+    )
     assert torch.allclose(sd["unet"].get_parameter(name), both, atol=1e-5)
     adapters.apply(first, 0.1)  # another scale, not once more
     adapters.remove(second)
-    assert torch.allclose(sd["unet"].get_parameter(name), before[f"unet.{name}"] + 0.1 * deltas(first, "unet")[name], atol=1e-5)
+    assert torch.allclose(
+        sd["unet"].get_parameter(name),
+        before[f"unet.{name}"] + 0.1 * deltas(first, "unet")[name],
+        atol=1e-5,
+    )
     adapters.remove(first)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state(sd).items()) and sd["unet"].conv_in.weight is identity
+    assert (
+        all(torch.equal(tensor, before[name]) for name, tensor in state(sd).items())
+        and sd["unet"].conv_in.weight is identity
+    )
     with pytest.raises(DaedalError, match="1 is not applied; applied are none"):
         adapters.remove(second)
 
@@ -491,11 +775,19 @@ def test_several_stack_and_come_out_exactly(sd, tmp_path):
 def test_half_precision_weights_are_merged_in_float32(sd, tmp_path):
     sd["unet"].bfloat16()
     before = sd["unet"].get_parameter(f"{LINEAR}.weight").clone()
-    lora = read_lora(written(tmp_path / "a.safetensors", pair("unet.", LINEAR, PEFT, draw(4, 32).half(), draw(32, 4).half())), sd)
+    lora = read_lora(
+        written(
+            tmp_path / "a.safetensors",
+            pair("unet.", LINEAR, PEFT, draw(4, 32).half(), draw(32, 4).half()),
+        ),
+        sd,
+    )
     adapters = Adapters(sd)
     adapters.apply(lora)
     merged = sd["unet"].get_parameter(f"{LINEAR}.weight")
-    assert torch.equal(merged, (before.float() + deltas(lora, "unet")[f"{LINEAR}.weight"]).bfloat16())
+    assert torch.equal(
+        merged, (before.float() + deltas(lora, "unet")[f"{LINEAR}.weight"]).bfloat16()
+    )
     adapters.remove(lora)
     assert torch.equal(sd["unet"].get_parameter(f"{LINEAR}.weight"), before)
 
@@ -504,7 +796,10 @@ def test_half_precision_weights_are_merged_in_float32(sd, tmp_path):
 def test_a_merged_update_is_an_added_layer(sd, tmp_path):
     """The output of a merged layer is the layer's plus scale * up(down(x))."""
     layer, x = sd["unet"].get_submodule(LINEAR), draw(3, 32)
-    lora = read_lora(written(tmp_path / "a.safetensors", pair("unet.", LINEAR, PEFT, draw(4, 32), draw(32, 4))), sd)
+    lora = read_lora(
+        written(tmp_path / "a.safetensors", pair("unet.", LINEAR, PEFT, draw(4, 32), draw(32, 4))),
+        sd,
+    )
     expected = layer(x) + 0.6 * x @ draw(4, 32).T @ draw(32, 4).T
     Adapters(sd).apply(lora, 0.6)
     assert torch.allclose(layer(x), expected, atol=1e-4)
@@ -512,23 +807,47 @@ def test_a_merged_update_is_an_added_layer(sd, tmp_path):
 
 def test_control_loras_of_flux_widen_the_first_layer(flux, tmp_path):
     """Theirs reads the latent and an image: the columns of the image start at zero."""
-    lora = read_lora(written(tmp_path / "a.safetensors", pair("", "img_in", PEFT, draw(4, 128), draw(16, 4))), flux)
+    lora = read_lora(
+        written(tmp_path / "a.safetensors", pair("", "img_in", PEFT, draw(4, 128), draw(16, 4))),
+        flux,
+    )
     transformer, adapters = flux["transformer"], Adapters(flux)
     before = transformer.x_embedder.weight.clone()
     adapters.apply(lora)
-    assert transformer.config.in_channels == 128 == transformer.x_embedder.in_features and transformer.config.out_channels == 64
-    assert torch.allclose(transformer.x_embedder.weight, torch.cat([before, torch.zeros(16, 64)], 1) + draw(16, 4) @ draw(4, 128), atol=1e-5)
+    assert (
+        transformer.config.in_channels == 128 == transformer.x_embedder.in_features
+        and transformer.config.out_channels == 64
+    )
+    assert torch.allclose(
+        transformer.x_embedder.weight,
+        torch.cat([before, torch.zeros(16, 64)], 1) + draw(16, 4) @ draw(4, 128),
+        atol=1e-5,
+    )
     adapters.remove(lora)
-    assert torch.equal(transformer.x_embedder.weight, before) and transformer.config.in_channels == 64 == transformer.x_embedder.in_features
+    assert (
+        torch.equal(transformer.x_embedder.weight, before)
+        and transformer.config.in_channels == 64 == transformer.x_embedder.in_features
+    )
 
 
 def test_saved_as_diffusers_does(sd, tmp_path):
     update = update_of(sd, "unet", LAYERS)
-    lora = read_lora(written(tmp_path / "a.safetensors", in_dialect("kohya", sd, update, update_of(sd, "text_encoder", TEXT))), sd)
+    lora = read_lora(
+        written(
+            tmp_path / "a.safetensors",
+            in_dialect("kohya", sd, update, update_of(sd, "text_encoder", TEXT)),
+        ),
+        sd,
+    )
     save_lora(lora, tmp_path / "b.safetensors")
     keys = load_file(tmp_path / "b.safetensors")
-    assert f"unet.{CONV}.lora_A.weight" in keys and "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight" in keys
-    assert keys[f"unet.{CONV}.lora_A.weight"].shape == (4, 32, 3, 3) and keys[f"unet.{CONV}.lora_B.weight"].shape == (32, 4, 1, 1)
+    assert (
+        f"unet.{CONV}.lora_A.weight" in keys
+        and "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight" in keys
+    )
+    assert keys[f"unet.{CONV}.lora_A.weight"].shape == (4, 32, 3, 3) and keys[
+        f"unet.{CONV}.lora_B.weight"
+    ].shape == (32, 4, 1, 1)
     again = read_lora(tmp_path / "b.safetensors", sd)
     for role in ("unet", "text_encoder"):
         close(deltas(again, role), deltas(lora, role))
@@ -549,7 +868,10 @@ def misspelt(sd):
 
 def of_sdxl(sd):
     """Wide text, and layers that Stable Diffusion 1 has too."""
-    return {name: draw(4, 2048) if re.search("attn2_to_[kv].lora_down", name) else tensor for name, tensor in good(sd).items()}
+    return {
+        name: draw(4, 2048) if re.search("attn2_to_[kv].lora_down", name) else tensor
+        for name, tensor in good(sd).items()
+    }
 
 
 def deeper_sdxl(sd):
@@ -581,8 +903,13 @@ def test_a_bad_file_gets_one_sentence(tensors, words, sd, tmp_path):
 
 def test_one_layer_under_two_names_gets_one_sentence(flux, tmp_path):
     twice = pair("", "single_blocks.0.linear1", PEFT, draw(4, 16), draw(112, 4))
-    twice |= pair("transformer.", "single_transformer_blocks.0.attn.to_k", PEFT, draw(4, 16), draw(16, 4))
-    with pytest.raises(DaedalError, match=r"changes single_transformer_blocks.0.attn.to_k.weight of the transformer twice"):
+    twice |= pair(
+        "transformer.", "single_transformer_blocks.0.attn.to_k", PEFT, draw(4, 16), draw(16, 4)
+    )
+    with pytest.raises(
+        DaedalError,
+        match=r"changes single_transformer_blocks.0.attn.to_k.weight of the transformer twice",
+    ):
         read_lora(written(tmp_path / "a.safetensors", twice), flux)
 
 

@@ -15,7 +15,9 @@ from daedal.train.recipe.base import ModelRecipe
 
 
 def network(family: str = "llama") -> Decoder:
-    raw = ModelRecipe(family=family, depth=4, context=32, options={"hidden_size": 64}).config(50, 0, 1)
+    raw = ModelRecipe(family=family, depth=4, context=32, options={"hidden_size": 64}).config(
+        50, 0, 1
+    )
     made = build(config_from_dict(raw)).init_weights(0)
     torch.manual_seed(0)
     for p in made.parameters():
@@ -27,12 +29,16 @@ def network(family: str = "llama") -> Decoder:
 def test_layers_and_neurons_that_do_nothing_go_first_and_are_not_missed() -> None:
     made, tokens = network(), [torch.randint(50, (2, 16)) for _ in range(3)]
     made.layers[2].mlp.down_proj.weight.zero_()
-    made.layers[2].attention.o_proj.weight.zero_() if hasattr(made.layers[2], "attention") else made.layers[2].self_attn.o_proj.weight.zero_()
+    made.layers[2].attention.o_proj.weight.zero_() if hasattr(
+        made.layers[2], "attention"
+    ) else made.layers[2].self_attn.o_proj.weight.zero_()
     dead = torch.randperm(made.config.intermediate_size)[:60]
     for layer in made.layers:
         layer.mlp.up_proj.weight[dead] = 0
     smaller = prune(made, tokens, layers=3, intermediate=made.config.intermediate_size - 60)
-    assert smaller.config.num_hidden_layers == 3 and smaller.parameter_count() < made.parameter_count()
+    assert (
+        smaller.config.num_hidden_layers == 3 and smaller.parameter_count() < made.parameter_count()
+    )
     assert torch.allclose(smaller(tokens[0]), made(tokens[0]), atol=1e-5)
     assert torch.allclose(prune(made, tokens)(tokens[0]), made(tokens[0]), atol=1e-6)
 
@@ -42,10 +48,24 @@ def test_the_command_writes_a_folder_that_loads(tiny_folder: Path, tmp_path: Pat
 
     (tmp_path / "a.txt").write_text("the cat sat on the mat\n\nand the dog ran to the cat\n")
     c = checkpoints.load(tiny_folder).config
-    run = CliRunner().invoke(app, ["prune", str(tiny_folder), str(tmp_path / "out"), "--calibrate", str(tmp_path / "a.txt"), "--intermediate", "16"])
+    run = CliRunner().invoke(
+        app,
+        [
+            "prune",
+            str(tiny_folder),
+            str(tmp_path / "out"),
+            "--calibrate",
+            str(tmp_path / "a.txt"),
+            "--intermediate",
+            "16",
+        ],
+    )
     assert run.exit_code == 0, run.output
     smaller = checkpoints.load(tmp_path / "out")
-    assert smaller.config.intermediate_size == 16 and smaller.config.num_hidden_layers == c.num_hidden_layers
+    assert (
+        smaller.config.intermediate_size == 16
+        and smaller.config.num_hidden_layers == c.num_hidden_layers
+    )
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 

@@ -1,4 +1,5 @@
-"""Quantised folders: what is written loads packed, gives the same logits, and takes the bytes it should."""
+"""Quantised folders: what is written loads packed, gives the same logits, and takes the bytes it
+should."""
 
 import json
 
@@ -23,7 +24,9 @@ def folder(request, tmp_path):
     torch.manual_seed(0)
     network = build(config_from_dict({**TINY, "tie_word_embeddings": request.param}))
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else torch.nn.init.ones_(
+            parameter
+        )
     save(network, tmp_path / "full")
     (tmp_path / "full" / "tokenizer.json").write_text("{}")
     return tmp_path / "full"
@@ -39,7 +42,10 @@ def test_a_folder_loads_packed_with_the_same_logits(folder, tmp_path, bits, shar
         assert torch.equal(ours(tokens), reference(tokens))
     assert sum(isinstance(m, QuantLinear) for m in ours.modules()) == 2 * 7 + 1
     assert (tmp_path / "out" / "tokenizer.json").exists()
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["bits"] == bits
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["bits"]
+        == bits
+    )
     if shard == 10_000:
         assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
 
@@ -51,7 +57,10 @@ def test_calibrated_int4_keeps_logits_nearer(folder, tmp_path) -> None:
     quantize(folder, tmp_path / "gptq", 4, calibration=[tokens])
     with torch.inference_mode():
         full = load(folder)(tokens)
-        error = {name: (load(tmp_path / name)(tokens) - full).norm().item() for name in ("nearest", "gptq")}
+        error = {
+            name: (load(tmp_path / name)(tokens) - full).norm().item()
+            for name in ("nearest", "gptq")
+        }
     assert error["gptq"] < error["nearest"]
 
 

@@ -12,7 +12,13 @@ import pytest
 def run(*args, stdin=None, history="0", **options):
     env = os.environ | {"DAEDAL_HISTORY": str(history), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "daedal", *map(str, args)], input=stdin or "", capture_output=True, text=True, env=env, timeout=120, **options
+        [sys.executable, "-m", "daedal", *map(str, args)],
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+        **options,
     )
 
 
@@ -29,19 +35,34 @@ def test_text_again_history(tiny_folder, tmp_path):
     listed = run("history", "--json", history=log)
     assert json.loads(listed.stdout)["settings"]["seed"] == 3
     assert run("again", 1, history=log).stdout == first.stdout
-    quiet = run("text", "Once upon", "--model", tiny_folder, "--seed", 3, "--max-tokens", 12, "-o", tmp_path / "out.txt")
+    quiet = run(
+        "text",
+        "Once upon",
+        "--model",
+        tiny_folder,
+        "--seed",
+        3,
+        "--max-tokens",
+        12,
+        "-o",
+        tmp_path / "out.txt",
+    )
     assert quiet.stdout == "" and (tmp_path / "out.txt").read_text() == first.stdout
 
 
 def test_standard_input_is_prompt_or_context(tiny_folder):
     common = ("--model", tiny_folder, "--seed", 3, "--max-tokens", 3)
     assert run(*common, stdin="Once upon\n").stdout.startswith("Once upon")
-    assert run("What then?", *common, stdin="Some context.\n").stdout.startswith("Some context.\n\nWhat then?")
+    assert run("What then?", *common, stdin="Some context.\n").stdout.startswith(
+        "Some context.\n\nWhat then?"
+    )
 
 
 def test_json_and_schema(tiny_folder, tmp_path):
     (tmp_path / "s.json").write_text('{"enum": ["red", "blue"]}')
-    done = run("Colour:", "--model", tiny_folder, "--json", "-n", 2, "--schema", tmp_path / "s.json")
+    done = run(
+        "Colour:", "--model", tiny_folder, "--json", "-n", 2, "--schema", tmp_path / "s.json"
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 2 and all(json.loads(row["text"]) in ("red", "blue") for row in rows)
 
@@ -61,28 +82,69 @@ def test_json_and_schema(tiny_folder, tmp_path):
 )
 def test_one_line_errors(args, code, words):
     done = run(*args)
-    assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert (
+        done.returncode == code
+        and words in done.stderr
+        and done.stderr.count("\n") == 1
+        and done.stdout == ""
+    )
 
 
 def test_ctrl_c_keeps_what_there_is(tiny_folder, tmp_path):
     """A long answer is stopped by one SIGINT: exit code 130, the text so far on stdout."""
-    long = [sys.executable, "-u", "-m", "daedal", "Once", "--model", str(tiny_folder), "--max-tokens", "60", "-n", "1", "--seed", "0"]
+    long = [
+        sys.executable,
+        "-u",
+        "-m",
+        "daedal",
+        "Once",
+        "--model",
+        str(tiny_folder),
+        "--max-tokens",
+        "60",
+        "-n",
+        "1",
+        "--seed",
+        "0",
+    ]
     process = subprocess.Popen(
-        long, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        long,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     start = process.stdout.read(4)
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=60)
-    assert (start + rest).startswith(b"Once") and b"Traceback" not in errors and process.returncode in (0, 130)
+    assert (
+        (start + rest).startswith(b"Once")
+        and b"Traceback" not in errors
+        and process.returncode in (0, 130)
+    )
 
 
 def test_output_into_a_closed_pipe(tiny_folder):
-    done = subprocess.run(f"{sys.executable} -m daedal Once --model {tiny_folder} </dev/null | head -c 3", shell=True, capture_output=True, text=True)
+    done = subprocess.run(
+        f"{sys.executable} -m daedal Once --model {tiny_folder} </dev/null | head -c 3",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == "Onc" and "Traceback" not in done.stderr
 
 
 def test_chat_continues_without_a_template(tiny_folder):
-    done = run("chat", "--model", tiny_folder, "--seed", 1, "--max-tokens", 5, stdin="Hello there\n/retry\n/exit\n")
+    done = run(
+        "chat",
+        "--model",
+        tiny_folder,
+        "--seed",
+        1,
+        "--max-tokens",
+        5,
+        stdin="Hello there\n/retry\n/exit\n",
+    )
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 2
 
 
@@ -101,7 +163,11 @@ def test_an_adapter_on_a_model(tiny_folder, tmp_path):
     common, log = ("--seed", 3, "--max-tokens", 12), tmp_path / "h.db"
     plain = run("Once", "--model", tiny_folder, *common)
     adapted = run("Once", "--model", tiny_folder, "--adapter", tmp_path, *common, history=log)
-    assert adapted.returncode == 0 and adapted.stdout != plain.stdout and run("again", 1, history=log).stdout == adapted.stdout
+    assert (
+        adapted.returncode == 0
+        and adapted.stdout != plain.stdout
+        and run("again", 1, history=log).stdout == adapted.stdout
+    )
     done = run("chat", "--model", tmp_path, *common, stdin="Hello there\n")
     assert done.returncode == 0 and done.stdout
 
@@ -112,27 +178,48 @@ def test_convert_and_quantize_round_trip(tiny_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     import transformers
 
-    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain").config.model_type == "llama"
+    assert (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain").config.model_type
+        == "llama"
+    )
     assert run("x", "--model", tmp_path / "q8", "--max-tokens", 2).returncode == 0
 
 
 def test_eval_prints_an_interval(tiny_folder, tmp_path):
-    (tmp_path / "t.txt").write_text("Once upon a time there was a cat.\n<|endoftext|>\nThe dog ran home.\n")
+    (tmp_path / "t.txt").write_text(
+        "Once upon a time there was a cat.\n<|endoftext|>\nThe dog ran home.\n"
+    )
     report = json.loads(run("eval", tiny_folder, "--data", tmp_path / "t.txt", "--json").stdout)
     assert report["held_out"]["documents"] == 2 and report["held_out"]["bits_per_byte_ci95"] > 0
 
 
 def test_bytes_that_are_not_utf8(tiny_folder):
-    common = [sys.executable, "-m", "daedal", "text"], ["--model", str(tiny_folder), "--max-tokens", "2", "--raw"]
+    common = (
+        [sys.executable, "-m", "daedal", "text"],
+        ["--model", str(tiny_folder), "--max-tokens", "2", "--raw"],
+    )
     env = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    done = subprocess.run([*common[0], "日本 once", *common[1]], stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=120)
+    done = subprocess.run(
+        [*common[0], "日本 once", *common[1]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=env,
+        timeout=120,
+    )
     assert done.returncode == 0 and done.stdout.startswith(b"?? once"), done.stderr
-    done = subprocess.run([*common[0], b"caf\xe9", *common[1]], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [*common[0], b"caf\xe9", *common[1]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and done.stdout.startswith("café".encode()), done.stderr
 
 
 def test_a_history_that_cannot_be_written_costs_nothing(tiny_folder, tmp_path):
-    (tmp_path / "h.db").write_text("this is no database, but a text long enough to be read as one " * 20)
+    (tmp_path / "h.db").write_text(
+        "this is no database, but a text long enough to be read as one " * 20
+    )
     done = run("Once", "--model", tiny_folder, "--max-tokens", 2, history=tmp_path / "h.db")
     assert done.returncode == 0 and done.stdout.startswith("Once") and "move it away" in done.stderr
     assert run("history", history=tmp_path / "h.db").returncode == 1

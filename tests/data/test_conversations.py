@@ -1,4 +1,5 @@
-"""Conversations of every shape, cut at turns, packed whole, drawn the same again; what cannot be learned from is counted."""
+"""Conversations of every shape, cut at turns, packed whole, drawn the same again; what cannot be
+learned from is counted."""
 
 import json
 from collections import Counter
@@ -34,7 +35,11 @@ SHAPES = {
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     texts = ["Hi there, yes and no, tell me a story " * 20]
-    return chat.prepared(Tokenizer.train(texts, 300, (*chat.HOUSE_TOKENS, "<|pad|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True))
+    return chat.prepared(
+        Tokenizer.train(
+            texts, 300, (*chat.HOUSE_TOKENS, "<|pad|>"), bos="<|bos|>", eos="<|eos|>", add_bos=True
+        )
+    )
 
 
 def written(folder: Path, *lines: object) -> ChatSource:
@@ -52,29 +57,42 @@ def test_shapes(tmp_path, shape: str, kind: str) -> None:
         source = ChatSource(path=str(tmp_path))
     [row] = rows(source)
     assert conversation(row, source) == SHAPES["messages"]["messages"]
-    assert first_prompt(row) == next(turn["content"] for turn in SHAPES["messages"]["messages"] if turn["role"] == "user")
+    assert first_prompt(row) == next(
+        turn["content"] for turn in SHAPES["messages"]["messages"] if turn["role"] == "user"
+    )
 
 
 def test_a_prompt_that_is_said_again_stands_once() -> None:
     """With a system's turn in one of the two, and not where an earlier turn only looks alike."""
-    system, user, yes = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+    system, user, yes = (
+        {"role": role, "content": role} for role in ("system", "user", "assistant")
+    )
     assert parted([user], [system, user, yes]) == ([system, user], [yes])
     assert parted([system, user], [user, yes]) == ([system, user], [yes])
-    assert parted([user], [yes]) == ([user], [yes]) and parted([user], [yes, user, yes]) == ([user], [yes, user, yes])
+    assert parted([user], [yes]) == ([user], [yes]) and parted([user], [yes, user, yes]) == (
+        [user],
+        [yes, user, yes],
+    )
     assert parted([user], [{**user, "id": "7"}, yes]) == ([{**user, "id": "7"}], [yes])
 
 
 def test_parts_that_are_no_text_are_refused(tmp_path) -> None:
-    turns = [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}, {"role": "assistant", "content": "b"}]
+    turns = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]},
+        {"role": "assistant", "content": "b"},
+    ]
     source = written(tmp_path, {"messages": turns})
     with pytest.raises(DaedalError, match="part of type 'image_url'"):
         conversation(next(rows(source)), source)
 
 
 def test_every_format_says_the_same(tmp_path) -> None:
-    """A parquet file has the keys of all rows in each, null where there are none; fields that templates
-    read are passed on."""
-    calls = ({"name": "weather", "arguments": {"city": "Paris"}}, {"name": "lamp", "arguments": {"level": 3, "on": False}})
+    """A parquet file has the keys of all rows in each, null where there are none; fields that
+    templates read are passed on."""
+    calls = (
+        {"name": "weather", "arguments": {"city": "Paris"}},
+        {"name": "lamp", "arguments": {"level": 3, "on": False}},
+    )
     lines = [
         {"messages": [{"role": "user", "content": "do"}, {"role": "assistant", "content": "", "tool_calls": [{"function": call}]},
                       {"role": "assistant", "content": "Done.", "reasoning_content": "so"}]}
@@ -96,29 +114,49 @@ def test_texts_beside_tables_are_no_conversations(tmp_path) -> None:
 
 def test_a_limit_is_the_same_for_tasks(tokenizer: Tokenizer) -> None:
     talks = TaskTalks(ChatSource(path="tasks:list", limit=3), tokenizer, 500, 0, Counter())
-    assert [talk and talk.ids.tolist() for talk in (talks[k] for k in range(6))][3:] == [talks[k].ids.tolist() for k in range(3)]
+    assert [talk and talk.ids.tolist() for talk in (talks[k] for k in range(6))][3:] == [
+        talks[k].ids.tolist() for k in range(3)
+    ]
 
 
 def test_a_row_may_have_no_prompt() -> None:
-    assert first_prompt({"text": "x"}) is None and first_prompt({"messages": [{"role": "assistant", "content": "x"}]}) is None
+    assert (
+        first_prompt({"text": "x"}) is None
+        and first_prompt({"messages": [{"role": "assistant", "content": "x"}]}) is None
+    )
 
 
 def test_columns_where_limit_and_system(tmp_path) -> None:
-    lines = [{"question": f"q{i}", "answer": f"a{i}", "split": "train" if i % 2 else "val"} for i in range(6)]
+    lines = [
+        {"question": f"q{i}", "answer": f"a{i}", "split": "train" if i % 2 else "val"}
+        for i in range(6)
+    ]
     source = written(tmp_path, *lines).model_copy(
-        update={"columns": {"prompt": "question", "completion": "answer"}, "where": {"split": "val"}, "limit": 2, "system": "Be kind."}
+        update={
+            "columns": {"prompt": "question", "completion": "answer"},
+            "where": {"split": "val"},
+            "limit": 2,
+            "system": "Be kind.",
+        }
     )
     found = [conversation(row, source) for row in rows(source)]
-    assert [[m["content"] for m in talk] for talk in found] == [["Be kind.", "q0", "a0"], ["Be kind.", "q2", "a2"]]
+    assert [[m["content"] for m in talk] for talk in found] == [
+        ["Be kind.", "q0", "a0"],
+        ["Be kind.", "q2", "a2"],
+    ]
 
 
 def test_a_row_of_no_known_shape_is_one_sentence(tmp_path) -> None:
     with pytest.raises(DaedalError, match="columns:"):
-        PackedTalks([written(tmp_path, {"question": "q", "answer": "a"})], Tokenizer.train(["a"], 300), 1, 8)
+        PackedTalks(
+            [written(tmp_path, {"question": "q", "answer": "a"})], Tokenizer.train(["a"], 300), 1, 8
+        )
 
 
 def test_too_long_is_cut_at_a_turn_never_to_nothing(tokenizer: Tokenizer) -> None:
-    turns = [{"role": role, "content": f"{role} {i}"} for i in range(4) for role in ("user", "assistant")]
+    turns = [
+        {"role": role, "content": f"{role} {i}"} for i in range(4) for role in ("user", "assistant")
+    ]
     whole = tokens_of(tokenizer, turns, 10_000, Counter())
     assert whole
     for length in range(1, len(whole) + 1):
@@ -127,7 +165,12 @@ def test_too_long_is_cut_at_a_turn_never_to_nothing(tokenizer: Tokenizer) -> Non
         if cut is None:
             assert left_out.total() == 1 and length < len(whole) // 3
         else:
-            assert len(cut) <= length and cut.mask.any() and cut.mask[-1] and (cut.ids == whole.ids[: len(cut)]).all()
+            assert (
+                len(cut) <= length
+                and cut.mask.any()
+                and cut.mask[-1]
+                and (cut.ids == whole.ids[: len(cut)]).all()
+            )
             assert tokenizer.token(int(cut.ids[-1])) == "<|end|>"
 
 
@@ -135,7 +178,10 @@ def test_too_long_is_cut_at_a_turn_never_to_nothing(tokenizer: Tokenizer) -> Non
     ("messages", "reason"),
     [
         ([{"role": "user", "content": "Hi"}], "no answer"),
-        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}], "an empty answer"),
+        (
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}],
+            "an empty answer",
+        ),
         ([], "no answer"),
     ],
 )
@@ -148,13 +194,19 @@ def test_tools_are_seen_and_calls_are_learned(tokenizer: Tokenizer) -> None:
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     turns = [
         {"role": "user", "content": "1 and 2?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}],
+        },
         {"role": "tool", "content": "3"},
         {"role": "assistant", "content": "3."},
     ]
     talk = tokens_of(tokenizer, turns, 1000, Counter(), tools)
     assert talk
-    learned = tokenizer.decode([int(i) for i, m in zip(talk.ids, talk.mask, strict=True) if m], skip_special=False)
+    learned = tokenizer.decode(
+        [int(i) for i, m in zip(talk.ids, talk.mask, strict=True) if m], skip_special=False
+    )
     assert learned == '[{"function": {"name": "add", "arguments": {"a": 1}}}]<|end|>3.<|end|>'
 
 
@@ -168,8 +220,12 @@ def test_packing_keeps_conversations_whole_and_says_who_spoke(tokenizer: Tokeniz
                 ids = tokens[segments == number].tolist()
                 text = tokenizer.decode(ids, skip_special=False)
                 assert text.startswith("<|bos|><|user|>") and text.endswith("<|end|>")
-                said = tokenizer.decode(tokens[(segments == number) & mask].tolist(), skip_special=False)
-                assert said == "".join(part.partition("<|user|>")[0] for part in text.split("<|assistant|>")[1:])
+                said = tokenizer.decode(
+                    tokens[(segments == number) & mask].tolist(), skip_special=False
+                )
+                assert said == "".join(
+                    part.partition("<|user|>")[0] for part in text.split("<|assistant|>")[1:]
+                )
             assert not mask[segments == 0].any()
 
 
@@ -184,7 +240,9 @@ def test_position_resumes_and_epochs_are_whole(tmp_path, tokenizer: Tokenizer) -
     assert all(torch.equal(a[key], b[key]) for a, b in zip(later, again, strict=True) for key in a)
     assert not torch.equal(first[0]["tokens"], later[0]["tokens"])
     pool = one.pools[0]
-    assert len({bytes(pool[k].ids) for k in range(9)}) == 9 and {bytes(pool[k].ids) for k in range(9)} == {bytes(pool[k].ids) for k in range(9, 18)}
+    assert len({bytes(pool[k].ids) for k in range(9)}) == 9 and {
+        bytes(pool[k].ids) for k in range(9)
+    } == {bytes(pool[k].ids) for k in range(9, 18)}
 
 
 def test_a_source_of_nothing_is_one_sentence(tmp_path, tokenizer: Tokenizer) -> None:
@@ -192,7 +250,9 @@ def test_a_source_of_nothing_is_one_sentence(tmp_path, tokenizer: Tokenizer) -> 
         PackedTalks([written(tmp_path, {"prompt": "Hi", "completion": "Yes"})], tokenizer, 1, 2)
 
 
-def test_a_context_too_short_for_every_task_is_one_sentence(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_too_short_for_every_task_is_one_sentence(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("daedal.data.conversations.STRANGERS", 50)
     with pytest.raises(DaedalError, match="longer context"):
         PackedTalks([ChatSource(path="tasks:story")], tokenizer, 1, 10).batch()

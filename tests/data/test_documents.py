@@ -1,4 +1,5 @@
-"""Documents and packing: every format gives the same texts, streams resume anywhere, no token is lost, bad files get one sentence."""
+"""Documents and packing: every format gives the same texts, streams resume anywhere, no token is
+lost, bad files get one sentence."""
 
 import json
 from collections import Counter
@@ -22,7 +23,11 @@ TEXTS = list(tales(40))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    pq.write_table(pa.table({"text": TEXTS, "split": ["train"] * 30 + ["val"] * 10}), folder / "a.parquet", row_group_size=7)
+    pq.write_table(
+        pa.table({"text": TEXTS, "split": ["train"] * 30 + ["val"] * 10}),
+        folder / "a.parquet",
+        row_group_size=7,
+    )
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (folder / "a.jsonl").write_text(lines)
     (folder / "a.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
@@ -56,7 +61,14 @@ def test_a_limit_is_the_same_for_every_reader(folder, name, limit):
 def test_what_is_about_data_is_passed_over(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/one.jsonl").write_text('{"text": "one"}\n')
-    for name in ("README.md", "LICENSE.txt", "dataset_info.json", "index.md", "data/.cache.jsonl", "data/state.json"):
+    for name in (
+        "README.md",
+        "LICENSE.txt",
+        "dataset_info.json",
+        "index.md",
+        "data/.cache.jsonl",
+        "data/state.json",
+    ):
         (tmp_path / name).write_text('{"text": "no"}\n')
     assert list(documents([Source(path=str(tmp_path))])) == ["one"]
     (tmp_path / "data/one.jsonl").unlink()  # without tables markdown is text
@@ -70,7 +82,9 @@ def test_an_epoch_is_a_permutation_and_the_next_another(folder):
 
 
 def test_mixture_keeps_its_shares(folder):
-    mixture = Mixture([Source(path=str(folder / "a.jsonl"), repeat=3), Source(path="tales:40:7")], seed=0)
+    mixture = Mixture(
+        [Source(path=str(folder / "a.jsonl"), repeat=3), Source(path="tales:40:7")], seed=0
+    )
     stream = iter(mixture)
     for _ in range(200):
         next(stream)
@@ -96,7 +110,8 @@ def test_packing_resumes_anywhere(folder, tokenizer, stop):
 
 
 def test_no_token_is_lost(folder, tokenizer):
-    """Rows of one pass hold the very tokens of the documents, but for what still waits in the buffer."""
+    """Rows of one pass hold the very tokens of the documents, but for what still waits in the
+    buffer."""
     packer = PackedRows([Source(path=str(folder / "a.jsonl"))], tokenizer, 1, 60, buffer=8)
     rows = iter(packer)
     used = Counter(t for _ in range(30) for t in next(rows)[0].tolist())
@@ -105,7 +120,13 @@ def test_no_token_is_lost(folder, tokenizer):
     assert taken["epoch"] == 0
     order = packer.mixture.streams[0].order(40, 0, 0, 0)
     given = Counter(
-        t for i in order[: taken["document"]] for t in [tokenizer.bos_id, *tokenizer.encode(TEXTS[i], add_bos=False), tokenizer.eos_ids[0]]
+        t
+        for i in order[: taken["document"]]
+        for t in [
+            tokenizer.bos_id,
+            *tokenizer.encode(TEXTS[i], add_bos=False),
+            tokenizer.eos_ids[0],
+        ]
     )
     assert used + waiting == given
 

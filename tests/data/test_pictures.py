@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from daedal.data.pictures import Folder, Parquet, PictureBatches, Scenes, decode, encode_captions, fitted, laid_on
+from daedal.data.pictures import (
+    Folder,
+    Parquet,
+    PictureBatches,
+    Scenes,
+    decode,
+    encode_captions,
+    fitted,
+    laid_on,
+)
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.media.images import open_image
@@ -18,16 +27,30 @@ from daedal.worlds.scenes import RELATIONS
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["a red circle on a white background"] * 10, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>")
+    return Tokenizer.train(
+        ["a red circle on a white background"] * 10, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>"
+    )
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     rows = []
-    for name, style, alpha in (("apple", "flat", 255), ("pear", "flat", 0), ("plum", "outline", 255)):
+    for name, style, alpha in (
+        ("apple", "flat", 255),
+        ("pear", "flat", 0),
+        ("plum", "outline", 255),
+    ):
         buffer = io.BytesIO()
         Image.new("RGBA", (32, 32), (200, 0, 0, alpha)).save(buffer, "PNG")
-        rows.append({"image": buffer.getvalue(), "caption": f"{name}, {style}", "name": name, "style": style, "keywords": ["fruit", "food"]})
+        rows.append(
+            {
+                "image": buffer.getvalue(),
+                "caption": f"{name}, {style}",
+                "name": name,
+                "style": style,
+                "keywords": ["fruit", "food"],
+            }
+        )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set.parquet")
     return tmp_path / "set.parquet"
 
@@ -44,7 +67,10 @@ def test_batches_depend_on_seed_and_step_alone(tokenizer: Tokenizer) -> None:
 def test_dropped_captions_are_all_padding(tokenizer: Tokenizer) -> None:
     batch = next(iter(PictureBatches([(Scenes(32), 1.0)], tokenizer, 4, 12, seed=7, drop=1.0)))
     assert (batch["captions"] == tokenizer.pad_id).all()
-    assert encode_captions(tokenizer, ["", "A Red circle"], 4)[1].tolist() == encode_captions(tokenizer, ["a red circle "], 4)[0].tolist()
+    assert (
+        encode_captions(tokenizer, ["", "A Red circle"], 4)[1].tolist()
+        == encode_captions(tokenizer, ["a red circle "], 4)[0].tolist()
+    )
 
 
 def test_rows_are_chosen_and_laid_on_paper(file: Path, tokenizer: Tokenizer) -> None:
@@ -57,7 +83,8 @@ def test_rows_are_chosen_and_laid_on_paper(file: Path, tokenizer: Tokenizer) -> 
         picture, caption = flat.sample(rng)
         assert picture.shape == (16, 16, 3) and ("apple" in caption or "pear" in caption)
         if "pear" in caption and "background" not in caption:
-            assert (picture == 255).all()  # transparent: only the paper shows, and white need not be said
+            # transparent: only the paper shows, and white need not be said
+            assert (picture == 255).all()
         seen.add(caption)
     assert len(seen) > 8 and any("fruit" in caption for caption in seen)
 
@@ -72,7 +99,11 @@ def test_every_reader_sees_the_picture_that_generation_opens(tmp_path: Path) -> 
     turned.save(tmp_path / "turned.png", exif=exif)
     for name in ("grey.png", "turned.png"):
         data, want = (tmp_path / name).read_bytes(), open_image(tmp_path / name)
-        for image in (data, {"bytes": data, "path": None}, {"bytes": None, "path": str(tmp_path / name)}):
+        for image in (
+            data,
+            {"bytes": data, "path": None},
+            {"bytes": None, "path": str(tmp_path / name)},
+        ):
             assert np.array_equal(decode(image, 32)[..., :3], want)
         assert np.array_equal(fitted(tmp_path / name, 32)[..., :3], want)
 
@@ -105,12 +136,21 @@ def test_bad_sources_are_named(tmp_path: Path, file: Path) -> None:
 
 def test_scenes_of_one_kind_are_of_that_kind_only() -> None:
     rng = random.Random(0)
-    said = {kind: [Scenes(64, kind).sample(rng)[1] for _ in range(30)] for kind in ("alone", "several", "related")}
+    said = {
+        kind: [Scenes(64, kind).sample(rng)[1] for _ in range(30)]
+        for kind in ("alone", "several", "related")
+    }
     assert all(caption.startswith(("two", "three")) for caption in said["several"])
     assert all(any(f" {r} " in caption for r in RELATIONS) for caption in said["related"])
-    assert not any(caption.startswith(("two", "three")) or any(f" {r} " in caption for r in RELATIONS) for caption in said["alone"])
+    assert not any(
+        caption.startswith(("two", "three")) or any(f" {r} " in caption for r in RELATIONS)
+        for caption in said["alone"]
+    )
 
 
 def test_a_kind_of_scene_that_is_none_is_an_error() -> None:
-    with pytest.raises(DaedalError, match=r"scenes:severl is not a kind of scene \(did you mean 'several'\?\); there are scenes:unseen"):
+    with pytest.raises(
+        DaedalError,
+        match=r"scenes:severl is not a kind of scene \(did you mean 'several'\?\); there are scenes:unseen",
+    ):
         Scenes(64, "severl")

@@ -1,4 +1,5 @@
-"""SentencePiece files: ids equal to the sentencepiece package's own, for both algorithms and every normalisation switch."""
+"""SentencePiece files: ids equal to the sentencepiece package's own, for both algorithms and every
+normalisation switch."""
 
 import random
 from pathlib import Path
@@ -32,12 +33,24 @@ def corpus(path: Path) -> Path:
 
 
 def train(folder: Path, **options) -> tuple[Path, "oracle.SentencePieceProcessor"]:
-    defaults = {"input": str(corpus(folder / "c.txt")), "model_prefix": str(folder / "tokenizer"), "vocab_size": 360, "minloglevel": 2}
+    defaults = {
+        "input": str(corpus(folder / "c.txt")),
+        "model_prefix": str(folder / "tokenizer"),
+        "vocab_size": 360,
+        "minloglevel": 2,
+    }
     oracle.SentencePieceTrainer.train(**defaults | options)
-    return folder / "tokenizer.model", oracle.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return folder / "tokenizer.model", oracle.SentencePieceProcessor(
+        model_file=str(folder / "tokenizer.model")
+    )
 
 
-LLAMA = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+LLAMA = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+}
 GEMMA = LLAMA | {"add_dummy_prefix": False, "user_defined_symbols": ["\n", "<table>", "▁▁"]}
 KINDS = {
     "llama": LLAMA,
@@ -45,7 +58,12 @@ KINDS = {
     "bpe": {"model_type": "bpe"} | {"vocab_size": 150},
     "unigram": {"model_type": "unigram", "vocab_size": 80, "hard_vocab_limit": False},
     "unigram-bytes": {"model_type": "unigram", "byte_fallback": True, "hard_vocab_limit": False},
-    "unigram-identity": {"model_type": "unigram", "vocab_size": 80, "hard_vocab_limit": False, "normalization_rule_name": "identity"},
+    "unigram-identity": {
+        "model_type": "unigram",
+        "vocab_size": 80,
+        "hard_vocab_limit": False,
+        "normalization_rule_name": "identity",
+    },
 }
 
 
@@ -60,14 +78,19 @@ def test_same_ids_and_text(tmp_path, kind: str) -> None:
         assert ids == theirs.encode(text), text
         if theirs.unk_id() not in ids:
             assert tokenizer.decode(ids) == theirs.decode(ids)
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (theirs.bos_id(), theirs.eos_id(), theirs.vocab_size())
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
+        theirs.bos_id(),
+        theirs.eos_id(),
+        theirs.vocab_size(),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_never_becomes_control(tmp_path, kind: str) -> None:
     path, theirs = train(tmp_path, **KINDS[kind])
     tokenizer = Tokenizer.load(path)
-    # a unigram model with byte pieces still reads `<0x41>` as its byte: the `tokenizers` model finds that word in its own list
+    # a unigram model with byte pieces still reads `<0x41>` as its byte: the `tokenizers` model
+    # finds that word in its own list
     text = "the </s> lamp <s> and " + ("" if kind == "unigram-bytes" else "<0x41>")
     assert tokenizer.encode(text) == theirs.encode(text)
     assert tokenizer.eos_id in tokenizer.encode(text, special=True)
@@ -78,7 +101,10 @@ def test_saved_folder_opens_in_transformers(tmp_path) -> None:
     tokenizer = Tokenizer.load(train(tmp_path, **LLAMA)[0])
     tokenizer._frame(True, False)
     tokenizer.save(tmp_path / "out")
-    theirs, again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out"), Tokenizer.load(tmp_path / "out")
+    theirs, again = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "out"),
+        Tokenizer.load(tmp_path / "out"),
+    )
     for text in TEXTS:
         assert theirs(text)["input_ids"] == tokenizer.encode(text) == again.encode(text)
 

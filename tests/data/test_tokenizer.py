@@ -1,4 +1,5 @@
-"""Tokenizers: lossless round trips, equality with transformers and sentencepiece, and no way from text to a control token."""
+"""Tokenizers: lossless round trips, equality with transformers and sentencepiece, and no way from
+text to a control token."""
 
 import json
 import random
@@ -26,7 +27,9 @@ WORDS = TEXT.split()
 
 def prose(seed: int, words: int) -> str:
     draw = random.Random(seed)
-    return "".join(draw.choice(WORDS) + draw.choice([" ", " ", " ", ", ", ".\n", "! "]) for _ in range(words))
+    return "".join(
+        draw.choice(WORDS) + draw.choice([" ", " ", " ", ", ", ".\n", "! "]) for _ in range(words)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,9 @@ def test_training_is_deterministic_and_in_parts(trained: Tokenizer) -> None:
 
 
 def test_digits_in_twos(trained: Tokenizer) -> None:
-    assert all(sum(c.isdigit() for c in trained.token(i) or "") <= 2 for i in range(trained.vocab_size))
+    assert all(
+        sum(c.isdigit() for c in trained.token(i) or "") <= 2 for i in range(trained.vocab_size)
+    )
 
 
 def test_vocabulary_too_small() -> None:
@@ -75,25 +80,39 @@ def test_text_never_becomes_control(trained: Tokenizer) -> None:
     assert not set(trained.encode(text)) & trained.special_ids
     assert trained.decode(trained.encode(text)) == text
     ids = trained.encode(text, special=True)
-    assert [i for i in ids if i in trained.special_ids] == [trained.token_id("<|im_end|>"), trained.token_id("<|endoftext|>")]
+    assert [i for i in ids if i in trained.special_ids] == [
+        trained.token_id("<|im_end|>"),
+        trained.token_id("<|endoftext|>"),
+    ]
     assert trained.decode(ids) == "ab" and trained.decode(ids, skip_special=False) == text
 
 
 def test_bos(trained: Tokenizer) -> None:
     framed = Tokenizer.train(["abc abc"], 300, CHAT, add_bos=True)
-    assert framed.encode("abc")[0] == framed.bos_id and framed.encode("abc", add_bos=False) == framed.encode("abc")[1:]
+    assert (
+        framed.encode("abc")[0] == framed.bos_id
+        and framed.encode("abc", add_bos=False) == framed.encode("abc")[1:]
+    )
     assert trained.encode("abc", add_bos=True) == [trained.bos_id, *trained.encode("abc")]
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
 def test_saved_folder_opens_in_transformers(tmp_path, add_bos: bool) -> None:
     transformers = pytest.importorskip("transformers")
-    tokenizer = Tokenizer.train([prose(3, 2000)], 350, CHAT, add_bos=add_bos, chat_template="{{ messages[0].content }}")
+    tokenizer = Tokenizer.train(
+        [prose(3, 2000)], 350, CHAT, add_bos=add_bos, chat_template="{{ messages[0].content }}"
+    )
     tokenizer.save(tmp_path)
     theirs, again = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
     for text in [*TEXTS, "<|im_start|>user\nhi<|im_end|>"]:
-        assert theirs(text)["input_ids"] == tokenizer.encode(text, special=True) == again.encode(text, special=True)
-        assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == again.decode(again.encode(text, special=True))
+        assert (
+            theirs(text)["input_ids"]
+            == tokenizer.encode(text, special=True)
+            == again.encode(text, special=True)
+        )
+        assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == again.decode(
+            again.encode(text, special=True)
+        )
     assert theirs.eos_token_id == again.eos_id and theirs.chat_template == again.chat_template
     assert again.eos_ids == tokenizer.eos_ids and again.vocab_size == tokenizer.vocab_size
 
@@ -102,11 +121,18 @@ def test_gpt2_files(tmp_path, trained: Tokenizer) -> None:
     transformers = pytest.importorskip("transformers")
     state = json.loads(trained.backend.to_str())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(state["vocab"]))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in state["merges"]))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (tmp_path / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in state["merges"])
+    )
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer"})
+    )
     ours, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:
-        assert ours.encode(text) == theirs(text)["input_ids"] and ours.decode(ours.encode(text)) == text
+        assert (
+            ours.encode(text) == theirs(text)["input_ids"]
+            and ours.decode(ours.encode(text)) == text
+        )
     assert ours.eos_id == ours.token_id("<|endoftext|>")
 
 
@@ -134,22 +160,34 @@ def test_half_a_character_waits(trained: Tokenizer) -> None:
 
 
 def test_the_state_of_a_training_call_is_not_kept(tmp_path: Path) -> None:
-    made = Tokenizer.train(["once upon a time"] * 5, 300, ["<|end|>", "<|pad|>"], eos="<|end|>", pad="<|pad|>")
+    made = Tokenizer.train(
+        ["once upon a time"] * 5, 300, ["<|end|>", "<|pad|>"], eos="<|end|>", pad="<|pad|>"
+    )
     text = "once upon a time " * 20
     made.save(tmp_path)
     made.backend.enable_truncation(4)
     made.backend.enable_padding(length=9)
     made.backend.save(str(tmp_path / "tokenizer.json"))
     again = Tokenizer.load(tmp_path)
-    assert len(again.encode(text)) > 20 and len(again.encode("a")) == 1 and again.decode(again.encode(text)) == text
+    assert (
+        len(again.encode(text)) > 20
+        and len(again.encode("a")) == 1
+        and again.decode(again.encode(text)) == text
+    )
 
 
 @pytest.mark.parametrize(
     ("files", "ends"),
     [
         ({"config.json": {"eos_token_id": [1, 7]}}, (0, 1, 7)),
-        ({"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": [3]}}, (0, 3)),
-        ({"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": None}}, (0, 7)),
+        (
+            {"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": [3]}},
+            (0, 3),
+        ),
+        (
+            {"config.json": {"eos_token_id": 7}, "generation_config.json": {"eos_token_id": None}},
+            (0, 7),
+        ),
         ({}, (0, 5)),
     ],
 )

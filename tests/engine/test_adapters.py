@@ -1,4 +1,5 @@
-"""Adapters by request: a mixed batch equals each request alone on a network with that adapter, and what is cached is not shared."""
+"""Adapters by request: a mixed batch equals each request alone on a network with that adapter, and
+what is cached is not shared."""
 
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def tiny(seed: int = 0, **sizes: object) -> Decoder:
     return network.requires_grad_(False)
 
 
-def written(folder: Path, network: Decoder, seed: int, rank: int, targets: tuple[str, ...], **how: object) -> Path:
+def written(
+    folder: Path, network: Decoder, seed: int, rank: int, targets: tuple[str, ...], **how: object
+) -> Path:
     one = sharing(network)
     add_lora(one, rank, targets=targets, **how)  # type: ignore[arg-type]
     g = torch.Generator().manual_seed(seed)
@@ -54,7 +57,10 @@ def written(folder: Path, network: Decoder, seed: int, rank: int, targets: tuple
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     top = tmp_path_factory.mktemp("adapters")
-    return {name: written(top / name, tiny(), 1 + i, **how) for i, (name, how) in enumerate(KINDS.items())}
+    return {
+        name: written(top / name, tiny(), 1 + i, **how)
+        for i, (name, how) in enumerate(KINDS.items())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +77,33 @@ FEATURES = st.fixed_dictionaries({
     "cache": st.sampled_from(["slots", "paged"]), "max_batch": st.integers(1, 4), "token_budget": st.integers(4, 24),
     "block_size": st.sampled_from([1, 3, 8]), "prefix_caching": st.booleans(), "prompt_lookup": st.sampled_from([0, 3]), "draft": st.booleans(),
 })  # fmt: skip
-REQUESTS = st.lists(st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=14), st.sampled_from([None, *KINDS])), min_size=1, max_size=6)
+REQUESTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(3, 5), min_size=1, max_size=14), st.sampled_from([None, *KINDS])
+    ),
+    min_size=1,
+    max_size=6,
+)
 
 
 @settings(max_examples=20, deadline=None)
 @given(REQUESTS, FEATURES, st.sampled_from([0.0, 0.8]))
-def test_a_mixed_batch_equals_each_request_alone(folders, alone, requests, features: dict, temperature: float) -> None:
-    """Short alphabets, so that prompts share beginnings across adapters; drafts know no adapters, and change nothing."""
+def test_a_mixed_batch_equals_each_request_alone(
+    folders, alone, requests, features: dict, temperature: float
+) -> None:
+    """Short alphabets, so that prompts share beginnings across adapters; drafts know no adapters,
+    and change nothing."""
     base = tiny().double()
-    engine = Engine(base, **{**features, "draft": base if features["draft"] else None}, adapters=folders)
-    asked = [SamplingParams(temperature=temperature, seed=i, max_tokens=8, adapter=name) for i, (_, name) in enumerate(requests)]
-    for request, (prompt, name), p in zip(engine.generate([ids for ids, _ in requests], asked), requests, asked, strict=True):
+    engine = Engine(
+        base, **{**features, "draft": base if features["draft"] else None}, adapters=folders
+    )
+    asked = [
+        SamplingParams(temperature=temperature, seed=i, max_tokens=8, adapter=name)
+        for i, (_, name) in enumerate(requests)
+    ]
+    for request, (prompt, name), p in zip(
+        engine.generate([ids for ids, _ in requests], asked), requests, asked, strict=True
+    ):
         own = SamplingParams(temperature=temperature, seed=p.seed, max_tokens=8)
         assert request.output == generate(alone[name], prompt, own, eos_ids=[EOS])
 
@@ -92,19 +114,25 @@ def test_merged_weights_say_the_same(folders) -> None:
     merge_lora(merged)
     greedy = SamplingParams(temperature=0, max_tokens=12, adapter="plain")
     request = Engine(tiny(), adapters=folders).generate([[3, 4, 5]], greedy)[0]
-    assert request.output == generate(merged, [3, 4, 5], SamplingParams(temperature=0, max_tokens=12), eos_ids=[EOS])
+    assert request.output == generate(
+        merged, [3, 4, 5], SamplingParams(temperature=0, max_tokens=12), eos_ids=[EOS]
+    )
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
 def test_the_rows_of_the_base_do_not_change_by_a_bit(folders, bits: int) -> None:
-    """Whatever their neighbours in the step ask for; packed bases too, whose adapters equal theirs alone."""
+    """Whatever their neighbours in the step ask for; packed bases too, whose adapters equal theirs
+    alone."""
     kernels.build()
     base = tiny() if bits == 32 else quantize_(tiny(), bits)
     targets = {name: folder for name, folder in folders.items() if name != "dora" or bits == 32}
     prompts, logits = [[3, 4, 5, 6], [7, 8], [3, 4, 9]], {}
     for name in (None, "plain", "wide"):
         engine = Engine(base, adapters=targets, replay=False)
-        params = [SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, logprobs=0, adapter=a) for a in (None, name, name)]
+        params = [
+            SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, logprobs=0, adapter=a)
+            for a in (None, name, name)
+        ]
         logits[name] = engine.generate(prompts, params)
     for name in ("plain", "wide"):
         assert logits[name][0].stream == logits[None][0].stream
@@ -113,8 +141,12 @@ def test_the_rows_of_the_base_do_not_change_by_a_bit(folders, bits: int) -> None
         own = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, logprobs=0)
         same = Engine(one, replay=False).generate(prompts, own)[1]
         assert logits[name][1].output == same.output
-        assert [t.logprob for t in logits[name][1].stream] == pytest.approx([t.logprob for t in same.stream], abs=1e-4)
-        assert [t.logprob for t in logits[name][1].stream] != [t.logprob for t in logits[None][1].stream]
+        assert [t.logprob for t in logits[name][1].stream] == pytest.approx(
+            [t.logprob for t in same.stream], abs=1e-4
+        )
+        assert [t.logprob for t in logits[name][1].stream] != [
+            t.logprob for t in logits[None][1].stream
+        ]
 
 
 @pytest.mark.parametrize("cache", ["slots", "paged"])
@@ -126,10 +158,14 @@ def test_the_prefix_cache_is_each_adapters_own(folders, cache: str) -> None:
         for name in (None, "plain", "wide"):
             params = SamplingParams(temperature=0, max_tokens=2, adapter=name, ignore_eos=True)
             reused[turn, name] = engine.generate([prompt], params)[0].reused
-    assert all(not reused[0, name] for name in (None, "plain", "wide")) and all(reused[1, name] > 20 for name in (None, "plain", "wide"))
+    assert all(not reused[0, name] for name in (None, "plain", "wide")) and all(
+        reused[1, name] > 20 for name in (None, "plain", "wide")
+    )
     engine.remove_adapter("plain")  # another of the same name starts anew
     engine.add_adapter("plain", folders["wide"])
-    request = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=2, adapter="plain"))[0]
+    request = engine.generate(
+        [prompt], SamplingParams(temperature=0, max_tokens=2, adapter="plain")
+    )[0]
     assert request.reused == 0
     if isinstance(engine.cache, PagedCache):
         engine.cache.check()
@@ -137,7 +173,10 @@ def test_the_prefix_cache_is_each_adapters_own(folders, cache: str) -> None:
 
 def test_adapters_come_and_go_between_steps(folders, alone) -> None:
     engine = Engine(tiny().double(), adapters={"plain": folders["plain"]})
-    greedy = {name: SamplingParams(temperature=0, max_tokens=10, adapter=name, ignore_eos=True) for name in (None, *KINDS)}
+    greedy = {
+        name: SamplingParams(temperature=0, max_tokens=10, adapter=name, ignore_eos=True)
+        for name in (None, *KINDS)
+    }
     first = engine.submit([3, 4, 5], greedy["plain"])
     engine.step()
     engine.add_adapter("wide", folders["wide"])
@@ -148,25 +187,42 @@ def test_adapters_come_and_go_between_steps(folders, alone) -> None:
         engine.step()
     engine.remove_adapter("plain")
     own = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
-    assert [r.output for r in (first, *others)] == [generate(alone[name], [3, 4, 5], own) for name in ("plain", "wide", None)]
-    with pytest.raises(DaedalError, match=r"'wid' is not an adapter of this engine \(did you mean 'wide'\?\); there are wide"):
+    assert [r.output for r in (first, *others)] == [
+        generate(alone[name], [3, 4, 5], own) for name in ("plain", "wide", None)
+    ]
+    with pytest.raises(
+        DaedalError,
+        match=r"'wid' is not an adapter of this engine \(did you mean 'wide'\?\); there are wide",
+    ):
         engine.submit([3], SamplingParams(adapter="wid"))
     with pytest.raises(DaedalError, match="there is an adapter 'wide' already"):
         engine.add_adapter("wide", folders["wide"])
-    assert not any(1 in module.updates for module in engine.adapters.network.modules() if isinstance(module, Switch))
+    assert not any(
+        1 in module.updates
+        for module in engine.adapters.network.modules()
+        if isinstance(module, Switch)
+    )
 
 
 def test_the_network_given_stays_as_it_was(folders) -> None:
     network = tiny().requires_grad_(True)
     engine = Engine(network, adapters=folders)
-    assert not any(isinstance(module, Switch) for module in network.modules()) and all(p.requires_grad for p in network.parameters())
-    assert engine.adapters.network.layers[0].self_attn.q_proj.weight.data_ptr() == network.layers[0].self_attn.q_proj.weight.data_ptr()
+    assert not any(isinstance(module, Switch) for module in network.modules()) and all(
+        p.requires_grad for p in network.parameters()
+    )
+    assert (
+        engine.adapters.network.layers[0].self_attn.q_proj.weight.data_ptr()
+        == network.layers[0].self_attn.q_proj.weight.data_ptr()
+    )
 
 
 @pytest.mark.skipif(not kernels.build(), reason="no C++ compiler")
 def test_steps_of_the_base_alone_are_still_replayed(folders) -> None:
     engine = Engine(tiny(), adapters=folders)
-    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, adapter=name) for n, name in ((4, "plain"), (12, None))]
+    params = [
+        SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, adapter=name)
+        for n, name in ((4, "plain"), (12, None))
+    ]
     engine.generate([[3, 4], [5, 6]], params)
     assert engine.replays is not None and set(engine.replays.captured) == {1}
     with pytest.raises(DaedalError, match="is for an engine"):

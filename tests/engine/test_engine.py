@@ -1,6 +1,8 @@
-"""The engine equals the naive loop token for token: mixed lengths, every cache, every feature, every order of events.
+"""The engine equals the naive loop token for token: mixed lengths, every cache, every feature,
+every order of events.
 
-Networks here are tiny, random and float64, so that no two logits are near enough for the order of a sum to matter.
+Networks here are tiny, random and float64, so that no two logits are near enough for the order of a
+sum to matter.
 """
 
 import pytest
@@ -70,7 +72,9 @@ def build(network, features: dict, **more) -> Engine:
     blocks = options.pop("blocks", 0)
     need = -(-40 // options["block_size"])  # the longest request here fits
     if options["cache"] == "paged":
-        options["memory_budget"] = (need + blocks) * options["block_size"] * network.cache_bytes_per_token(torch.float64)
+        options["memory_budget"] = (
+            (need + blocks) * options["block_size"] * network.cache_bytes_per_token(torch.float64)
+        )
     return Engine(network, **options, **more)
 
 
@@ -84,7 +88,9 @@ def settled(engine: Engine) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(PROMPTS, FEATURES, st.data(), st.sampled_from([TARGET, SLIDING]))
-def test_output_equals_the_naive_loop(prompts: list[list[int]], features: dict, data, network) -> None:
+def test_output_equals_the_naive_loop(
+    prompts: list[list[int]], features: dict, data, network
+) -> None:
     params = [data.draw(SETTINGS) for _ in prompts]
     engine = build(network, features)
     requests = engine.generate(prompts, params)
@@ -95,19 +101,36 @@ def test_output_equals_the_naive_loop(prompts: list[list[int]], features: dict, 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(3, 8), min_size=1, max_size=20), FEATURES, SETTINGS, st.integers(2, 4))
-def test_samples_share_the_prompt_and_equal_their_own_runs(prompt: list[int], features: dict, params: SamplingParams, n: int) -> None:
+def test_samples_share_the_prompt_and_equal_their_own_runs(
+    prompt: list[int], features: dict, params: SamplingParams, n: int
+) -> None:
     params = SamplingParams(temperature=1.0, seed=params.seed, max_tokens=params.max_tokens, n=n)
     engine = build(TARGET, features)
     first = engine.generate([prompt], params)[0]
-    assert [s.output for s in first.samples] == [generate(TARGET, prompt, params.sample_of(i), eos_ids=[EOS]) for i in range(n)]
+    assert [s.output for s in first.samples] == [
+        generate(TARGET, prompt, params.sample_of(i), eos_ids=[EOS]) for i in range(n)
+    ]
     assert settled(engine)
 
 
 @settings(max_examples=50, deadline=None)
-@given(PROMPTS, FEATURES, st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=4), st.integers(0, 3))
-def test_cancelling_anything_at_any_step_disturbs_nothing(prompts, features: dict, cancels, late: int) -> None:
-    engine, params = build(TARGET, features), SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
-    requests, steps = [engine.submit(prompt, params) for prompt in prompts[: len(prompts) - late or 1]], 0
+@given(
+    PROMPTS,
+    FEATURES,
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=4),
+    st.integers(0, 3),
+)
+def test_cancelling_anything_at_any_step_disturbs_nothing(
+    prompts, features: dict, cancels, late: int
+) -> None:
+    engine, params = (
+        build(TARGET, features),
+        SamplingParams(temperature=0, max_tokens=10, ignore_eos=True),
+    )
+    requests, steps = (
+        [engine.submit(prompt, params) for prompt in prompts[: len(prompts) - late or 1]],
+        0,
+    )
     while engine.busy:
         for index, when in cancels:
             if when == steps and index < len(requests):
@@ -121,14 +144,22 @@ def test_cancelling_anything_at_any_step_disturbs_nothing(prompts, features: dic
     for request in requests:
         want = generate(TARGET, request.prompt, params)
         assert request.finished in ("length", "cancelled")
-        assert request.output == (want if request.finished == "length" else want[: len(request.output)])
+        assert request.output == (
+            want if request.finished == "length" else want[: len(request.output)]
+        )
     assert settled(engine)
 
 
 def test_preemption_happens_and_changes_nothing() -> None:
     prompts = [[3 + i, 4, 5, 6] for i in range(4)]
     params = SamplingParams(temperature=0.9, seed=1, max_tokens=20, ignore_eos=True)
-    engine = Engine(TARGET, cache="paged", block_size=2, max_batch=4, memory_budget=24 * 2 * TARGET.cache_bytes_per_token(torch.float64))
+    engine = Engine(
+        TARGET,
+        cache="paged",
+        block_size=2,
+        max_batch=4,
+        memory_budget=24 * 2 * TARGET.cache_bytes_per_token(torch.float64),
+    )
     requests = engine.generate(prompts, params)
     assert engine.scheduler.preemptions > 0 and settled(engine)
     assert [r.output for r in requests] == [generate(TARGET, p, params) for p in prompts]
@@ -141,14 +172,26 @@ def test_prefix_hits_grow_with_the_shared_prefix(cache: str) -> None:
     for shared in range(0, 33, 4):
         engine = Engine(TARGET, cache=cache, block_size=4)
         engine.generate([base], SamplingParams(temperature=0, max_tokens=2))
-        hits.append(engine.generate([base[:shared] + [20] * 4], SamplingParams(temperature=0, max_tokens=2))[0].reused)
+        hits.append(
+            engine.generate(
+                [base[:shared] + [20] * 4], SamplingParams(temperature=0, max_tokens=2)
+            )[0].reused
+        )
     assert hits == sorted(hits) and hits[0] == 0 and hits[-1] == 32
     off = Engine(TARGET, cache=cache, prefix_caching=False)
-    assert [off.generate([base], SamplingParams(max_tokens=2))[0].reused for _ in range(2)] == [0, 0]
+    assert [off.generate([base], SamplingParams(max_tokens=2))[0].reused for _ in range(2)] == [
+        0,
+        0,
+    ]
 
 
 def test_a_freed_block_keeps_its_name_until_reused() -> None:
-    engine = Engine(TARGET, cache="paged", block_size=4, memory_budget=12 * 4 * TARGET.cache_bytes_per_token(torch.float64))
+    engine = Engine(
+        TARGET,
+        cache="paged",
+        block_size=4,
+        memory_budget=12 * 4 * TARGET.cache_bytes_per_token(torch.float64),
+    )
     base, params = list(range(3, 23)), SamplingParams(temperature=0, max_tokens=1)
     assert [engine.generate([base], params)[0].reused for _ in range(2)] == [0, 16]
     engine.generate([[23 - i % 4 for i in range(40)]], params)  # needs the place
@@ -157,10 +200,14 @@ def test_a_freed_block_keeps_its_name_until_reused() -> None:
 
 
 def test_speculation_is_worth_it() -> None:
-    prompt, params = [3, 4, 5], SamplingParams(temperature=0.7, seed=0, max_tokens=40, ignore_eos=True)
+    prompt, params = (
+        [3, 4, 5],
+        SamplingParams(temperature=0.7, seed=0, max_tokens=40, ignore_eos=True),
+    )
     plain, same = Engine(TARGET), Engine(TARGET, draft=tiny(), guesses=4)
     assert plain.generate([prompt], params)[0].output == same.generate([prompt], params)[0].output
-    assert same.accepted == same.guessed > 0 and same.steps < plain.steps / 3  # a draft that is the target is always right
+    # a draft that is the target is always right
+    assert same.accepted == same.guessed > 0 and same.steps < plain.steps / 3
     looking = Engine(TARGET, prompt_lookup=3)
     biased = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, logit_bias={7: 50.0})
     looking.generate([prompt], biased)
@@ -192,8 +239,12 @@ def speaker(words: Tokenizer):
 
 @pytest.mark.parametrize("features", [{}, {"prompt_lookup": 3}, {"cache": "paged"}])
 def test_stop_strings_grammar_and_text(words: Tokenizer, speaker, features: dict) -> None:
-    letters = SamplingParams(seed=0, max_tokens=40, stop=("ab", "cca"), grammar=Grammar.regex(words, "[abc ]{30,50}"))
-    json = SamplingParams(seed=1, max_tokens=60, grammar=Grammar.json(words, {"enum": ["yes", "no", "perhaps"]}))
+    letters = SamplingParams(
+        seed=0, max_tokens=40, stop=("ab", "cca"), grammar=Grammar.regex(words, "[abc ]{30,50}")
+    )
+    json = SamplingParams(
+        seed=1, max_tokens=60, grammar=Grammar.json(words, {"enum": ["yes", "no", "perhaps"]})
+    )
     free = SamplingParams(seed=2, max_tokens=20, top_k=60)
     engine = Engine(speaker, words, **features)
     prompts = [words.encode("a"), words.encode("b "), words.encode("éab")]
@@ -213,9 +264,14 @@ def test_streaming_and_logprobs(words: Tokenizer, speaker) -> None:
     for index, prompt in enumerate(prompts):
         ids = [token.id for token in got[index]]
         assert ids == generate(speaker, prompt, params, eos_ids=words.eos_ids)
-        logits = speaker(torch.tensor([prompt + ids])).detach()[0, len(prompt) - 1 : -1].log_softmax(-1)
+        logits = (
+            speaker(torch.tensor([prompt + ids])).detach()[0, len(prompt) - 1 : -1].log_softmax(-1)
+        )
         for token, line in zip(got[index], logits, strict=True):
-            assert token.logprob == pytest.approx(float(line[token.id]), abs=1e-5) and len(token.likeliest) == 2
+            assert (
+                token.logprob == pytest.approx(float(line[token.id]), abs=1e-5)
+                and len(token.likeliest) == 2
+            )
             assert token.likeliest[0] == (token.id, pytest.approx(token.logprob))
 
 
@@ -243,7 +299,9 @@ def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
     with pytest.raises(DaedalError, match=r"needs .* GB"):
         Engine(tiny(), max_batch=10**12, token_budget=10**12)
     with pytest.raises(DaedalError, match=r"need .* GB"):
-        Engine(tiny(max_position_embeddings=10**13), max_len=10**13, max_batch=1, token_budget=1).cache.reserve(10**13)
+        Engine(
+            tiny(max_position_embeddings=10**13), max_len=10**13, max_batch=1, token_budget=1
+        ).cache.reserve(10**13)
     with pytest.raises(DaedalError, match="'slots' or 'paged'"):
         Engine(TARGET, cache="pages")
 
@@ -251,17 +309,28 @@ def test_bad_requests_are_one_sentence(words: Tokenizer, speaker) -> None:
 @pytest.mark.skipif(not kernels.build(), reason="no C++ compiler")
 @pytest.mark.parametrize("bits", [32, 8])
 def test_replayed_steps_draw_what_the_network_says(bits: int) -> None:
-    """On the fast path (fp32, native kernels) each token is the network's own best, up to rounding, with the right log-probability."""
-    slack = 2e-3 if bits == 32 else 1e-2  # packed weights round activations, long inputs in another way than short ones
-    network = tiny(4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2).float()
+    """On the fast path (fp32, native kernels) each token is the network's own best, up to rounding,
+    with the right log-probability."""
+    # packed weights round activations, long inputs in another way than short ones
+    slack = 2e-3 if bits == 32 else 1e-2
+    network = tiny(
+        4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
+    ).float()
     if bits < 32:
         quantize_(network, bits=bits)
     engine = Engine(network, max_batch=5, max_len=80, token_budget=16)
     params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, logprobs=0)
     for request in engine.generate([list(range(3, 4 + 3 * i)) for i in range(5)], params):
-        lines = network(torch.tensor([request.tokens])).detach()[0, len(request.prompt) - 1 : -1].log_softmax(-1)
+        lines = (
+            network(torch.tensor([request.tokens]))
+            .detach()[0, len(request.prompt) - 1 : -1]
+            .log_softmax(-1)
+        )
         for token, line in zip(request.stream, lines, strict=True):
-            assert token.logprob == pytest.approx(float(line[token.id]), abs=slack) and line[token.id] > line.max() - slack
+            assert (
+                token.logprob == pytest.approx(float(line[token.id]), abs=slack)
+                and line[token.id] > line.max() - slack
+            )
     assert engine.replays is not None and engine.replays.captured
 
 
@@ -274,7 +343,9 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
 @pytest.mark.parametrize("how", ["weights", "compute"])
 def test_activations_that_the_kernels_cannot_read_take_the_plain_step(how: str) -> None:
     kernels.build()
-    network = tiny(hidden_size=32, num_attention_heads=4).to(torch.bfloat16 if how == "weights" else torch.float32)
+    network = tiny(hidden_size=32, num_attention_heads=4).to(
+        torch.bfloat16 if how == "weights" else torch.float32
+    )
     network.compute_dtype = torch.bfloat16 if how == "compute" else None
     params = SamplingParams(max_tokens=8, temperature=0, seed=0, ignore_eos=True)
     with torch.no_grad():
@@ -288,16 +359,26 @@ def test_a_long_prompt_of_a_packed_network_is_read_in_parts(bits, native, monkey
     """Steps in which no request catches up have no row for the head, which is packed too."""
     if not native:
         monkeypatch.setattr(kernels, "available", lambda: False)
-    network = quantize_(tiny(4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2).float(), bits)
+    network = quantize_(
+        tiny(
+            4, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
+        ).float(),
+        bits,
+    )
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    (request,) = Engine(network, max_batch=2, max_len=80, token_budget=8).generate([[3 + i % 6 for i in range(40)]], params)
+    (request,) = Engine(network, max_batch=2, max_len=80, token_budget=8).generate(
+        [[3 + i % 6 for i in range(40)]], params
+    )
     lines = network(torch.tensor([request.tokens])).detach()[0, len(request.prompt) - 1 : -1]
     assert len(request.output) == 8
-    assert all(line[token] > line.max() - 0.2 for token, line in zip(request.output, lines, strict=True))
+    assert all(
+        line[token] > line.max() - 0.2 for token, line in zip(request.output, lines, strict=True)
+    )
 
 
 def test_exact_prefixes_change_no_output_by_a_bit() -> None:
-    """In fp32, whose sums depend on how a prompt is cut: a second turn reads only what no whole chunk of the first has computed."""
+    """In fp32, whose sums depend on how a prompt is cut: a second turn reads only what no whole
+    chunk of the first has computed."""
     network = tiny(3, max_position_embeddings=512).float()
     first, more = [3 + i % 20 for i in range(150)], [5, 6, 7] * 20
     asked = SamplingParams(temperature=0.8, seed=1, max_tokens=20, ignore_eos=True, logprobs=0)
@@ -327,15 +408,20 @@ def test_rows_grow_with_the_longest_sequence() -> None:
 
 @pytest.mark.parametrize("cache", ["slots", "paged"])
 def test_numbers_that_are_not_finite_stay_with_their_request(cache: str) -> None:
-    """A token whose embedding is NaN: its request ends with a sentence, and those beside it and after it in its place are as alone."""
+    """A token whose embedding is NaN: its request ends with a sentence, and those beside it and
+    after it in its place are as alone."""
     network, bad = tiny(5), 9
     with torch.no_grad():
         network.embed_tokens.weight[bad] = float("nan")
     engine = Engine(network, cache=cache, block_size=4, max_batch=2)
-    asked = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias={bad: float("-inf")})
+    asked = SamplingParams(
+        temperature=0, max_tokens=12, ignore_eos=True, logit_bias={bad: float("-inf")}
+    )
     for _ in range(2):
         good, broken = engine.generate([[3, 4, 5], [6, bad, 7, 8, 3, 4]], asked)
         assert good.output == generate(network, [3, 4, 5], asked)
         assert broken.finished == "error" and "NaN" in str(broken.error)
     both = engine.generate([[3], [4, 5, 6, 7, 8]], asked)
-    assert [request.output for request in both] == [generate(network, prompt, asked) for prompt in ([3], [4, 5, 6, 7, 8])]
+    assert [request.output for request in both] == [
+        generate(network, prompt, asked) for prompt in ([3], [4, 5, 6, 7, 8])
+    ]

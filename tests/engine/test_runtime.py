@@ -70,12 +70,22 @@ def naive(request: Request) -> list[int]:
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Requests are submitted, some of them impossible, some failing in the middle; cancelled; and stepped.
-    Whatever happens, each ends once, and one that ends by itself has the naive loop's tokens."""
+    """Requests are submitted, some of them impossible, some failing in the middle; cancelled; and
+    stepped. Whatever happens, each ends once, and one that ends by itself has the naive loop's
+    tokens."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = Engine(NETWORK, WORDS, max_batch=3, token_budget=8, max_len=40, cache="paged", block_size=4, memory_budget=20_000)
+        self.engine = Engine(
+            NETWORK,
+            WORDS,
+            max_batch=3,
+            token_budget=8,
+            max_len=40,
+            cache="paged",
+            block_size=4,
+            memory_budget=20_000,
+        )
         self.requests: list[Request] = []
         self.ends: dict[Request, str] = {}
 
@@ -83,7 +93,9 @@ class EngineMachine(RuleBasedStateMachine):
         prompt=st.lists(st.integers(3, 8), min_size=1, max_size=12),
         temperature=st.sampled_from([0.0, 0.8]), tokens=st.integers(1, 8), n=st.integers(1, 3), client=st.sampled_from("ab"),
     )  # fmt: skip
-    def submit(self, prompt: list[int], temperature: float, tokens: int, n: int, client: str) -> None:
+    def submit(
+        self, prompt: list[int], temperature: float, tokens: int, n: int, client: str
+    ) -> None:
         params = SamplingParams(temperature=temperature, max_tokens=tokens, n=n, seed=1)
         self.requests += self.engine.submit(prompt, params, client=client).samples
 
@@ -124,7 +136,10 @@ class EngineMachine(RuleBasedStateMachine):
         for request in self.requests:
             assert request.finished in ("stop", "length", "cancelled", "error")
             if isinstance(request.params.grammar, Faulty):
-                assert request.finished in ("error", "cancelled") or request.limit <= request.params.grammar.after
+                assert (
+                    request.finished in ("error", "cancelled")
+                    or request.limit <= request.params.grammar.after
+                )
                 assert request.finished != "error" or isinstance(request.error, KeyError)
             else:
                 assert request.error is None
@@ -148,7 +163,9 @@ def counting(steps: int, log: list[str], name: str, fails: bool = False):
 def test_generations_take_turns_and_fail_alone() -> None:
     runtime, lane, log = Runtime(), GeneratorLane(), list[str]()
     runtime.add(lane)
-    a, b, c = (lane.submit(Generation(counting(3, log, name, name == "b"), client=name)) for name in "abc")
+    a, b, c = (
+        lane.submit(Generation(counting(3, log, name, name == "b"), client=name)) for name in "abc"
+    )
     runtime.wait(lambda: bool(a.finished and b.finished and c.finished))
     assert sorted(log) == list("aaabccc") and log[:3] == list("abc")
     assert (a.finished, a.value, c.value) == ("stop", "a", "c")
@@ -193,7 +210,10 @@ def test_lanes_share_time_and_threads_hand_on_the_lead() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         work = [(lanes[0], "heavy", 0.004, 20), *[(lanes[1], "light", 0.001, 20)] * 3]
-        ends = [pool.submit(run, lane, Generation(slow(*rest), client=str(i))) for i, (lane, *rest) in enumerate(work)]
+        ends = [
+            pool.submit(run, lane, Generation(slow(*rest), client=str(i)))
+            for i, (lane, *rest) in enumerate(work)
+        ]
         assert [end.result(timeout=20) for end in ends] == ["stop"] * 4
     first = log[:40]  # four light steps take as long as a heavy one
     assert 5 <= first.count("heavy") <= 11
@@ -217,7 +237,9 @@ def test_a_waiter_without_work_is_told() -> None:
 def test_a_stop_string_that_is_a_control_token_ends_the_text() -> None:
     words = Tokenizer.train(["one day", "once"] * 5, 270, ["<|eos|>", "<|turn|>"], eos="<|eos|>")
     turn = words.backend.token_to_id("<|turn|>")
-    params = SamplingParams(temperature=0, max_tokens=9, stop=("<|turn|>",), logit_bias={turn: 100.0})
+    params = SamplingParams(
+        temperature=0, max_tokens=9, stop=("<|turn|>",), logit_bias={turn: 100.0}
+    )
     request = Engine(NETWORK, words).generate([[5]], params)[0]
     assert (request.finished, request.output, request.text) == ("stop", [turn], "")
     assert autoregression.generate_text(NETWORK, words, [5], params) == ""

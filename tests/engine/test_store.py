@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from torch import nn
@@ -22,7 +23,8 @@ def model() -> nn.Module:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Leases taken and given back in any order: no leased model is unloaded, and idle ones never exceed the budget."""
+    """Leases taken and given back in any order: no leased model is unloaded, and idle ones never
+    exceed the budget."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def test_the_least_recently_used_idle_model_goes() -> None:
@@ -64,7 +67,11 @@ def test_the_least_recently_used_idle_model_goes() -> None:
             made[key] = weakref.ref(got)
             del got
         time.sleep(0.002)
-    assert {key for key, _, _ in store.models()} == {"a", "c"} and made["b"]() is None and made["a"]() is not None
+    assert (
+        {key for key, _, _ in store.models()} == {"a", "c"}
+        and made["b"]() is None
+        and made["a"]() is not None
+    )
 
 
 def test_threads_load_a_model_once() -> None:
@@ -101,7 +108,10 @@ def test_adopted_models_count_while_they_live() -> None:
     store = ModelStore(2 * SIZE)
     owned = store.adopt(model())
     with store.lease("a", model, expected=SIZE):
-        with pytest.raises(DaedalError, match=r"needs 0.00 GB.*DAEDAL_MEMORY"), store.lease("b", model, expected=SIZE):
+        with (
+            pytest.raises(DaedalError, match=r"needs 0.00 GB.*DAEDAL_MEMORY"),
+            store.lease("b", model, expected=SIZE),
+        ):
             pass
         del owned
         with store.lease("b", model, expected=SIZE):

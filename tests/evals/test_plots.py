@@ -12,7 +12,12 @@ def report(hits: int) -> dict[str, dict[str, Measured]]:
     return {
         "seen": parts,
         "unseen": parts,
-        "distance": {"kid": Measured(0.1, 0.08, 0.12, 20), "precision": share(9, 20), "recall": share(5, 40), "copies": share(0, 20)},
+        "distance": {
+            "kid": Measured(0.1, 0.08, 0.12, 20),
+            "precision": share(9, 20),
+            "recall": share(5, 40),
+            "copies": share(0, 20),
+        },
     }
 
 
@@ -22,4 +27,8 @@ def test_one_report_is_bars_and_several_are_lines() -> None:
 
 
 def test_a_report_on_other_pictures_has_no_scenes() -> None:
-    assert plots.drawn({None: {"distance": report(1)["distance"]}}).shape == (2 * HEIGHT, 4 * WIDTH, 3)
+    assert plots.drawn({None: {"distance": report(1)["distance"]}}).shape == (
+        2 * HEIGHT,
+        4 * WIDTH,
+        3,
+    )

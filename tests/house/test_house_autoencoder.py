@@ -1,4 +1,5 @@
-"""The bundled autoencoder: present, small, licensed; pictures it has never seen come back, and its latents are what a denoiser wants."""
+"""The bundled autoencoder: present, small, licensed; pictures it has never seen come back, and its
+latents are what a denoiser wants."""
 
 import random
 
@@ -27,14 +28,29 @@ def codec() -> AutoencoderKL:
 def drawn() -> torch.Tensor:
     """Sixteen scenes (16, 3, 64, 64) in [-1, 1]; it was trained on emoji and icons."""
     rng = random.Random("round trip")
-    return clean(torch.from_numpy(np.stack([scenes.draw(scenes.scene(rng)) for _ in range(16)])).permute(0, 3, 1, 2))
+    return clean(
+        torch.from_numpy(np.stack([scenes.draw(scenes.scene(rng)) for _ in range(16)])).permute(
+            0, 3, 1, 2
+        )
+    )
 
 
 def test_files() -> None:
     weights = list(FOLDER.glob("*.safetensors"))
     assert weights and all(file.stat().st_size <= 2e6 for file in weights)
     card = (FOLDER / "README.md").read_text()
-    assert all(word in card for word in ("Licence", "Limits", "FLOPs", "PSNR", "recipes/image/autoencoder.yaml", "Noto", "Streamline"))
+    assert all(
+        word in card
+        for word in (
+            "Licence",
+            "Limits",
+            "FLOPs",
+            "PSNR",
+            "recipes/image/autoencoder.yaml",
+            "Noto",
+            "Streamline",
+        )
+    )
 
 
 @torch.no_grad()
@@ -47,7 +63,8 @@ def test_pictures_come_back(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
 
 @torch.no_grad()
 def test_latents_are_scaled(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
-    """A sixteenth of the pixels, of about mean 0 and variance 1; a sample of the posterior decodes as its mean does, to what the eye does not see."""
+    """A sixteenth of the pixels, of about mean 0 and variance 1; a sample of the posterior decodes
+    as its mean does, to what the eye does not see."""
     z = codec.encode(drawn, torch.Generator().manual_seed(0))
     assert z.shape == (16, 16, 16, 16) and z.mean().abs() < 0.5 and 0.5 < z.std() < 1.5
     assert psnr(codec.decode(z), codec.decode(codec.encode(drawn))).mean() > 25
@@ -60,7 +77,16 @@ def test_other_sizes(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def test_a_linear_map_shows_latents_in_their_colours(codec: AutoencoderKL, drawn: torch.Tensor) -> None:
+def test_a_linear_map_shows_latents_in_their_colours(
+    codec: AutoencoderKL, drawn: torch.Tensor
+) -> None:
     latents = codec.encode(drawn)
-    seen = torch.einsum("bchw,cd->bdhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), colour_map(codec.encode, 4))
-    assert float(psnr(seen.clamp(-1, 1), F.interpolate(drawn, size=seen.shape[2:], mode="area")).mean()) > 15
+    seen = torch.einsum(
+        "bchw,cd->bdhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), colour_map(codec.encode, 4)
+    )
+    assert (
+        float(
+            psnr(seen.clamp(-1, 1), F.interpolate(drawn, size=seen.shape[2:], mode="area")).mean()
+        )
+        > 15
+    )

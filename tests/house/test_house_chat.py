@@ -1,4 +1,5 @@
-"""The bundled chat model: present, small, licensed, and as good on tasks that nobody has seen as its card says."""
+"""The bundled chat model: present, small, licensed, and as good on tasks that nobody has seen as
+its card says."""
 
 import random
 
@@ -23,7 +24,9 @@ def test_files():
     weights = list(FOLDER.glob("*.safetensors"))
     assert weights and all(file.stat().st_size <= 15e6 for file in weights)
     card = (FOLDER / "README.md").read_text()
-    assert all(word in card for word in ("Licence", "CC BY 4.0", "CDLA-Sharing-1.0", "FLOPs", "Limits"))
+    assert all(
+        word in card for word in ("Licence", "CC BY 4.0", "CDLA-Sharing-1.0", "FLOPs", "Limits")
+    )
 
 
 @pytest.mark.dtype
@@ -40,6 +43,17 @@ def test_a_conversation(chat):
 
 
 def test_tasks_that_nobody_has_seen(chat):
-    tasks = [instructions.task(random.Random(f"house/{i}"), [kind], held_out=True) for i, kind in enumerate(instructions.KINDS * 8)]
-    answers = assistant.answers(chat.network, chat.tokenizer, [task.messages for task in tasks], SamplingParams(temperature=0, max_tokens=110))
-    assert sum(task.check(texts[0]) for task, texts in zip(tasks, answers, strict=True)) / len(tasks) > 0.8
+    tasks = [
+        instructions.task(random.Random(f"house/{i}"), [kind], held_out=True)
+        for i, kind in enumerate(instructions.KINDS * 8)
+    ]
+    answers = assistant.answers(
+        chat.network,
+        chat.tokenizer,
+        [task.messages for task in tasks],
+        SamplingParams(temperature=0, max_tokens=110),
+    )
+    assert (
+        sum(task.check(texts[0]) for task, texts in zip(tasks, answers, strict=True)) / len(tasks)
+        > 0.8
+    )

@@ -1,4 +1,5 @@
-"""Image files: round trips in every format, orientation, what a bad file says, recipes, contact sheets, masks and sizes."""
+"""Image files: round trips in every format, orientation, what a bad file says, recipes, contact
+sheets, masks and sizes."""
 
 import io
 import json
@@ -14,9 +15,23 @@ from PIL import Image
 
 from daedal.errors import DaedalError
 from daedal.media import images
-from daedal.media.images import encode, grid, open_image, open_mask, over, parse_size, recipe_of, save_image
+from daedal.media.images import (
+    encode,
+    grid,
+    open_image,
+    open_mask,
+    over,
+    parse_size,
+    recipe_of,
+    save_image,
+)
 
-RECIPE = {"model": "house/image", "prompt": 'a "café" at night 🌙\n', "seed": 2**53, "settings": {"guidance_scale": 4.5, "loras": []}}
+RECIPE = {
+    "model": "house/image",
+    "prompt": 'a "café" at night 🌙\n',
+    "seed": 2**53,
+    "settings": {"guidance_scale": 4.5, "loras": []},
+}
 
 
 def noise(height=12, width=20, channels=3):
@@ -35,8 +50,14 @@ def file_of(image, format="PNG", **options):
 
 
 def test_no_torch_is_imported():
-    code = "import sys, daedal.media.images, daedal.media.terminal; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    code = (
+        "import sys, daedal.media.images, daedal.media.terminal; assert 'torch' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -44,7 +65,9 @@ def test_no_torch_is_imported():
 def test_exact_formats_give_the_same_pixels_and_recipe(tmp_path, channels, name):
     pixels = noise(channels=channels)
     path = save_image(pixels, tmp_path / "new" / name, RECIPE, quality=100)
-    assert np.array_equal(open_image(path), pixels) and np.array_equal(open_image(path.read_bytes()), pixels)
+    assert np.array_equal(open_image(path), pixels) and np.array_equal(
+        open_image(path.read_bytes()), pixels
+    )
     assert recipe_of(path) == RECIPE == recipe_of(str(path)) == recipe_of(path.read_bytes())
 
 
@@ -54,7 +77,9 @@ def test_other_formats_come_close(tmp_path, name):
     assert np.abs(open_image(path).astype(int) - smooth()).mean() < 2
     assert recipe_of(path) == RECIPE
     format = "WEBP" if name == "a.webp" else "JPEG"
-    assert len(encode(noise(64, 64), format, quality=50)) < len(encode(noise(64, 64), format, quality=90))
+    assert len(encode(noise(64, 64), format, quality=50)) < len(
+        encode(noise(64, 64), format, quality=90)
+    )
 
 
 def test_the_recipe_is_where_other_tools_look(tmp_path):
@@ -70,7 +95,14 @@ def test_pictures_of_others_have_no_recipe(tmp_path):
     assert [recipe_of(encode(noise(), format)) for format in ("PNG", "WEBP", "JPEG")] == [None] * 3
 
 
-@given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.none(), st.lists(st.text()))))
+@given(
+    st.dictionaries(
+        st.text(),
+        st.one_of(
+            st.text(), st.integers(), st.floats(allow_nan=False), st.none(), st.lists(st.text())
+        ),
+    )
+)
 @settings(max_examples=25, deadline=None)
 def test_any_recipe_survives(recipe):
     for format in ("PNG", "WEBP", "JPEG"):
@@ -81,7 +113,13 @@ def test_any_recipe_survives(recipe):
 def test_orientation_is_applied(orientation):
     exif, upright = Image.Exif(), noise()
     exif[0x0112] = orientation
-    undo = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1), 6: np.rot90}
+    undo = {
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1),
+        6: np.rot90,
+    }
     undo |= {7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a, 3)}
     stored = np.ascontiguousarray(undo.get(orientation, lambda a: a)(upright))
     assert np.array_equal(open_image(file_of(Image.fromarray(stored), exif=exif)), upright)
@@ -91,13 +129,20 @@ def test_every_mode_becomes_rgb_or_rgba():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     three = np.repeat(grey[..., None], 3, -1)
     assert np.array_equal(open_image(file_of(Image.fromarray(grey))), three)
-    assert np.array_equal(open_image(file_of(Image.fromarray(grey.astype(np.uint16) * 257))), three)  # 16 bits
+    # 16 bits
+    assert np.array_equal(open_image(file_of(Image.fromarray(grey.astype(np.uint16) * 257))), three)
     assert np.array_equal(open_image(file_of(Image.fromarray(three).quantize(256))), three)
     assert open_image(file_of(Image.fromarray(three).convert("CMYK"), "TIFF")).shape == three.shape
     assert open_image(file_of(Image.fromarray(grey).convert("LA"))).shape == (16, 16, 4)
-    assert open_image(file_of(Image.fromarray(three).quantize(256), transparency=0)).shape == (16, 16, 4)
+    assert open_image(file_of(Image.fromarray(three).quantize(256), transparency=0)).shape == (
+        16,
+        16,
+        4,
+    )
     frames = [Image.fromarray(noise(4, 4)).quantize() for _ in range(2)]
-    assert open_image(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])).shape[:2] == (4, 4)
+    assert open_image(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])).shape[
+        :2
+    ] == (4, 4)
 
 
 def huge(tmp_path):
@@ -178,11 +223,17 @@ def test_contact_sheet():
     a, b, c = (np.full((4, 6, 3), shade, np.uint8) for shade in (10, 20, 30))
     sheet = grid([a, b, c], columns=2, gap=1)
     assert sheet.shape == (9, 13, 3)
-    assert (sheet[:4, :6] == 10).all() and (sheet[:4, 7:] == 20).all() and (sheet[5:, :6] == 30).all()
+    assert (
+        (sheet[:4, :6] == 10).all() and (sheet[:4, 7:] == 20).all() and (sheet[5:, :6] == 30).all()
+    )
     assert (sheet[4] == 255).all() and (sheet[5:, 6:] == 255).all()
     assert grid([a] * 5).shape == (8, 18, 3) and grid([a], columns=4).shape == a.shape
     mixed = grid([a, noise(2, 2, 4)])
-    assert mixed.shape == (4, 12, 4) and (mixed[:, :6, 3] == 255).all() and np.array_equal(mixed[1:3, 8:10], noise(2, 2, 4))
+    assert (
+        mixed.shape == (4, 12, 4)
+        and (mixed[:, :6, 3] == 255).all()
+        and np.array_equal(mixed[1:3, 8:10], noise(2, 2, 4))
+    )
     with pytest.raises(DaedalError, match="at least one"):
         grid([])
 
@@ -217,7 +268,9 @@ def test_transparency_is_laid_on_a_colour():
 def test_sizes(text, multiple, expected):
     *size, said = parse_size(text, multiple)
     assert tuple(size) == expected
-    unchanged = f"{expected[0]}x{expected[1]}" in text.strip().lower().replace("×", "x") or text == "512"
+    unchanged = (
+        f"{expected[0]}x{expected[1]}" in text.strip().lower().replace("×", "x") or text == "512"
+    )
     assert (said == "") == unchanged
     assert unchanged or f"made {expected[0]}x{expected[1]}" in said
 

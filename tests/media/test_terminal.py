@@ -10,7 +10,17 @@ from PIL import Image
 
 from daedal.errors import DaedalError
 from daedal.media.images import open_image, over
-from daedal.media.terminal import CHUNK, blocks, detect, fitting, iterm2, kitty, resized, show, sixel
+from daedal.media.terminal import (
+    CHUNK,
+    blocks,
+    detect,
+    fitting,
+    iterm2,
+    kitty,
+    resized,
+    show,
+    sixel,
+)
 
 
 def picture(height=60, width=80, channels=3):
@@ -19,7 +29,10 @@ def picture(height=60, width=80, channels=3):
 
 def flat(height=13, width=16):
     """Six colours in patches."""
-    colours = np.array([(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 153, 51), (51, 102, 255), (255, 204, 0)], np.uint8)
+    colours = np.array(
+        [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 153, 51), (51, 102, 255), (255, 204, 0)],
+        np.uint8,
+    )
     return colours[np.arange(height)[:, None] // 3 % 3 + np.arange(width) // 5 % 4]
 
 
@@ -30,9 +43,16 @@ def test_kitty_carries_a_png(channels):
     assert "".join(f"\x1b_G{keys};{data}\x1b\\" for keys, data in sequences) + "\n" == text
     keys = [dict(pair.split("=") for pair in keys.split(",")) for keys, _ in sequences]
     assert keys[0] == {"a": "T", "f": "100", "q": "2", "c": "30", "m": "1"}
-    assert [k["m"] for k in keys] == ["1"] * (len(keys) - 1) + ["0"] and all(set(k) == {"m"} for k in keys[1:])
-    assert len(sequences) > 3 and all(len(data) <= CHUNK and len(data) % 4 == 0 for _, data in sequences)
-    assert np.array_equal(open_image(base64.b64decode("".join(data for _, data in sequences))), picture(channels=channels))
+    assert [k["m"] for k in keys] == ["1"] * (len(keys) - 1) + ["0"] and all(
+        set(k) == {"m"} for k in keys[1:]
+    )
+    assert len(sequences) > 3 and all(
+        len(data) <= CHUNK and len(data) % 4 == 0 for _, data in sequences
+    )
+    assert np.array_equal(
+        open_image(base64.b64decode("".join(data for _, data in sequences))),
+        picture(channels=channels),
+    )
 
 
 def test_a_small_kitty_image_is_one_sequence():
@@ -40,15 +60,20 @@ def test_a_small_kitty_image_is_one_sequence():
 
 
 def test_iterm2_carries_a_png():
-    keys, data = re.fullmatch(r"\x1b\]1337;File=([^:]*):([^\a]*)\a\n", iterm2(picture(), 30)).groups()
+    keys, data = re.fullmatch(
+        r"\x1b\]1337;File=([^:]*):([^\a]*)\a\n", iterm2(picture(), 30)
+    ).groups()
     fields, file = dict(pair.split("=") for pair in keys.split(";")), base64.b64decode(data)
     assert fields["inline"] == "1" and int(fields["size"]) == len(file) and fields["width"] == "30"
     assert np.array_equal(open_image(file), picture())
 
 
 def decoded(text):
-    """A decoder of sixels: registers in percent, "$" to the left edge, "-" to the next band, "!n" repeats."""
-    height_width, body = re.fullmatch(r'\x1bP0;1;0q"1;1;(\d+;\d+)(.*)\x1b\\\n', text, re.DOTALL).groups()
+    """A decoder of sixels: registers in percent, "$" to the left edge, "-" to the next band, "!n"
+    repeats."""
+    height_width, body = re.fullmatch(
+        r'\x1bP0;1;0q"1;1;(\d+;\d+)(.*)\x1b\\\n', text, re.DOTALL
+    ).groups()
     width, height = map(int, height_width.split(";"))
     image, colours = np.full((height + 5, width, 3), -1.0), {}
     x = y = colour = 0
@@ -70,7 +95,11 @@ def decoded(text):
     return image[:height]
 
 
-@pytest.mark.parametrize("pixels", [flat(), flat(12, 24), np.dstack([flat(), np.zeros((13, 16), np.uint8)])], ids=["13 rows", "12 rows", "clear"])
+@pytest.mark.parametrize(
+    "pixels",
+    [flat(), flat(12, 24), np.dstack([flat(), np.zeros((13, 16), np.uint8)])],
+    ids=["13 rows", "12 rows", "clear"],
+)
 def test_sixel(pixels):
     columns = pixels.shape[1] // 8
     image = decoded(sixel(pixels, columns))
@@ -105,13 +134,20 @@ def read_back(text):
     return np.array(rows, np.uint8)
 
 
-@pytest.mark.parametrize("pixels", [picture(10, 12), picture(11, 12), flat(), picture(4, 6, 4)], ids=["even", "odd", "flat", "alpha"])
+@pytest.mark.parametrize(
+    "pixels",
+    [picture(10, 12), picture(11, 12), flat(), picture(4, 6, 4)],
+    ids=["even", "odd", "flat", "alpha"],
+)
 def test_half_blocks(pixels):
     assert np.array_equal(read_back(blocks(pixels, pixels.shape[1])), over(pixels))
 
 
 def test_half_blocks_are_scaled():
-    assert np.array_equal(read_back(blocks(picture(), 20)), np.asarray(Image.fromarray(picture()).resize((20, 15), Image.Resampling.BOX)))
+    assert np.array_equal(
+        read_back(blocks(picture(), 20)),
+        np.asarray(Image.fromarray(picture()).resize((20, 15), Image.Resampling.BOX)),
+    )
     assert read_back(blocks(flat(4, 4), 16)).shape == (16, 16, 3)
     assert read_back(blocks(np.zeros((2, 100, 3), np.uint8), 10)).shape == (1, 10, 3)
     assert np.array_equal(resized(flat(4, 4), 8, 8), flat(4, 4).repeat(2, 0).repeat(2, 1))
@@ -152,7 +188,12 @@ def test_an_unknown_override_gets_one_sentence():
 
 
 def test_width():
-    assert fitting(64, 80) == 24 and fitting(512, 80) == 64 and fitting(4096, 80) == 80 and fitting(64, 10) == 10
+    assert (
+        fitting(64, 80) == 24
+        and fitting(512, 80) == 64
+        and fitting(4096, 80) == 80
+        and fitting(64, 10) == 10
+    )
 
 
 def test_show(monkeypatch):

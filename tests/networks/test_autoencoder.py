@@ -1,4 +1,5 @@
-"""The KL autoencoder against diffusers, both ways, for the families that differ in their configs; its scaling; and decoding in tiles."""
+"""The KL autoencoder against diffusers, both ways, for the families that differ in their configs;
+its scaling; and decoding in tiles."""
 
 import diffusers
 import pytest
@@ -16,7 +17,13 @@ BASE = dict(
     block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=2,
     norm_num_groups=4, sample_size=16,
 )  # fmt: skip
-FLUX = BASE | dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159)
+FLUX = BASE | dict(
+    latent_channels=16,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+    scaling_factor=0.3611,
+    shift_factor=0.1159,
+)
 CASES = {
     "sd": BASE,
     "sdxl": BASE | dict(scaling_factor=0.13025),
@@ -31,12 +38,16 @@ def randomised(module):
     g = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         spread = 1 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g)
+        torch.nn.init.normal_(
+            parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g
+        )
     return module.eval()
 
 
 def close(a, b, tolerance=1e-4):
-    assert a.shape == b.shape and (a - b).abs().max() < tolerance * max(1, b.abs().max().item()), (a - b).abs().max()
+    assert a.shape == b.shape and (a - b).abs().max() < tolerance * max(1, b.abs().max().item()), (
+        (a - b).abs().max()
+    )
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -62,9 +73,16 @@ def test_encode_and_decode(pair):
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     checkpoints.save(ours, tmp_path / "out", max_shard_bytes=20_000)
-    again = diffusers.AutoencoderKL.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
-    assert {key for key in again.config if key[0] != "_"} == {key for key in theirs.config if key[0] != "_"}
+    again = diffusers.AutoencoderKL.from_pretrained(
+        tmp_path / "out", low_cpu_mem_usage=False
+    ).eval()
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name])
+        for name, tensor in again.state_dict().items()
+    )
+    assert {key for key in again.config if key[0] != "_"} == {
+        key for key in theirs.config if key[0] != "_"
+    }
     assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
@@ -84,7 +102,12 @@ def test_posterior_samples(pair):
     ours, images = pair[1], torch.randn(1, 3, 16, 16)
     mean, logvar = ours.moments(images)
     close(ours.encode(images), ours.scaled(mean))
-    draws = torch.cat([ours.unscaled(ours.encode(images, torch.Generator().manual_seed(seed))) for seed in range(40)])
+    draws = torch.cat(
+        [
+            ours.unscaled(ours.encode(images, torch.Generator().manual_seed(seed)))
+            for seed in range(40)
+        ]
+    )
     z = (draws - mean) / (0.5 * logvar).exp()
     assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
     again = ours.encode(images, torch.Generator().manual_seed(7))
@@ -122,18 +145,25 @@ def test_old_names_of_attention(tmp_path):
         old[name] = tensor
     save_file(old, file, {"format": "pt"})
     ours = checkpoints.load(tmp_path)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items()
+    )
 
 
 def test_training():
     """Every weight has a gradient, and one image can be learnt."""
     ours = AutoencoderKL(parse(AutoencoderKLConfig, BASE)).init_weights(0)
-    images = torch.linspace(-1, 1, 16).expand(1, 3, 16, 16) * torch.tensor([1.0, -1.0, 0.5])[:, None, None]
+    images = (
+        torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
+        * torch.tensor([1.0, -1.0, 0.5])[:, None, None]
+    )
     g = torch.Generator().manual_seed(0)
     optimizer, losses = torch.optim.AdamW(ours.parameters(), 2e-3), []
     for _ in range(40):
         reconstruction, mean, logvar = ours(images, g)
-        loss = (reconstruction - images).square().mean() + 1e-6 * (mean.square() + logvar.exp() - 1 - logvar).sum()
+        loss = (reconstruction - images).square().mean() + 1e-6 * (
+            mean.square() + logvar.exp() - 1 - logvar
+        ).sum()
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in ours.parameters())
@@ -148,9 +178,12 @@ def test_training():
 @torch.inference_mode()
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (17, 50), (16, 16), (9, 33)])
 def test_tiles_of_a_local_decoder_are_exact_away_from_overlaps(height, width):
-    """Two 3 x 3 convolutions and an upsampling see two cells around: between the overlaps the tiled image is the whole one's."""
+    """Two 3 x 3 convolutions and an upsampling see two cells around: between the overlaps the tiled
+    image is the whole one's."""
     torch.manual_seed(0)
-    local = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.Upsample(scale_factor=2), nn.Conv2d(5, 3, 3, padding=1))
+    local = nn.Sequential(
+        nn.Conv2d(4, 5, 3, padding=1), nn.Upsample(scale_factor=2), nn.Conv2d(5, 3, 3, padding=1)
+    )
     latents, tile, overlap = torch.randn(1, 4, height, width), 16, 6
     whole, tiled = local(latents), finished(decode_tiled(local, latents, tile, overlap))
     assert tiled.shape == whole.shape
@@ -162,19 +195,27 @@ def test_tiles_of_a_local_decoder_are_exact_away_from_overlaps(height, width):
     region = (inside[0][:, None] & inside[1]).repeat_interleave(2, 0).repeat_interleave(2, 1)
     assert region.any()
     close(tiled[..., region], whole[..., region], 1e-5)
-    assert (tiled - whole).abs().mean() < 0.1 * whole.abs().mean()  # and close where they are blended
+    # and close where they are blended
+    assert (tiled - whole).abs().mean() < 0.1 * whole.abs().mean()
 
 
 @torch.inference_mode()
 def test_tiles_of_the_autoencoder():
     ours = randomised(AutoencoderKL(parse(AutoencoderKLConfig, BASE)))
     latents = torch.randn(1, 4, 8, 8)
-    close(finished(decode_tiled(ours.decode, latents, tile=8, overlap=4)), ours.decode(latents), 1e-5)  # one tile is the whole
+    # one tile is the whole
+    close(
+        finished(decode_tiled(ours.decode, latents, tile=8, overlap=4)), ours.decode(latents), 1e-5
+    )
     flat = torch.ones(1, 4, 24, 24)
     whole, tiled = ours.decode(flat), finished(decode_tiled(ours.decode, flat, tile=16, overlap=8))
     assert (whole - tiled).abs().mean() < 0.1 * whole.abs().mean()
-    noise = torch.randn(1, 4, 40, 20)  # group norms see a tile's statistics instead of the image's: near, not equal
-    whole, tiled = ours.decode(noise), finished(decode_tiled(ours.decode, noise, tile=16, overlap=8))
+    # group norms see a tile's statistics instead of the image's: near, not equal
+    noise = torch.randn(1, 4, 40, 20)
+    whole, tiled = (
+        ours.decode(noise),
+        finished(decode_tiled(ours.decode, noise, tile=16, overlap=8)),
+    )
     assert torch.corrcoef(torch.stack([whole.flatten(), tiled.flatten()]))[0, 1] > 0.95
 
 

@@ -22,14 +22,27 @@ FLUX = dict(
 )  # fmt: skip
 SD3_CASES = {
     "instantx": SD3 | dict(num_layers=2),
-    "inpainting": SD3 | dict(num_layers=3, extra_conditioning_channels=1, force_zeros_for_pooled_projection=False, pos_embed_type=None),
+    "inpainting": SD3
+    | dict(
+        num_layers=3,
+        extra_conditioning_channels=1,
+        force_zeros_for_pooled_projection=False,
+        pos_embed_type=None,
+    ),
     "3.5-medium": SD3 | dict(num_layers=2, qk_norm="rms_norm", dual_attention_layers=(0,)),
-    "3.5-large": SD3 | dict(num_layers=3, joint_attention_dim=None, use_pos_embed=False, force_zeros_for_pooled_projection=False),
+    "3.5-large": SD3
+    | dict(
+        num_layers=3,
+        joint_attention_dim=None,
+        use_pos_embed=False,
+        force_zeros_for_pooled_projection=False,
+    ),
 }
 FLUX_CASES = {
     "plain": FLUX | dict(num_layers=2, num_single_layers=2),
     "union": FLUX | dict(num_layers=3, num_single_layers=0, num_mode=6, guidance_embeds=True),
-    "pictures": FLUX | dict(num_layers=2, num_single_layers=0, conditioning_embedding_channels=16, patch_size=2),
+    "pictures": FLUX
+    | dict(num_layers=2, num_single_layers=0, conditioning_embedding_channels=16, patch_size=2),
 }
 
 
@@ -37,12 +50,16 @@ def randomised(module):
     g = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         spread = 0.7 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.3, std=spread, generator=g)
+        torch.nn.init.normal_(
+            parameter, mean=0.0 if parameter.dim() > 1 else 0.3, std=spread, generator=g
+        )
     return module.eval()
 
 
 def close(a, b):
-    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (a - b).abs().max()
+    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (
+        (a - b).abs().max()
+    )
 
 
 def draw(*shape, seed=0):
@@ -65,7 +82,10 @@ def reopened(theirs, folder):
     ours = checkpoints.load(folder / "in")
     checkpoints.save(ours, folder / "out", max_shard_bytes=20_000)
     again = type(theirs).from_pretrained(folder / "out", low_cpu_mem_usage=False).eval()
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name])
+        for name, tensor in again.state_dict().items()
+    )
     assert checkpoints.load(folder / "out").config == ours.config
     return ours
 
@@ -86,7 +106,10 @@ def test_sd3(name, tmp_path):
     residuals = mine(x if c.use_pos_embed else ours.embed(x), TIME, words, pooled, hint, scale=0.7)
     for a, b in zip(residuals.double, expected, strict=True):
         close(a, b)
-    close(ours(x, TIME, text, pooled, control=residuals), theirs(x, text, pooled, TIME * 1000, block_controlnet_hidden_states=expected).sample)
+    close(
+        ours(x, TIME, text, pooled, control=residuals),
+        theirs(x, text, pooled, TIME * 1000, block_controlnet_hidden_states=expected).sample,
+    )
 
 
 @torch.inference_mode()
@@ -102,22 +125,43 @@ def test_flux(name, tmp_path):
     guidance = torch.tensor([3.5, 1.0]) if c.guidance_embeds else None
     mode = torch.tensor([2, 5]) if c.num_mode else None
     other = None if mode is None else mode[:, None]
-    double, single = control(x, hint, other, 0.7, text, pooled, TIME, ids, torch.zeros(L, 3), guidance, return_dict=False)
+    double, single = control(
+        x, hint, other, 0.7, text, pooled, TIME, ids, torch.zeros(L, 3), guidance, return_dict=False
+    )
     residuals = mine(x, TIME, text, pooled, ids, hint, guidance=guidance, mode=mode, scale=0.7)
-    for a, b in zip((*residuals.double, *residuals.single), (*double, *(single or ())), strict=True):
+    for a, b in zip(
+        (*residuals.double, *residuals.single), (*double, *(single or ())), strict=True
+    ):
         close(a, b)
-    more = dict(controlnet_single_block_samples=single, controlnet_blocks_repeat=c.conditioning_embedding_channels is not None)
-    expected = theirs(x, text, pooled, TIME, ids, torch.zeros(L, 3), controlnet_block_samples=double, **more).sample
+    more = dict(
+        controlnet_single_block_samples=single,
+        controlnet_blocks_repeat=c.conditioning_embedding_channels is not None,
+    )
+    expected = theirs(
+        x, text, pooled, TIME, ids, torch.zeros(L, 3), controlnet_block_samples=double, **more
+    ).sample
     close(ours(x, TIME, text, pooled, ids, control=residuals), expected)
 
 
 def test_what_is_missing_gets_one_sentence():
     config = parse(SD3ControlNetModel.config_class, SD3_CASES["3.5-large"])
     x, pooled, hint = draw(2, 4, 8, 8), draw(2, POOLED), draw(2, 4, 8, 8)
-    with pytest.raises(DaedalError, match=r"reads tokens, SD3's embed\(latents\), and was given \(2, 4, 8, 8\)"):
+    with pytest.raises(
+        DaedalError, match=r"reads tokens, SD3's embed\(latents\), and was given \(2, 4, 8, 8\)"
+    ):
         SD3ControlNetModel(config)(x, TIME, None, pooled, hint)
     with pytest.raises(DaedalError, match="reads the text"):
-        SD3ControlNetModel(parse(SD3ControlNetModel.config_class, SD3_CASES["instantx"]))(x, TIME, None, pooled, hint)
+        SD3ControlNetModel(parse(SD3ControlNetModel.config_class, SD3_CASES["instantx"]))(
+            x, TIME, None, pooled, hint
+        )
     union = FluxControlNetModel(parse(FluxControlNetModel.config_class, FLUX_CASES["union"]))
     with pytest.raises(DaedalError, match="serves 6 kinds of condition"):
-        union(draw(2, 16, 64), TIME, draw(2, L, TEXT), pooled, positions(8, 8), draw(2, 16, 64), guidance=torch.ones(2))
+        union(
+            draw(2, 16, 64),
+            TIME,
+            draw(2, L, TEXT),
+            pooled,
+            positions(8, 8),
+            draw(2, 16, 64),
+            guidance=torch.ones(2),
+        )

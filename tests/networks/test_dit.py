@@ -14,20 +14,29 @@ from daedal.networks.config import parse
 from daedal.networks.dit import DiTConfig, DiTTransformer2DModel
 from daedal.nn.dit import unpatchify
 
-SMALL = dict(num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8, num_embeds_ada_norm=10)
-CASES = {"dit": SMALL | dict(out_channels=8), "no-sigma": SMALL | dict(attention_bias=False, patch_size=4, norm_eps=1e-2)}
+SMALL = dict(
+    num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8, num_embeds_ada_norm=10
+)
+CASES = {
+    "dit": SMALL | dict(out_channels=8),
+    "no-sigma": SMALL | dict(attention_bias=False, patch_size=4, norm_eps=1e-2),
+}
 
 
 def randomised(module):
     g = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         spread = 0.7 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.3, std=spread, generator=g)
+        torch.nn.init.normal_(
+            parameter, mean=0.0 if parameter.dim() > 1 else 0.3, std=spread, generator=g
+        )
     return module.eval()
 
 
 def close(a, b):
-    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (a - b).abs().max()
+    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (
+        (a - b).abs().max()
+    )
 
 
 def inputs(height=8, width=8):
@@ -37,7 +46,10 @@ def inputs(height=8, width=8):
 
 @pytest.fixture(params=CASES, scope="module")
 def pair(request, tmp_path_factory):
-    theirs, folder = randomised(diffusers.DiTTransformer2DModel(**CASES[request.param])), tmp_path_factory.mktemp("dit")
+    theirs, folder = (
+        randomised(diffusers.DiTTransformer2DModel(**CASES[request.param])),
+        tmp_path_factory.mktemp("dit"),
+    )
     theirs.save_pretrained(folder)
     return theirs, checkpoints.load(folder)
 
@@ -49,25 +61,36 @@ def test_prediction(pair, size):
     expected = theirs(*inputs(size, size)).sample
     assert expected.std() > 0.05
     close(ours(*inputs(size, size)), expected)
-    close(ours(inputs(size, size)[0].contiguous(memory_format=torch.channels_last), *inputs()[1:]), expected)
+    close(
+        ours(inputs(size, size)[0].contiguous(memory_format=torch.channels_last), *inputs()[1:]),
+        expected,
+    )
 
 
 @torch.inference_mode()
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     checkpoints.save(ours, tmp_path / "out", max_shard_bytes=10_000)
-    again = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
+    again = diffusers.DiTTransformer2DModel.from_pretrained(
+        tmp_path / "out", low_cpu_mem_usage=False
+    ).eval()
     close(again(*inputs()).sample, theirs(*inputs()).sample)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name])
+        for name, tensor in again.state_dict().items()
+    )
     assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
 def test_the_published_folder(pair, tmp_path):
-    """Its class has the name that all of diffusers' transformers had then, and its config their keys, without those of later versions."""
+    """Its class has the name that all of diffusers' transformers had then, and its config their
+    keys, without those of later versions."""
     theirs, ours = pair
     theirs.save_pretrained(tmp_path)
-    raw = json.loads((tmp_path / "config.json").read_text()) | dict(_class_name="Transformer2DModel", cross_attention_dim=None)
+    raw = json.loads((tmp_path / "config.json").read_text()) | dict(
+        _class_name="Transformer2DModel", cross_attention_dim=None
+    )
     raw |= dict(num_vector_embeds=None, only_cross_attention=False, use_linear_projection=False)
     if raw["norm_eps"] == 1e-5:
         del raw["norm_eps"]
@@ -76,7 +99,9 @@ def test_the_published_folder(pair, tmp_path):
     assert isinstance(again, DiTTransformer2DModel) and again.config == ours.config
     assert torch.equal(again(*inputs()), ours(*inputs()))
     (tmp_path / "config.json").write_text(json.dumps(raw | dict(norm_type="ada_norm")))
-    with pytest.raises(DaedalError, match="norm_type 'ada_norm' is not one of ada_norm_zero, ada_norm_single"):
+    with pytest.raises(
+        DaedalError, match="norm_type 'ada_norm' is not one of ada_norm_zero, ada_norm_single"
+    ):
         checkpoints.load(tmp_path)
 
 
@@ -119,10 +144,15 @@ def test_flops_are_those_of_a_real_call(pair):
 
 
 def test_published_size():
-    """DiT-XL/2 has 675 million parameters (table 1) when its one embedding of time and class is not repeated in every block."""
+    """DiT-XL/2 has 675 million parameters (table 1) when its one embedding of time and class is not
+    repeated in every block."""
     with torch.device("meta"):
         dit = DiTTransformer2DModel(parse(DiTConfig, dict(out_channels=8)))
-    repeated = sum(p.numel() for name, p in dit.named_parameters() if ".emb." in name and ".0.norm1" not in name)
+    repeated = sum(
+        p.numel()
+        for name, p in dit.named_parameters()
+        if ".emb." in name and ".0.norm1" not in name
+    )
     assert round((sum(p.numel() for p in dit.parameters()) - repeated) / 1e6) == 675
 
 

@@ -1,4 +1,5 @@
-"""Every family against `transformers`, both ways, on random small models: the folder one side writes, the other opens to equal logits."""
+"""Every family against `transformers`, both ways, on random small models: the folder one side
+writes, the other opens to equal logits."""
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ SMALL = dict(
     vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
     max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
 )  # fmt: skip
-GPT2 = dict(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
+GPT2 = dict(
+    vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+)
 NEOX = {k: v for k, v in SMALL.items() if k not in ("num_key_value_heads", "head_dim")}
 WINDOW = dict(sliding_window=8)
 LONG = dict(short_factor=[1.1, 1.2, 1.3, 1.4], long_factor=[2.0, 3.0, 4.0, 5.0])
@@ -21,7 +24,13 @@ def rope(kind: str, theta: float = 10000.0, **options) -> dict:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **options}}
 
 
-LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = rope(
+    "llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)
 CASES = {
     "llama": ("llama", SMALL),
     "llama-untied-bias": ("llama", SMALL | dict(attention_bias=True, mlp_bias=True, num_key_value_heads=4)),
@@ -55,7 +64,9 @@ def pair(request, tmp_path_factory):
     """(transformers model, our network loaded from the folder it wrote)."""
     family, options = CASES[request.param]
     torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(family, **options)).eval()
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(family, **options)
+    ).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1)
     folder = tmp_path_factory.mktemp("hf")
@@ -67,7 +78,8 @@ def close(a, b):
     assert (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (a - b).abs().max()
 
 
-@pytest.mark.parametrize("length", [5, 40])  # 40 is past every window and every original context here
+# 40 is past every window and every original context here
+@pytest.mark.parametrize("length", [5, 40])
 @torch.inference_mode()
 def test_logits(pair, length):
     theirs, ours = pair
@@ -87,7 +99,8 @@ def test_padding_on_the_left(pair):
 
 @torch.inference_mode()
 def test_cache_matches_the_whole_sequence(pair):
-    """Prefill 20, chunk 7, then single tokens: equal to transformers doing the same with its own cache."""
+    """Prefill 20, chunk 7, then single tokens: equal to transformers doing the same with its own
+    cache."""
     theirs, ours = pair
     tokens = torch.randint(3, 96, (1, 30))
     cache, past, at = KVCache(ours.config, 2, 32), None, 0
@@ -110,4 +123,7 @@ def test_our_folder_opens_in_transformers(pair, tmp_path):
     close(again(tokens).logits, theirs(tokens).logits)
     reloaded = checkpoints.load(tmp_path / "out")
     assert reloaded.config == ours.config
-    assert all(torch.equal(a, b) for a, b in zip(reloaded.state_dict().values(), ours.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(reloaded.state_dict().values(), ours.state_dict().values(), strict=True)
+    )

@@ -45,14 +45,22 @@ def test_patches_come_back() -> None:
 def test_one_level_for_all_tokens_is_the_same_level_for_each(network: MediaTransformer) -> None:
     x, text = torch.randn(2, 16, 48), network.encode_text(torch.randint(50, (2, 6)))
     positions, level = grid_positions(16, 16, 4), torch.tensor([[0.3], [0.9]])
-    assert torch.allclose(network(x, positions, level, text), network(x, positions, level.expand(2, 16), text), atol=1e-5)
+    assert torch.allclose(
+        network(x, positions, level, text),
+        network(x, positions, level.expand(2, 16), text),
+        atol=1e-5,
+    )
 
 
 @torch.no_grad()
 def test_at_the_start_words_are_more_their_own_than_their_captions() -> None:
-    """What all words of a caption share is the smaller part of a state: else who stands left of whom is lost before training begins."""
+    """What all words of a caption share is the smaller part of a state: else who stands left of
+    whom is lost before training begins."""
     made = MediaTransformer(replace(TINY, text_layers=2, text_length=16)).init_weights(0)
-    states = made.text(torch.randint(50, (8, 16), generator=torch.Generator().manual_seed(0)), torch.float32)  # (B, L, D)
+    # (B, L, D)
+    states = made.text(
+        torch.randint(50, (8, 16), generator=torch.Generator().manual_seed(0)), torch.float32
+    )
     assert (states.mean(1).norm(dim=-1) / states.norm(dim=-1).mean(1)).max() < 0.5
 
 
@@ -62,7 +70,9 @@ def test_tokens_are_a_set_with_positions(network: MediaTransformer) -> None:
     x, text = torch.randn(1, 16, 48), network.encode_text(torch.randint(50, (1, 6)))
     positions, level, order = grid_positions(16, 16, 4), torch.tensor([[0.5]]), torch.randperm(16)
     out = network(x, positions, level, text)
-    assert torch.allclose(network(x[:, order], positions[order], level, text), out[:, order], atol=1e-5)
+    assert torch.allclose(
+        network(x[:, order], positions[order], level, text), out[:, order], atol=1e-5
+    )
     assert not torch.allclose(network(x, positions.flip(1), level, text), out, atol=1e-3)
 
 
@@ -73,38 +83,66 @@ def test_the_text_level_and_batch_matter_only_where_they_should(network: MediaTr
     both, alone = network.encode_text(tokens), network.encode_text(tokens[:1])
     out = network(x, positions, level, both)
     assert torch.allclose(network(x[:1], positions, level[:1], alone), out[:1], atol=1e-5)
-    assert not torch.allclose(network(x[:1], positions, level[:1], network.encode_text(tokens[1:])), out[:1], atol=1e-4)
+    assert not torch.allclose(
+        network(x[:1], positions, level[:1], network.encode_text(tokens[1:])), out[:1], atol=1e-4
+    )
     assert not torch.allclose(network(x[:1], positions, level[1:], alone), out[:1], atol=1e-4)
 
 
 @torch.no_grad()
-def test_a_fresh_network_predicts_zero_and_a_saved_one_is_itself(network: MediaTransformer, tmp_path: Path) -> None:
+def test_a_fresh_network_predicts_zero_and_a_saved_one_is_itself(
+    network: MediaTransformer, tmp_path: Path
+) -> None:
     fresh = MediaTransformer(TINY).init_weights(3)
     x, positions, level = torch.randn(1, 16, 48), grid_positions(16, 16, 4), torch.tensor([[0.5]])
-    assert torch.equal(fresh(x, positions, level, fresh.encode_text(torch.zeros(1, 6, dtype=torch.int64))), torch.zeros(1, 16, 48))
+    assert torch.equal(
+        fresh(x, positions, level, fresh.encode_text(torch.zeros(1, 6, dtype=torch.int64))),
+        torch.zeros(1, 16, 48),
+    )
     checkpoints.save(network, tmp_path / "model")
     again = checkpoints.load(tmp_path / "model")
     text = torch.randint(50, (1, 6))
-    assert torch.allclose(again(x, positions, level, again.encode_text(text)), network(x, positions, level, network.encode_text(text)), atol=1e-5)
+    assert torch.allclose(
+        again(x, positions, level, again.encode_text(text)),
+        network(x, positions, level, network.encode_text(text)),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("sketch", [0, 8])
 def test_flops_are_those_that_torch_counts(sketch: int) -> None:
-    network, x = MediaTransformer(replace(TINY, sketch=sketch)).init_weights(0), torch.randn(1, 16, 48)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        network(x, grid_positions(16, 16, 4), torch.tensor([[0.5]]), network.encode_text(torch.zeros(1, 6, dtype=torch.int64)))
+    network, x = (
+        MediaTransformer(replace(TINY, sketch=sketch)).init_weights(0),
+        torch.randn(1, 16, 48),
+    )
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
+        network(
+            x,
+            grid_positions(16, 16, 4),
+            torch.tensor([[0.5]]),
+            network.encode_text(torch.zeros(1, 6, dtype=torch.int64)),
+        )
     assert network.flops(16) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_tokens_see_their_part_of_a_sketch() -> None:
-    """Two cells a side each, at the size that the sketch was made for; at another the sketch is drawn out."""
+    """Two cells a side each, at the size that the sketch was made for; at another the sketch is
+    drawn out."""
     small = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(cells(small, grid_positions(16, 16, 4), 4), patchify(small, 2))
-    wide = cells(small, grid_positions(16, 32, 4), 4).unflatten(2, (3, 2, 2))  # half a cell to the left and right of its middle: a quarter in
+    # half a cell to the left and right of its middle: a quarter in
+    wide = cells(small, grid_positions(16, 32, 4), 4).unflatten(2, (3, 2, 2))
     assert wide.shape == (2, 32, 3, 2, 2)
-    torch.testing.assert_close(wide[:, 1, :, 0, 0], 0.75 * small[:, :, 0, 1] + 0.25 * small[:, :, 0, 0])
+    torch.testing.assert_close(
+        wide[:, 1, :, 0, 0], 0.75 * small[:, :, 0, 1] + 0.25 * small[:, :, 0, 0]
+    )
     flat = torch.full((1, 3, 8, 8), 0.3)
-    torch.testing.assert_close(cells(flat, grid_positions(64, 24, 4), 4), torch.full((1, 96, 12), 0.3))
+    torch.testing.assert_close(
+        cells(flat, grid_positions(64, 24, 4), 4), torch.full((1, 96, 12), 0.3)
+    )
 
 
 # One, two and three axes: sound, pictures, video.
@@ -114,7 +152,8 @@ SIZES = {1: (12,), 2: (3, 4), 3: (2, 3, 4)}
 
 
 def moving(axes: int) -> MediaTransformer:
-    """A network on so many axes, away from its start, whose tokens do not come in with where they lie."""
+    """A network on so many axes, away from its start, whose tokens do not come in with where they
+    lie."""
     made = MediaTransformer(replace(TINY, axes=axes)).init_weights(0).eval()
     torch.manual_seed(axes)
     for p in made.parameters():
@@ -133,10 +172,13 @@ def test_among_themselves_tokens_see_only_how_far_apart_they_are(axes: int) -> N
     """Shifted along every axis, the rotary part gives the same; moved apart, another."""
     network, positions = moving(axes), grid(axes)
     x, words = torch.randn(2, len(positions), 48), network.encode_text(torch.randint(50, (2, 6)))
-    text = Text([(k[:, :0], v[:, :0]) for k, v in words.kv], words.pooled)  # words say places, so they are left out
+    # words say places, so they are left out
+    text = Text([(k[:, :0], v[:, :0]) for k, v in words.kv], words.pooled)
     level, shift = torch.tensor([[0.3], [0.9]]), torch.tensor([17.0, 5.0, 40.0][:axes])
     out = network(x, positions, level, text)
-    torch.testing.assert_close(network(x, positions + shift, level, text), out, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        network(x, positions + shift, level, text), out, atol=1e-4, rtol=1e-3
+    )
     for axis in range(axes):
         further = positions.clone()
         further[:, axis] *= 2
@@ -146,7 +188,8 @@ def test_among_themselves_tokens_see_only_how_far_apart_they_are(axes: int) -> N
 @pytest.mark.parametrize("axes", SIZES)
 @torch.no_grad()
 def test_a_level_for_each_token_on_any_axes(axes: int) -> None:
-    """One level for all is that level for each; what is given, at level 0, is read by the others; order is nothing."""
+    """One level for all is that level for each; what is given, at level 0, is read by the others;
+    order is nothing."""
     network, positions = moving(axes), grid(axes)
     x, text = torch.randn(1, len(positions), 48), network.encode_text(torch.randint(50, (1, 6)))
     level = torch.full((1, len(positions)), 0.6)
@@ -157,7 +200,12 @@ def test_a_level_for_each_token_on_any_axes(axes: int) -> None:
     told = network(x, positions, given, text)
     assert not torch.allclose(told[:, 1::2], out[:, 1::2], atol=1e-4)
     order = torch.randperm(len(positions))
-    torch.testing.assert_close(network(x[:, order], positions[order], given[:, order], text), told[:, order], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        network(x[:, order], positions[order], given[:, order], text),
+        told[:, order],
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 def test_an_axis_of_its_own_turns_its_own_pairs() -> None:
@@ -172,4 +220,11 @@ def test_an_axis_of_its_own_turns_its_own_pairs() -> None:
 def test_pictures_have_two_axes() -> None:
     with pytest.raises(DaedalError, match="axes=1 has no pictures"):
         MediaTransformer(replace(TINY, axes=1, sketch=8))
-    assert PlainCodec().positions(2, 3).tolist() == [[0.5, 0.5], [0.5, 1.5], [0.5, 2.5], [1.5, 0.5], [1.5, 1.5], [1.5, 2.5]]
+    assert PlainCodec().positions(2, 3).tolist() == [
+        [0.5, 0.5],
+        [0.5, 1.5],
+        [0.5, 2.5],
+        [1.5, 0.5],
+        [1.5, 1.5],
+        [1.5, 2.5],
+    ]

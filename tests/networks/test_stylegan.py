@@ -1,4 +1,5 @@
-"""StyleGAN2 by its properties. (Both networks were also compared with the authors' code on random weights: equal to 5e-7.)"""
+"""StyleGAN2 by its properties. (Both networks were also compared with the authors' code on random
+weights: equal to 5e-7.)"""
 
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from daedal.networks.stylegan import (
     upsample,
 )
 
-SMALL = {"z_dim": 16, "w_dim": 16, "img_resolution": 16, "channel_base": 256, "channel_max": 16, "num_mapping_layers": 3}
+SMALL = {
+    "z_dim": 16,
+    "w_dim": 16,
+    "img_resolution": 16,
+    "channel_base": 256,
+    "channel_max": 16,
+    "num_mapping_layers": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +55,29 @@ def test_resampling_keeps_a_flat_picture_flat_and_shifts_nothing() -> None:
     assert torch.allclose(upsample(flat)[:, :, 2:-2, 2:-2], torch.tensor(3.0), atol=1e-5)
     assert torch.allclose(downsample(flat)[:, :, 1:-1, 1:-1], torch.tensor(3.0), atol=1e-5)
     ramp = torch.arange(16.0).expand(1, 1, 16, 16)
-    assert torch.allclose(downsample(ramp)[0, 0, 4, 2:-2], torch.arange(0.5, 16, 2)[2:-2], atol=1e-5)  # between its two pixels
-    assert torch.allclose(upsample(ramp)[0, 0, 9, 4:-4], torch.arange(-0.25, 15.6, 0.5)[4:-4], atol=1e-5)
-    up = modulated_conv(
-        torch.full((1, 1, 6, 6), 2.0), torch.tensor([[[[0, 0, 0], [0, 1.0, 0], [0, 0, 0]]]]), torch.ones(1, 1), up=True, demodulate=False
+    # between its two pixels
+    assert torch.allclose(
+        downsample(ramp)[0, 0, 4, 2:-2], torch.arange(0.5, 16, 2)[2:-2], atol=1e-5
     )
-    assert up.shape == (1, 1, 12, 12) and torch.allclose(up[..., 3:-3, 3:-3], torch.tensor(2.0), atol=1e-5)
+    assert torch.allclose(
+        upsample(ramp)[0, 0, 9, 4:-4], torch.arange(-0.25, 15.6, 0.5)[4:-4], atol=1e-5
+    )
+    up = modulated_conv(
+        torch.full((1, 1, 6, 6), 2.0),
+        torch.tensor([[[[0, 0, 0], [0, 1.0, 0], [0, 0, 0]]]]),
+        torch.ones(1, 1),
+        up=True,
+        demodulate=False,
+    )
+    assert up.shape == (1, 1, 12, 12) and torch.allclose(
+        up[..., 3:-3, 3:-3], torch.tensor(2.0), atol=1e-5
+    )
 
 
 @torch.no_grad()
-def test_activations_start_at_unit_variance(generator: StyleGAN2Generator, discriminator: StyleGAN2Discriminator) -> None:
+def test_activations_start_at_unit_variance(
+    generator: StyleGAN2Generator, discriminator: StyleGAN2Discriminator
+) -> None:
     w = generator.mapping(torch.randn(256, 16))
     assert 0.3 < w.var() < 3
     images = generator(torch.randn(64, 16))
@@ -69,9 +90,13 @@ def test_truncation_and_mixing(generator: StyleGAN2Generator) -> None:
     generator.mapping.w_avg.normal_()
     a, b = torch.randn(2, 2, 16)
     mean = generator(a, truncation=0.0)
-    assert torch.allclose(mean[0], mean[1], atol=1e-5) and torch.allclose(mean, generator(b, truncation=0.0), atol=1e-5)
+    assert torch.allclose(mean[0], mean[1], atol=1e-5) and torch.allclose(
+        mean, generator(b, truncation=0.0), atol=1e-5
+    )
     ws = generator.styles(a, truncation=0.5, cutoff=2)
-    assert torch.allclose(ws[:, 0], generator.mapping.w_avg.lerp(generator.mapping(a), 0.5)) and torch.allclose(ws[:, 3], generator.mapping(a))
+    assert torch.allclose(
+        ws[:, 0], generator.mapping.w_avg.lerp(generator.mapping(a), 0.5)
+    ) and torch.allclose(ws[:, 3], generator.mapping(a))
     layers = generator.config.num_ws
     assert (
         layers == 6
@@ -95,20 +120,30 @@ def test_noise_is_constant_until_asked_for(generator: StyleGAN2Generator) -> Non
 @torch.no_grad()
 def test_the_spread_of_a_group_is_seen(discriminator: StyleGAN2Discriminator) -> None:
     x = torch.randn(1, 16, 4, 4)
-    same, other = discriminator.b4.spread(x.expand(4, -1, -1, -1)), discriminator.b4.spread(torch.randn(4, 16, 4, 4))
+    same, other = (
+        discriminator.b4.spread(x.expand(4, -1, -1, -1)),
+        discriminator.b4.spread(torch.randn(4, 16, 4, 4)),
+    )
     assert same.max() < 1e-3 < 0.5 < other.min() and same.shape == (4, 1, 4, 4)
 
 
 @torch.no_grad()
 def test_classes_steer_both_networks_and_are_asked_for(tmp_path: Path) -> None:
     generator = StyleGAN2Generator(StyleGANConfig(**SMALL, c_dim=3)).init_weights(0)
-    discriminator = StyleGAN2Discriminator(StyleGANDiscriminatorConfig(**SMALL, c_dim=3)).init_weights(1)
+    discriminator = StyleGAN2Discriminator(
+        StyleGANDiscriminatorConfig(**SMALL, c_dim=3)
+    ).init_weights(1)
     z, (a, b, _) = torch.randn(1, 16), torch.eye(3).split(1)
     images = generator(z, a)
-    assert not torch.allclose(images, generator(z, b), atol=1e-3) and discriminator(images, a) != discriminator(images, b)
+    assert not torch.allclose(images, generator(z, b), atol=1e-3) and discriminator(
+        images, a
+    ) != discriminator(images, b)
     with pytest.raises(DaedalError, match="trained with classes"):
         generator(z)
     for network in (generator, discriminator):
         checkpoints.save(network, tmp_path / network.class_name)
         again = checkpoints.load(tmp_path / network.class_name)
-        assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+        assert all(
+            torch.equal(value, again.state_dict()[name])
+            for name, value in network.state_dict().items()
+        )

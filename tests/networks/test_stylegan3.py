@@ -1,4 +1,5 @@
-"""StyleGAN3 by its properties. (The generator, in both of its kinds, was also compared with the authors' code on random weights: equal to 9e-6.)"""
+"""StyleGAN3 by its properties. (The generator, in both of its kinds, was also compared with the
+authors' code on random weights: equal to 9e-6.)"""
 
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import torch
 from daedal import checkpoints
 from daedal.networks.stylegan3 import Band, StyleGAN3Config, StyleGAN3Generator, filtered, lowpass
 
-SMALL = {"z_dim": 16, "w_dim": 16, "img_resolution": 32, "channel_base": 256, "channel_max": 8, "num_layers": 6}
+SMALL = {
+    "z_dim": 16,
+    "w_dim": 16,
+    "img_resolution": 32,
+    "channel_base": 256,
+    "channel_max": 8,
+    "num_layers": 6,
+}
 
 
 @pytest.fixture(scope="module", params=["t", "r"])
@@ -20,9 +28,14 @@ def generator(request: pytest.FixtureRequest) -> StyleGAN3Generator:
 
 def test_bands_grow_to_the_whole_picture() -> None:
     bands = StyleGAN3Config(img_resolution=256).bands()
-    assert [b.rate for b in bands] == sorted(b.rate for b in bands) and bands[0].cutoff == 2 and bands[-1].cutoff == 128
+    assert (
+        [b.rate for b in bands] == sorted(b.rate for b in bands)
+        and bands[0].cutoff == 2
+        and bands[-1].cutoff == 128
+    )
     assert bands[-1].size == bands[-2].size == 256 and bands[-1].channels == 3 and len(bands) == 15
-    assert all(b.cutoff + b.half_width >= b.rate / 2 for b in bands)  # the transition ends at or beyond half the rate
+    # the transition ends at or beyond half the rate
+    assert all(b.cutoff + b.half_width >= b.rate / 2 for b in bands)
 
 
 @pytest.mark.parametrize("radial", [False, True])
@@ -68,4 +81,6 @@ def test_activations_start_at_unit_scale_and_magnitudes_are_followed() -> None:
 def test_saved_and_opened_it_is_the_same(generator: StyleGAN3Generator, tmp_path: Path) -> None:
     checkpoints.save(generator, tmp_path)
     again, z = checkpoints.load(tmp_path), torch.randn(2, 16)
-    assert isinstance(again, StyleGAN3Generator) and torch.equal(again.eval()(z, truncation=0.7), generator(z, truncation=0.7))
+    assert isinstance(again, StyleGAN3Generator) and torch.equal(
+        again.eval()(z, truncation=0.7), generator(z, truncation=0.7)
+    )

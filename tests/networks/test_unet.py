@@ -1,4 +1,5 @@
-"""The U-Net against diffusers, both ways, on random small models: one case for every family that it claims to read."""
+"""The U-Net against diffusers, both ways, on random small models: one case for every family that it
+claims to read."""
 
 import diffusers
 import pytest
@@ -52,7 +53,9 @@ def randomised(module):
     g = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         spread = 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g)
+        torch.nn.init.normal_(
+            parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g
+        )
     return module.eval()
 
 
@@ -63,15 +66,26 @@ def inputs(config, size=8, seed=0, text=5):
     ours, theirs = {}, {}
     if config.addition_embed_type == "text_time":
         count = (config.projection_class_embeddings_input_dim - 16) // 8
-        ours["added"] = theirs["added_cond_kwargs"] = {"text_embeds": draw(2, 16), "time_ids": draw(2, count).mul(100).abs()}
+        ours["added"] = theirs["added_cond_kwargs"] = {
+            "text_embeds": draw(2, 16),
+            "time_ids": draw(2, count).mul(100).abs(),
+        }
     if config.time_cond_proj_dim:
         w = torch.tensor([7.5, 3.0])
-        angles = (w[:, None] - 1) * 1000 * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(8) / 7)
+        angles = (
+            (w[:, None] - 1)
+            * 1000
+            * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(8) / 7)
+        )
         ours["guidance"], theirs["timestep_cond"] = w, torch.cat([angles.sin(), angles.cos()], -1)
     if config.class_embed_type or config.num_class_embeds:
         labels = draw(2, 20) if config.class_embed_type == "projection" else torch.tensor([3, 7])
         ours["labels"] = theirs["class_labels"] = labels
-    return (draw(2, config.in_channels, size, size), torch.tensor([3.0, 801.0]), draw(2, text, D)), ours, theirs
+    return (
+        (draw(2, config.in_channels, size, size), torch.tensor([3.0, 801.0]), draw(2, text, D)),
+        ours,
+        theirs,
+    )
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -83,7 +97,9 @@ def pair(request, tmp_path_factory):
 
 
 def close(a, b):
-    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (a - b).abs().max()
+    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (
+        (a - b).abs().max()
+    )
 
 
 @torch.inference_mode()
@@ -100,23 +116,33 @@ def test_prediction(pair):
 def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     checkpoints.save(ours, tmp_path / "out", max_shard_bytes=40_000)
-    again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False).eval()
+    again = diffusers.UNet2DConditionModel.from_pretrained(
+        tmp_path / "out", low_cpu_mem_usage=False
+    ).eval()
     args, _, other = inputs(ours.config)
     close(again(*args, **other).sample, theirs(*args, **other).sample)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name])
+        for name, tensor in again.state_dict().items()
+    )
     assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 @torch.inference_mode()
 def test_masked_text_is_not_read(pair):
-    """Where diffusers pads masks (their added attention mends the length by guessing) the two agree as well."""
+    """Where diffusers pads masks (their added attention mends the length by guessing) the two agree
+    as well."""
     theirs, ours = pair
     args, mine, other = inputs(ours.config)
     mask = torch.ones(2, 5, dtype=torch.bool)
     mask[0, 3:] = False
     if ours.config.only_cross_attention is False:
-        close(ours(*args, text_mask=mask, **mine), theirs(*args, encoder_attention_mask=mask, **other).sample)
-    if ours.config.cross_attention_norm is None and ours.config.addition_embed_type != "text":  # IF's norms and pooling see all tokens
+        close(
+            ours(*args, text_mask=mask, **mine),
+            theirs(*args, encoder_attention_mask=mask, **other).sample,
+        )
+    # IF's norms and pooling see all tokens
+    if ours.config.cross_attention_norm is None and ours.config.addition_embed_type != "text":
         changed = args[2].clone()
         changed[0, 3:] += 1
         close(ours(*args[:2], changed, text_mask=mask, **mine), ours(*args, text_mask=mask, **mine))
@@ -153,7 +179,9 @@ def test_one_of_a_batch_equals_itself_alone():
     ours = same(randomised(diffusers.UNet2DConditionModel(**XL)))
     (x, time, text), mine, _ = inputs(ours.config)
     both = ours(x, time, text, **mine)
-    alone = ours(x[1:], time[1:], text[1:], added={key: value[1:] for key, value in mine["added"].items()})
+    alone = ours(
+        x[1:], time[1:], text[1:], added={key: value[1:] for key, value in mine["added"].items()}
+    )
     close(alone, both[1:])
 
 
@@ -169,7 +197,9 @@ def test_half_precision_weights_and_activations():
 
 
 def test_gradients_reach_every_parameter():
-    ours = UNet2DConditionModel(parse(UNet2DConditionConfig, IF | dict(in_channels=6, class_embed_type="timestep")))
+    ours = UNet2DConditionModel(
+        parse(UNet2DConditionConfig, IF | dict(in_channels=6, class_embed_type="timestep"))
+    )
     randomised(ours)
     args, mine, _ = inputs(ours.config)
     ours(*args, **mine).square().mean().backward()
@@ -187,8 +217,12 @@ def test_training_starts_from_nothing():
 def test_flops_are_those_of_a_real_call(name):
     ours = UNet2DConditionModel(parse(UNet2DConditionConfig, CASES[name]))
     (x, time, text), mine, _ = inputs(ours.config)
-    one = {key: value[:1] if isinstance(value, torch.Tensor) else {k: v[:1] for k, v in value.items()} for key, value in mine.items()}
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the CPU's kernel
+    one = {
+        key: value[:1] if isinstance(value, torch.Tensor) else {k: v[:1] for k, v in value.items()}
+        for key, value in mine.items()
+    }
+    # it does not know the CPU's kernel
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         ours(x[:1], time[:1], text[:1], **one)
     assert ours.flops(8, 8, text_tokens=5) == counter.get_total_flops()
 
@@ -201,7 +235,9 @@ SD15, SDXL = dict(cross_attention_dim=768), dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("config", "count"), [(SD15, 859_520_964), (SDXL, 2_567_463_684)], ids=["sd1.5", "sdxl"])
+@pytest.mark.parametrize(
+    ("config", "count"), [(SD15, 859_520_964), (SDXL, 2_567_463_684)], ids=["sd1.5", "sdxl"]
+)
 def test_published_sizes(config, count):
     with torch.device("meta"):
         unet = UNet2DConditionModel(parse(UNet2DConditionConfig, config))
@@ -211,12 +247,18 @@ def test_published_sizes(config, count):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(down_block_types=("CrossAttnDownBlock", "DownBlock2D")), "did you mean 'CrossAttnDownBlock2D'"),
+        (
+            dict(down_block_types=("CrossAttnDownBlock", "DownBlock2D")),
+            "did you mean 'CrossAttnDownBlock2D'",
+        ),
         (dict(attention_head_dim=3), "do not divide 8 channels"),
         (dict(layers_per_block=(2, 2, 2)), "3 entries for 2 levels"),
         (dict(addition_embed_type="image"), "addition_embed_type 'image'"),
         (dict(dual_cross_attention=True), "dual_cross_attention=True .* is not supported"),
-        (dict(cross_attention_dimension=3), "unknown key 'cross_attention_dimension' .did you mean 'cross_attention_dim'"),
+        (
+            dict(cross_attention_dimension=3),
+            "unknown key 'cross_attention_dimension' .did you mean 'cross_attention_dim'",
+        ),
     ],
 )
 def test_a_config_out_of_reach_gets_one_sentence(change, words):

@@ -1,4 +1,5 @@
-"""The vector-quantised autoencoder against diffusers, both ways; tokens; and that it learns with a codebook that follows by average."""
+"""The vector-quantised autoencoder against diffusers, both ways; tokens; and that it learns with a
+codebook that follows by average."""
 
 import diffusers
 import pytest
@@ -25,7 +26,9 @@ CASES = {
 
 
 def close(a, b):
-    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (a - b).abs().max()
+    assert a.shape == b.shape and (a - b).abs().max() < 1e-4 * max(1, b.abs().max().item()), (
+        (a - b).abs().max()
+    )
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -34,7 +37,9 @@ def pair(request, tmp_path_factory):
     g = torch.Generator().manual_seed(1)
     for parameter in theirs.parameters():
         spread = 1 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g)
+        torch.nn.init.normal_(
+            parameter, mean=0.0 if parameter.dim() > 1 else 0.5, std=spread, generator=g
+        )
     folder = tmp_path_factory.mktemp("vq")
     theirs.save_pretrained(folder)
     return theirs, checkpoints.load(folder)
@@ -50,7 +55,9 @@ def test_encode_and_decode(pair):
     close(ours(images)[0], expected)
     close(ours.decode(ours.encode(images)), expected)
     tokens = ours.tokens(images)
-    assert tokens.shape == (2, 8, 12) and torch.equal(tokens.flatten(), theirs.quantize(h)[2][2].flatten())
+    assert tokens.shape == (2, 8, 12) and torch.equal(
+        tokens.flatten(), theirs.quantize(h)[2][2].flatten()
+    )
     close(ours.from_tokens(tokens), expected)
     assert len(tokens.unique()) > 3
 
@@ -60,16 +67,25 @@ def test_our_folder_opens_in_diffusers(pair, tmp_path):
     theirs, ours = pair
     checkpoints.save(ours, tmp_path / "out")
     again = diffusers.VQModel.from_pretrained(tmp_path / "out", low_cpu_mem_usage=False)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[name])
+        for name, tensor in again.state_dict().items()
+    )
     assert checkpoints.load(tmp_path / "out").config == ours.config
 
 
 def test_training_with_an_average():
-    """A picture of four colours is learnt with the codebook following by average and dead codes revived."""
+    """A picture of four colours is learnt with the codebook following by average and dead codes
+    revived."""
     torch.manual_seed(0)
     ours = VQModel(parse(VQModelConfig, BASE)).init_weights(0)
     colours = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
-    images = colours[torch.arange(64).view(1, 8, 8) // 16].permute(0, 3, 1, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    images = (
+        colours[torch.arange(64).view(1, 8, 8) // 16]
+        .permute(0, 3, 1, 2)
+        .repeat_interleave(2, 2)
+        .repeat_interleave(2, 3)
+    )
     average = CodebookAverage(ours.quantize, decay=0.9)
     network = [p for name, p in ours.named_parameters() if not name.startswith("quantize")]
     optimizer, losses = torch.optim.AdamW(network, 3e-3), []

@@ -1,4 +1,5 @@
-"""Vector quantisation and finite scalar quantisation: gradients, averages worked by hand, revival, round trips."""
+"""Vector quantisation and finite scalar quantisation: gradients, averages worked by hand, revival,
+round trips."""
 
 import itertools
 import math
@@ -26,7 +27,8 @@ def test_the_nearest_code_by_brute_force():
 
 
 def test_gradients_pass_straight_through():
-    """The output is a code, but its gradient is the input's; the losses pull each side to the other and nothing else."""
+    """The output is a code, but its gradient is the input's; the losses pull each side to the other
+    and nothing else."""
     layer, z = quantizer(), torch.randn(4, 3, requires_grad=True)
     out = layer(z)
     torch.testing.assert_close(out.values, layer.lookup(out.indices))
@@ -39,12 +41,15 @@ def test_gradients_pass_straight_through():
     torch.testing.assert_close(z.grad, 2 * (z - layer.lookup(out.indices)).detach() / 12)
     assert layer.embedding.weight.grad is None
     layer(z).codebook.backward()
-    expected = torch.zeros(8, 3).index_add_(0, out.indices, 2 * (layer.lookup(out.indices) - z).detach() / 12)
+    expected = torch.zeros(8, 3).index_add_(
+        0, out.indices, 2 * (layer.lookup(out.indices) - z).detach() / 12
+    )
     torch.testing.assert_close(layer.embedding.weight.grad, expected)
 
 
 def test_the_average_by_hand():
-    """Three steps of a code: sum of decay**age * vectors over sum of decay**age, whatever the start; unused codes stay."""
+    """Three steps of a code: sum of decay**age * vectors over sum of decay**age, whatever the
+    start; unused codes stay."""
     layer = quantizer(codes=3, dim=1)
     before, average = layer.embedding.weight.detach().clone(), CodebookAverage(layer, decay=0.9)
     for values in ([1.0, 3.0], [5.0], [7.0, 8.0, 9.0]):
@@ -52,7 +57,9 @@ def test_the_average_by_hand():
         average.update(layer, z, torch.zeros(len(values), dtype=torch.long))
     total = 0.81 * (1 + 3) + 0.9 * 5 + (7 + 8 + 9)
     count = 0.81 * 2 + 0.9 * 1 + 3
-    torch.testing.assert_close(layer.embedding.weight[0, 0].item(), total / count, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        layer.embedding.weight[0, 0].item(), total / count, atol=1e-6, rtol=1e-6
+    )
     assert torch.equal(layer.embedding.weight[1:], before[1:])
 
 
@@ -71,7 +78,8 @@ def test_the_average_finds_clusters():
 
 
 def test_dead_codes_are_revived():
-    """Codes far from everything move onto vectors of the batch, those in use stay; afterwards none is dead."""
+    """Codes far from everything move onto vectors of the batch, those in use stay; afterwards none
+    is dead."""
     g = torch.Generator().manual_seed(0)
     layer, z = quantizer(16, 3), torch.randn(500, 3, generator=g)
     with torch.no_grad():
@@ -99,7 +107,8 @@ def test_use_of_a_codebook():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4))
 def test_fsq_codes_round_trip(levels):
-    """Index -> values -> index, one index for each point of the grid, and quantising is idempotent in the sense that matters."""
+    """Index -> values -> index, one index for each point of the grid, and quantising is idempotent
+    in the sense that matters."""
     layer = FSQ(tuple(levels))
     assert layer.codes == math.prod(levels)
     every = torch.arange(layer.codes)
@@ -118,7 +127,11 @@ def test_fsq_reaches_every_level_and_no_other(levels):
     for channel, count in enumerate(levels):
         seen = values[:, channel].round(decimals=5).unique()
         assert len(seen) == count
-        assert torch.equal(seen, seen.sort().values) and (values[1:, channel] >= values[:-1, channel] - 1e-6).all()  # monotone
+        # monotone
+        assert (
+            torch.equal(seen, seen.sort().values)
+            and (values[1:, channel] >= values[:-1, channel] - 1e-6).all()
+        )
     centre, _ = layer(torch.zeros(1, len(levels)))
     assert centre.abs().max() < 1e-6
 

@@ -28,9 +28,13 @@ TINY = {
 
 def tiny(family: str = "llama", tied: bool = True, **more: object) -> nn.Module:
     torch.manual_seed(0)
-    network = build(config_from_dict({"model_type": family, **TINY, "tie_word_embeddings": tied, **more}))
+    network = build(
+        config_from_dict({"model_type": family, **TINY, "tie_word_embeddings": tied, **more})
+    )
     for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else nn.init.uniform_(parameter, 0.5, 1.5)
+        nn.init.normal_(parameter, std=0.2) if parameter.dim() > 1 else nn.init.uniform_(
+            parameter, 0.5, 1.5
+        )
     return network.eval()
 
 
@@ -51,10 +55,16 @@ def test_int8_error_is_half_a_level() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
-@pytest.mark.parametrize(("inputs", "outputs", "rows"), [(64, 48, 1), (100, 37, 3), (96, 8, 40), (32, 1, 5)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "rows"), [(64, 48, 1), (100, 37, 3), (96, 8, 40), (32, 1, 5)]
+)
 def test_both_ways_compute_the_product_of_the_packed_weight(bits, inputs, outputs, rows) -> None:
     torch.manual_seed(0)
-    weight, bias, x = torch.randn(outputs, inputs), torch.randn(outputs), torch.randn(2, rows, inputs)
+    weight, bias, x = (
+        torch.randn(outputs, inputs),
+        torch.randn(outputs),
+        torch.randn(2, rows, inputs),
+    )
     layer = QuantLinear.of(weight, bias, bits)
     assert off(layer.dequantized(), weight) < ERROR[bits]
     reference = F.linear(x, layer.dequantized(), bias)
@@ -79,13 +89,19 @@ def test_a_quantised_network_is_its_dequantised_self(bits: int, tied: bool) -> N
         packed = quantize_(network, bits)(tokens)
         names = [name for name in network.state_dict() if "lm_head" in name]
         plain = dequantize_(network)(tokens)
-    assert off(packed, full) < 4 * ERROR[bits] and off(packed, plain) < (0.06 if bits == 4 else 0.02)  # int4: activations are int8
+    # int4: activations are int8
+    assert off(packed, full) < 4 * ERROR[bits] and off(packed, plain) < (
+        0.06 if bits == 4 else 0.02
+    )
     assert bool(names) != tied  # a tied matrix is stored once, as the embedding
     assert not tied or network.lm_head.weight is network.embed_tokens.weight
 
 
 def test_projections_of_one_input_agree_with_single_calls() -> None:
-    layers, x = [QuantLinear.of(torch.randn(n, 64), None, 8) for n in (16, 8, 8)], torch.randn(2, 64)
+    layers, x = (
+        [QuantLinear.of(torch.randn(n, 64), None, 8) for n in (16, 8, 8)],
+        torch.randn(2, 64),
+    )
     with torch.inference_mode():
         for together, layer in zip(linears(x, *layers), layers, strict=True):
             assert torch.equal(together, layer(x))
@@ -95,10 +111,15 @@ def test_projections_of_one_input_agree_with_single_calls() -> None:
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
 @pytest.mark.parametrize("inputs", [64, 704, 1088])
 def test_rows_do_not_depend_on_their_batch(bits: int, inputs: int) -> None:
-    """Bit for bit, whichever loop the number of rows selects; bf16 and fp32 up to the 24 rows from which bf16 multiplies in int16."""
+    """Bit for bit, whichever loop the number of rows selects; bf16 and fp32 up to the 24 rows from
+    which bf16 multiplies in int16."""
     weight, rows = torch.randn(43, inputs), 100 if bits in (4, 8) else 23
     layer = QuantLinear.of(weight, None, min(bits, 16))
-    packed = (weight, None, None, 43) if bits == 32 else (layer.weight, layer.scale if bits < 16 else None, None, 43)
+    packed = (
+        (weight, None, None, 43)
+        if bits == 32
+        else (layer.weight, layer.scale if bits < 16 else None, None, 43)
+    )
     x = torch.randn(rows, inputs)
     alone = torch.cat([kernels.linear(row[None], [packed], bits)[0] for row in x])
     for count in (2, 3, 4, 7, 16, rows):
@@ -106,9 +127,16 @@ def test_rows_do_not_depend_on_their_batch(bits: int, inputs: int) -> None:
 
 
 @native
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt2"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt2"],
+)
 def test_replay_gives_the_logits_of_the_plain_call(family: str) -> None:
-    extra = {"sliding_window": 4, "query_pre_attn_scalar": 16} if family != "qwen2" and family != "gpt2" else {}
+    extra = (
+        {"sliding_window": 4, "query_pre_attn_scalar": 16}
+        if family != "qwen2" and family != "gpt2"
+        else {}
+    )
     network = quantize_(tiny(family, **extra), 8)
     with torch.inference_mode():
         plain, cache = KVCache(network.config, 3, 32), KVCache(network.config, 3, 32)
@@ -139,7 +167,9 @@ def test_a_capture_leaves_other_threads_alone(monkeypatch: pytest.MonkeyPatch) -
 
     def elsewhere() -> None:
         x = torch.randn(1, 3, 2, 8, requires_grad=True)
-        beside.append(attention.apply_rope(x, torch.ones(1, 3, 1, 4), torch.zeros(1, 3, 1, 4)).grad_fn)
+        beside.append(
+            attention.apply_rope(x, torch.ones(1, 3, 1, 4), torch.zeros(1, 3, 1, 4)).grad_fn
+        )
 
     def rope(*given: torch.Tensor) -> torch.Tensor:
         thread = threading.Thread(target=elsewhere)
@@ -166,11 +196,14 @@ def test_gptq_loses_less_output_than_rounding() -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_gradients_flow_through_a_frozen_packed_network(bits: int) -> None:
-    """As through the weights that it stands for; the head stays plain, and passes without gradient say the same in training mode."""
+    """As through the weights that it stands for; the head stays plain, and passes without gradient
+    say the same in training mode."""
     network, ids = tiny(), torch.randint(50, (3, 12))
     freeze_packed_(network, bits)
     plain = dequantize_(copy.deepcopy(network))
-    assert isinstance(network.lm_head, nn.Linear) and isinstance(network.layers[0].self_attn.q_proj, QuantLinear)
+    assert isinstance(network.lm_head, nn.Linear) and isinstance(
+        network.layers[0].self_attn.q_proj, QuantLinear
+    )
     gradients = []
     for each in (network, plain):
         add_lora(each, 2, targets=("v_proj", "gate_proj"))

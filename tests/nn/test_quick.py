@@ -1,4 +1,5 @@
-"""Quicker convolutions against direct ones: any size and batch, kernels that change, and layers that are left alone."""
+"""Quicker convolutions against direct ones: any size and batch, kernels that change, and layers
+that are left alone."""
 
 import copy
 
@@ -28,7 +29,13 @@ def test_it_convolves(m: int, size: tuple[int, int]) -> None:
     for some in (x, x.contiguous(memory_format=torch.channels_last)):
         ours = quick.convolved(some, quick.transformed(weight, m), bias, m)
         assert far(ours, F.conv2d(x.double(), weight.double(), bias.double(), padding=1)) < 2e-5
-    assert far(quick.convolved(x, quick.transformed(weight, m), None, m), F.conv2d(x, weight, padding=1)) < 2e-5
+    assert (
+        far(
+            quick.convolved(x, quick.transformed(weight, m), None, m),
+            F.conv2d(x, weight, padding=1),
+        )
+        < 2e-5
+    )
 
 
 def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +63,10 @@ def test_a_layer_follows_its_weight() -> None:
     assert conv.quick.kernels is made
     again = copy.deepcopy(conv)
     again.weight.mul_(3)
-    assert far(again(x), F.conv2d(x, again.weight, conv.bias, padding=1)) < 2e-5 and far(conv(x), direct()) < 2e-5
+    assert (
+        far(again(x), F.conv2d(x, again.weight, conv.bias, padding=1)) < 2e-5
+        and far(conv(x), direct()) < 2e-5
+    )
 
 
 @torch.inference_mode()
@@ -69,7 +79,9 @@ def test_a_layer_made_for_inference() -> None:
 def test_gradients_and_half_precision_go_the_direct_way() -> None:
     conv, x = layer(), torch.randn(1, 128, 8, 8)
     quick.quicken(conv)
-    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1), rtol=0, atol=0)
+    torch.testing.assert_close(
+        conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1), rtol=0, atol=0
+    )
     conv(x).sum().backward()
     assert conv.weight.grad is not None
     with torch.no_grad():
@@ -95,7 +107,10 @@ def test_what_would_not_gain_is_left_alone() -> None:
 def test_memory_is_kept_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest first, and no byte more than a quarter of the machine's."""
     large, small = network = nn.Sequential(layer(160, 160), layer(128, 128))
-    monkeypatch.setattr(quick, "memory", lambda device: (4 * 36 * (128 * 128 + 160 * 160) * 4 - 1, 0))  # a byte too few
+    # a byte too few
+    monkeypatch.setattr(
+        quick, "memory", lambda device: (4 * 36 * (128 * 128 + 160 * 160) * 4 - 1, 0)
+    )
     quick.quicken(network)
     assert small.quick and not large.quick
     monkeypatch.undo()
@@ -104,4 +119,7 @@ def test_memory_is_kept_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_kernels_take_small_tiles() -> None:
-    assert [quick.tile(nn.Conv2d(*channels, 3, device="meta")) for channels in ((1280, 640), (1280, 1280))] == [4, 2]
+    assert [
+        quick.tile(nn.Conv2d(*channels, 3, device="meta"))
+        for channels in ((1280, 640), (1280, 1280))
+    ] == [4, 2]

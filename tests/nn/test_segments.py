@@ -16,4 +16,6 @@ def test_packed_equals_alone() -> None:
     numbers = torch.tensor([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12])
     packed = network(tokens, cache=Segments(numbers))
     for row, begin, end in ((0, 0, 5), (0, 5, 9), (0, 9, 12), (1, 0, 12)):
-        torch.testing.assert_close(packed[row, begin:end], network(tokens[row : row + 1, begin:end])[0])
+        torch.testing.assert_close(
+            packed[row, begin:end], network(tokens[row : row + 1, begin:end])[0]
+        )

@@ -24,7 +24,9 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: type(network).__name__)
-def test_a_seed_is_a_picture_and_the_prompt_its_class(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_a_seed_is_a_picture_and_the_prompt_its_class(
+    network: torch.nn.Module, tmp_path: Path
+) -> None:
     checkpoints.save(network.init_weights(0), tmp_path)  # type: ignore[operator]
     (tmp_path / "generation_config.json").write_text(json.dumps({"classes": ["circle", "star"]}))
     pipeline = load(tmp_path, device="cpu")
@@ -34,7 +36,9 @@ def test_a_seed_is_a_picture_and_the_prompt_its_class(network: torch.nn.Module, 
     assert not np.array_equal(first.pixels, pipeline("a circle", seed=5).pixels)
     assert not np.array_equal(first.pixels, pipeline("a star", seed=5, truncation=0.5).pixels)
     z = torch.randn(16, generator=torch.Generator().manual_seed(5))[None]
-    label = torch.tensor([1]) if isinstance(network, BigGANGenerator) else torch.tensor([[0.0, 1.0]])
+    label = (
+        torch.tensor([1]) if isinstance(network, BigGANGenerator) else torch.tensor([[0.0, 1.0]])
+    )
     with torch.no_grad():
         assert np.array_equal(pixels(network.eval()(z, label))[0], pipeline("1", seed=5).pixels)
     for settings, words in (

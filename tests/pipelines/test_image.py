@@ -19,7 +19,15 @@ from daedal.pipelines import history
 from daedal.pipelines.image import ImagePipeline, Picture, load
 from daedal.processes.imaging import edges, from_pixels, pixels
 
-TINY = MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=6)
+TINY = MediaConfig(
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=96,
+    vocab_size=300,
+    text_layers=1,
+    text_length=6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +47,29 @@ def pipeline(folder: Path) -> ImagePipeline:
     return load(folder, device="cpu", dtype="fp32")
 
 
-def test_a_seed_is_a_picture_and_its_recipe_makes_it_again(pipeline: ImagePipeline, tmp_path: Path) -> None:
+def test_a_seed_is_a_picture_and_its_recipe_makes_it_again(
+    pipeline: ImagePipeline, tmp_path: Path
+) -> None:
     first, second = pipeline("a red circle", seed=4, n=2)
     assert not np.array_equal(first.pixels, second.pixels) and first.pixels.shape == (64, 64, 3)
     assert np.array_equal(pipeline.reproduce(second.recipe).pixels, second.pixels)
     read = images.recipe_of(first.save(tmp_path / "a.png"))
-    assert read == json.loads(json.dumps(first.recipe)) and read["settings"]["steps"] == 3 and read["settings"]["seed"] == 4
-    assert (tmp_path / "a.png").read_bytes() == pipeline.reproduce(read).save(tmp_path / "b.png").read_bytes()
+    assert (
+        read == json.loads(json.dumps(first.recipe))
+        and read["settings"]["steps"] == 3
+        and read["settings"]["seed"] == 4
+    )
+    assert (tmp_path / "a.png").read_bytes() == pipeline.reproduce(read).save(
+        tmp_path / "b.png"
+    ).read_bytes()
     assert first._repr_png_()[:4] == b"\x89PNG"
 
 
 def test_a_seed_is_drawn_and_kept_when_none_is_given(pipeline: ImagePipeline) -> None:
     made = pipeline("a red circle")
-    assert np.array_equal(pipeline("a red circle", seed=made.recipe["settings"]["seed"]).pixels, made.pixels)
+    assert np.array_equal(
+        pipeline("a red circle", seed=made.recipe["settings"]["seed"]).pixels, made.pixels
+    )
 
 
 def test_only_the_mask_is_painted_to_the_bit(pipeline: ImagePipeline, tmp_path: Path) -> None:
@@ -60,8 +78,13 @@ def test_only_the_mask_is_painted_to_the_bit(pipeline: ImagePipeline, tmp_path: 
     mask[11:30, 3:50] = 255  # not on the patches' grid
     images.save_image(picture, tmp_path / "init.png")
     images.save_image(np.repeat(mask[..., None], 3, -1), tmp_path / "mask.png")
-    made = pipeline("a red circle", init=tmp_path / "init.png", mask=tmp_path / "mask.png", seed=1, strength=1.0)
-    assert np.array_equal(made.pixels[mask == 0], picture[mask == 0]) and (made.pixels[mask > 0] != picture[mask > 0]).any()
+    made = pipeline(
+        "a red circle", init=tmp_path / "init.png", mask=tmp_path / "mask.png", seed=1, strength=1.0
+    )
+    assert (
+        np.array_equal(made.pixels[mask == 0], picture[mask == 0])
+        and (made.pixels[mask > 0] != picture[mask > 0]).any()
+    )
     assert np.array_equal(pipeline.reproduce(made.recipe).pixels, made.pixels)
     images.save_image(picture[::-1], tmp_path / "init.png")
     with pytest.raises(DaedalError, match="no longer what the recipe used"):
@@ -73,12 +96,16 @@ def test_sizes_are_snapped_and_init_gives_the_size(pipeline: ImagePipeline) -> N
     assert pipeline("x", init=np.zeros((41, 60, 3), np.uint8), seed=0).pixels.shape == (40, 64, 3)
 
 
-def test_a_picture_is_extended_and_stays_to_the_bit(pipeline: ImagePipeline, tmp_path: Path) -> None:
+def test_a_picture_is_extended_and_stays_to_the_bit(
+    pipeline: ImagePipeline, tmp_path: Path
+) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (60, 64, 3), dtype=np.uint8)
     images.save_image(picture, tmp_path / "init.png")
     made = pipeline("a red circle", init=tmp_path / "init.png", extend="16,0,0,5", seed=1)
     assert made.pixels.shape == (72, 80, 3) and np.array_equal(made.pixels[:60, 16:], picture)
-    assert made.pixels[:60, :16].std() > 0 and np.array_equal(pipeline.reproduce(made.recipe).pixels, made.pixels)
+    assert made.pixels[:60, :16].std() > 0 and np.array_equal(
+        pipeline.reproduce(made.recipe).pixels, made.pixels
+    )
 
 
 def test_the_house_model_follows_edges(tmp_path: Path) -> None:
@@ -95,16 +122,31 @@ def test_the_house_model_follows_edges(tmp_path: Path) -> None:
         images.save_image(shown, tmp_path / f"{name}.png")
     paint = lambda **more: pipeline("a red circle", seed=1, steps=2, **more).pixels  # noqa: E731
     followed = paint(control=f"edges:{tmp_path / 'lines.png'}")
-    assert np.array_equal(followed, paint(control=f"edges-of:{tmp_path / 'photo.png'}")) and not np.array_equal(followed, paint())
-    assert np.array_equal(paint(control=f"edges:{tmp_path / 'lines.png'}", control_scale=0), paint())
-    with pytest.raises(DaedalError, match=r"'canny' is not a kind this model knows.*edges, edges-of"):
+    assert np.array_equal(
+        followed, paint(control=f"edges-of:{tmp_path / 'photo.png'}")
+    ) and not np.array_equal(followed, paint())
+    assert np.array_equal(
+        paint(control=f"edges:{tmp_path / 'lines.png'}", control_scale=0), paint()
+    )
+    with pytest.raises(
+        DaedalError, match=r"'canny' is not a kind this model knows.*edges, edges-of"
+    ):
         paint(control=f"canny:{tmp_path / 'lines.png'}")
 
 
 def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
     seen, previews = [], []
-    pipeline.results("x", seed=0, on_progress=lambda done, total: seen.append((done, total)), on_event=lambda event: previews.append(event.preview()))
-    assert seen == [(1, 3), (2, 3), (3, 3)] and len(previews) == 3 and previews[0].shape == (1, 64, 64, 3)
+    pipeline.results(
+        "x",
+        seed=0,
+        on_progress=lambda done, total: seen.append((done, total)),
+        on_event=lambda event: previews.append(event.preview()),
+    )
+    assert (
+        seen == [(1, 3), (2, 3), (3, 3)]
+        and len(previews) == 3
+        and previews[0].shape == (1, 64, 64, 3)
+    )
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -127,7 +169,10 @@ def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
         ({"control": "canny:x.png"}, "cannot be given control; .* takes none of them"),
         ({"extend": "8,8"}, "extend needs a picture"),
         ({"extend": "8,8", "init": np.zeros((64, 64, 3), np.uint8)}, "LEFT,TOP,RIGHT,BOTTOM"),
-        ({"extend": "8,0,0,0", "width": 64, "init": np.zeros((64, 64, 3), np.uint8)}, "72x64, and 64xNone was asked"),
+        (
+            {"extend": "8,0,0,0", "width": 64, "init": np.zeros((64, 64, 3), np.uint8)},
+            "72x64, and 64xNone was asked",
+        ),
         ({"like": "webuy"}, "webuy.*webui"),
     ],
 )
@@ -148,28 +193,69 @@ def test_load_knows_what_a_folder_holds(folder: Path) -> None:
 
 
 @pytest.mark.dtype
-def test_the_command_line_paints_logs_and_paints_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_paints_logs_and_paints_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from daedal.cli import app
 
     monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "history.db"))
     monkeypatch.chdir(tmp_path)
-    run = CliRunner().invoke(app, ["image", "a red circle", "--model", str(folder), "--seed", "7", "--size", "60x64", "-n", "2", "-o", "out.png"])
-    assert run.exit_code == 0 and run.stdout.split() == ["out-1.png", "out-2.png"] and "made 64x64" in run.stderr
+    run = CliRunner().invoke(
+        app,
+        [
+            "image",
+            "a red circle",
+            "--model",
+            str(folder),
+            "--seed",
+            "7",
+            "--size",
+            "60x64",
+            "-n",
+            "2",
+            "-o",
+            "out.png",
+        ],
+    )
+    assert (
+        run.exit_code == 0
+        and run.stdout.split() == ["out-1.png", "out-2.png"]
+        and "made 64x64" in run.stderr
+    )
     entry = history.entries(1)[0]
     assert entry.medium == "image" and entry.settings["seed"] == 7 and entry.sample == 1
     run = CliRunner().invoke(app, ["again", str(entry.id), "-o", "again.png"])
     assert run.exit_code == 0, run.output
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out-2.png").read_bytes()
     assert "a red circle" in CliRunner().invoke(app, ["history"]).stdout
-    run = CliRunner().invoke(app, ["image", "красный круг", "--model", str(folder), "-o", "out.png"])
-    assert run.exit_code == 0 and run.stdout.split() == ["out.png"] and "'красный' is in signs" in run.stderr
+    run = CliRunner().invoke(
+        app, ["image", "красный круг", "--model", str(folder), "-o", "out.png"]
+    )
+    assert (
+        run.exit_code == 0
+        and run.stdout.split() == ["out.png"]
+        and "'красный' is in signs" in run.stderr
+    )
 
 
-def test_a_language_model_fills_the_prompt_in(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_language_model_fills_the_prompt_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from daedal.cli import app
 
     monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "history.db"))
-    command = ["image", "a red circle", "--model", str(folder), "--seed", "7", "-o", str(tmp_path / "a.png"), "--expand", "house/text"]
+    command = [
+        "image",
+        "a red circle",
+        "--model",
+        str(folder),
+        "--seed",
+        "7",
+        "-o",
+        str(tmp_path / "a.png"),
+        "--expand",
+        "house/text",
+    ]
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.output
     said = images.recipe_of(tmp_path / "a.png")["prompt"]

@@ -58,7 +58,9 @@ def test_on_every_verb(folder: Path) -> None:
     made = run("tone", "e", "--model", folder, "--seed", 3, "-n", 2, "-o", "e.wav")
     assert made.exit_code == 0 and made.stdout.split() == ["e-1.wav", "e-2.wav"], made.output
     listed = json.loads(run("history", "--json").stdout.splitlines()[0])
-    assert listed["medium"] == "tone" and listed["sample"] == 1 and "(tone)" in run("history").stdout
+    assert (
+        listed["medium"] == "tone" and listed["sample"] == 1 and "(tone)" in run("history").stdout
+    )
     again = run("again", listed["id"], "-o", "again.wav")
     assert again.exit_code == 0, again.output
     assert Path("again.wav").read_bytes() == Path("e-2.wav").read_bytes()
@@ -71,13 +73,19 @@ def test_on_every_verb(folder: Path) -> None:
 def test_each_medium_is_whole() -> None:
     for medium in MEDIA:
         assert medium_named(medium.name) is medium and medium.code.holds and medium.code.load
-        assert {"seed", "n"} <= settings_of(medium.settings).keys() and {"device", "dtype"} <= settings_of(medium.loading).keys()
+        assert {"seed", "n"} <= settings_of(medium.settings).keys() and {
+            "device",
+            "dtype",
+        } <= settings_of(medium.loading).keys()
     with pytest.raises(DaedalError, match="did you mean 'image'"):
         medium_named("images")
 
 
-def test_a_setting_left_out_means_the_same_everywhere(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's own recommendation, else the medium's default: from Python and from the command line."""
+def test_a_setting_left_out_means_the_same_everywhere(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's own recommendation, else the medium's default: from Python and from the command
+    line."""
     import shutil
 
     shutil.copytree(tiny_folder, tmp_path / "m")
@@ -89,11 +97,22 @@ def test_a_setting_left_out_means_the_same_everywhere(tiny_folder: Path, tmp_pat
         return python, json.loads(run("history", "--json").stdout.splitlines()[0])["settings"]
 
     python, command = both()
-    assert (python["temperature"], python["top_p"]) == (command["temperature"], command["top_p"]) == (0.8, 0.95)
-    (tmp_path / "m" / "generation_config.json").write_text('{"top_k": 7, "max_new_tokens": 5, "temperature": null}')
+    assert (
+        (python["temperature"], python["top_p"])
+        == (command["temperature"], command["top_p"])
+        == (0.8, 0.95)
+    )
+    (tmp_path / "m" / "generation_config.json").write_text(
+        '{"top_k": 7, "max_new_tokens": 5, "temperature": null}'
+    )
     python, command = both()
     for settings in (python, command):
-        assert (settings["temperature"], settings["top_p"], settings["top_k"], settings["max_tokens"]) == (1.0, 1.0, 7, 5)
+        assert (
+            settings["temperature"],
+            settings["top_p"],
+            settings["top_k"],
+            settings["max_tokens"],
+        ) == (1.0, 1.0, 7, 5)
     (tmp_path / "m" / "generation_config.json").write_text('{"do_sample": false}')
     assert both()[0]["temperature"] == 0
 

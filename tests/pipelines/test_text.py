@@ -1,4 +1,5 @@
-"""The text pipeline: prompts of three kinds, streams, seeds, and texts that can be made again from their recipe."""
+"""The text pipeline: prompts of three kinds, streams, seeds, and texts that can be made again from
+their recipe."""
 
 import json
 import math
@@ -20,7 +21,9 @@ def test_a_text_a_list_of_ids_and_a_stream_agree(pipeline):
     ids = pipeline(pipeline.encode("Once upon"), seed=1, max_tokens=20)
     pieces = list(pipeline.stream("Once upon", seed=1, max_tokens=20))
     assert text.text == ids.text == "".join(p.text for p in pieces) == str(text)
-    assert text.tokens == tuple(p.token for p in pieces) and all(math.isfinite(p.logprob) and p.logprob <= 0 for p in pieces)
+    assert text.tokens == tuple(p.token for p in pieces) and all(
+        math.isfinite(p.logprob) and p.logprob <= 0 for p in pieces
+    )
     assert text.finish_reason in ("length", "stop")
 
 
@@ -48,7 +51,12 @@ def test_closing_a_stream_stops_the_work(pipeline):
 
 
 def test_schema(pipeline):
-    schema = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 9}}, "required": ["age"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "maximum": 9}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
     assert json.loads(pipeline("Tell", schema=schema, max_tokens=50, seed=0).text)["age"] <= 9
 
 
@@ -69,7 +77,10 @@ def test_errors_name_the_mend(pipeline):
 
 def test_quantised_on_loading(tiny_folder, pipeline):
     packed = daedal.load(str(tiny_folder), quantize=8)
-    assert packed("Once", max_tokens=5, seed=0).tokens and packed.network.weight_bytes() < 0.5 * pipeline.network.weight_bytes()
+    assert (
+        packed("Once", max_tokens=5, seed=0).tokens
+        and packed.network.weight_bytes() < 0.5 * pipeline.network.weight_bytes()
+    )
 
 
 def test_history_logs_and_turns_off(pipeline, tmp_path, monkeypatch):
@@ -77,7 +88,12 @@ def test_history_logs_and_turns_off(pipeline, tmp_path, monkeypatch):
     result = pipeline("Once", seed=4, max_tokens=8)
     number = history.add(result)
     entry = history.get(number)
-    assert (entry.prompt, entry.result, entry.settings["seed"], entry.tokens) == ("Once", result.text, 4, len(result.tokens))
+    assert (entry.prompt, entry.result, entry.settings["seed"], entry.tokens) == (
+        "Once",
+        result.text,
+        4,
+        len(result.tokens),
+    )
     assert [e.id for e in history.entries()] == [number]
     with pytest.raises(DaedalError, match="newest is 1"):
         history.get(7)
@@ -104,11 +120,20 @@ def test_an_adapter_by_every_name(tiny_folder, tmp_path):
         tensor.normal_(0, 0.3)
     save_adapter(network, tmp_path / "adapter", str(tiny_folder))
     asked = dict(seed=1, max_tokens=12, temperature=0, ignore_eos=True)
-    made = [daedal.load(name)("Once", **asked) for name in (str(tmp_path / "adapter"), f"{tiny_folder}:{tmp_path / 'adapter'}")]
+    made = [
+        daedal.load(name)("Once", **asked)
+        for name in (str(tmp_path / "adapter"), f"{tiny_folder}:{tmp_path / 'adapter'}")
+    ]
     plain = daedal.load(str(tiny_folder))
     before = plain("Once", **asked)
     plain.engine.add_adapter("mine", tmp_path / "adapter")
-    assert made[0].tokens == made[1].tokens == plain("Once", **asked, adapter="mine").tokens != before.tokens == plain("Once", **asked).tokens
+    assert (
+        made[0].tokens
+        == made[1].tokens
+        == plain("Once", **asked, adapter="mine").tokens
+        != before.tokens
+        == plain("Once", **asked).tokens
+    )
     assert daedal.load(made[1].recipe["model"]).reproduce(made[1].recipe).text == made[1].text
     quantize(tiny_folder, tmp_path / "q8")
     packed = daedal.load(f"{tmp_path / 'q8'}:{tmp_path / 'adapter'}")("Once", **asked)
@@ -121,10 +146,17 @@ def test_an_adapter_by_every_name(tiny_folder, tmp_path):
 def test_what_the_engine_can_do_has_a_setting(tiny_folder, pipeline):
     asked = dict(seed=1, max_tokens=12, ignore_eos=True)
     plain = pipeline("Once upon", **asked)
-    for loading in ({"draft": str(tiny_folder)}, {"prompt_lookup": 3}, {"cache": "paged", "cache_gb": 0.01}, {"context": 30}):
+    for loading in (
+        {"draft": str(tiny_folder)},
+        {"prompt_lookup": 3},
+        {"cache": "paged", "cache_gb": 0.01},
+        {"context": 30},
+    ):
         other = daedal.load(str(tiny_folder), **loading)
         made = other("Once upon", **asked)
-        assert made.text == plain.text and loading.items() <= made.recipe["runtime"]["loading"].items()
+        assert (
+            made.text == plain.text and loading.items() <= made.recipe["runtime"]["loading"].items()
+        )
     with pytest.raises(DaedalError, match="context of 30"):
         other("Once upon a time " * 10)
     with pytest.raises(DaedalError, match="'slots' or 'paged'"):

@@ -62,7 +62,11 @@ def test_eight_threads_text_and_pictures_at_once(tiny_folder: Path, painter: Any
         return [call(number * 200 + i) for i in range(200)]
 
     with ThreadPoolExecutor(8) as pool:
-        ends = [end for run in [pool.submit(thread, n) for n in range(8)] for end in run.result(timeout=300)]
+        ends = [
+            end
+            for run in [pool.submit(thread, n) for n in range(8)]
+            for end in run.result(timeout=300)
+        ]
     assert len(ends) == 1600 and not writer.engine.busy and not painter.lane.busy
 
 

@@ -1,4 +1,5 @@
-"""Constrained decoding: whatever is drawn parses and validates, no legal token is masked, and a bad schema is one sentence."""
+"""Constrained decoding: whatever is drawn parses and validates, no legal token is masked, and a bad
+schema is one sentence."""
 
 import itertools
 import json
@@ -39,7 +40,11 @@ def valid(value: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(['{"name": "hello", "age": 12, "tags": ["a", "b"]} true false null ababab'] * 5, 330, ("<|endoftext|>", "<|im_end|>"))
+    return Tokenizer.train(
+        ['{"name": "hello", "age": 12, "tags": ["a", "b"]} true false null ababab'] * 5,
+        330,
+        ("<|endoftext|>", "<|im_end|>"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +76,23 @@ def test_every_sample_validates(tokenizer: Tokenizer, network) -> None:
 @pytest.mark.parametrize("pattern", ["[ab]{2,4}", r"(yes|no|é)!?", "[0-9]{4}-[0-9]{2}"])
 def test_every_sample_matches(tokenizer: Tokenizer, network, pattern: str) -> None:
     grammar = Grammar.regex(tokenizer, pattern)
-    assert all(re.fullmatch(pattern, text_of(tokenizer, network, grammar, seed)) for seed in range(20))
+    assert all(
+        re.fullmatch(pattern, text_of(tokenizer, network, grammar, seed)) for seed in range(20)
+    )
 
 
 def test_masks_are_exact_by_brute_force(tokenizer: Tokenizer) -> None:
-    """A token is allowed exactly when the text so far and the token begin one of the strings of the language."""
-    language = {"".join(s) for n in range(1, 5) for s in itertools.product("ab", repeat=n)} | {"abc!", "é"}
+    """A token is allowed exactly when the text so far and the token begin one of the strings of the
+    language."""
+    language = {"".join(s) for n in range(1, 5) for s in itertools.product("ab", repeat=n)} | {
+        "abc!",
+        "é",
+    }
     grammar = Grammar.regex(tokenizer, "[ab]{1,4}|abc!|é")
-    words = [(i, tokenizer.backend.decode([i], skip_special_tokens=False)) for i in range(tokenizer.vocab_size)]
+    words = [
+        (i, tokenizer.backend.decode([i], skip_special_tokens=False))
+        for i in range(tokenizer.vocab_size)
+    ]
     for prefix in ["", "a", "ab", "abc", "baba", "abc!"]:
         matcher = grammar.matcher()
         for token in tokenizer.encode(prefix):
@@ -88,7 +102,9 @@ def test_masks_are_exact_by_brute_force(tokenizer: Tokenizer) -> None:
             if i in tokenizer.special_ids:
                 assert bool(allowed[i]) == (i in tokenizer.eos_ids and prefix in language)
             elif "\ufffd" not in word:
-                assert bool(allowed[i]) == any(text.startswith(prefix + word) for text in language), (prefix, word)
+                assert bool(allowed[i]) == any(
+                    text.startswith(prefix + word) for text in language
+                ), (prefix, word)
     first_byte = tokenizer.encode("é")[0]
     assert grammar.matcher().allowed(tokenizer.vocab_size)[first_byte]
 
@@ -109,7 +125,10 @@ def test_rollback_and_fits(tokenizer: Tokenizer) -> None:
 def test_tokens_beyond_the_tokenizer_stay_masked(tokenizer: Tokenizer) -> None:
     logits = torch.zeros(1, tokenizer.vocab_size + 5)
     masked = Grammar.regex(tokenizer, "[ab]+").matcher().mask(logits)
-    assert bool((masked[0, tokenizer.vocab_size :] == float("-inf")).all()) and not masked.isinf().all()
+    assert (
+        bool((masked[0, tokenizer.vocab_size :] == float("-inf")).all())
+        and not masked.isinf().all()
+    )
 
 
 @pytest.mark.parametrize(

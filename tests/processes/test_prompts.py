@@ -34,19 +34,29 @@ def test_no_prompt_breaks_the_reader(prompt: str) -> None:
 
 
 def test_long_prompts_become_chunks() -> None:
-    tokenizer = Tokenizer.train(["a b c d"] * 5, 262, ["<s>", "</s>", "<pad>"], bos="<s>", eos="</s>", pad="<pad>")
+    tokenizer = Tokenizer.train(
+        ["a b c d"] * 5, 262, ["<s>", "</s>", "<pad>"], bos="<s>", eos="</s>", pad="<pad>"
+    )
     made = chunked(tokenizer, ["abcdefg", "(a:2)"], length=5)
     bos, eos, pad = (tokenizer.token_id(text) for text in ("<s>", "</s>", "<pad>"))
     assert made.ids.shape == (2, 3, 5) and (made.ids[:, :, 0] == bos).all()
     read = [i for i in made.ids[0].flatten().tolist() if i not in (bos, eos, pad)]
     assert tokenizer.decode(read) == "abcdefg"
-    assert made.ids[1, 0].tolist()[2:] == [eos, pad, pad] and made.weights[1, 0].tolist() == [1, 2, 1, 1, 1]
+    assert made.ids[1, 0].tolist()[2:] == [eos, pad, pad] and made.weights[1, 0].tolist() == [
+        1,
+        2,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_weighted_states_keep_their_mean() -> None:
     states, weights = torch.rand(2, 4, 8) + 1, torch.tensor([[1.0, 2, 1, 1], [1, 1, 1, 1]])
     out = apply_weights(states, weights)
-    assert torch.allclose(out.mean((1, 2)), states.mean((1, 2))) and torch.allclose(out[1], states[1])
+    assert torch.allclose(out.mean((1, 2)), states.mean((1, 2))) and torch.allclose(
+        out[1], states[1]
+    )
     assert (out[0, 1] / states[0, 1]).mean() > 1.4 * (out[0, 0] / states[0, 0]).mean()
 
 
@@ -59,12 +69,21 @@ def test_signs_that_no_text_had_and_words_that_are_cut_get_a_sentence() -> None:
     english = Tokenizer.train(["a red circle in the café"] * 5, 300)
     russian = Tokenizer.train(["красный круг"] * 5, 300)
     assert remark("A red circle (in the café:1.2), 60 °", [english]) == ""
-    assert remark("a красный круг", [english]).startswith("'красный' is in signs that this model never learnt")
+    assert remark("a красный круг", [english]).startswith(
+        "'красный' is in signs that this model never learnt"
+    )
     assert remark("a \U0001f355", [english]).startswith("'\U0001f355' is in signs")
     assert remark("a красный круг", [english, russian]) == "" == remark("красный", [])
-    assert remark("a red circle", [english], most=2) == "the prompt has 3 tokens and this model reads 2; it does not see 'circle'."
+    assert (
+        remark("a red circle", [english], most=2)
+        == "the prompt has 3 tokens and this model reads 2; it does not see 'circle'."
+    )
     assert remark("a red circle", [english], most=3) == ""
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "красный": 1}, unk_token="[UNK]"))
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[UNK]": 0, "красный": 1}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     known = Tokenizer(words, roles={"unk_token": "[UNK]"})
-    assert remark("красный", [known]) == "" and remark("круг", [known]).startswith("'круг' is in signs")
+    assert remark("красный", [known]) == "" and remark("круг", [known]).startswith(
+        "'круг' is in signs"
+    )

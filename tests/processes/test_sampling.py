@@ -1,4 +1,5 @@
-"""Sampling: filters equal to transformers', draws that follow the distribution, and draws that no batch can change."""
+"""Sampling: filters equal to transformers', draws that follow the distribution, and draws that no
+batch can change."""
 
 import dataclasses
 
@@ -43,12 +44,16 @@ def test_repetition_equals_transformers() -> None:
     logits, ids = random_logits(0, 1), [3, 5, 3, 60]
     want = t.RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([ids]), logits.clone())[0]
     torch.testing.assert_close(S.repetition(logits[0], ids, 1.3), want)
-    torch.testing.assert_close(S.edit(logits[0], SamplingParams(repetition_penalty=1.3), ids[:2], ids[2:]), want)
+    torch.testing.assert_close(
+        S.edit(logits[0], SamplingParams(repetition_penalty=1.3), ids[:2], ids[2:]), want
+    )
 
 
 def test_presence_frequency_and_bias() -> None:
     logits = torch.zeros(5)
-    params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25, logit_bias={4: 2.0, 0: float("-inf")})
+    params = SamplingParams(
+        presence_penalty=0.5, frequency_penalty=0.25, logit_bias={4: 2.0, 0: float("-inf")}
+    )
     assert S.edit(logits, params, [3], [1, 1, 2]).tolist() == [float("-inf"), -1.0, -0.75, 0.0, 2.0]
     with pytest.raises(DaedalError, match="token 9"):
         S.edit(logits, SamplingParams(logit_bias={9: 1.0}), [], [])
@@ -77,8 +82,12 @@ def test_shortlist_is_what_truncate_leaves(shape: dict, vocabulary: int) -> None
         want = S.truncate(logits, params).softmax(-1)
         outside = want.scatter(-1, ids, 0.0)
         norm = (listed.sum(-1) + left.exp())[:, None]
-        torch.testing.assert_close((listed / norm)[enough], (want - outside)[enough], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close((left.exp() / norm[:, 0])[enough], outside.sum(-1)[enough], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            (listed / norm)[enough], (want - outside)[enough], rtol=1e-4, atol=1e-6
+        )
+        torch.testing.assert_close(
+            (left.exp() / norm[:, 0])[enough], outside.sum(-1)[enough], rtol=1e-4, atol=1e-5
+        )
         assert vocabulary > V or enough.all()
 
 
@@ -93,7 +102,8 @@ def chi_square(counts: torch.Tensor, expected: torch.Tensor) -> tuple[float, flo
 @pytest.mark.parametrize("short", [4, 256])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_draws_follow_the_distribution(shape: dict, short: int, monkeypatch) -> None:
-    monkeypatch.setattr(S._draw, "__defaults__", (short,))  # 4: the shortlist is not enough, 256: it holds everything
+    # 4: the shortlist is not enough, 256: it holds everything
+    monkeypatch.setattr(S._draw, "__defaults__", (short,))
     logits, draws = random_logits(2, 1)[0] / 2, 4_000
     params = SamplingParams(seed=0, **shape)
     rows = [(dataclasses.replace(params, seed=i), (), ()) for i in range(draws)]
@@ -117,19 +127,34 @@ def test_draws_of_one_seed_are_independent_over_steps() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(SHAPES)), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=6), st.integers(0, 99))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(SHAPES)), st.integers(0, 9), st.integers(0, 5)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 99),
+)
 def test_a_draw_does_not_depend_on_the_batch(rows: list[tuple[int, int, int]], seed: int) -> None:
     shapes = [*SHAPES, {"temperature": 0.0, "repetition_penalty": 2.0}]
-    batch = [(SamplingParams(seed=s, **shapes[which]), [1, 2], list(range(step))) for which, s, step in rows]
+    batch = [
+        (SamplingParams(seed=s, **shapes[which]), [1, 2], list(range(step)))
+        for which, s, step in rows
+    ]
     logits = random_logits(seed, len(rows))
     together = S.sample_batch(logits, batch)
-    assert together == [S.sample(line, p, prompt=a, output=b)[0] for line, (p, a, b) in zip(logits, batch, strict=True)]
+    assert together == [
+        S.sample(line, p, prompt=a, output=b)[0]
+        for line, (p, a, b) in zip(logits, batch, strict=True)
+    ]
 
 
 def test_greedy_and_logprobs() -> None:
     logits = random_logits(4, 1)[0]
     token, logprob = S.sample(logits, SamplingParams(temperature=0))
-    assert token == int(logits.argmax()) and logprob == pytest.approx(float(logits.log_softmax(-1).max()))
+    assert token == int(logits.argmax()) and logprob == pytest.approx(
+        float(logits.log_softmax(-1).max())
+    )
     assert S.likeliest(logits, 3)[0] == (token, pytest.approx(logprob))
 
 

@@ -53,18 +53,38 @@ def test_a_picture_of_a_batch_is_the_picture_alone(network: MediaTransformer, sa
 def test_kept_patches_come_out_bit_identical_and_guide_the_rest(network: MediaTransformer) -> None:
     start, kept = torch.rand(1, 3, 16, 16) * 2 - 1, torch.zeros(16, dtype=torch.bool)
     kept[:8] = True  # the upper half
-    out, other = (paint(network, some(1), NOTHING, [0], flow_levels(3), start=s, kept=kept, guidance_scale=2, **SIZE) for s in (start, -start))
-    assert torch.equal(out[:, :, :8], start[:, :, :8]) and not torch.allclose(out[:, :, 8:], start[:, :, 8:], atol=0.1)
+    out, other = (
+        paint(
+            network,
+            some(1),
+            NOTHING,
+            [0],
+            flow_levels(3),
+            start=s,
+            kept=kept,
+            guidance_scale=2,
+            **SIZE,
+        )
+        for s in (start, -start)
+    )
+    assert torch.equal(out[:, :, :8], start[:, :, :8]) and not torch.allclose(
+        out[:, :, 8:], start[:, :, 8:], atol=0.1
+    )
     assert not torch.allclose(out[:, :, 8:], other[:, :, 8:], atol=1e-3)
 
 
 def test_a_start_from_a_late_level_stays_near() -> None:
-    """A velocity network that answers zero moves nothing: what comes out is the start with the noise of the first level."""
+    """A velocity network that answers zero moves nothing: what comes out is the start with the
+    noise of the first level."""
     network = MediaTransformer(dataclasses.replace(TINY, prediction="flow")).init_weights(0).eval()
     start, eps = torch.rand(1, 3, 16, 16) * 2 - 1, seeded_noise([0], (16, 48))()
     for strength, t in ((0.02, 0.02), (0.5, 0.5), (1.0, 1.0)):
-        out = paint(network, some(1), NOTHING, [0], flow_levels(50).tail(strength), start=start, **SIZE)
-        assert torch.allclose(out, unpatchify((1 - t) * patchify(start, 4) + t * eps, 4, 16, 16), atol=1e-5)
+        out = paint(
+            network, some(1), NOTHING, [0], flow_levels(50).tail(strength), start=start, **SIZE
+        )
+        assert torch.allclose(
+            out, unpatchify((1 - t) * patchify(start, 4) + t * eps, 4, 16, 16), atol=1e-5
+        )
 
 
 def test_guidance_moves_away_from_the_negative_prompt(network: MediaTransformer) -> None:
@@ -81,17 +101,31 @@ def test_control_starts_at_zero_and_then_matters() -> None:
         p.data += 0.05 * torch.randn(p.shape)
     network.control_in.weight.data.zero_()
     hint = edges(torch.rand(1, 3, 16, 16) * 2 - 1)
-    plain, hinted = (paint(network, some(1), NOTHING, [0], flow_levels(3), control=c, guidance_scale=2, **SIZE) for c in (None, hint))
+    plain, hinted = (
+        paint(network, some(1), NOTHING, [0], flow_levels(3), control=c, guidance_scale=2, **SIZE)
+        for c in (None, hint)
+    )
     assert torch.equal(plain, hinted)
     network.control_in.weight.data.normal_()
-    assert not torch.allclose(paint(network, some(1), NOTHING, [0], flow_levels(3), control=hint, guidance_scale=2, **SIZE), plain, atol=1e-3)
+    assert not torch.allclose(
+        paint(
+            network, some(1), NOTHING, [0], flow_levels(3), control=hint, guidance_scale=2, **SIZE
+        ),
+        plain,
+        atol=1e-3,
+    )
 
 
 def test_edges_are_where_colours_change() -> None:
     picture = torch.full((1, 3, 16, 16), -1.0)
     picture[:, 1, 4:12, 4:12] = 1.0
     found = edges(picture)
-    assert found[0, 0, 4, 4:12].all() and found[0, 0, 4:12, 11].all() and not found[0, 0, 6:10, 6:10].any() and not found[0, 0, :3].any()
+    assert (
+        found[0, 0, 4, 4:12].all()
+        and found[0, 0, 4:12, 11].all()
+        and not found[0, 0, 6:10, 6:10].any()
+        and not found[0, 0, :3].any()
+    )
     assert torch.equal(edges(-picture), found) and not edges(torch.zeros(1, 3, 8, 8)).any()
 
 

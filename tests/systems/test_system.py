@@ -1,4 +1,5 @@
-"""What systems say of themselves: training and painting are told the same, and a prompt is cut for training alone."""
+"""What systems say of themselves: training and painting are told the same, and a prompt is cut for
+training alone."""
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def test_a_prompt_is_read_to_its_end_or_cut() -> None:
 
 
 def test_a_network_of_no_system_is_told_by_its_class() -> None:
-    with pytest.raises(DaedalError, match=rf"Linear is not an image network.*{next(iter(SYSTEMS))}"):
+    with pytest.raises(
+        DaedalError, match=rf"Linear is not an image network.*{next(iter(SYSTEMS))}"
+    ):
         system_of({"unet": nn.Linear(1, 1), "scheduler": {}})
 
 

@@ -1,1 +1,2 @@
-"""A medium of tones, as somebody adds one: settings, pipeline and metrics, and one line in the registry."""
+"""A medium of tones, as somebody adds one: settings, pipeline and metrics, and one line in the
+registry."""

@@ -52,7 +52,9 @@ class Step:
 
 
 class Playing(SteppedHandle):
-    def __init__(self, pipeline: "TonePipeline", prompt: str, params: ToneParams, generation: Generation) -> None:
+    def __init__(
+        self, pipeline: "TonePipeline", prompt: str, params: ToneParams, generation: Generation
+    ) -> None:
         super().__init__(generation)
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
 
@@ -69,17 +71,30 @@ class TonePipeline(Pipeline):
 
     def __init__(self, name: str, folder: Path, loading: dict[str, Any]) -> None:
         self.name, self.folder, self.loading = name, folder, loading
-        self.octave, self.lane = json.loads((folder / "tone.json").read_text())["octave"], GeneratorLane()
+        self.octave, self.lane = (
+            json.loads((folder / "tone.json").read_text())["octave"],
+            GeneratorLane(),
+        )
 
-    def start(self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any) -> Playing:
+    def start(
+        self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
+    ) -> Playing:
         params = read(ToneParams, settings, "tones")
         if prompt not in NOTES:
-            raise DaedalError(f"{prompt!r} is not a note{nearest(prompt, list(NOTES))}; notes are {', '.join(NOTES)}.")
-        generation = Generation(self.play(NOTES[prompt] * 2**self.octave, params), None, client, priority)
+            raise DaedalError(
+                f"{prompt!r} is not a note{nearest(prompt, list(NOTES))}; notes are {', '.join(NOTES)}."
+            )
+        generation = Generation(
+            self.play(NOTES[prompt] * 2**self.octave, params), None, client, priority
+        )
         return Playing(self, prompt, params, self.lane.submit(generation))
 
     def play(self, pitch: float, p: ToneParams) -> Iterator[tuple[int, int]]:
-        at, total, parts = np.arange(int(p.seconds * RATE)) / RATE, max(1, round(p.seconds * 10)), []
+        at, total, parts = (
+            np.arange(int(p.seconds * RATE)) / RATE,
+            max(1, round(p.seconds * 10)),
+            [],
+        )
         for i, part in enumerate(np.array_split(at, total)):
             parts.append(part)
             yield i + 1, total

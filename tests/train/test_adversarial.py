@@ -18,8 +18,12 @@ def test_games_by_hand() -> None:
         "relativistic": ([log(3), log(-3.5)], [log(-3), log(3.5)]),
     }
     for name, (maker, critic) in expected.items():
-        torch.testing.assert_close(GAMES[name].maker(real, made), torch.tensor(maker, dtype=torch.float32))
-        torch.testing.assert_close(GAMES[name].critic(real, made), torch.tensor(critic, dtype=torch.float32))
+        torch.testing.assert_close(
+            GAMES[name].maker(real, made), torch.tensor(maker, dtype=torch.float32)
+        )
+        torch.testing.assert_close(
+            GAMES[name].critic(real, made), torch.tensor(critic, dtype=torch.float32)
+        )
 
 
 def test_steepness_by_hand() -> None:
@@ -41,14 +45,24 @@ class Line(nn.Module):
 
 
 def test_a_duel_by_hand() -> None:
-    """A maker 3 z and a critic 2 x. R1 and R2 are both the critic's slope squared, 4, whose half times gamma 0.5 is 2 together."""
-    maker, critic, z, real = Line(3.0), Line(2.0), torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.5], [4.0]])
+    """A maker 3 z and a critic 2 x. R1 and R2 are both the critic's slope squared, 4, whose half
+    times gamma 0.5 is 2 together."""
+    maker, critic, z, real = (
+        Line(3.0),
+        Line(2.0),
+        torch.tensor([[1.0], [-1.0]]),
+        torch.tensor([[0.5], [4.0]]),
+    )
     made, judged = [[6.0], [-6.0]], [[1.0], [8.0]]
     first, second = duel(GAMES["relativistic"], critic, real, maker(z), gamma=0.5)
     softplus = nn.functional.softplus
     torch.testing.assert_close(first, softplus(torch.tensor(judged) - torch.tensor(made))[:, 0])
-    torch.testing.assert_close(second, softplus(torch.tensor(made) - torch.tensor(judged))[:, 0] + 0.5 / 2 * (4 + 4))
-    one = torch.autograd.grad(first.sum(), [maker.weight, critic.weight], allow_unused=True, retain_graph=True)
+    torch.testing.assert_close(
+        second, softplus(torch.tensor(made) - torch.tensor(judged))[:, 0] + 0.5 / 2 * (4 + 4)
+    )
+    one = torch.autograd.grad(
+        first.sum(), [maker.weight, critic.weight], allow_unused=True, retain_graph=True
+    )
     two = torch.autograd.grad(second.sum(), [maker.weight, critic.weight], allow_unused=True)
     assert one[0] is not None and one[1] is None and two[0] is None and two[1] is not None
 
@@ -73,7 +87,12 @@ def test_patches() -> None:
     critic = PatchGAN(width=8).init_weights(0)
     x = torch.randn(2, 3, 64, 64, requires_grad=True)
     logits, seen = critic(x)
-    assert logits.shape == (2, 1, 6, 6) and [f.shape[1:] for f in seen] == [(8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 7, 7)]
+    assert logits.shape == (2, 1, 6, 6) and [f.shape[1:] for f in seen] == [
+        (8, 32, 32),
+        (16, 16, 16),
+        (32, 8, 8),
+        (64, 7, 7),
+    ]
     torch.testing.assert_close(critic(x[:1])[0], logits[:1], rtol=1e-4, atol=1e-5)
     held, _ = frozen(critic, x)
     assert torch.equal(held, logits)

@@ -18,16 +18,38 @@ def resumed(recipe: Run) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_run_goes_on_with_its_own_model_data_and_optimizer_only(path: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_its_own_model_data_and_optimizer_only(
+    path: Path, tmp_path: Path
+) -> None:
     begun = load_recipe(path, [f"out={tmp_path}"])
     assert resumed(begun) is None
     checkpoint.save(tmp_path / "checkpoints", 1, {"fixed": checkpoint.fixed(begun)})
     other = "muon" if begun.optimizer.name == "adamw" else "adamw"
-    assert resumed(load_recipe(path, [f"out={tmp_path}", "steps=99999", "optimizer.clip=0.5", "checkpoint_every=3", "micro_rows=1"]))
-    changes = {"seed": "77", "rows": str(begun.rows // 2), "optimizer.name": other, "ema (or none)": "null" if begun.ema else "0.5"}
+    assert resumed(
+        load_recipe(
+            path,
+            [
+                f"out={tmp_path}",
+                "steps=99999",
+                "optimizer.clip=0.5",
+                "checkpoint_every=3",
+                "micro_rows=1",
+            ],
+        )
+    )
+    changes = {
+        "seed": "77",
+        "rows": str(begun.rows // 2),
+        "optimizer.name": other,
+        "ema (or none)": "null" if begun.ema else "0.5",
+    }
     for key, value in changes.items():
         with pytest.raises(DaedalError, match=f"another {key.split(' ')[0]}.*delete"):
-            resumed(load_recipe(path, [f"out={tmp_path}", "micro_rows=1", f"{key.split(' ')[0]}={value}"]))
+            resumed(
+                load_recipe(
+                    path, [f"out={tmp_path}", "micro_rows=1", f"{key.split(' ')[0]}={value}"]
+                )
+            )
     data = {**begun.data.model_dump(), "train": [{"path": "elsewhere"}]}
     with pytest.raises(DaedalError, match="another data"):
         resumed(load_recipe(path, [f"out={tmp_path}", f"data={data}".replace("None", "null")]))
@@ -45,7 +67,18 @@ def test_fields_say_themselves_what_is_fixed(task: str) -> None:
     marks = {name: marks_of(TASKS[task], name) for name in TASKS[task].model_fields}
     assert all(FIXED in marks[name] for name in ("data", "seed", "rows", "averages"))
     assert FIXED_PRESENCE in marks["ema"] and not marks["steps"] and not marks["dtype"]
-    assert FIXED in marks["start" if "start" in marks else "codec" if "codec" in marks else "model" if "model" in marks else "side"]
+    assert (
+        FIXED
+        in marks[
+            "start"
+            if "start" in marks
+            else "codec"
+            if "codec" in marks
+            else "model"
+            if "model" in marks
+            else "side"
+        ]
+    )
 
 
 def test_data_are_what_they_hold(tmp_path: Path) -> None:
@@ -57,7 +90,9 @@ def test_data_are_what_they_hold(tmp_path: Path) -> None:
 
     def run(data: Path) -> Run:
         source = f"data.train=[{{path: '{data}'}}, {{path: tasks}}]"
-        return load_recipe("recipes/chat/sft.yaml", ["start=house/chat", f"out={tmp_path / 'run'}", source])
+        return load_recipe(
+            "recipes/chat/sft.yaml", ["start=house/chat", f"out={tmp_path / 'run'}", source]
+        )
 
     begun = checkpoint.fixed(run(first))
     checkpoint.save(tmp_path / "run/checkpoints", 1, {"fixed": begun})
@@ -67,8 +102,14 @@ def test_data_are_what_they_hold(tmp_path: Path) -> None:
     for change in (
         lambda: changed.write_text(changed.read_text().replace("yes", "no!")),
         lambda: changed.write_text(changed.read_text().replace("no!", "yes") + " "),
-        lambda: (changed.write_text(changed.read_text()[:-1]), (second / "three.jsonl").write_text("")),
-        lambda: ((second / "three.jsonl").unlink(), (second / "two.jsonl").rename(second / "2.jsonl")),
+        lambda: (
+            changed.write_text(changed.read_text()[:-1]),
+            (second / "three.jsonl").write_text(""),
+        ),
+        lambda: (
+            (second / "three.jsonl").unlink(),
+            (second / "two.jsonl").rename(second / "2.jsonl"),
+        ),
     ):
         change()
         with pytest.raises(DaedalError, match=r"another data \(files or their contents\)"):

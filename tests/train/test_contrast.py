@@ -1,4 +1,5 @@
-"""Contrastive training: the loss by hand, ends of text, processes that change nothing, runs that resume, and a folder transformers opens."""
+"""Contrastive training: the loss by hand, ends of text, processes that change nothing, runs that
+resume, and a folder transformers opens."""
 
 import json
 import math
@@ -38,20 +39,30 @@ def losses(out: Path) -> list[float]:
 def test_loss_by_hand() -> None:
     """Two orthogonal pairs at scale ln 3: each is right with odds 3 to 1. Swapped captions: 1 to 3."""
     pictures, scale = torch.eye(2), torch.tensor(math.log(3))
-    assert contrast.contrastive(pictures, torch.eye(2), scale).item() == pytest.approx(2 * math.log(4 / 3), rel=1e-6)
-    assert contrast.contrastive(pictures, torch.eye(2).flip(0), scale).item() == pytest.approx(2 * math.log(4), rel=1e-6)
-    one = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # all pictures alike: chance for them, and for texts
-    assert contrast.contrastive(one, torch.eye(2), scale).item() == pytest.approx((math.log(4 / 3) + math.log(4) + 2 * math.log(2)) / 2, rel=1e-6)
+    assert contrast.contrastive(pictures, torch.eye(2), scale).item() == pytest.approx(
+        2 * math.log(4 / 3), rel=1e-6
+    )
+    assert contrast.contrastive(pictures, torch.eye(2).flip(0), scale).item() == pytest.approx(
+        2 * math.log(4), rel=1e-6
+    )
+    # all pictures alike: chance for them, and for texts
+    one = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert contrast.contrastive(one, torch.eye(2), scale).item() == pytest.approx(
+        (math.log(4 / 3) + math.log(4) + 2 * math.log(2)) / 2, rel=1e-6
+    )
 
 
 def test_pictures_move_a_little() -> None:
-    """By nothing: as they were. By up to a fifth: a bright square comes back whole, somewhere near, on its own paper."""
+    """By nothing: as they were. By up to a fifth: a bright square comes back whole, somewhere near,
+    on its own paper."""
     torch.manual_seed(0)
     images = torch.full((32, 3, 32, 32), -0.5)
     images[:, :, 12:20, 12:20] = 1.0
     torch.testing.assert_close(contrast.moved(images, 0.0), images, rtol=0, atol=1e-5)
     moved = contrast.moved(images, 0.2)
-    torch.testing.assert_close(moved[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], torch.full((32, 3, 4), -0.5))
+    torch.testing.assert_close(
+        moved[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], torch.full((32, 3, 4), -0.5)
+    )
     light = (moved[:, 0] + 0.5) / 1.5  # (B, H, W)
     assert (light.sum((1, 2)) > 64 / 1.25**2).all() and (light.sum((1, 2)) < 64 / 0.75**2).all()
     rows = (light.sum(2) * torch.arange(32)).sum(1) / light.sum((1, 2)) - 15.5
@@ -60,33 +71,57 @@ def test_pictures_move_a_little() -> None:
 
 def test_an_end_stands_behind_the_last_word() -> None:
     captions = torch.tensor([[5, 6, 1, 1], [5, 6, 7, 8], [1, 1, 1, 1]])
-    assert contrast.ended(captions, pad=1, eos=0).tolist() == [[5, 6, 0, 1, 1], [5, 6, 7, 8, 0], [0, 1, 1, 1, 1]]
+    assert contrast.ended(captions, pad=1, eos=0).tolist() == [
+        [5, 6, 0, 1, 1],
+        [5, 6, 7, 8, 0],
+        [0, 1, 1, 1, 1],
+    ]
 
 
 def test_the_scale_is_bounded(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(["a red circle"], 300, ["<|end|>", "<|pad|>"], pad="<|pad|>")
     network = contrast.network_of(recipe(tmp_path), tokenizer)
     network.clip.logit_scale.data.fill_(9.0)
-    batch = {"images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), "captions": torch.randint(2, 250, (4, 11))}
+    batch = {
+        "images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8),
+        "captions": torch.randint(2, 250, (4, 11)),
+    }
     loss = contrast.contrast().loss(network, batch)
     assert network.clip.scale.item() == pytest.approx(100, rel=1e-5)
     pictures, texts = network.embed(contrast.clean(batch["images"]), batch["captions"])
     logits = 100 * pictures @ texts.mT
-    expected = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.mT, torch.arange(4))) * 2
+    expected = (
+        F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.mT, torch.arange(4))
+    ) * 2
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    """The same losses over steps means the same gradients too: negatives cross processes, and so do their gradients. (Each process moves its
-    pictures its own way, so here they stay.)"""
+    """The same losses over steps means the same gradients too: negatives cross processes, and so do
+    their gradients. (Each process moves its pictures its own way, so here they stay.)"""
     alike = ["jitter=0", "dtype=fp32"]
     contrast.run(recipe(tmp_path / "one", *alike))
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", "recipes/image/clip.yaml"]
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "daedal",
+        "train",
+        "recipes/image/clip.yaml",
+    ]
     done = subprocess.run(
         [*run, *QUICK, f"out={tmp_path / 'two'}", "micro_rows=4", *alike], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    torch.testing.assert_close(torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one")), rtol=2e-4, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path / "two")),
+        torch.tensor(losses(tmp_path / "one")),
+        rtol=2e-4,
+        atol=0,
+    )
     assert losses(tmp_path / "one")[0] == pytest.approx(math.log(8), abs=0.7)
 
 
@@ -100,14 +135,26 @@ def test_a_killed_run_goes_on_and_transformers_opens_the_end(tmp_path: Path) -> 
     assert losses(runs[0]) == losses(runs[1]) and len(losses(runs[0])) == 6
     found = json.loads((runs[0] / "evaluations.jsonl").read_text().splitlines()[-1])
     assert found["among"] == 6 and 0 <= found["text_of_picture_r1"] <= 1
-    ours, theirs, tokenizer = checkpoints.load(folder), transformers.CLIPModel.from_pretrained(folder).eval(), Tokenizer.load(folder)
+    ours, theirs, tokenizer = (
+        checkpoints.load(folder),
+        transformers.CLIPModel.from_pretrained(folder).eval(),
+        Tokenizer.load(folder),
+    )
     assert isinstance(ours, CLIPModel)
-    tokens = contrast.ended(contrast.encode_captions(tokenizer, ["a red circle", "two blue stars above"], 11), tokenizer.pad_id, tokenizer.eos_ids[0])
+    tokens = contrast.ended(
+        contrast.encode_captions(tokenizer, ["a red circle", "two blue stars above"], 11),
+        tokenizer.pad_id,
+        tokenizer.eos_ids[0],
+    )
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(images, tokens), theirs(tokens, images).logits_per_image, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            ours(images, tokens), theirs(tokens, images).logits_per_image, rtol=1e-4, atol=1e-4
+        )
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    white = processor(torch.full((3, 32, 32), 255, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
+    white = processor(torch.full((3, 32, 32), 255, dtype=torch.uint8), return_tensors="pt")[
+        "pixel_values"
+    ]
     assert white.shape == (1, 3, 32, 32) and white.min() == 1
 
 

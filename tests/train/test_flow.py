@@ -32,12 +32,15 @@ SMALL = [
 
 
 def recipe(out: Path, *overrides: str) -> FlowRecipe:
-    return load_recipe("recipes/image/tiny.yaml", [*SMALL, f"out={out}", "sample_steps=2", "evaluate_pictures=1", *overrides])
+    return load_recipe(
+        "recipes/image/tiny.yaml",
+        [*SMALL, f"out={out}", "sample_steps=2", "evaluate_pictures=1", *overrides],
+    )
 
 
 def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: Path) -> None:
-    """A stand-in that knows the clean picture: the velocity error is zero, whatever the levels; one that is off by a constant is charged
-    constant^2 / t^2 for free tokens only."""
+    """A stand-in that knows the clean picture: the velocity error is zero, whatever the levels; one
+    that is off by a constant is charged constant^2 / t^2 for free tokens only."""
     made = recipe(tmp_path, "given=1.0", "uniform=1.0")
     images = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8)
     seen: list[torch.Tensor] = []
@@ -55,17 +58,25 @@ def test_an_exact_denoiser_has_no_loss_and_given_tokens_cost_nothing(tmp_path: P
             seen.append(level)
             return patchify(images.float() / 127.5 - 1, 16) + self.off
 
-    objective, batch = flow.flow_loss(made, WORDS), {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)}
+    objective, batch = (
+        flow.flow_loss(made, WORDS),
+        {"images": images, "captions": torch.zeros(64, 12, dtype=torch.int64)},
+    )
     assert objective.loss(Exact(0.0), batch).item() == pytest.approx(0, abs=1e-2)
     loss, level = objective.loss(Exact(0.1), batch).item(), seen[-1]
     free = level > 0
     assert 0.1 < free.float().mean() < 0.9
-    assert loss == pytest.approx(float((0.01 / level.clamp(min=terms.FLAT) ** 2 * free).sum() * 768), rel=1e-3)
+    assert loss == pytest.approx(
+        float((0.01 / level.clamp(min=terms.FLAT) ** 2 * free).sum() * 768), rel=1e-3
+    )
 
 
 def test_micro_batches_and_whole_batches_count_alike(tmp_path: Path) -> None:
     objective = flow.flow_loss(recipe(tmp_path), WORDS)
-    batch: Batch = {"images": torch.zeros(6, 3, 64, 64), "captions": torch.zeros(6, 12, dtype=torch.int64)}
+    batch: Batch = {
+        "images": torch.zeros(6, 3, 64, 64),
+        "captions": torch.zeros(6, 12, dtype=torch.int64),
+    }
     assert objective.count(batch) == 6 * 3 * 64 * 64
 
 
@@ -79,21 +90,53 @@ def test_given_rectangles() -> None:
 
 @pytest.mark.dtype
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
-    flow.run(recipe(tmp_path / "whole", "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
+    flow.run(
+        recipe(
+            tmp_path / "whole",
+            "steps=6",
+            "checkpoint_every=3",
+            "evaluate_every=100",
+            "sample_every=100",
+        )
+    )
     part = tmp_path / "part"
-    flow.run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
+    flow.run(
+        recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100")
+    )
     (part / "checkpoints" / "step-00000006.pt").unlink()  # as if killed after step 5
-    flow.run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
-    losses = [[json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (tmp_path / "whole", part)]
+    flow.run(
+        recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100")
+    )
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "whole", part)
+    ]
     assert losses[0] == losses[1] and len(losses[0]) == 6
-    assert isinstance(checkpoints.load(part / "model"), MediaTransformer) and (part / "samples").is_dir()
+    assert (
+        isinstance(checkpoints.load(part / "model"), MediaTransformer)
+        and (part / "samples").is_dir()
+    )
 
 
 def test_each_process_goes_on_with_its_own_noise(tmp_path: Path) -> None:
     """Two processes stopped after step 2 have the losses of two that were not."""
-    quick = ["steps=4", "checkpoint_every=2", "evaluate_every=100", "sample_every=100", "sample_steps=1"]
+    quick = [
+        "steps=4",
+        "checkpoint_every=2",
+        "evaluate_every=100",
+        "sample_every=100",
+        "sample_steps=1",
+    ]
     settings = [*SMALL, *quick, "micro_rows=4", "evaluate_pictures=1", f"out={tmp_path}"]
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train"]
+    run = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "daedal",
+        "train",
+    ]
     losses = []
     for _ in range(2):
         done = subprocess.run(
@@ -122,18 +165,36 @@ def test_a_process_that_joins_draws_noise_of_its_own() -> None:
 
 def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
-    overrides = [f"out={tmp_path / 'control'}", f"model.start={start}", "model.options={control_size: 256}", "steps=2", "rows=4", "micro_rows=4"]
-    grown = checkpoints.load(flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"])))
+    overrides = [
+        f"out={tmp_path / 'control'}",
+        f"model.start={start}",
+        "model.options={control_size: 256}",
+        "steps=2",
+        "rows=4",
+        "micro_rows=4",
+    ]
+    grown = checkpoints.load(
+        flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"]))
+    )
     assert grown.config.control_size == 256 and grown.control_in.weight.abs().max() > 0
 
 
 def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Path) -> None:
-    """Grown, it paints as before; then one prompt's small picture is told by the text, whatever the noise, and the tokens see it."""
+    """Grown, it paints as before; then one prompt's small picture is told by the text, whatever the
+    noise, and the tokens see it."""
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
     made = recipe(tmp_path / "grown", f"model.start={start}", "model.options={sketch: 8}")
     before, network = checkpoints.load(start, dtype=torch.float32), flow.network_of(made, 0)
-    x, positions, level, words = torch.randn(2, 16, 768), grid_positions(64, 64, 16), torch.rand(2, 1), torch.tensor([[5] * 12, [7] * 12])
-    assert torch.equal(before(x, positions, level, before.encode_text(words)), network(x, positions, level, network.encode_text(words)))
+    x, positions, level, words = (
+        torch.randn(2, 16, 768),
+        grid_positions(64, 64, 16),
+        torch.rand(2, 1),
+        torch.tensor([[5] * 12, [7] * 12]),
+    )
+    assert torch.equal(
+        before(x, positions, level, before.encode_text(words)),
+        network(x, positions, level, network.encode_text(words)),
+    )
     halves = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     halves[0, :, :32], halves[1, :, :, 32:] = 255, 255
     objective, optimizer = flow.flow_loss(made, WORDS), torch.optim.Adam(network.parameters(), 2e-3)
@@ -150,7 +211,9 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
 def test_a_start_of_another_size_is_an_error(tmp_path: Path) -> None:
     start = flow.run(recipe(tmp_path / "start", "steps=1"))
     with pytest.raises(DaedalError, match=r"has text.position of .12, 64. and not .20, 64."):
-        flow.network_of(recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}"), 0)
+        flow.network_of(
+            recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}"), 0
+        )
 
 
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:
@@ -161,44 +224,72 @@ def test_a_wrong_key_is_named(tmp_path: Path) -> None:
 
 
 def test_terms_of_the_flow_loss_are_no_terms_of_others() -> None:
-    with pytest.raises(DaedalError, match=r"are terms of task: flow; task: distill has a loss of its own"):
+    with pytest.raises(
+        DaedalError, match=r"are terms of task: flow; task: distill has a loss of its own"
+    ):
         load_recipe("recipes/image/distill.yaml", ["uncertainty=true"])
 
 
 def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
     from daedal import checkpoints
 
-    network = MediaTransformer(MediaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)).init_weights(0)
+    network = MediaTransformer(
+        MediaConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96
+        )
+    ).init_weights(0)
     checkpoints.save(network, tmp_path)
-    counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))["parameters"]
+    counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))[
+        "parameters"
+    ]
     assert counted == network.parameter_count() + 256 * 64  # the input of spans
 
 
-# ---- in latents ----------------------------------------------------------------------------------------------------------------------
+# ---- in latents ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from daedal import checkpoints
 
-    shape = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "block_out_channels": (8, 8)}
-    options = {"layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 5, "latents_mean": (0.1,) * 5, "latents_std": (2.0,) * 5}
+    shape = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+    }
+    options = {
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "latent_channels": 5,
+        "latents_mean": (0.1,) * 5,
+        "latents_std": (2.0,) * 5,
+    }
     folder = tmp_path_factory.mktemp("codec") / "codec"
     checkpoints.save(AutoencoderKL(AutoencoderKLConfig(**shape, **options)).init_weights(3), folder)
     return folder
 
 
-def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(tmp_path: Path, codec: Path) -> None:
-    """Half-size latents of five channels, patches of eight cells: tokens of 16 pixels. A folder of its own, that resumes and paints."""
+def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(
+    tmp_path: Path, codec: Path
+) -> None:
+    """Half-size latents of five channels, patches of eight cells: tokens of 16 pixels. A folder of
+    its own, that resumes and paints."""
     options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12, control_size: 256}"
-    folder = flow.run(recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2"))
+    folder = flow.run(
+        recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2")
+    )
     network, before = checkpoints.load(folder), checkpoints.load(codec)
     assert (network.codec.side, network.config.token_size) == (16, 5 * 64)
-    assert all(torch.equal(p, before.get_parameter(name)) for name, p in network.codec.autoencoder.named_parameters())
+    assert all(
+        torch.equal(p, before.get_parameter(name))
+        for name, p in network.codec.autoencoder.named_parameters()
+    )
     image = torch.rand(2, 3, 64, 64) * 2 - 1
     cells = before.encode(image)
     assert torch.equal(unpatchify(network.codec.encode(image), 8, 32, 32), cells)
-    assert torch.equal(network.codec.decode(network.codec.encode(image), 64, 64), before.decode(cells))
+    assert torch.equal(
+        network.codec.decode(network.codec.encode(image), 64, 64), before.decode(cells)
+    )
     assert torch.equal(network.codec.positions(64, 64), grid_positions(64, 64, 16))
     picture = load(str(folder))("a red square", seed=1, steps=2)
     assert picture.pixels.shape == (64, 64, 3)
@@ -214,14 +305,27 @@ def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, cod
     again = flow.run(
         load_recipe(
             "recipes/image/tiny.yaml",
-            [f"out={tmp_path / 'b'}", f"model.start={start}", "model.options={}", "steps=1", "rows=4", "micro_rows=4", "evaluate_pictures=1"],
+            [
+                f"out={tmp_path / 'b'}",
+                f"model.start={start}",
+                "model.options={}",
+                "steps=1",
+                "rows=4",
+                "micro_rows=4",
+                "evaluate_pictures=1",
+            ],
         )
     )
     network = checkpoints.load(again)
-    assert all(torch.equal(p, checkpoints.load(codec).get_parameter(name)) for name, p in network.codec.autoencoder.named_parameters())
+    assert all(
+        torch.equal(p, checkpoints.load(codec).get_parameter(name))
+        for name, p in network.codec.autoencoder.named_parameters()
+    )
 
 
 def test_a_codec_that_is_none_is_an_error(tmp_path: Path) -> None:
     start = flow.run(recipe(tmp_path / "a", "steps=1"))
-    with pytest.raises(DaedalError, match=r"holds a MediaTransformer; give the folder of an AutoencoderKL"):
+    with pytest.raises(
+        DaedalError, match=r"holds a MediaTransformer; give the folder of an AutoencoderKL"
+    ):
         flow.plan(recipe(tmp_path / "b", f"model.codec={start}"))

@@ -1,5 +1,5 @@
-"""The loop on three numbers: what is not finite reaches no weights, no state and no file; the average
-of the weights is the one defined, and is what is evaluated."""
+"""The loop on three numbers: what is not finite reaches no weights, no state and no file; the
+average of the weights is the one defined, and is what is evaluated."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -52,7 +52,10 @@ def infinite_loss(network: Line, part: Batch) -> Tensor:
 
 def infinite_gradient(network: Line, part: Batch) -> Tensor:
     """The root of 0 is 0, and its slope is infinite."""
-    return network.slope.square().sum() + (network.slope * (0.0 if late(part) else 1.0)).abs().sum().sqrt()
+    return (
+        network.slope.square().sum()
+        + (network.slope * (0.0 if late(part) else 1.0)).abs().sum().sqrt()
+    )
 
 
 def infinite_buffer(network: Line, part: Batch) -> Tensor:
@@ -69,7 +72,9 @@ def tensors(value: object) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("loss", [infinite_loss, infinite_gradient, infinite_buffer])
-def test_the_run_stops_at_the_last_good_step(loss: Callable[[Line, Batch], Tensor], tmp_path: Path) -> None:
+def test_the_run_stops_at_the_last_good_step(
+    loss: Callable[[Line, Batch], Tensor], tmp_path: Path
+) -> None:
     every = {"checkpoint_every": 1, "ema": 0.9, "averages": (0.05,), "averages_every": 1}
     recipe = Run(out=str(tmp_path), steps=5, rows=2, **every)
     network = Line()
@@ -77,7 +82,9 @@ def test_the_run_stops_at_the_last_good_step(loss: Callable[[Line, Batch], Tenso
         recipe, network, lambda: [torch.optim.AdamW(network.parameters(), lr=0.1)], Numbers(),
         Objective(loss, lambda batch: len(batch["x"])), begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0,
     )  # fmt: skip
-    with pytest.raises(DaedalError, match=rf"step {LAST_GOOD + 1}.*step-0000000{LAST_GOOD}.pt, is kept. Lower") as error:
+    with pytest.raises(
+        DaedalError, match=rf"step {LAST_GOOD + 1}.*step-0000000{LAST_GOOD}.pt, is kept. Lower"
+    ) as error:
         step.run()
     assert ("first in slope" in str(error.value)) == (loss is infinite_gradient)
     last = checkpoint.newest(tmp_path / "checkpoints")
@@ -85,7 +92,9 @@ def test_the_run_stops_at_the_last_good_step(loss: Callable[[Line, Batch], Tenso
     written = [load_file(file) for file in tmp_path.rglob("*.safetensors")]
     assert trainer.finite(tensors([last, *written])) and len(written) == LAST_GOOD
     if loss is not infinite_buffer:
-        assert torch.equal(network.slope, last["model"]["slope"]) and torch.equal(step.ema[0], last["ema"][0])
+        assert torch.equal(network.slope, last["model"]["slope"]) and torch.equal(
+            step.ema[0], last["ema"][0]
+        )
 
 
 def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
@@ -109,7 +118,9 @@ def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
         decay = min(0.7, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * weights
         torch.testing.assert_close(evaluated, average)
-    assert torch.equal(network.slope, live[-1]) and (1 + 30) / (10 + 30) > 0.7 > (1 + 10) / (10 + 10)
+    assert torch.equal(network.slope, live[-1]) and (1 + 30) / (10 + 30) > 0.7 > (1 + 10) / (
+        10 + 10
+    )
     assert torch.equal(run.result()["slope"], seen[-1])
 
 

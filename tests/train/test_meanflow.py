@@ -1,4 +1,5 @@
-"""MeanFlow: the identity where the average velocity is known, forward derivatives against finite differences, one step that lands right."""
+"""MeanFlow: the identity where the average velocity is known, forward derivatives against finite
+differences, one step that lands right."""
 
 import json
 from dataclasses import replace
@@ -53,11 +54,14 @@ def test_the_exact_average_implies_the_exact_velocity() -> None:
     torch.manual_seed(0)
     x, t = torch.randn(50, 1, 1).double() * 2, torch.rand(50, 1, 1).double() * 0.8 + 0.2
     r = t * torch.rand(50, 1, 1).double() * 0.95
-    torch.testing.assert_close(meanflow.velocity(exact, x, t, r, instant(x, t)), instant(x, t), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        meanflow.velocity(exact, x, t, r, instant(x, t)), instant(x, t), atol=1e-9, rtol=1e-9
+    )
 
 
 def test_one_step_lands_where_the_data_are() -> None:
-    """A small network that learns by the identity alone: from noise, x - u(x, 1, 0) has the data's mean and spread."""
+    """A small network that learns by the identity alone: from noise, x - u(x, 1, 0) has the data's
+    mean and spread."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
     u = lambda x, t, r: net(torch.cat([x, t, r], -1))  # noqa: E731
@@ -76,7 +80,9 @@ def test_one_step_lands_where_the_data_are() -> None:
     with torch.no_grad():
         eps, one = torch.randn(4000, 1), torch.ones(4000, 1)
         made = eps - u(eps, one, 0 * one)
-    assert made.mean().item() == pytest.approx(MEAN, abs=0.08) and made.std().item() == pytest.approx(STD, abs=0.1)
+    assert made.mean().item() == pytest.approx(
+        MEAN, abs=0.08
+    ) and made.std().item() == pytest.approx(STD, abs=0.1)
 
 
 @pytest.mark.parametrize("prediction", ["flow", "x0"])
@@ -95,20 +101,43 @@ def test_forward_derivatives_are_those_of_finite_differences(prediction: str) ->
 
 
 def test_a_trained_network_starts_as_it_is_and_learns_spans(tmp_path: Path) -> None:
-    """With its new input at zero, a flow network's average velocity is its velocity; a step of training moves the input."""
+    """With its new input at zero, a flow network's average velocity is its velocity; a step of
+    training moves the input."""
     plain = wild(replace(TINY, spans=False))
     checkpoints.save(plain, tmp_path / "start")
-    Tokenizer.train(["a red circle left of a blue star"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(tmp_path / "start")
-    overrides = [f"out={tmp_path}", f"model.start={tmp_path / 'start'}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null"]
+    Tokenizer.train(
+        ["a red circle left of a blue star"] * 5, 300, ["<|end|>", "<|pad|>"], pad="<|pad|>"
+    ).save(tmp_path / "start")
+    overrides = [
+        f"out={tmp_path}",
+        f"model.start={tmp_path / 'start'}",
+        "steps=2",
+        "rows=4",
+        "micro_rows=4",
+        "evaluate_pictures=1",
+        "ema=null",
+    ]
     recipe = load_recipe("recipes/image/meanflow.yaml", overrides)
     network = meanflow.flow.network_of(recipe, 300)
-    x, positions, words = torch.randn(2, 16, 768), grid_positions(64, 64, 16), torch.randint(300, (2, 12))
+    x, positions, words = (
+        torch.randn(2, 16, 768),
+        grid_positions(64, 64, 16),
+        torch.randint(300, (2, 12)),
+    )
     with torch.no_grad():
-        ask = lambda n, **more: n(x, positions, torch.full((2, 1), 0.6), n.encode_text(words), **more)  # noqa: E731
+
+        def ask(n, **more):
+            return n(x, positions, torch.full((2, 1), 0.6), n.encode_text(words), **more)
+
         torch.testing.assert_close(ask(network, until=torch.full((2, 1), 0.2)), ask(plain))
     trained = checkpoints.load(meanflow.run(recipe))
     assert trained.config.spans and trained.span_in.weight.abs().max() > 0
-    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"steps": 1, "shift": 1.0, "guidance_scale": 1.0, "sampler": "lcm"}
+    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {
+        "steps": 1,
+        "shift": 1.0,
+        "guidance_scale": 1.0,
+        "sampler": "lcm",
+    }
     with torch.no_grad():
         torch.testing.assert_close(ask(trained), ask(trained, until=torch.zeros(2, 1)))
         assert not torch.allclose(ask(trained), ask(trained, until=torch.full((2, 1), 0.6)))

@@ -24,5 +24,9 @@ def test_equals_whole_logits(z, softcap, chunk):
     expected = expected + z * logits.flatten(0, 1)[kept].logsumexp(-1).square().sum()
     ours = linear_cross_entropy(hidden, weight, targets, z=z, softcap=softcap, chunk=chunk)
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
-    for a, b in zip(torch.autograd.grad(3 * ours, (hidden, weight)), torch.autograd.grad(3 * expected, (hidden, weight)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(3 * ours, (hidden, weight)),
+        torch.autograd.grad(3 * expected, (hidden, weight)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

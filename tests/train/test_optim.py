@@ -1,4 +1,5 @@
-"""Muon: the update is orthogonal, its size follows the stated rule, and it descends; parameters are split as documented."""
+"""Muon: the update is orthogonal, its size follows the stated rule, and it descends; parameters are
+split as documented."""
 
 import torch
 from torch import nn
@@ -25,15 +26,20 @@ def test_step_length_does_not_depend_on_the_gradient():
         p = nn.Parameter(torch.zeros(32, 8))
         p.grad = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)) * scale
         Muon([p], lr=0.1).step()
-        assert 0.8 * 0.1 * 2 < torch.linalg.matrix_norm(p.detach(), 2) < 1.3 * 0.1 * 2  # sqrt(32 / 8) = 2
+        # sqrt(32 / 8) = 2
+        assert 0.8 * 0.1 * 2 < torch.linalg.matrix_norm(p.detach(), 2) < 1.3 * 0.1 * 2
 
 
 def test_a_kernel_is_the_matrix_that_meets_its_patches():
-    """A 1 x 1 convolution moves as the linear of the same weights and gradient does, and a 3 x 3 one as the linear of unfolded patches."""
+    """A 1 x 1 convolution moves as the linear of the same weights and gradient does, and a 3 x 3
+    one as the linear of unfolded patches."""
     torch.manual_seed(0)
     for shape in [(8, 16, 1, 1), (16, 4, 3, 3), (64, 2, 3, 3)]:
         kernel = nn.Parameter(torch.randn(shape))
-        matrix, beside = nn.Parameter(kernel.detach().flatten(1)), nn.Parameter(torch.randn(kernel[0].numel(), 5))
+        matrix, beside = (
+            nn.Parameter(kernel.detach().flatten(1)),
+            nn.Parameter(torch.randn(kernel[0].numel(), 5)),
+        )
         kernel.grad, beside.grad = torch.randn(shape), torch.randn(beside.shape)
         matrix.grad = kernel.grad.flatten(1).clone()
         Muon([kernel, beside], lr=0.1, weight_decay=0.1).step()
@@ -59,19 +65,26 @@ def test_who_trains_what():
     network = build(config_from_dict(ModelRecipe(depth=1).config(100, 0, 1)))
     matrices, rest = matrices_and_rest(network)
     assert len(matrices) == 7 and all(p.dim() == 2 for p in matrices)
-    assert {id(p) for p in rest} >= {id(network.embed_tokens.weight), id(network.lm_head.weight), id(network.norm.weight)}
+    assert {id(p) for p in rest} >= {
+        id(network.embed_tokens.weight),
+        id(network.lm_head.weight),
+        id(network.norm.weight),
+    }
     assert len(matrices) + len(rest) == len(list(network.parameters()))
 
 
 def test_hidden_kernels_of_a_codec_are_matrices():
-    """All convolutions of residual blocks and of resampling; not those that read pixels or latents, or write them."""
+    """All convolutions of residual blocks and of resampling; not those that read pixels or latents,
+    or write them."""
     codec = AutoencoderKL(AutoencoderKLConfig(
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4,
         mid_block_add_attention=False,
     ))  # fmt: skip
     matrices, rest = (set(map(id, part)) for part in matrices_and_rest(codec))
     edges = {
-        id(p) for name, p in codec.named_parameters() if p.dim() == 4 and ("conv_in" in name or "coder.conv_out" in name or "quant_conv" in name)
+        id(p)
+        for name, p in codec.named_parameters()
+        if p.dim() == 4 and ("conv_in" in name or "coder.conv_out" in name or "quant_conv" in name)
     }
     kernels = {id(p) for p in codec.parameters() if p.dim() == 4}
     assert len(edges) == 6 and matrices == kernels - edges and edges <= rest

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import tensor
 
-from daedal.train.pair_objectives import bradley_terry, centring, dpo, ipo, kto, orpo, plackett_luce, process_loss, simpo
+from daedal.train.pair_objectives import (
+    bradley_terry,
+    centring,
+    dpo,
+    ipo,
+    kto,
+    orpo,
+    plackett_luce,
+    process_loss,
+    simpo,
+)
 
 
 def close(loss: torch.Tensor, *wanted: float) -> None:
@@ -24,7 +34,11 @@ def test_plackett_luce() -> None:
     second = exp(1) / (exp(1) + 1)
     close(plackett_luce(rewards, ranks), -log(first) - log(second))
     close(plackett_luce(rewards, tensor([[1, 1, 1]])), 0.0)
-    close(plackett_luce(rewards, tensor([[0, 2, 1]])), bradley_terry(tensor([1.0]), tensor([2.0])).item())  # the first is not there
+    # the first is not there
+    close(
+        plackett_luce(rewards, tensor([[0, 2, 1]])),
+        bradley_terry(tensor([1.0]), tensor([2.0])).item(),
+    )
     close(plackett_luce(rewards, tensor([[2, 1, 2]])), -log(first))  # ties do not compete
     torch.testing.assert_close(plackett_luce(rewards + 5, ranks), plackett_luce(rewards, ranks))
 
@@ -38,7 +52,9 @@ def test_centring_leaves_differences() -> None:
 
 
 def test_process() -> None:
-    loss = process_loss(tensor([[0.0, log(3.0), 7.0]]), tensor([[1, 0, 1]]), tensor([[True, True, False]]))
+    loss = process_loss(
+        tensor([[0.0, log(3.0), 7.0]]), tensor([[1, 0, 1]]), tensor([[True, True, False]])
+    )
     close(loss, (log(2) + log(4)) / 2)
 
 
@@ -60,8 +76,15 @@ def test_dpo_gradient_at_the_start_is_half_beta() -> None:
 
 def test_kto() -> None:
     logp, ref, good = tensor([-1.0, -1.0]), tensor([-2.0, -2.0]), tensor([True, False])
-    close(kto(logp, ref, good, tensor(0.5), beta=2.0, good_weight=1.0, bad_weight=2.0), 1 - 1 / (1 + exp(-1)), 2 * (1 - 1 / (1 + exp(1))))
-    torch.testing.assert_close(kto(logp, ref, good, tensor(-3.0), 1.0), kto(logp, ref, good, tensor(0.0), 1.0))  # an estimate below 0 is 0
+    close(
+        kto(logp, ref, good, tensor(0.5), beta=2.0, good_weight=1.0, bad_weight=2.0),
+        1 - 1 / (1 + exp(-1)),
+        2 * (1 - 1 / (1 + exp(1))),
+    )
+    # an estimate below 0 is 0
+    torch.testing.assert_close(
+        kto(logp, ref, good, tensor(-3.0), 1.0), kto(logp, ref, good, tensor(0.0), 1.0)
+    )
 
 
 def test_orpo() -> None:

@@ -29,19 +29,30 @@ def test_held_out_pictures_differ_in_row_and_caption(tmp_path: Path) -> None:
     for i in range(8):
         buffer = io.BytesIO()
         Image.new("RGBA", (16, 16), (10 * i, 0, 0, 255)).save(buffer, "PNG")
-        rows.append({"image": buffer.getvalue(), "caption": f"fruit {i // 2}", "name": f"fruit {i}"})  # two rows a caption
+        # two rows a caption
+        rows.append(
+            {"image": buffer.getvalue(), "caption": f"fruit {i // 2}", "name": f"fruit {i}"}
+        )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set.parquet")
     listed = [PictureSource(path=str(tmp_path / "set.parquet")), PictureSource(path="scenes")]
     images, captions = held_out(listed, 16, 20)
-    assert images.shape == (14, 3, 16, 16) and len(set(captions)) == 14 and sum(c.startswith("fruit") for c in captions) == 4
+    assert (
+        images.shape == (14, 3, 16, 16)
+        and len(set(captions)) == 14
+        and sum(c.startswith("fruit") for c in captions) == 4
+    )
     again, _ = held_out(listed, 16, 20)
     assert torch.equal(images, again)
     assert len(held_out(listed, 16, 6)[1]) == 6
 
 
 def test_cost_by_hand() -> None:
-    """(10, 4) @ (4, 3) is 2 * 10 * 4 * 3 operations, thrice with the backward pass; its input and the ReLU's output are kept."""
-    counted = cost(lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), lambda module: module(torch.empty(10, 4, requires_grad=True)))
+    """(10, 4) @ (4, 3) is 2 * 10 * 4 * 3 operations, thrice with the backward pass; its input and
+    the ReLU's output are kept."""
+    counted = cost(
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()),
+        lambda module: module(torch.empty(10, 4, requires_grad=True)),
+    )
     assert counted == (15, 3 * 240, 4 * (40 + 30))
 
 

@@ -21,7 +21,11 @@ QUICK = [
 @pytest.mark.parametrize(
     ("answer", "right", "wrong"),
     [
-        ("18", ["9 * 2 = 18. The answer is 18.", "18.0", "It is $18"], ["The answer is 1.8.", "181", ""]),
+        (
+            "18",
+            ["9 * 2 = 18. The answer is 18.", "18.0", "It is $18"],
+            ["The answer is 1.8.", "181", ""],
+        ),
         ("1,234", ["1234"], ["234", "1"]),
         ("3.5", ["The answer is 3.5.", "3.50"], ["The answer is 3.", "The answer is 5.", "35"]),
         ("$2.50", ["2.5"], ["2", "50"]),
@@ -30,12 +34,22 @@ QUICK = [
         ("9 * 2 = 18", ["18"], ["9", "2"]),
         ("Mia has 3 and 4, so 7.\n#### 7", ["7"], ["3"]),
         ("3/4", ["The answer is 3/4."], ["4", "The answer is 13/4", "3"]),
-        ("A", ["The answer is A.", "(A)", "answer: **a**", "A"], ["The answer is B.", "It is a cat", "ABBA"]),
-        ("Paris", ["the city of paris", "The answer is Paris."], ["Parisian", "Paris? No. The answer is Rome."]),
+        (
+            "A",
+            ["The answer is A.", "(A)", "answer: **a**", "A"],
+            ["The answer is B.", "It is a cat", "ABBA"],
+        ),
+        (
+            "Paris",
+            ["the city of paris", "The answer is Paris."],
+            ["Parisian", "Paris? No. The answer is Rome."],
+        ),
         ("A1", ["A1"], ["1", "A 1"]),
     ],
 )
-def test_an_answer_earns_one_and_another_nothing(answer: str, right: list[str], wrong: list[str]) -> None:
+def test_an_answer_earns_one_and_another_nothing(
+    answer: str, right: list[str], wrong: list[str]
+) -> None:
     assert [answered(answer, "", text) for text in right] == [1.0] * len(right)
     assert [answered(answer, "", text) for text in wrong] == [0.0] * len(wrong)
 
@@ -59,10 +73,16 @@ def train(out: Path, *overrides: str) -> list[dict]:
 
 
 def test_validation_is_what_is_held_out(tmp_path: Path) -> None:
-    """Each of its prompts once, those whose reward fails dropped and counted; of training files none."""
-    learned, other = prompts(tmp_path / "a.jsonl", "Train", 4), prompts(tmp_path / "b.jsonl", "Held", 3)
+    """Each of its prompts once, those whose reward fails dropped and counted; of training files
+    none."""
+    learned, other = (
+        prompts(tmp_path / "a.jsonl", "Train", 4),
+        prompts(tmp_path / "b.jsonl", "Held", 3),
+    )
     data = f"data.train=[{{path: '{learned}'}}]"
-    [line] = train(tmp_path / "with", data, f"data.validation=[{{path: '{other}'}}]", "evaluate_tasks=50")
+    [line] = train(
+        tmp_path / "with", data, f"data.validation=[{{path: '{other}'}}]", "evaluate_tasks=50"
+    )
     assert (line["held_out"], line["held_out_dropped"]) == (1.0, 1)
     assert not train(tmp_path / "without", data, "evaluate_tasks=2")
     with pytest.raises(DaedalError, match=r"held_out_drop = 0\.1 has nothing to look at"):
@@ -70,14 +90,22 @@ def test_validation_is_what_is_held_out(tmp_path: Path) -> None:
 
 
 def test_rewards_that_fail_too_often_stop_the_run(tmp_path: Path) -> None:
-    learned, other = prompts(tmp_path / "a.jsonl", "Train", 4), prompts(tmp_path / "b.jsonl", "Held 2", 3)
+    learned, other = (
+        prompts(tmp_path / "a.jsonl", "Train", 4),
+        prompts(tmp_path / "b.jsonl", "Held 2", 3),
+    )
     sources = [f"data.train=[{{path: '{learned}'}}]", f"data.validation=[{{path: '{other}'}}]"]
     with pytest.raises(DaedalError, match=r"failed for 3 of 3 completions.*cannot parse"):
         train(tmp_path / "run", *sources, "evaluate_tasks=3")
 
 
-def test_a_reward_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "reward_of_this_folder.py").write_text("def length(prompt, completion):\n    return float(len(completion))\n")
+def test_a_reward_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reward_of_this_folder.py").write_text(
+        "def length(prompt, completion):\n    return float(len(completion))\n"
+    )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as the installed command has it
+    # as the installed command has it
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert named("reward_of_this_folder:length")("", "four") == 4.0

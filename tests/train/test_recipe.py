@@ -1,4 +1,5 @@
-"""Recipes: every file in recipes/ is valid, errors name the key and the nearest one, overrides reach their place."""
+"""Recipes: every file in recipes/ is valid, errors name the key and the nearest one, overrides
+reach their place."""
 
 from pathlib import Path
 
@@ -19,7 +20,17 @@ def test_recipes_are_valid(path):
 
 
 def test_overrides():
-    recipe = load_recipe(TINY, ["out=/tmp/x", "steps=7", "seed=3", "checkpoint_every=2", "model.depth=3", "optimizer.name=adamw"])
+    recipe = load_recipe(
+        TINY,
+        [
+            "out=/tmp/x",
+            "steps=7",
+            "seed=3",
+            "checkpoint_every=2",
+            "model.depth=3",
+            "optimizer.name=adamw",
+        ],
+    )
     assert (recipe.out, recipe.steps, recipe.seed, recipe.checkpoint_every) == ("/tmp/x", 7, 3, 2)
     assert recipe.model.depth == 3 and recipe.optimizer.name == "adamw"
 
@@ -56,4 +67,7 @@ def test_schedule():
 def test_rates_without_a_name_are_of_the_tasks_own_optimizer():
     o = load_recipe(TINY.parents[1] / "image/gan.yaml", ["optimizer.adam_lr=0.1"]).optimizer
     assert (o.name, o.adam_lr, o.betas) == ("adamw", 0.1, (0.0, 0.99))
-    assert load_recipe(TINY.parents[1] / "image/gan.yaml", ["optimizer={name: muon}"]).optimizer == OptimizerRecipe()
+    assert (
+        load_recipe(TINY.parents[1] / "image/gan.yaml", ["optimizer={name: muon}"]).optimizer
+        == OptimizerRecipe()
+    )

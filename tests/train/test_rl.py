@@ -1,4 +1,5 @@
-"""The loop of reinforcement learning: it learns, it stops when it should, and neither kills nor splits change its course."""
+"""The loop of reinforcement learning: it learns, it stops when it should, and neither kills nor
+splits change its course."""
 
 import json
 import os
@@ -43,17 +44,26 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import random
 
     folder = tmp_path_factory.mktemp("policy")
-    texts = [" ".join((task.prompt, task.answer)) for task in (arithmetic.task(random.Random(i)) for i in range(200))]
+    texts = [
+        " ".join((task.prompt, task.answer))
+        for task in (arithmetic.task(random.Random(i)) for i in range(200))
+    ]
     special = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>")
-    tokenizer = Tokenizer.train(texts, 400, special, bos="<|bos|>", eos="<|end|>", chat_template=TEMPLATE)
-    raw = ModelRecipe(depth=1, context=128, options={"hidden_size": 64, "tie_word_embeddings": True}).config(400, 0, 1)
+    tokenizer = Tokenizer.train(
+        texts, 400, special, bos="<|bos|>", eos="<|end|>", chat_template=TEMPLATE
+    )
+    raw = ModelRecipe(
+        depth=1, context=128, options={"hidden_size": 64, "tie_word_embeddings": True}
+    ).config(400, 0, 1)
     network = build(config_from_dict(raw)).init_weights(0)
     torch.manual_seed(0)
     for p in network.parameters():
         p.data += 0.02 * torch.randn(p.shape)
     checkpoints.save(network, folder)
     tokenizer.save(folder)
-    (folder / "short.jsonl").write_text("".join(f'{{"prompt": "{name} has"}}\n' for name in ("Mia", "Tom", "Ana")))
+    (folder / "short.jsonl").write_text(
+        "".join(f'{{"prompt": "{name} has"}}\n' for name in ("Mia", "Tom", "Ana"))
+    )
     return folder
 
 
@@ -89,13 +99,23 @@ def test_a_run_ends_in_a_folder_and_logs_its_curves(reference: Path) -> None:
     assert daedal.load(str(reference / "model"))("Mia", max_tokens=3, seed=0).tokens
 
 
-def test_sigkill_and_restart_give_the_same_trajectory(start: Path, reference: Path, tmp_path: Path) -> None:
+def test_sigkill_and_restart_give_the_same_trajectory(
+    start: Path, reference: Path, tmp_path: Path
+) -> None:
     """Also with a checkpoint in the middle of a rollout: three steps, two steps a rollout."""
     overrides = [f"start={start}", *QUICK, f"out={tmp_path}", "checkpoint_every=3"]
     code = "import sys, torch; torch.set_num_threads(1); from daedal.cli import main; sys.argv[0] = 'daedal'; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, "train", str(GRPO), *overrides], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "train", str(GRPO), *overrides],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 4):
+    while (
+        time.monotonic() < deadline
+        and process.poll() is None
+        and not (metrics.exists() and metrics.read_text().count("\n") >= 4)
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -106,26 +126,67 @@ def test_sigkill_and_restart_give_the_same_trajectory(start: Path, reference: Pa
 
 def test_micro_batches_do_not_matter(start: Path, reference: Path, tmp_path: Path) -> None:
     train(start, tmp_path, "micro_rows=2")
-    torch.testing.assert_close(torch.tensor(lines(tmp_path, *COURSE)), torch.tensor(lines(reference, *COURSE)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(lines(tmp_path, *COURSE)),
+        torch.tensor(lines(reference, *COURSE)),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_take_the_same_course(start: Path, reference: Path, tmp_path: Path, parallel: str) -> None:
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", str(GRPO)]
+def test_two_processes_take_the_same_course(
+    start: Path, reference: Path, tmp_path: Path, parallel: str
+) -> None:
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "daedal",
+        "train",
+        str(GRPO),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*run, f"start={start}", *QUICK, f"out={tmp_path}", f"parallel={parallel}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    torch.testing.assert_close(torch.tensor(lines(tmp_path, *COURSE)), torch.tensor(lines(reference, *COURSE)), rtol=1e-3, atol=1e-4)
-    for mine, theirs in zip(*(checkpoints.load(out / "model").parameters() for out in (tmp_path, reference)), strict=True):
+    torch.testing.assert_close(
+        torch.tensor(lines(tmp_path, *COURSE)),
+        torch.tensor(lines(reference, *COURSE)),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    for mine, theirs in zip(
+        *(checkpoints.load(out / "model").parameters() for out in (tmp_path, reference)),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "reinforce++", "dapo", "dr_grpo", "gspo", "cispo"])
+@pytest.mark.parametrize(
+    "method", ["grpo", "rloo", "reinforce++", "dapo", "dr_grpo", "gspo", "cispo"]
+)
 def test_every_method_earns_more(start: Path, tmp_path: Path, method: str) -> None:
     rollout = f"rollout={{questions: 8, group: 8, dynamic: {str(method == 'dapo').lower()}}}"
-    more = [rollout, "rows=64", "micro_rows=64", "steps=10", "checkpoint_every=100", "kl=0", "optimizer={adam_lr: 0.01, warmup: 1}"]
-    train(start, tmp_path, f"method={method}", f"data.train=[{{path: {start / 'short.jsonl'}}}]", *more)
+    more = [
+        rollout,
+        "rows=64",
+        "micro_rows=64",
+        "steps=10",
+        "checkpoint_every=100",
+        "kl=0",
+        "optimizer={adam_lr: 0.01, warmup: 1}",
+    ]
+    train(
+        start,
+        tmp_path,
+        f"method={method}",
+        f"data.train=[{{path: {start / 'short.jsonl'}}}]",
+        *more,
+    )
     rewards = [reward for (reward,) in lines(tmp_path, "reward")]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.08
 
@@ -141,34 +202,73 @@ def judge(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PPO = ["method=ppo", "rollout={questions: 32, group: 1}", "rows=16", "micro_rows=16", "epochs=2", "steps=8"]
+PPO = [
+    "method=ppo",
+    "rollout={questions: 32, group: 1}",
+    "rows=16",
+    "micro_rows=16",
+    "epochs=2",
+    "steps=8",
+]
 
 
-def test_ppo_learns_policy_and_value_and_goes_on_after_a_stop(start: Path, judge: Path, tmp_path: Path) -> None:
+def test_ppo_learns_policy_and_value_and_goes_on_after_a_stop(
+    start: Path, judge: Path, tmp_path: Path
+) -> None:
     """A rollout is four steps here, and the second run begins in the middle of one."""
-    overrides = [*PPO, f"data.reward={judge}", f"value={judge}", "kl=0.1", "kl_target=0.5", "steps=10"]
+    overrides = [
+        *PPO,
+        f"data.reward={judge}",
+        f"value={judge}",
+        "kl=0.1",
+        "kl_target=0.5",
+        "steps=10",
+    ]
     train(start, tmp_path / "whole", *overrides, "checkpoint_every=100")
     train(start, tmp_path / "parts", *overrides, "checkpoint_every=7")
-    (tmp_path / "parts/checkpoints/step-00000010.pt").unlink()  # so that the last three steps are done again
+    # so that the last three steps are done again
+    (tmp_path / "parts/checkpoints/step-00000010.pt").unlink()
     train(start, tmp_path / "parts", *overrides, "checkpoint_every=7")
-    assert lines(tmp_path / "parts", *COURSE, "kl_weight") == lines(tmp_path / "whole", *COURSE, "kl_weight")
+    assert lines(tmp_path / "parts", *COURSE, "kl_weight") == lines(
+        tmp_path / "whole", *COURSE, "kl_weight"
+    )
     weights = [weight for (weight,) in lines(tmp_path / "whole", "kl_weight")]
     assert weights[0] == 0.1 and weights[-1] != 0.1
     value = checkpoints.load(tmp_path / "whole/value", kind=ScalarModel)
-    assert not torch.equal(value.score.weight, checkpoints.load(judge, kind=ScalarModel).score.weight)
+    assert not torch.equal(
+        value.score.weight, checkpoints.load(judge, kind=ScalarModel).score.weight
+    )
 
 
 def test_ppo_earns_more(start: Path, tmp_path: Path) -> None:
-    more = ["method=ppo", "rollout={questions: 64, group: 1}", "rows=64", "micro_rows=64", "steps=10", "kl=0", "optimizer={adam_lr: 0.01, warmup: 1}"]
-    train(start, tmp_path, *more, f"data.train=[{{path: {start / 'short.jsonl'}}}]", "checkpoint_every=100")
+    more = [
+        "method=ppo",
+        "rollout={questions: 64, group: 1}",
+        "rows=64",
+        "micro_rows=64",
+        "steps=10",
+        "kl=0",
+        "optimizer={adam_lr: 0.01, warmup: 1}",
+    ]
+    train(
+        start,
+        tmp_path,
+        *more,
+        f"data.train=[{{path: {start / 'short.jsonl'}}}]",
+        "checkpoint_every=100",
+    )
     rewards = [reward for (reward,) in lines(tmp_path, "reward")]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.03
 
 
 def test_a_reward_model_reads_the_end_of_the_answer(start: Path, judge: Path) -> None:
     reward, tokenizer = named(str(judge)), Tokenizer.load(start)
-    ids = tokenizer.encode("<|bos|><|user|>Mia?<|end|><|assistant|>yes<|end|>", special=True, add_bos=False)
-    assert reward("Mia?", "yes") == pytest.approx(checkpoints.load(judge, kind=ScalarModel)(torch.tensor([ids]))[0, -1].item(), abs=1e-5)
+    ids = tokenizer.encode(
+        "<|bos|><|user|>Mia?<|end|><|assistant|>yes<|end|>", special=True, add_bos=False
+    )
+    assert reward("Mia?", "yes") == pytest.approx(
+        checkpoints.load(judge, kind=ScalarModel)(torch.tensor([ids]))[0, -1].item(), abs=1e-5
+    )
 
 
 def test_a_value_network_of_another_vocabulary_is_refused(start: Path, tmp_path: Path) -> None:
@@ -180,10 +280,18 @@ def test_a_value_network_of_another_vocabulary_is_refused(start: Path, tmp_path:
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_epochs_and_lora(start: Path, tmp_path: Path, rank: int) -> None:
-    train(start, tmp_path, "epochs=2", "steps=8", f"adapter={{rank: {rank}}}" if rank else "adapter=null")
+    train(
+        start,
+        tmp_path,
+        "epochs=2",
+        "steps=8",
+        f"adapter={{rank: {rank}}}" if rank else "adapter=null",
+    )
     assert lines(tmp_path, "kl")[-1][0] > 0 and (tmp_path / "adapter").exists() == bool(rank)
     trained, before = (checkpoints.load(folder) for folder in (tmp_path / "model", start))
-    assert not torch.equal(trained.layers[0].mlp.up_proj.weight, before.layers[0].mlp.up_proj.weight)
+    assert not torch.equal(
+        trained.layers[0].mlp.up_proj.weight, before.layers[0].mlp.up_proj.weight
+    )
     if rank:
         assert torch.equal(trained.norm.weight, before.norm.weight)
 
@@ -205,24 +313,39 @@ def test_answers_to_held_out_questions_are_measured(start: Path, tmp_path: Path)
     assert json.loads(line)["held_out"] == 0.0 and "standard_error" in json.loads(line)
 
 
-# ---- what stops a run --------------------------------------------------------------------------------------------------------------------
+# ---- what stops a run ----------------------------------------------------------------------------
 
 
-def test_a_policy_far_from_the_reference_stops_the_run_and_keeps_a_checkpoint(start: Path, tmp_path: Path) -> None:
+def test_a_policy_far_from_the_reference_stops_the_run_and_keeps_a_checkpoint(
+    start: Path, tmp_path: Path
+) -> None:
     with pytest.raises(DaedalError, match=r"kl_stop = 0\.05.*checkpoint, of step \d+, is kept"):
-        train(start, tmp_path, "optimizer.adam_lr=0.01", "kl_stop=0.05", "steps=40", "kl=0", "checkpoint_every=1")
-    kept = max(int(path.stem.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
+        train(
+            start,
+            tmp_path,
+            "optimizer.adam_lr=0.01",
+            "kl_stop=0.05",
+            "steps=40",
+            "kl=0",
+            "checkpoint_every=1",
+        )
+    kept = max(
+        int(path.stem.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir()
+    )
     assert train(start, tmp_path, f"steps={kept}").exists()  # as the sentence says
 
 
 def test_held_out_tasks_that_get_worse_stop_the_run(start: Path, tmp_path: Path) -> None:
-    """The reward pays for vowels, the tasks' own check for a right result; nothing is right, where once much was."""
+    """The reward pays for vowels, the tasks' own check for a right result; nothing is right, where
+    once much was."""
     train(start, tmp_path, "steps=2")
     [path] = (tmp_path / "checkpoints").iterdir()
     state = torch.load(path, weights_only=True)
     state["data"]["best"] = 0.9
     torch.save(state, path)
-    with pytest.raises(DaedalError, match=r"own check, down from 0\.9.*please the reward.*step 2, is kept"):
+    with pytest.raises(
+        DaedalError, match=r"own check, down from 0\.9.*please the reward.*step 2, is kept"
+    ):
         train(start, tmp_path, "steps=4", "held_out_drop=0.5", "checkpoint_every=100")
 
 
@@ -232,7 +355,9 @@ def silence(prompt: str, completion: str) -> float:
 
 def test_a_collapsed_length_stops_the_run(start: Path, tmp_path: Path) -> None:
     with pytest.raises(DaedalError, match=r"down to \d\.\d tokens on average"):
-        train(start, tmp_path, "data.reward=tests.train.test_rl:silence", "shortest=7.9", "steps=40")
+        train(
+            start, tmp_path, "data.reward=tests.train.test_rl:silence", "shortest=7.9", "steps=40"
+        )
 
 
 CALLS = iter(range(10**6))
@@ -251,7 +376,9 @@ def fails(prompt: str, completion: str) -> float:
 def test_failing_rewards_drop_samples_and_too_many_stop(start: Path, tmp_path: Path) -> None:
     train(start, tmp_path / "some", "data.reward=tests.train.test_rl:fails_at_times", "steps=2")
     assert lines(tmp_path / "some", "dropped") == [[4.0], [4.0]]
-    with pytest.raises(DaedalError, match=r"the reward failed for 16 of 16 completions.*the reward is nan"):
+    with pytest.raises(
+        DaedalError, match=r"the reward failed for 16 of 16 completions.*the reward is nan"
+    ):
         train(start, tmp_path / "all", "data.reward=tests.train.test_rl:fails")
 
 
@@ -267,13 +394,30 @@ def test_failing_rewards_drop_samples_and_too_many_stop(start: Path, tmp_path: P
         (["data.reward=check", "data.train=[{path: PROMPTS}]"], "nothing checks an answer"),
     ],
 )
-def test_bad_recipes_are_one_sentence(start: Path, tmp_path: Path, overrides: list[str], sentence: str) -> None:
+def test_bad_recipes_are_one_sentence(
+    start: Path, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "2 + 2?"}\n')
     with pytest.raises(DaedalError, match=sentence):
-        train(start, tmp_path / "out", *(override.replace("PROMPTS", str(tmp_path / "prompts.jsonl")) for override in overrides))
+        train(
+            start,
+            tmp_path / "out",
+            *(
+                override.replace("PROMPTS", str(tmp_path / "prompts.jsonl"))
+                for override in overrides
+            ),
+        )
 
 
 def test_prompts_of_a_file_are_checked_by_their_answers(start: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "2 + 2?", "answer": "4"}\n{"prompt": "Who?", "answer": "Mia"}\n')
-    train(start, tmp_path / "out", "data.reward=check", f"data.train=[{{path: {tmp_path / 'prompts.jsonl'}}}]", "steps=2")
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "2 + 2?", "answer": "4"}\n{"prompt": "Who?", "answer": "Mia"}\n'
+    )
+    train(
+        start,
+        tmp_path / "out",
+        "data.reward=check",
+        f"data.train=[{{path: {tmp_path / 'prompts.jsonl'}}}]",
+        "steps=2",
+    )
     assert rl.Questions and lines(tmp_path / "out", "dropped") == [[0.0], [0.0]]

@@ -1,5 +1,6 @@
-"""Actors draw what the trainer would draw. Plain processes behind the same few calls stand in for Ray, whose start takes longer than the rest;
-with DAEDAL_TEST_RAY=1 in the environment the tests run on Ray itself too."""
+"""Actors draw what the trainer would draw. Plain processes behind the same few calls stand in for
+Ray, whose start takes longer than the rest; with DAEDAL_TEST_RAY=1 in the environment the tests run
+on Ray itself too."""
 
 import multiprocessing
 import os
@@ -33,13 +34,17 @@ class Handle:
     def __init__(self, cls: type, *given: Any) -> None:
         self.process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         self.process.submit(make, cls, *given)
-        self.complete = SimpleNamespace(remote=lambda *given: self.process.submit(call, "complete", *given))
+        self.complete = SimpleNamespace(
+            remote=lambda *given: self.process.submit(call, "complete", *given)
+        )
 
 
 def stand_in() -> ModuleType:
     """The calls of Ray that daedal.train.actors makes."""
 
-    def any_of(futures: list[Future[Any]], num_returns: int) -> tuple[list[Future[Any]], list[Future[Any]]]:
+    def any_of(
+        futures: list[Future[Any]], num_returns: int
+    ) -> tuple[list[Future[Any]], list[Future[Any]]]:
         done, rest = wait(futures, return_when=FIRST_COMPLETED)
         return list(done)[:num_returns], [*list(done)[num_returns:], *rest]
 
@@ -69,22 +74,37 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
         ray.shutdown()
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2])  # the stand-ins' processes import this file
+        # the stand-ins' processes import this file
+        patch.syspath_prepend(Path(__file__).parents[2])
         patch.setitem(sys.modules, "ray", stand_in())
         yield
 
 
 def test_actors_take_the_same_course(cluster: None, start: Path, tmp_path: Path) -> None:  # noqa: F811
     for count in (0, 2):
-        train(start, tmp_path / str(count), f"rollout.actors={count}", "adapter={rank: 4}", "optimizer.adam_lr=0.01")
+        train(
+            start,
+            tmp_path / str(count),
+            f"rollout.actors={count}",
+            "adapter={rank: 4}",
+            "optimizer.adam_lr=0.01",
+        )
     alone, shared = (torch.tensor(lines(tmp_path / name, *COURSE)) for name in "02")
     torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4)
     assert alone[-1, 1] > 0  # the policy moved, and its actors with it
 
 
-def test_an_actor_that_dies_is_one_sentence(cluster: None, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_an_actor_that_dies_is_one_sentence(
+    cluster: None,
+    start: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(actors, "Worker", Fragile)
-    with pytest.raises(DaedalError, match=r"an actor of the rollout died .*the same command goes on from the last checkpoint\.$"):
+    with pytest.raises(
+        DaedalError,
+        match=r"an actor of the rollout died .*the same command goes on from the last checkpoint\.$",
+    ):
         train(start, tmp_path, "rollout.actors=1", "steps=4", "checkpoint_every=2")
     assert (tmp_path / "checkpoints/step-00000002.pt").exists()
     monkeypatch.undo()
@@ -98,7 +118,13 @@ class Fragile(actors.Worker):
         return super().complete(*given) if self.calls < 2 else os._exit(1)
 
 
-def test_without_ray_the_extra_is_named(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_without_ray_the_extra_is_named(
+    start: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(DaedalError, match=r'rollout\.actors needs Ray; pip install "daedal\[cluster\]"'):
+    with pytest.raises(
+        DaedalError, match=r'rollout\.actors needs Ray; pip install "daedal\[cluster\]"'
+    ):
         train(start, tmp_path, "rollout.actors=2")

@@ -24,7 +24,7 @@ def close(a: Tensor, b: Tensor | list[float]) -> None:
     torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype), rtol=1e-5, atol=1e-6)
 
 
-# ---- log-probabilities -------------------------------------------------------------------------------------------------------------------
+# ---- log-probabilities ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -39,8 +39,17 @@ def test_logprobs_and_entropy_in_chunks_are_those_of_all_logits(settings: dict) 
     for chunk in (3, 100):
         logp, entropy = rl.token_logprobs(head, hidden, targets, params, chunk=chunk)
         close(logp, expected.detach())
-        close(entropy, torch.distributions.Categorical(logits=full.detach()).entropy() if not rl.truncates(params) else entropy_of(full))
-        for mine, theirs in zip(torch.autograd.grad(logp @ torch.arange(11.0), [hidden, head.weight]), wanted, strict=True):
+        close(
+            entropy,
+            torch.distributions.Categorical(logits=full.detach()).entropy()
+            if not rl.truncates(params)
+            else entropy_of(full),
+        )
+        for mine, theirs in zip(
+            torch.autograd.grad(logp @ torch.arange(11.0), [hidden, head.weight]),
+            wanted,
+            strict=True,
+        ):
             close(mine, theirs)
 
 
@@ -51,18 +60,25 @@ def entropy_of(logits: Tensor) -> Tensor:
 
 def test_a_support_kept_from_sampling_is_what_later_weights_are_scored_on() -> None:
     torch.manual_seed(0)
-    head, hidden, params = torch.nn.Linear(6, 19, bias=False), torch.randn(11, 6), SamplingParams(top_k=4)
+    head, hidden, params = (
+        torch.nn.Linear(6, 19, bias=False),
+        torch.randn(11, 6),
+        SamplingParams(top_k=4),
+    )
     targets = rl.truncate(head(hidden), params).softmax(-1).multinomial(1)[:, 0]
     support = rl.supports(head, hidden, targets, params, chunk=4)
     assert support.shape == (11, 3) and (rl.unpacked(support, 19).sum(1) == 4).all()
-    assert torch.equal(rl.token_logprobs(head, hidden, targets, params, support)[0], rl.token_logprobs(head, hidden, targets, params)[0])
+    assert torch.equal(
+        rl.token_logprobs(head, hidden, targets, params, support)[0],
+        rl.token_logprobs(head, hidden, targets, params)[0],
+    )
     with torch.no_grad():
         head.weight += torch.randn(19, 6)  # other tokens are the likeliest now
     assert rl.token_logprobs(head, hidden, targets, params)[0].isinf().any()
     assert rl.token_logprobs(head, hidden, targets, params, support, chunk=4)[0].isfinite().all()
 
 
-# ---- divergences ---------------------------------------------------------------------------------------------------------------------------
+# ---- divergences ---------------------------------------------------------------------------------
 
 
 def test_kl_estimators_by_hand() -> None:
@@ -80,18 +96,24 @@ def test_gradient_of_k2_is_that_of_the_divergence_and_of_k1_nothing() -> None:
     reference, logp = tensor([0.6, 0.4]).log(), logits.log_softmax(-1)
     p = logp.exp()
     exact = torch.autograd.grad((p * (logp - reference)).sum(), logits, retain_graph=True)[0]
-    expected = {name: torch.autograd.grad((p.detach() * f(logp, reference)).sum(), logits, retain_graph=True)[0] for name, f in rl.KL.items()}
+    expected = {
+        name: torch.autograd.grad(
+            (p.detach() * f(logp, reference)).sum(), logits, retain_graph=True
+        )[0]
+        for name, f in rl.KL.items()
+    }
     close(expected["k2"], exact)
     close(expected["k1"], [0.0, 0.0])
 
 
 def test_kl_coefficient_fixed_and_adaptive() -> None:
     assert rl.next_kl_coefficient(0.1, 5.0, None, 256) == 0.1
-    assert rl.next_kl_coefficient(0.1, 5.0, 2.0, 1000) == pytest.approx(0.1 * 1.02)  # the error is bounded by 0.2
+    # the error is bounded by 0.2
+    assert rl.next_kl_coefficient(0.1, 5.0, 2.0, 1000) == pytest.approx(0.1 * 1.02)
     assert rl.next_kl_coefficient(0.1, 1.8, 2.0, 1000) == pytest.approx(0.1 * 0.99)
 
 
-# ---- advantages --------------------------------------------------------------------------------------------------------------------------
+# ---- advantages ----------------------------------------------------------------------------------
 
 
 def test_group_advantages_by_hand() -> None:
@@ -117,34 +139,52 @@ def test_gae_by_hand() -> None:
     close(rl.gae(rewards, values, mask, 0.5, 0.5), [[0, 6 / 16, 6 / 4, 6, 0]])
     close(rl.returns_to_go(tensor([[1.0, 2, 3, 4, 5]]), mask), [[0, 9, 7, 4, 0]])
     holed = tensor([[True, False, True]])  # a tool spoke in between
-    close(rl.gae(tensor([[1.0, 7, 4]]), tensor([[1.0, 9, 2]]), holed, 0.5, 0.5), [[1 + 1 - 1 + 0.25 * 2, 0, 2]])
+    close(
+        rl.gae(tensor([[1.0, 7, 4]]), tensor([[1.0, 9, 2]]), holed, 0.5, 0.5),
+        [[1 + 1 - 1 + 0.25 * 2, 0, 2]],
+    )
 
 
 def test_shaped_rewards_put_the_score_on_the_last_token() -> None:
     mask = tensor([[False, True, True, False], [True, True, True, True], [False] * 4])
     kl = torch.full((3, 4), 2.0)
-    close(rl.shaped_rewards(tensor([1.0, 3, 5]), kl, mask, 0.1), [[0, -0.2, 0.8, 0], [-0.2, -0.2, -0.2, 2.8], [0] * 4])
+    close(
+        rl.shaped_rewards(tensor([1.0, 3, 5]), kl, mask, 0.1),
+        [[0, -0.2, 0.8, 0], [-0.2, -0.2, -0.2, 2.8], [0] * 4],
+    )
 
 
 def test_overlong_by_hand() -> None:
-    assert [rl.overlong(n, 100, 20) for n in (50, 80, 90, 100, 120)] == [0, 0, -0.5, -1, -1] and rl.overlong(100, 100, 0) == 0
+    assert [rl.overlong(n, 100, 20) for n in (50, 80, 90, 100, 120)] == [
+        0,
+        0,
+        -0.5,
+        -1,
+        -1,
+    ] and rl.overlong(100, 100, 0) == 0
 
 
 def test_whitened_is_of_mean_zero_and_variance_one() -> None:
     mask = tensor([[True, True, False], [True, False, True]])
     out = rl.whitened(tensor([[1.0, 2, 100], [3, 100, 6]]), mask)
-    assert out[mask].mean().abs() < 1e-6 and out[mask].var(unbiased=False).item() == pytest.approx(1) and (out[~mask] == 0).all()
+    assert (
+        out[mask].mean().abs() < 1e-6
+        and out[mask].var(unbiased=False).item() == pytest.approx(1)
+        and (out[~mask] == 0).all()
+    )
 
 
-# ---- losses ------------------------------------------------------------------------------------------------------------------------------
+# ---- losses --------------------------------------------------------------------------------------
 
 
 def test_ppo_reproduces_a_bandit_worked_by_hand() -> None:
-    """Two arms of logits (theta, 0), p = sigmoid(theta). Arm 0 was drawn at theta = 0 (p = 1/2) with advantage 1, rate 1.
+    """Two arms of logits (theta, 0), p = sigmoid(theta). Arm 0 was drawn at theta = 0 (p = 1/2)
+    with advantage 1, rate 1.
 
-    Step 1: the gradient of -p / p_old is -2 p (1 - p) = -1/2, so theta = 1/2. There p = sigmoid(1/2) = 0.6225, the ratio 1.2449 is beyond
-    1.2, and no step follows. With advantage -1 theta goes to -1/2, the ratio is 0.7551 < 0.8, and it stays as well; but from there a
-    batch with advantage +1 moves it back by 2 p (1 - p) = 2 * 0.3775 * 0.6225."""
+    Step 1: the gradient of -p / p_old is -2 p (1 - p) = -1/2, so theta = 1/2. There p =
+    sigmoid(1/2) = 0.6225, the ratio 1.2449 is beyond 1.2, and no step follows. With advantage -1
+    theta goes to -1/2, the ratio is 0.7551 < 0.8, and it stays as well; but from there a batch with
+    advantage +1 moves it back by 2 p (1 - p) = 2 * 0.3775 * 0.6225."""
     old = tensor(0.5).log()
 
     def step(theta: Tensor, advantage: float) -> Tensor:
@@ -163,7 +203,8 @@ def test_ppo_reproduces_a_bandit_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "gspo", "cispo"])
 def test_on_policy_every_gradient_is_that_of_reinforce(kind: str) -> None:
-    """At ratio 1 the gradient is -A grad log p, to the last bit (GSPO's, whose ratio is the sequence's, with each completion's mean)."""
+    """At ratio 1 the gradient is -A grad log p, to the last bit (GSPO's, whose ratio is the
+    sequence's, with each completion's mean)."""
     torch.manual_seed(0)
     logits = torch.randn(3, 5, 7, requires_grad=True)
     mask = tensor([[True] * 5, [True, True, False, False, False], [False, True, True, True, False]])
@@ -176,8 +217,13 @@ def test_on_policy_every_gradient_is_that_of_reinforce(kind: str) -> None:
         "cispo": lambda: rl.cispo_loss(logp, log_ratio, advantages),
     }[kind]()
     mean = "sequence" if kind == "gspo" else "token"
-    mine, reinforce = (torch.autograd.grad(rl.summed(x, mask, mean), logits, retain_graph=True)[0] for x in (loss, -advantages * logp))
-    torch.testing.assert_close(mine, reinforce, rtol=1e-6 if kind == "gspo" else 0, atol=1e-8 if kind == "gspo" else 0)
+    mine, reinforce = (
+        torch.autograd.grad(rl.summed(x, mask, mean), logits, retain_graph=True)[0]
+        for x in (loss, -advantages * logp)
+    )
+    torch.testing.assert_close(
+        mine, reinforce, rtol=1e-6 if kind == "gspo" else 0, atol=1e-8 if kind == "gspo" else 0
+    )
 
 
 def test_clip_higher_and_cispo_by_hand() -> None:
@@ -191,15 +237,22 @@ def test_clip_higher_and_cispo_by_hand() -> None:
 
 
 def test_value_loss_by_hand() -> None:
-    """Returns 1: a value that jumped from 0 to 1 is still charged as 0.2; one that goes away is charged in full."""
+    """Returns 1: a value that jumped from 0 to 1 is still charged as 0.2; one that goes away is
+    charged in full."""
     values = tensor([1.0, 0.1, -1.0])
     close(rl.value_loss(values, torch.zeros(3), torch.ones(3), 0.2), [0.32, 0.405, 2.0])
     close(rl.value_loss(values, torch.zeros(3), torch.ones(3), None), [0.0, 0.405, 2.0])
 
 
 def test_means_by_hand() -> None:
-    loss, mask = tensor([[1.0, 2, 3, 4], [6, 0, 0, 0], [9, 9, 9, 9]]), tensor([[True] * 4, [True] + [False] * 3, [False] * 4])
-    means = {mean: float(rl.summed(loss, mask, mean)) / rl.counted(mask, mean, 8) for mean in ("token", "sequence", "constant")}
+    loss, mask = (
+        tensor([[1.0, 2, 3, 4], [6, 0, 0, 0], [9, 9, 9, 9]]),
+        tensor([[True] * 4, [True] + [False] * 3, [False] * 4]),
+    )
+    means = {
+        mean: float(rl.summed(loss, mask, mean)) / rl.counted(mask, mean, 8)
+        for mean in ("token", "sequence", "constant")
+    }
     assert means == {"token": 16 / 5, "sequence": (2.5 + 6) / 2, "constant": 16 / 16}
     assert rl.counted(torch.zeros(2, 2, dtype=torch.bool), "token") == 1
 
@@ -211,4 +264,7 @@ def test_no_split_of_a_batch_changes_its_loss(mean: rl.Mean) -> None:
     whole = rl.summed(loss, mask, mean) / rl.counted(mask, mean, 6)
     for size in (1, 2, 4):
         parts = zip(loss.split(size), mask.split(size), strict=True)
-        close(sum(rl.summed(part, kept, mean) / rl.counted(mask, mean, 6) for part, kept in parts), whole)
+        close(
+            sum(rl.summed(part, kept, mean) / rl.counted(mask, mean, 6) for part, kept in parts),
+            whole,
+        )

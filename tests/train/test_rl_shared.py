@@ -1,4 +1,5 @@
-"""Packed completions are the rows they were made of: the same states and gradients, from fewer tokens."""
+"""Packed completions are the rows they were made of: the same states and gradients, from fewer
+tokens."""
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ FAMILIES = {
 
 
 def network_of(family: str) -> Decoder:
-    network = build(config_from_dict(SMALL | {"model_type": family} | FAMILIES[family])).init_weights(0)
+    network = build(
+        config_from_dict(SMALL | {"model_type": family} | FAMILIES[family])
+    ).init_weights(0)
     torch.manual_seed(0)
     for p in network.parameters():
         p.data += 0.1 * torch.randn(p.shape)
@@ -28,14 +31,17 @@ def network_of(family: str) -> Decoder:
 
 
 def rows(groups: list[tuple[int, list[int]]]) -> tuple[Tensor, Tensor]:
-    """tokens (B, T) and mask (B, T - 1) of groups (tokens of the prompt, tokens of each answer); an answer of 0 is dropped."""
+    """tokens (B, T) and mask (B, T - 1) of groups (tokens of the prompt, tokens of each answer); an
+    answer of 0 is dropped."""
     T = max(prompt + max(answers) for prompt, answers in groups) + 1
     tokens, mask = torch.randint(50, (sum(len(answers) for _, answers in groups), T)), []
     for prompt, answers in groups:
         first = len(mask)
         for answer in answers:
             tokens[len(mask), :prompt] = tokens[first, :prompt]
-            mask.append((torch.arange(T - 1) >= prompt - 1) & (torch.arange(T - 1) < prompt - 1 + answer))
+            mask.append(
+                (torch.arange(T - 1) >= prompt - 1) & (torch.arange(T - 1) < prompt - 1 + answer)
+            )
     return tokens, torch.stack(mask)
 
 
@@ -48,23 +54,40 @@ def test_states_and_gradients_are_those_of_whole_rows(family: str) -> None:
     tokens, mask = rows(GROUPS)
     mask[1, 9:11] = False  # what a tool wrote is read and not learnt
     packed = Shared(tokens, mask)
-    assert packed.tokens.shape[1] == 7 + (4 + 8) + 3 + 1 + 9 + 3 + (7 + 3)  # a prompt once, an answer but its last token, nothing of what is dropped
-    whole, mine = network.hidden(tokens[:, :-1])[mask], network.hidden(packed.tokens, cache=packed)[0, packed.drawn]
+    # a prompt once, an answer but its last token, nothing of what is dropped
+    assert packed.tokens.shape[1] == 7 + (4 + 8) + 3 + 1 + 9 + 3 + (7 + 3)
+    whole, mine = (
+        network.hidden(tokens[:, :-1])[mask],
+        network.hidden(packed.tokens, cache=packed)[0, packed.drawn],
+    )
     torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
     weight = torch.randn_like(whole)
     learned = [p for p in network.parameters() if p is not network.lm_head.weight]
-    for a, b in zip(*(torch.autograd.grad((h * weight).sum(), learned) for h in (mine, whole)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((h * weight).sum(), learned) for h in (mine, whole)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=1, max_size=4)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_any_shape(groups: list[tuple[int, list[int]]]) -> None:
     network, (tokens, mask) = NETWORK, rows(groups)
     packed = Shared(tokens, mask)
     with torch.no_grad():
         mine = network.hidden(packed.tokens, cache=packed)[0, packed.drawn]
-        torch.testing.assert_close(mine, network.hidden(tokens[:, :-1])[mask] if mask.shape[1] else mine, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            mine,
+            network.hidden(tokens[:, :-1])[mask] if mask.shape[1] else mine,
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 NETWORK = network_of("llama")

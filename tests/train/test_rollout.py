@@ -1,4 +1,5 @@
-"""Rollouts: the training pass gives what the engine drew exactly the probability that it will be compared with, and new weights are seen."""
+"""Rollouts: the training pass gives what the engine drew exactly the probability that it will be
+compared with, and new weights are seen."""
 
 import dataclasses
 import math
@@ -41,9 +42,16 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
     return Tokenizer.load(tiny_folder)
 
 
-def drawn(network: Decoder, tokenizer: Tokenizer, params: SamplingParams, group: int = 4) -> dict[str, Tensor]:
-    prompts = [tokenizer.encode(text) for text in ("Once upon a time", "Mia", "The fox and the owl went to")]
-    requests = rollout.complete(network, tokenizer, prompts, params, [rollout.seed_of(3, i) for i in range(3)], group)
+def drawn(
+    network: Decoder, tokenizer: Tokenizer, params: SamplingParams, group: int = 4
+) -> dict[str, Tensor]:
+    prompts = [
+        tokenizer.encode(text)
+        for text in ("Once upon a time", "Mia", "The fox and the owl went to")
+    ]
+    requests = rollout.complete(
+        network, tokenizer, prompts, params, [rollout.seed_of(3, i) for i in range(3)], group
+    )
     tokens, mask = rollout.padded(requests)
     for row, request in enumerate(requests):
         assert tokens[row, 1:][mask[row]].tolist() == request.output
@@ -53,7 +61,9 @@ def drawn(network: Decoder, tokenizer: Tokenizer, params: SamplingParams, group:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_first_ratio_on_policy_is_exactly_one(network: Decoder, tokenizer: Tokenizer, settings: dict) -> None:
+def test_the_first_ratio_on_policy_is_exactly_one(
+    network: Decoder, tokenizer: Tokenizer, settings: dict
+) -> None:
     params = SamplingParams(max_tokens=12, **settings)
     batch = drawn(network, tokenizer, params)
     assert ("support" in batch) == truncates(params)
@@ -64,7 +74,11 @@ def test_the_first_ratio_on_policy_is_exactly_one(network: Decoder, tokenizer: T
         assert logp.requires_grad and (entropy[part["mask"]] >= 0).all()
         ratio = (logp - old[start : start + 4, : logp.shape[1]]).exp()
         assert (ratio == 1).all()
-    assert (old[batch["mask"]] <= 0).all() and old[batch["mask"]].isfinite().all() and (old[~batch["mask"]] == 0).all()
+    assert (
+        (old[batch["mask"]] <= 0).all()
+        and old[batch["mask"]].isfinite().all()
+        and (old[~batch["mask"]] == 0).all()
+    )
 
 
 def test_the_engines_own_log_probabilities_are_near(network: Decoder, tokenizer: Tokenizer) -> None:
@@ -79,10 +93,15 @@ def test_the_engines_own_log_probabilities_are_near(network: Decoder, tokenizer:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_rollouts_follow_the_weights(network: Decoder, tokenizer: Tokenizer, dtype: torch.dtype | None) -> None:
+def test_rollouts_follow_the_weights(
+    network: Decoder, tokenizer: Tokenizer, dtype: torch.dtype | None
+) -> None:
     """Whatever the engine captured or kept of the weights before, the next rollout is of these."""
     network.compute_dtype = dtype
-    params, prompt = SamplingParams(max_tokens=10, temperature=0, ignore_eos=True), tokenizer.encode("Once upon a time")
+    params, prompt = (
+        SamplingParams(max_tokens=10, temperature=0, ignore_eos=True),
+        tokenizer.encode("Once upon a time"),
+    )
     before = rollout.complete(network, tokenizer, [prompt], params, [1], 1)[0].output
     with torch.no_grad():
         for p in network.parameters():
@@ -93,17 +112,23 @@ def test_rollouts_follow_the_weights(network: Decoder, tokenizer: Tokenizer, dty
         assert after == generate(network, prompt, params)
 
 
-def test_what_a_prompt_draws_does_not_depend_on_what_runs_beside_it(network: Decoder, tokenizer: Tokenizer) -> None:
+def test_what_a_prompt_draws_does_not_depend_on_what_runs_beside_it(
+    network: Decoder, tokenizer: Tokenizer
+) -> None:
     params = SamplingParams(max_tokens=8)
     prompts = [tokenizer.encode(text) for text in ("Once", "Mia went", "One day, Tom")]
-    together = [r.output for r in rollout.complete(network, tokenizer, prompts, params, [5, 6, 7], 3)]
+    together = [
+        r.output for r in rollout.complete(network, tokenizer, prompts, params, [5, 6, 7], 3)
+    ]
     alone = [
-        r.output for seed, prompt in zip((5, 6, 7), prompts, strict=True) for r in rollout.complete(network, tokenizer, [prompt], params, [seed], 3)
+        r.output
+        for seed, prompt in zip((5, 6, 7), prompts, strict=True)
+        for r in rollout.complete(network, tokenizer, [prompt], params, [seed], 3)
     ]
     assert together == alone and len({tuple(output) for output in together}) > 3
 
 
-# ---- rewards -----------------------------------------------------------------------------------------------------------------------------
+# ---- rewards -------------------------------------------------------------------------------------
 
 
 def scoring(reward: Callable[[str, str], float], completions: list[str]) -> tuple[Tensor, str]:
@@ -141,5 +166,8 @@ def test_a_reward_is_named_by_its_module() -> None:
 
 def test_a_prompt_of_its_own_seed(network: Decoder, tokenizer: Tokenizer) -> None:
     params = dataclasses.replace(SamplingParams(max_tokens=8), seed=None)
-    one, two = (rollout.complete(network, tokenizer, [tokenizer.encode("Once")], params, [seed], 2) for seed in (1, 2))
+    one, two = (
+        rollout.complete(network, tokenizer, [tokenizer.encode("Once")], params, [seed], 2)
+        for seed in (1, 2)
+    )
     assert [r.output for r in one] != [r.output for r in two]

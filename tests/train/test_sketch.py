@@ -1,4 +1,5 @@
-"""The text encoder taught alone: it learns to tell small pictures, the blocks stay as they are, and flow matching goes on from there."""
+"""The text encoder taught alone: it learns to tell small pictures, the blocks stay as they are, and
+flow matching goes on from there."""
 
 import json
 from pathlib import Path
@@ -11,8 +12,17 @@ from daedal.errors import DaedalError
 from daedal.train import flow, sketch
 from daedal.train.recipe import load_recipe
 
-SHAPE = "model.options={hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12, sketch: 8}"
-QUICK = ["rows=16", "micro_rows=16", "sample_steps=1", "evaluate_pictures=1", "data.captions=200", 'prompts=["a red square"]']
+SHAPE = (
+    "model.options={hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12, sketch: 8}"
+)
+QUICK = [
+    "rows=16",
+    "micro_rows=16",
+    "sample_steps=1",
+    "evaluate_pictures=1",
+    "data.captions=200",
+    'prompts=["a red square"]',
+]
 
 
 def losses(run: Path) -> list[float]:
@@ -20,7 +30,12 @@ def losses(run: Path) -> list[float]:
 
 
 def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
-    start = flow.run(load_recipe("recipes/image/tiny.yaml", [f"out={tmp_path / 'start'}", "model.depth=2", SHAPE, "steps=1", *QUICK]))
+    start = flow.run(
+        load_recipe(
+            "recipes/image/tiny.yaml",
+            [f"out={tmp_path / 'start'}", "model.depth=2", SHAPE, "steps=1", *QUICK],
+        )
+    )
     overrides = [
         f"model.start={start}",
         "model.options={sketch: 8}",
@@ -33,8 +48,14 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
     ]
     recipe = load_recipe("recipes/image/sketch.yaml", [f"out={tmp_path / 'run'}", *overrides])
     before, after = checkpoints.load(start), checkpoints.load(sketch.run(recipe))
-    changed = {name for name, p in after.named_parameters() if not torch.equal(p, before.get_parameter(name))}
-    assert changed == {name for name, _ in before.named_parameters() if name.startswith(("text.", "sketch."))} - {"sketch.proj_out.weight"}
+    changed = {
+        name
+        for name, p in after.named_parameters()
+        if not torch.equal(p, before.get_parameter(name))
+    }
+    assert changed == {
+        name for name, _ in before.named_parameters() if name.startswith(("text.", "sketch."))
+    } - {"sketch.proj_out.weight"}
     line = losses(tmp_path / "run")
     assert sum(line[-5:]) < 0.8 * sum(line[:5])
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
@@ -44,7 +65,21 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
 
 def test_a_model_without_a_sketch_is_an_error(tmp_path: Path) -> None:
     start = flow.run(
-        load_recipe("recipes/image/tiny.yaml", [f"out={tmp_path / 'start'}", "model.depth=2", SHAPE.replace("8}", "0}"), "steps=1", *QUICK])
+        load_recipe(
+            "recipes/image/tiny.yaml",
+            [
+                f"out={tmp_path / 'start'}",
+                "model.depth=2",
+                SHAPE.replace("8}", "0}"),
+                "steps=1",
+                *QUICK,
+            ],
+        )
     )
     with pytest.raises(DaedalError, match="A sketch is trained of a model that has one"):
-        sketch.run(load_recipe("recipes/image/sketch.yaml", [f"out={tmp_path / 'run'}", f"model.start={start}", "model.options={}"]))
+        sketch.run(
+            load_recipe(
+                "recipes/image/sketch.yaml",
+                [f"out={tmp_path / 'run'}", f"model.start={start}", "model.options={}"],
+            )
+        )

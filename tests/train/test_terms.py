@@ -1,4 +1,5 @@
-"""Terms of the flow objective: weights by hand, an uncertainty that finds the mean loss, alignment that reaches early blocks only."""
+"""Terms of the flow objective: weights by hand, an uncertainty that finds the mean loss, alignment
+that reaches early blocks only."""
 
 import io
 import json
@@ -44,23 +45,34 @@ def wild(config: MediaConfig = TINY) -> MediaTransformer:
 
 
 def clip_folder(folder: Path) -> Path:
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 32}
-    text, vision = CLIPTextConfig(vocab_size=300, max_position_embeddings=13, **size), CLIPVisionConfig(image_size=32, patch_size=16, **size)
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 32,
+    }
+    text, vision = (
+        CLIPTextConfig(vocab_size=300, max_position_embeddings=13, **size),
+        CLIPVisionConfig(image_size=32, patch_size=16, **size),
+    )
     checkpoints.save(CLIPModel(CLIPConfig.of(text, vision, 32)).init_weights(0), folder)
     return folder
 
 
-# ---- weights -----------------------------------------------------------------------------------------------------------------------------
+# ---- weights -------------------------------------------------------------------------------------
 
 
 def test_weights_by_hand() -> None:
     t = torch.tensor([0.01, 0.2, 0.5, 1.0])
-    assert terms.weight(t, None).tolist() == pytest.approx([6.25, 6.25, 4, 1])  # no more than at 0.4
+    # no more than at 0.4
+    assert terms.weight(t, None).tolist() == pytest.approx([6.25, 6.25, 4, 1])
     assert terms.weight(t, 5.0).tolist() == pytest.approx([5, 5, 1, 0])  # SNR: 9801, 16, 1, 0
 
 
 def test_uncertainty_finds_the_log_of_the_mean_loss() -> None:
-    """Losses drawn at each level from an exponential law of known mean: u(t) comes to its logarithm."""
+    """Losses drawn at each level from an exponential law of known mean: u(t) comes to its
+    logarithm."""
     torch.manual_seed(0)
     head, mean = terms.Uncertainty(), lambda t: (1 - 2 * (t - 0.3).square() * 4).exp()
     optimizer = torch.optim.Adam(head.parameters(), 0.02)
@@ -79,33 +91,49 @@ def test_offset_noise_moves_the_mean_colour() -> None:
     torch.manual_seed(0)
     eps = terms.offset(torch.Size((4000, 4, 3 * 16)), 0.5, 3)
     means = eps.view(4000, 4, 3, 16).mean((1, 3))  # of each picture's channels
-    assert means.var().item() == pytest.approx(0.25 + 1 / 64, rel=0.05) and eps.var().item() == pytest.approx(1.25, rel=0.02)
+    assert means.var().item() == pytest.approx(
+        0.25 + 1 / 64, rel=0.05
+    ) and eps.var().item() == pytest.approx(1.25, rel=0.02)
     torch.manual_seed(1)
     plain = terms.offset(torch.Size((2, 4, 48)), 0.0, 3)
     torch.manual_seed(1)
     assert torch.equal(plain, torch.randn(2, 4, 48))
 
 
-# ---- alignment ---------------------------------------------------------------------------------------------------------------------------
+# ---- alignment -----------------------------------------------------------------------------------
 
 
 def aligned(network: MediaTransformer, align: terms.Alignment, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
     images, positions = torch.rand(3, 3, 64, 64) * 2 - 1, grid_positions(64, 64, 16)
-    x0, t, text = patchify(images, 16), torch.rand(3, 1, 1), network.encode_text(torch.randint(300, (3, 12)))
+    x0, t, text = (
+        patchify(images, 16),
+        torch.rand(3, 1, 1),
+        network.encode_text(torch.randint(300, (3, 12))),
+    )
     eps, states = torch.randn(x0.shape), []
-    network(terms.noised(x0, eps, terms.Level(1 - t, t, t)), positions, t[..., 0], text, None, states)
+    network(
+        terms.noised(x0, eps, terms.Level(1 - t, t, t)), positions, t[..., 0], text, None, states
+    )
     return align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["self", "tower"])
 def test_alignment_falls_and_moves_early_blocks_only(tmp_path: Path, kind: str) -> None:
     network = wild()
-    align = terms.beside(recipe(tmp_path, "align=1.0", f"align_to={'self' if kind == 'self' else clip_folder(tmp_path)}"), network)["align"]
+    align = terms.auxiliary(
+        recipe(
+            tmp_path, "align=1.0", f"align_to={'self' if kind == 'self' else clip_folder(tmp_path)}"
+        ),
+        network,
+    )["align"]
     first = aligned(network, align)
     assert first.shape == (3, 16)
     first.mean().backward()
-    moved = [any(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters()) for layer in network.layers]
+    moved = [
+        any(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
+        for layer in network.layers
+    ]
     assert moved == [True, True, False, False]
     optimizer = torch.optim.Adam([*network.parameters(), *align.parameters()], 1e-3)
     for seed in range(60):
@@ -128,10 +156,10 @@ def test_the_teacher_is_an_average_of_the_student() -> None:
 def test_align_to_something_else_is_an_error(tmp_path: Path) -> None:
     checkpoints.save(wild(), tmp_path)
     with pytest.raises(DaedalError, match="holds a MediaTransformer; give self"):
-        terms.beside(recipe(tmp_path, "align=1.0", f"align_to={tmp_path}"), wild())
+        terms.auxiliary(recipe(tmp_path, "align=1.0", f"align_to={tmp_path}"), wild())
 
 
-# ---- captions ----------------------------------------------------------------------------------------------------------------------------
+# ---- captions ------------------------------------------------------------------------------------
 
 
 def named(tmp_path: Path) -> Path:
@@ -143,8 +171,15 @@ def named(tmp_path: Path) -> Path:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
     names = ["apple", "red car", "old tree", "sun", "small house", "bird", "fish and chips", "hat"]
-    rows = [{"name": name, "caption": f"{name}, {style} emoji"} for name in names for style in ("noto", "flat", "black and white")]
-    rows = [{**row, "image": buffer.getvalue()} for row in [*rows, {"name": "moon", "caption": "the moon, flat emoji"}]]
+    rows = [
+        {"name": name, "caption": f"{name}, {style} emoji"}
+        for name in names
+        for style in ("noto", "flat", "black and white")
+    ]
+    rows = [
+        {**row, "image": buffer.getvalue()}
+        for row in [*rows, {"name": "moon", "caption": "the moon, flat emoji"}]
+    ]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "named.parquet")
     return tmp_path / "named.parquet"
 
@@ -166,9 +201,14 @@ class Bag(nn.Module):
 def test_names_and_endings_add_up(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = Tokenizer.load(resolve("house/image"))
-    adds = terms.Additive(recipe(tmp_path, f"data.train=[{{path: {named(tmp_path)}}}, {{path: scenes}}]"), words, 24)
+    adds = terms.Additive(
+        recipe(tmp_path, f"data.train=[{{path: {named(tmp_path)}}}, {{path: scenes}}]"), words, 24
+    )
     assert adds.captions.shape == (3, 8, 24)
-    assert words.decode([t for t in adds.captions[1, 0].tolist() if t != words.pad_id]) == "apple, flat emoji"
+    assert (
+        words.decode([t for t in adds.captions[1, 0].tolist() if t != words.pad_id])
+        == "apple, flat emoji"
+    )
     assert adds(Bag(), 20).item() == pytest.approx(0, abs=1e-6)
     text = wild(replace(TINY, vocab_size=2048, text_length=24)).text
     before = adds(text, 100).item()
@@ -189,10 +229,11 @@ def test_adding_up_is_part_of_the_loss(tmp_path: Path, task: str) -> None:
     losses = []
     for weight in (0.0, 0.5):
         of = load_recipe(
-            f"recipes/image/{'tiny' if task == 'flow' else task}.yaml", [options, f"data.train=[{{path: {file}}}]", f"additive={weight}"]
+            f"recipes/image/{'tiny' if task == 'flow' else task}.yaml",
+            [options, f"data.train=[{{path: {file}}}]", f"additive={weight}"],
         )
         objective = {"flow": flow.flow_loss, "sketch": sketch.sketching}[task](of, words)
-        network.beside = nn.ModuleDict({"before": sketch.Before(network)})
+        network.auxiliary = nn.ModuleDict({"before": sketch.Before(network)})
         torch.manual_seed(1)
         losses.append(objective.loss(network, batch).item())
     assert losses[1] > losses[0] * (1 + 1e-4)
@@ -203,15 +244,32 @@ def test_nothing_to_add_up_is_an_error(tmp_path: Path) -> None:
         flow.run(recipe(tmp_path, "additive=0.3"))
 
 
-def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(tmp_path: Path) -> None:
-    asked = ["min_snr=5", "uncertainty=true", "offset_noise=0.1", "align=0.2", "steps=4", "checkpoint_every=2", "micro_rows=2", "ema=0.9"]
+def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(
+    tmp_path: Path,
+) -> None:
+    asked = [
+        "min_snr=5",
+        "uncertainty=true",
+        "offset_noise=0.1",
+        "align=0.2",
+        "steps=4",
+        "checkpoint_every=2",
+        "micro_rows=2",
+        "ema=0.9",
+    ]
     flow.run(recipe(tmp_path / "whole", *asked))
     out = flow.run(recipe(tmp_path / "part", *asked))
     (tmp_path / "part/checkpoints/step-00000004.pt").unlink()
     flow.run(recipe(tmp_path / "part", *asked))
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "part")]
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "part")
+    ]
     assert losses[0] == losses[1] and len(losses[0]) == 4 and all(map(math.isfinite, losses[0]))
     from safetensors import safe_open
 
     with safe_open(out / "diffusion_pytorch_model.safetensors", "pt") as file:
-        assert not [name for name in file.keys() if "beside" in name]  # noqa: SIM118
+        assert not [name for name in file.keys() if "auxiliary" in name]  # noqa: SIM118

@@ -1,4 +1,5 @@
-"""The trainer's invariances: a kill and a restart, micro-batches, and processes change nothing; a run ends in a folder others open."""
+"""The trainer's invariances: a kill and a restart, micro-batches, and processes change nothing; a
+run ends in a folder others open."""
 
 import json
 import os
@@ -58,13 +59,21 @@ def test_learns_and_ends_in_a_folder(reference):
 @pytest.mark.dtype
 def test_auto_learns_as_fp32_does(reference, tmp_path):
     train(tmp_path, "dtype=auto")
-    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=3e-2, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=3e-2, atol=0
+    )
 
 
 def test_sigkill_and_restart_give_the_same_losses(reference, tmp_path):
-    process = subprocess.Popen(command(tmp_path / "run"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path / "run"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 6):
+    while (
+        time.monotonic() < deadline
+        and process.poll() is None
+        and not (metrics.exists() and metrics.read_text().count("\n") >= 6)
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -76,9 +85,16 @@ def test_sigkill_and_restart_give_the_same_losses(reference, tmp_path):
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(reference, tmp_path):
-    process = subprocess.Popen(command(tmp_path, "checkpoint_every=100"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, "checkpoint_every=100"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+    while time.monotonic() < deadline and not (
+        metrics.exists() and metrics.read_text().count("\n") >= 2
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
@@ -88,7 +104,8 @@ def test_ctrl_c_saves_and_the_run_goes_on(reference, tmp_path):
 
 
 def test_a_run_that_starts_over_keeps_nothing_of_other_data(tmp_path):
-    """The tokenizer and the lines of a run whose checkpoints were deleted are those of the present data."""
+    """The tokenizer and the lines of a run whose checkpoints were deleted are those of the present
+    data."""
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"text": "the sun is warm today and so is the sea"}\n' * 50)
     settings = ["steps=2", "tokenizer.vocab_size=270", f"data.train=[{{path: '{mine}'}}]"]
@@ -101,37 +118,67 @@ def test_a_run_that_starts_over_keeps_nothing_of_other_data(tmp_path):
 
 def test_micro_batches_do_not_matter(reference, tmp_path):
     train(tmp_path, "micro_rows=1")
-    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_give_the_same_losses(reference, tmp_path, kind):
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "daedal", "train", str(TINY), *QUICK]
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "daedal",
+        "train",
+        str(TINY),
+        *QUICK,
+    ]
     done = subprocess.run(
-        [*run, f"out={tmp_path}", f"parallel={kind}", "micro_rows=2", "data.validation=[{path: 'tales:5:1'}]"],
+        [
+            *run,
+            f"out={tmp_path}",
+            f"parallel={kind}",
+            "micro_rows=2",
+            "data.validation=[{path: 'tales:5:1'}]",
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    torch.testing.assert_close(torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0)
-    assert (tmp_path / "evaluations.jsonl").exists() == (kind == "ddp")  # the first process holds all weights
-    one = train(tmp_path, "micro_rows=2", "steps=14", "data.validation=[{path: 'tales:5:1'}]")  # one process goes on from what two wrote
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path)), torch.tensor(losses(reference)), rtol=2e-4, atol=0
+    )
+    # the first process holds all weights
+    assert (tmp_path / "evaluations.jsonl").exists() == (kind == "ddp")
+    # one process goes on from what two wrote
+    one = train(tmp_path, "micro_rows=2", "steps=14", "data.validation=[{path: 'tales:5:1'}]")
     assert len(losses(tmp_path)) == 14 and one.exists()
 
 
 def test_mixture_of_experts_trains(tmp_path):
-    train(tmp_path, "model.family=mixtral", "model.options={num_local_experts: 4, num_experts_per_tok: 2}")
+    train(
+        tmp_path,
+        "model.family=mixtral",
+        "model.options={num_local_experts: 4, num_experts_per_tok: 2}",
+    )
     assert losses(tmp_path)[-1] < losses(tmp_path)[0] - 0.3
 
 
 def test_average_of_weights_is_saved_and_resumed(tmp_path):
     train(tmp_path / "whole", "ema=0.5")
     train(tmp_path / "parts", "ema=0.5", "checkpoint_every=5")
-    (tmp_path / "parts/checkpoints/step-00000012.pt").unlink()  # so that the last two steps are done again
+    # so that the last two steps are done again
+    (tmp_path / "parts/checkpoints/step-00000012.pt").unlink()
     train(tmp_path / "parts", "ema=0.5", "checkpoint_every=5")
-    state, again = (checkpoint.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
+    state, again = (
+        checkpoint.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")
+    )
     assert all(torch.equal(a, b) for a, b in zip(state["ema"], again["ema"], strict=True))
     assert not torch.equal(state["ema"][0], next(iter(state["model"].values())))
     saved = daedal.load(str(tmp_path / "whole/model")).network
@@ -152,7 +199,9 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 2, {"step": 2})
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.pt"] and checkpoint.newest(tmp_path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.pt"] and checkpoint.newest(
+        tmp_path
+    ) == {"step": 1}
 
 
 def test_another_recipe_is_refused(reference):

@@ -1,4 +1,5 @@
-"""Word problems: the answers are right, what is held out is never trained on, and results are read from whatever a model writes."""
+"""Word problems: the answers are right, what is held out is never trained on, and results are read
+from whatever a model writes."""
 
 import random
 import re
@@ -26,19 +27,30 @@ def test_answers_are_right() -> None:
         value = start(problem)
         for left, sign, right, result in steps:
             assert int(left) == value
-            value = {"+": value + int(right), "-": value - int(right), "x": value * int(right)}[sign]
+            value = {"+": value + int(right), "-": value - int(right), "x": value * int(right)}[
+                sign
+            ]
             assert int(result) == value and 0 < value <= MOST
-        assert re.findall(r"\d+", problem.prompt)[1:] == [right for _, _, right, _ in steps]  # the numbers told are those used
-        assert problem.check(problem.answer) == 1.0 and problem.check(str(value + 1)) == 0.0 and problem.check("") == 0.0
+        # the numbers told are those used
+        assert re.findall(r"\d+", problem.prompt)[1:] == [right for _, _, right, _ in steps]
+        assert (
+            problem.check(problem.answer) == 1.0
+            and problem.check(str(value + 1)) == 0.0
+            and problem.check("") == 0.0
+        )
         assert problem.answer.endswith(f"The answer is {value}.")
 
 
 def test_held_out_problems_are_disjoint_and_of_the_same_kind() -> None:
     seen, unseen = problems(2000), problems(500, held_out=True)
-    assert {start(p) for p in unseen} == set(HELD_OUT) and not {start(p) for p in seen} & set(HELD_OUT)
+    assert {start(p) for p in unseen} == set(HELD_OUT) and not {start(p) for p in seen} & set(
+        HELD_OUT
+    )
     assert not {p.prompt for p in seen} & {p.prompt for p in unseen}
     for some in (seen, unseen):
-        assert {p.answer.count("=") for p in some} == {1, 2, 3} and {sign for p in some for sign in "+-x" if f" {sign} " in p.answer} == set("+-x")
+        assert {p.answer.count("=") for p in some} == {1, 2, 3} and {
+            sign for p in some for sign in "+-x" if f" {sign} " in p.answer
+        } == set("+-x")
     assert any(re.search(rf"= {HELD_OUT[0]}\.", p.answer) for p in seen)
 
 

@@ -1,4 +1,5 @@
-"""Procedural instructions: right answers earn everything, broken ones less, the same seed gives the same task, held-out ones are apart."""
+"""Procedural instructions: right answers earn everything, broken ones less, the same seed gives the
+same task, held-out ones are apart."""
 
 import random
 
@@ -6,7 +7,7 @@ import pytest
 
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
-from daedal.worlds.instructions import MAKERS, spoiled, task
+from daedal.worlds.instructions import MAKERS, corrupted, task
 from daedal.worlds.stories import sentences, story, well_made
 
 
@@ -16,8 +17,12 @@ def test_the_answer_is_right_and_a_spoiled_one_is_not(kind: str, held_out: bool)
     for number in range(100):
         rng = random.Random(f"{kind}/{number}")
         wanted = task(rng, [kind], held_out)
-        assert wanted.kind == kind and wanted.check(wanted.answer) == 1 and all(wanted.constraints(wanted.answer).values())
-        assert wanted.check(spoiled(wanted, rng)) < 1
+        assert (
+            wanted.kind == kind
+            and wanted.check(wanted.answer) == 1
+            and all(wanted.constraints(wanted.answer).values())
+        )
+        assert wanted.check(corrupted(wanted, rng)) < 1
         assert wanted.check("") < 1
 
 
@@ -29,22 +34,47 @@ def test_a_seed_gives_the_task_again() -> None:
 
 def test_held_out_pairs_never_train() -> None:
     seen = {(s.hero, s.place) for s in (story(random.Random(i)) for i in range(3000))}
-    kept = {(s.hero, s.place) for s in (story(random.Random(i), held_out=True) for i in range(3000))}
-    assert kept and seen.isdisjoint(kept) and len(seen | kept) == len(instructions.HEROES) * len(instructions.PLACES)
+    kept = {
+        (s.hero, s.place) for s in (story(random.Random(i), held_out=True) for i in range(3000))
+    }
+    assert (
+        kept
+        and seen.isdisjoint(kept)
+        and len(seen | kept) == len(instructions.HEROES) * len(instructions.PLACES)
+    )
 
 
 def test_sentences() -> None:
     told = 'Tom was sad. "Why?" asked Mia. He said, "I am lost!" Then they went home.'
-    assert sentences(told) == ["Tom was sad.", '"Why?" asked Mia.', 'He said, "I am lost!"', "Then they went home."]
+    assert sentences(told) == [
+        "Tom was sad.",
+        '"Why?" asked Mia.',
+        'He said, "I am lost!"',
+        "Then they went home.",
+    ]
 
 
-@pytest.mark.parametrize("text", ["", "Mia garden kite moon", "Mia ran. Mia ran. Mia ran.", "a small start.", "No end", "Yes. No. Yes."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Mia garden kite moon",
+        "Mia ran. Mia ran. Mia ran.",
+        "a small start.",
+        "No end",
+        "Yes. No. Yes.",
+    ],
+)
 def test_words_thrown_together_are_no_story(text: str) -> None:
     assert not well_made(text)
 
 
 def test_constraints_of_a_story_one_by_one() -> None:
-    wanted = next(t for t in (task(random.Random(i), ["story"]) for i in range(1000)) if "sentences" in t.prompt and "moral" in t.prompt)
+    wanted = next(
+        t
+        for t in (task(random.Random(i), ["story"]) for i in range(1000))
+        if "sentences" in t.prompt and "moral" in t.prompt
+    )
     lines = sentences(wanted.answer)
     broken = {name for name, met in wanted.constraints(" ".join(lines[:-1])).items() if not met}
     assert broken == {"length", "moral"}

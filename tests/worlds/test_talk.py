@@ -1,4 +1,5 @@
-"""Small talk: what is asked for later was told before, and the program knows right answers from wrong ones."""
+"""Small talk: what is asked for later was told before, and the program knows right answers from
+wrong ones."""
 
 import random
 
@@ -26,7 +27,9 @@ def test_a_name_is_recalled_where_it_was_told_and_not_where_it_was_not(held_out:
     assert told and len(told) < len(asked)
     for task in told:
         name = task.answer.split()[-1].rstrip(".")
-        assert any(says(message["content"], name) for message in task.before if message["role"] == "user")
+        assert any(
+            says(message["content"], name) for message in task.before if message["role"] == "user"
+        )
         other = next(hero for hero in HEROES if hero != name)
         assert task.check(f"Your name is {other}.") < 1 and task.check("I don't know.") < 1
     for task in asked:
@@ -36,7 +39,9 @@ def test_a_name_is_recalled_where_it_was_told_and_not_where_it_was_not(held_out:
 
 def test_open_questions_of_training_are_not_those_of_evaluation() -> None:
     open_ones = {words.format(what) for words, some in talk.OPEN for what in some}
-    evaluated, trained = ({task.prompt for task in talks(3000, held_out)} & open_ones for held_out in (True, False))
+    evaluated, trained = (
+        {task.prompt for task in talks(3000, held_out)} & open_ones for held_out in (True, False)
+    )
     assert evaluated and trained and not evaluated & trained
 
 

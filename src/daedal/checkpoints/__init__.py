@@ -1,5 +1,5 @@
-"""Folders in and out: `load` a folder into the network that it holds, `save` a network as one, `load_parts` of a pipeline's folder, `resolve` a
-name to a folder."""
+"""Folders in and out: `load` a folder into the network that it holds, `save` a network as one,
+`load_parts` of a pipeline's folder, `resolve` a name to a folder."""
 
 from daedal.checkpoints.folder import load, load_parts, read_config, save
 from daedal.checkpoints.hub import resolve

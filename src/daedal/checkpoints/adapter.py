@@ -1,7 +1,9 @@
-"""An adapter folder as peft writes it, adapter_config.json and adapter_model.safetensors, for a network with LoRA layers (daedal.nn.lora).
+"""An adapter folder as peft writes it, adapter_config.json and adapter_model.safetensors, for a
+network with LoRA layers (daedal.nn.lora).
 
     save_adapter(network, "runs/mine/adapter", "meta-llama/Llama-3.2-1B")
-    load_adapter(network, "runs/mine/adapter")                  # the layers on, or merge_lora(network) after that
+    load_adapter(network, "runs/mine/adapter")                  # the layers on, or
+    merge_lora(network) after that
 
 For image models there is one file of all parts: daedal.checkpoints.lora.
 """
@@ -22,11 +24,17 @@ from daedal.networks.names import Names
 from daedal.nn.lora import adapters, add_lora, lora_state
 
 PREFIX = "base_model.model."
-WRITTEN: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "lora_dropout": 0.0, "inference_mode": True}
+WRITTEN: dict[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "lora_dropout": 0.0,
+    "inference_mode": True,
+}
 
 
 def parted(name: str | Path) -> tuple[str | Path, Path | None]:
-    """(base, adapter's folder or None) of a model's name: "BASE:ADAPTER", or an adapter alone, whose config names its base."""
+    """(base, adapter's folder or None) of a model's name: "BASE:ADAPTER", or an adapter alone,
+    whose config names its base."""
     base, colon, adapter = str(name).rpartition(":")
     if colon and not Path(name).expanduser().exists():
         return base, resolve(adapter)
@@ -37,7 +45,9 @@ def parted(name: str | Path) -> tuple[str | Path, Path | None]:
     if not config.is_file() or (folder / "config.json").exists():
         return name, None
     if not (base := json.loads(config.read_text()).get("base_model_name_or_path")):
-        raise DaedalError(f"{folder} is an adapter that does not say for which model; write BASE:{name}.")
+        raise DaedalError(
+            f"{folder} is an adapter that does not say for which model; write BASE:{name}."
+        )
     return base, folder
 
 
@@ -47,7 +57,8 @@ def layer_names(network: nn.Module, ours: list[str]) -> dict[str, str]:
 
 
 def on_disk(network: nn.Module, name: str) -> str:
-    names: Names = getattr(network, "family_names", names_of(network))  # packed layers have none of their own
+    # packed layers have none of their own
+    names: Names = getattr(network, "family_names", names_of(network))
     [(disk, (fused, _))] = names.layout([f"{name}.weight"]).items()
     if fused is not None:
         whole = f"{name} is a part of {disk} on disk, whose adapter peft keeps whole"
@@ -56,10 +67,13 @@ def on_disk(network: nn.Module, name: str) -> str:
 
 
 def save_adapter(network: nn.Module, folder: str | Path, base: str = "") -> None:
-    """Write the folder; `base` is the name or folder of the model that the adapter is for. Ranks may differ by layer."""
+    """Write the folder; `base` is the name or folder of the model that the adapter is for. Ranks
+    may differ by layer."""
     layers = adapters(network)
     if not layers:
-        raise DaedalError(f"{type(network).__name__} has no LoRA layers to save; put them on with add_lora first.")
+        raise DaedalError(
+            f"{type(network).__name__} has no LoRA layers to save; put them on with add_lora first."
+        )
     names, folder = layer_names(network, list(layers)), Path(folder)
     ranks = {names[name]: len(layer.lora_A.weight) for name, layer in layers.items()}
     alphas = {names[name]: layer.scale * len(layer.lora_A.weight) for name, layer in layers.items()}
@@ -72,7 +86,10 @@ def save_adapter(network: nn.Module, folder: str | Path, base: str = "") -> None
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.cpu().contiguous() for key, tensor in lora_state(network).items()}
-    write({PREFIX + renamed(key, names): tensor for key, tensor in state.items()}, folder / "adapter_model.safetensors")
+    write(
+        {PREFIX + renamed(key, names): tensor for key, tensor in state.items()},
+        folder / "adapter_model.safetensors",
+    )
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -83,28 +100,48 @@ def renamed(key: str, names: dict[str, str]) -> str:
 
 
 def load_adapter(network: nn.Module, folder: str | Path) -> list[str]:
-    """Put the LoRA layers of a folder on `network` and fill them; the names of its layers. A tensor for no layer is an error that lists it."""
+    """Put the LoRA layers of a folder on `network` and fill them; the names of its layers. A tensor
+    for no layer is an error that lists it."""
     folder = Path(folder)
     path = folder / "adapter_config.json"
     if not path.is_file():
-        raise DaedalError(f"{folder} has no adapter_config.json, so it is not an adapter folder; give one that peft or Daedal saved.")
+        raise DaedalError(
+            f"{folder} has no adapter_config.json, so it is not an adapter folder; give one that peft or Daedal saved."
+        )
     config = json.loads(path.read_text())
-    state = {key.removeprefix(PREFIX): tensor for key, tensor in tensors(folder, stem="adapter_model")}
+    state = {
+        key.removeprefix(PREFIX): tensor for key, tensor in tensors(folder, stem="adapter_model")
+    }
     wanted = {key.partition(".lora_")[0] for key in state}
-    ours = {on: name for name, layer in network.named_modules() if hasattr(layer, "in_features") and (on := known(network, name)) in wanted}
+    ours = {
+        on: name
+        for name, layer in network.named_modules()
+        if hasattr(layer, "in_features") and (on := known(network, name)) in wanted
+    }
     if strange := sorted(wanted - set(ours)):
-        raise DaedalError(f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}.")
+        raise DaedalError(
+            f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}."
+        )
     for disk, name in ours.items():
         rank = len(state[f"{disk}.lora_A.weight"])
         alpha = by_pattern(config.get("alpha_pattern") or {}, disk, config.get("lora_alpha", rank))
-        add_lora(network, rank, alpha, [name], rslora=config.get("use_rslora", False), dora=f"{disk}.lora_magnitude_vector" in state)
+        add_lora(
+            network,
+            rank,
+            alpha,
+            [name],
+            rslora=config.get("use_rslora", False),
+            dora=f"{disk}.lora_magnitude_vector" in state,
+        )
     fill(network, state, {name: disk for disk, name in ours.items()}, folder)
     return list(ours.values())
 
 
 def by_pattern(patterns: dict[str, Any], name: str, default: Any) -> Any:
     """The value of the first pattern that a layer's whole name ends in, as peft matches them."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+    return next(
+        (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default
+    )
 
 
 def known(network: nn.Module, name: str) -> str:
@@ -120,8 +157,14 @@ def fill(network: nn.Module, state: dict[str, Tensor], names: dict[str, str], fo
     for key, tensor in lora_state(network).items():
         found = state.pop(renamed(key, names), None)
         if found is None or found.shape != tensor.shape:
-            there = "is not there" if found is None else f"is {tuple(found.shape)} instead of {tuple(tensor.shape)}"
-            raise DaedalError(f"{folder} is an adapter for another model: {renamed(key, names)} {there}.")
+            there = (
+                "is not there"
+                if found is None
+                else f"is {tuple(found.shape)} instead of {tuple(tensor.shape)}"
+            )
+            raise DaedalError(
+                f"{folder} is an adapter for another model: {renamed(key, names)} {there}."
+            )
         tensor.copy_(found)
     if state:
         raise DaedalError(f"{folder} holds tensors that no LoRA layer has: {shortened(state)}.")

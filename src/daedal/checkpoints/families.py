@@ -1,7 +1,9 @@
-"""Which model a single file holds, told from the shapes of its tensors alone, and the config.json that each of its networks would have. What
-shapes do not say (how latents are scaled, which scheduler the model was trained with) is a table of families.
+"""Which model a single file holds, told from the shapes of its tensors alone, and the config.json
+that each of its networks would have. What shapes do not say (how latents are scaled, which
+scheduler the model was trained with) is a table of families.
 
-Legend: shapes are those of original names (checkpoints.original_names), the prefix of the part removed.
+Legend: shapes are those of original names (checkpoints.original_names), the prefix of the part
+removed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,16 +15,22 @@ from daedal.errors import DaedalError, nearest
 
 Config = dict[str, Any]
 
-SD_BETAS: Config = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
-SD_STEPS: Config = SD_BETAS | dict(set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True, timestep_spacing="leading")
+SD_BETAS: Config = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
+)
+SD_STEPS: Config = SD_BETAS | dict(
+    set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True, timestep_spacing="leading"
+)
 FLOW: Config = dict(_class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000)
-EDM: Config = dict(_class_name="EDMDPMSolverMultistepScheduler", sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+EDM: Config = dict(
+    _class_name="EDMDPMSolverMultistepScheduler", sigma_min=0.002, sigma_max=80.0, sigma_data=0.5
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """`pipeline` is the stem of diffusers' class name; `vae` and `scheduler` are keys of the configs that no shape tells and that
-    are not the default of their class."""
+    """`pipeline` is the stem of diffusers' class name; `vae` and `scheduler` are keys of the
+    configs that no shape tells and that are not the default of their class."""
 
     title: str
     pipeline: str
@@ -53,19 +61,37 @@ FAMILIES: dict[str, Family] = {
     ),
     "sdxl": XL,
     "refiner": Family(
-        "Stable Diffusion XL Refiner", XL.pipeline, XL.vae, XL.scheduler, dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True)
+        "Stable Diffusion XL Refiner",
+        XL.pipeline,
+        XL.vae,
+        XL.scheduler,
+        dict(force_zeros_for_empty_prompt=False, requires_aesthetics_score=True),
     ),
-    "playground": Family("Playground 2.5", XL.pipeline, XL.vae | dict(scaling_factor=0.5), EDM, XL.flags),
+    "playground": Family(
+        "Playground 2.5", XL.pipeline, XL.vae | dict(scaling_factor=0.5), EDM, XL.flags
+    ),
     "sd3": Family(
-        "Stable Diffusion 3", "StableDiffusion3", dict(scaling_factor=1.5305, shift_factor=0.0609, sample_size=1024), FLOW | dict(shift=3.0)
+        "Stable Diffusion 3",
+        "StableDiffusion3",
+        dict(scaling_factor=1.5305, shift_factor=0.0609, sample_size=1024),
+        FLOW | dict(shift=3.0),
     ),
-    "flux": Family("FLUX.1", "Flux", dict(scaling_factor=0.3611, shift_factor=0.1159, sample_size=1024), FLOW | dict(shift=1.0)),
+    "flux": Family(
+        "FLUX.1",
+        "Flux",
+        dict(scaling_factor=0.3611, shift_factor=0.1159, sample_size=1024),
+        FLOW | dict(shift=1.0),
+    ),
 }
 FLUX_GUIDED: Config = dict(shift=3.0, use_dynamic_shifting=True)
-TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "refiner"}  # of what the U-Net's cross-attention reads
-UNET_INPUTS = {4: "", 9: "Inpaint", 8: "InstructPix2Pix", 5: "Depth2Img"}  # first convolution: latent, and a mask, an image, or both
+# of what the U-Net's cross-attention reads
+TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "refiner"}
+# first convolution: latent, and a mask, an image, or both
+UNET_INPUTS = {4: "", 9: "Inpaint", 8: "InstructPix2Pix", 5: "Depth2Img"}
 FLUX_INPUTS = {64: "", 384: "Fill", 128: "Control"}
-V_BIAS = 0.09  # spread of a bias of Stable Diffusion 2's last block above which the model predicts v, not the noise
+# spread of a bias of Stable Diffusion 2's last block above which the model predicts v, not the
+# noise
+V_BIAS = 0.09
 
 
 def family_of(shapes: Shapes) -> str:
@@ -77,18 +103,24 @@ def family_of(shapes: Shapes) -> str:
     width = text_width(shapes)
     if width not in TEXT_WIDTHS:
         known = ", ".join(f"{w} ({FAMILIES[f].title})" for w, f in TEXT_WIDTHS.items())
-        raise DaedalError(f"the file's U-Net reads text of width {width}, which is none of {known}; open the model's folder instead.")
+        raise DaedalError(
+            f"the file's U-Net reads text of width {width}, which is none of {known}; open the model's folder instead."
+        )
     return TEXT_WIDTHS[width]
 
 
 def text_width(shapes: Shapes) -> int:
     """Width of the text that a U-Net's attention reads; 0 where it reads none."""
-    return next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0)
+    return next(
+        (shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0
+    )
 
 
 def named_family(name: str) -> Family:
     if name not in FAMILIES:
-        raise DaedalError(f"family {name!r} is not one of {', '.join(FAMILIES)}{nearest(name, list(FAMILIES))}.")
+        raise DaedalError(
+            f"family {name!r} is not one of {', '.join(FAMILIES)}{nearest(name, list(FAMILIES))}."
+        )
     return FAMILIES[name]
 
 
@@ -114,13 +146,18 @@ def unet_config(shapes: Shapes) -> Config:
     """Of a U-Net or, where there is no way up, its ControlNet."""
     down, up = levels(shapes, "input_blocks"), levels(shapes, "output_blocks")[::-1]
     channels = tuple(level[0].channels for level in down)
-    linear = any(name.endswith("proj_in.weight") and len(shape) == 2 for name, shape in shapes.items())
+    linear = any(
+        name.endswith("proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()
+    )
     depths = tuple(simplest(tuple(layer.depth for layer in level)) for level in down)
     config: Config = dict(
         in_channels=shapes["input_blocks.0.0.weight"][1],
         block_out_channels=channels,
         layers_per_block=simplest(tuple(len(level) for level in down)),
-        down_block_types=tuple("CrossAttnDownBlock2D" if any(layer.depth for layer in level) else "DownBlock2D" for level in down),
+        down_block_types=tuple(
+            "CrossAttnDownBlock2D" if any(layer.depth for layer in level) else "DownBlock2D"
+            for level in down
+        ),
         cross_attention_dim=text_width(shapes),
         attention_head_dim=tuple(C // 64 for C in channels) if linear else 8,
         use_linear_projection=linear,
@@ -134,7 +171,10 @@ def unet_config(shapes: Shapes) -> Config:
     uneven = mirrored != tuple(depth or 1 for depth in depths)
     return config | dict(
         out_channels=shapes["out.2.weight"][0],
-        up_block_types=tuple("CrossAttnUpBlock2D" if any(layer.depth for layer in level) else "UpBlock2D" for level in up[::-1]),
+        up_block_types=tuple(
+            "CrossAttnUpBlock2D" if any(layer.depth for layer in level) else "UpBlock2D"
+            for level in up[::-1]
+        ),
         reverse_transformer_layers_per_block=mirrored[::-1] if uneven else None,
     )
 
@@ -151,8 +191,14 @@ def levels(shapes: Shapes, side: str) -> list[list[Layer]]:
     for n in range(side == "input_blocks", counted(shapes, side)):
         block = f"{side}.{n}"
         if f"{block}.0.in_layers.2.weight" in shapes:
-            out[-1].append(Layer(shapes[f"{block}.0.in_layers.2.weight"][0], counted(shapes, f"{block}.1.transformer_blocks")))
-        if any(f"{block}.{name}.weight" in shapes for name in ("0.op", "1.conv", "2.conv")):  # it resamples
+            out[-1].append(
+                Layer(
+                    shapes[f"{block}.0.in_layers.2.weight"][0],
+                    counted(shapes, f"{block}.1.transformer_blocks"),
+                )
+            )
+        # it resamples
+        if any(f"{block}.{name}.weight" in shapes for name in ("0.op", "1.conv", "2.conv")):
             out.append([])
     return [level for level in out if level]
 
@@ -164,15 +210,22 @@ def middle(shapes: Shapes, depths: tuple[Any, ...]) -> Config:
     kind = kinds[2 if depth else int("middle_block.0.in_layers.0.weight" in shapes)]
     filled = (*(each or 1 for each in depths[:-1]), depths[-1] or depth or 1)
     attending = {each for each in (*depths, depth) if each}
-    return dict(mid_block_type=kind, transformer_layers_per_block=attending.pop() if len(attending) == 1 else filled)
+    return dict(
+        mid_block_type=kind,
+        transformer_layers_per_block=attending.pop() if len(attending) == 1 else filled,
+    )
 
 
 def conditions(shapes: Shapes) -> Config:
-    """What is added to the time embedding: SDXL's sizes and pooled text, unCLIP's image, LCM's guidance scale."""
+    """What is added to the time embedding: SDXL's sizes and pooled text, unCLIP's image, LCM's
+    guidance scale."""
     out: Config = {}
     if added := shapes.get("label_emb.0.0.weight"):
         kind = "addition_embed_type" if text_width(shapes) != 1024 else "class_embed_type"
-        out = {kind: "text_time" if kind == "addition_embed_type" else "projection", "projection_class_embeddings_input_dim": added[1]}
+        out = {
+            kind: "text_time" if kind == "addition_embed_type" else "projection",
+            "projection_class_embeddings_input_dim": added[1],
+        }
         out |= {"addition_time_embed_dim": 256} if kind == "addition_embed_type" else {}
     if guided := shapes.get("time_embed.cond_proj.weight"):
         out["time_cond_proj_dim"] = guided[1]
@@ -185,9 +238,14 @@ def simplest(values: tuple[Any, ...]) -> Any:
 
 
 def controlnet_config(shapes: Shapes) -> Config:
-    hints = [shapes[f"input_hint_block.{2 * i}.weight"] for i in range(counted_even(shapes, "input_hint_block"))]
+    hints = [
+        shapes[f"input_hint_block.{2 * i}.weight"]
+        for i in range(counted_even(shapes, "input_hint_block"))
+    ]
     sizes = tuple(shape[0] for shape in hints[:-1:2])
-    return unet_config(shapes) | dict(conditioning_channels=hints[0][1], conditioning_embedding_out_channels=sizes)
+    return unet_config(shapes) | dict(
+        conditioning_channels=hints[0][1], conditioning_embedding_out_channels=sizes
+    )
 
 
 def counted_even(shapes: Iterable[str], prefix: str) -> int:
@@ -200,7 +258,9 @@ def vae_config(shapes: Shapes) -> Config:
         in_channels=shapes["encoder.conv_in.weight"][1],
         out_channels=shapes["decoder.conv_out.weight"][0],
         latent_channels=shapes["decoder.conv_in.weight"][1],
-        block_out_channels=tuple(shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)),
+        block_out_channels=tuple(
+            shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)
+        ),
         layers_per_block=counted(shapes, "encoder.down.0.block"),
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -210,7 +270,10 @@ def vae_config(shapes: Shapes) -> Config:
 
 
 def sd3_config(shapes: Shapes) -> Config:
-    (inner, channels, patch, _), layers = shapes["x_embedder.proj.weight"], counted(shapes, "joint_blocks")
+    (inner, channels, patch, _), layers = (
+        shapes["x_embedder.proj.weight"],
+        counted(shapes, "joint_blocks"),
+    )
     norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
     head = norm[0] if norm else 64
     return dict(
@@ -225,13 +288,18 @@ def sd3_config(shapes: Shapes) -> Config:
         caption_projection_dim=shapes["context_embedder.weight"][0],
         pooled_projection_dim=shapes["y_embedder.mlp.0.weight"][1],
         pos_embed_max_size=round(shapes["pos_embed"][1] ** 0.5),
-        dual_attention_layers=tuple(i for i in range(layers) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in shapes),
+        dual_attention_layers=tuple(
+            i for i in range(layers) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in shapes
+        ),
         qk_norm="rms_norm" if norm else None,
     )
 
 
 def flux_config(shapes: Shapes) -> Config:
-    (inner, channels), head = shapes["img_in.weight"], shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
+    (inner, channels), head = (
+        shapes["img_in.weight"],
+        shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0],
+    )
     return dict(
         patch_size=1,
         in_channels=channels,
@@ -248,14 +316,28 @@ def flux_config(shapes: Shapes) -> Config:
 
 
 def clip_config(shapes: Shapes) -> Config:
-    """Of a CLIP text tower under transformers' names, or OpenCLIP's. OpenAI's is the one of width 768."""
+    """Of a CLIP text tower under transformers' names, or OpenCLIP's. OpenAI's is the one of width
+    768."""
     if "token_embedding.weight" in shapes:  # OpenCLIP
-        (vocabulary, width), positions, layer = shapes["token_embedding.weight"], shapes["positional_embedding"][0], "transformer.resblocks"
-        inner, projection = shapes[f"{layer}.0.mlp.c_fc.weight"][0], shapes.get("text_projection", (width, width))[1]
+        (vocabulary, width), positions, layer = (
+            shapes["token_embedding.weight"],
+            shapes["positional_embedding"][0],
+            "transformer.resblocks",
+        )
+        inner, projection = (
+            shapes[f"{layer}.0.mlp.c_fc.weight"][0],
+            shapes.get("text_projection", (width, width))[1],
+        )
     else:
-        (vocabulary, width), layer = shapes["text_model.embeddings.token_embedding.weight"], "text_model.encoder.layers"
+        (vocabulary, width), layer = (
+            shapes["text_model.embeddings.token_embedding.weight"],
+            "text_model.encoder.layers",
+        )
         positions = shapes["text_model.embeddings.position_embedding.weight"][0]
-        inner, projection = shapes[f"{layer}.0.mlp.fc1.weight"][0], shapes.get("text_projection.weight", (width, width))[0]
+        inner, projection = (
+            shapes[f"{layer}.0.mlp.fc1.weight"][0],
+            shapes.get("text_projection.weight", (width, width))[0],
+        )
     return dict(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -269,7 +351,10 @@ def clip_config(shapes: Shapes) -> Config:
 
 
 def t5_config(shapes: Shapes) -> Config:
-    (vocabulary, width), (buckets, heads) = shapes["shared.weight"], shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+    (vocabulary, width), (buckets, heads) = (
+        shapes["shared.weight"],
+        shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+    )
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in shapes
     return dict(
         vocab_size=vocabulary,
@@ -284,8 +369,9 @@ def t5_config(shapes: Shapes) -> Config:
 
 
 def scheduler_config(name: str, marks: Mapping[str, float], shapes: Shapes) -> Config:
-    """The family's, and what the file itself says: `marks` are the spread of the bias that tells v-prediction ("bias"), and the presence
-    of the keys with which fine-tuned SDXL files say so ("v_pred", "ztsnr")."""
+    """The family's, and what the file itself says: `marks` are the spread of the bias that tells
+    v-prediction ("bias"), and the presence of the keys with which fine-tuned SDXL files say so
+    ("v_pred", "ztsnr")."""
     config = dict(FAMILIES[name].scheduler)
     if name == "flux" and "guidance_in.in_layer.weight" in shapes:
         return config | FLUX_GUIDED

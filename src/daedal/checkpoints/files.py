@@ -1,7 +1,7 @@
 """Files of tensors: which ones of a folder count, how each kind is opened, how shards are written.
 
-Safetensors are mapped, so a tensor is read when it is asked for. Pickled files are refused unless asked
-for, and then nothing but tensors is unpickled.
+Safetensors are mapped, so a tensor is read when it is asked for. Pickled files are refused unless
+asked for, and then nothing but tensors is unpickled.
 """
 
 import json
@@ -42,7 +42,9 @@ def shortened(names: Any, most: int = 6) -> str:
 # Reading.
 
 
-def tensors(folder: Path, allow_pickle: bool = False, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
+def tensors(
+    folder: Path, allow_pickle: bool = False, stem: str = "model"
+) -> Iterator[tuple[str, Tensor]]:
     """(disk name, tensor) of every weight in the folder, one file at a time."""
     for file in weight_files(folder, allow_pickle, stem):
         get, shapes, _ = opened(file, allow_pickle)
@@ -51,8 +53,9 @@ def tensors(folder: Path, allow_pickle: bool = False, stem: str = "model") -> It
 
 
 def weight_files(folder: Path, allow_pickle: bool = False, stem: str = "model") -> list[Path]:
-    """The weight files of a folder, as transformers chooses: a single file before shards (whose index a
-    later save leaves behind), full precision before the half-precision variant, pickles last."""
+    """The weight files of a folder, as transformers chooses: a single file before shards (whose
+    index a later save leaves behind), full precision before the half-precision variant, pickles
+    last."""
     old = PICKLED.get(stem, stem)
     bins = [(f"{old}.bin", f"{old}.bin.index.json")]
     plain = [
@@ -65,17 +68,27 @@ def weight_files(folder: Path, allow_pickle: bool = False, stem: str = "model") 
         if (folder / index).exists():
             names = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
             if absent := [name for name in names if not (folder / name).exists()]:
-                raise DaedalError(f"{folder} lacks the shards {shortened(absent)} that its index names; download them.")
+                raise DaedalError(
+                    f"{folder} lacks the shards {shortened(absent)} that its index names; download them."
+                )
             return [folder / name for name in names]
     if any((folder / name).exists() for pair in bins for name in pair):
         raise DaedalError(
             f"{folder} holds pickled weights only, which can run code; convert them to safetensors or pass allow_pickle=True.",
         )
-    other = "; its .gguf file is of a kind that Daedal does not read" if any(folder.glob("*.gguf")) else ""
-    raise DaedalError(f"{folder} holds no weights: neither {stem}.safetensors nor its shards are there{other}.")
+    other = (
+        "; its .gguf file is of a kind that Daedal does not read"
+        if any(folder.glob("*.gguf"))
+        else ""
+    )
+    raise DaedalError(
+        f"{folder} holds no weights: neither {stem}.safetensors nor its shards are there{other}."
+    )
 
 
-def opened(path: Path, allow_pickle: bool = False) -> tuple[Callable[[str], Tensor], Shapes, dict[str, str]]:
+def opened(
+    path: Path, allow_pickle: bool = False
+) -> tuple[Callable[[str], Tensor], Shapes, dict[str, str]]:
     """A file of tensors by name: how to get one, the shapes of all, and the metadata beside them."""
     if path.suffix != ".safetensors":
         found = plain_tensors(read_pickle(path, allow_pickle))
@@ -85,7 +98,9 @@ def opened(path: Path, allow_pickle: bool = False) -> tuple[Callable[[str], Tens
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return file.get_tensor, shapes, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise DaedalError(f"{path} is truncated or not safetensors ({error}); download or save it again.") from None
+        raise DaedalError(
+            f"{path} is truncated or not safetensors ({error}); download or save it again."
+        ) from None
 
 
 def read(path: Path, allow_pickle: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -101,14 +116,22 @@ def plain_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
 
 def read_pickle(path: Path, allow_pickle: bool) -> dict[str, Any]:
     if not allow_pickle:
-        raise DaedalError(f"{path} is a pickled file, which can run code; take a .safetensors file or pass allow_pickle=True.")
+        raise DaedalError(
+            f"{path} is a pickled file, which can run code; take a .safetensors file or pass allow_pickle=True."
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DaedalError(f"{path} cannot be read as plain tensors ({reason}); take a .safetensors file.") from None
+        raise DaedalError(
+            f"{path} cannot be read as plain tensors ({reason}); take a .safetensors file."
+        ) from None
     if not isinstance(state, dict):
-        raise DaedalError(f"{path} holds a {type(state).__name__}, not tensors by name; take a .safetensors file.")
+        raise DaedalError(
+            f"{path} holds a {type(state).__name__}, not tensors by name; take a .safetensors file."
+        )
     return state
 
 
@@ -122,8 +145,8 @@ def publish(
     max_shard_bytes: int,
     stem: str = "model",
 ) -> None:
-    """config.json and weights side by side in a hidden folder, then moved into place; weight files that
-    no longer belong are removed."""
+    """config.json and weights side by side in a hidden folder, then moved into place; weight files
+    that no longer belong are removed."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -138,9 +161,11 @@ def publish(
     partial.rmdir()
 
 
-def write_shards(disk: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int, stem: str) -> None:
-    """One file, or shards of at most `max_shard_bytes` with the index that names them. One shard at a
-    time is held in memory."""
+def write_shards(
+    disk: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int, stem: str
+) -> None:
+    """One file, or shards of at most `max_shard_bytes` with the index that names them. One shard at
+    a time is held in memory."""
     parts: list[list[str]] = []
     total = 0
     for shard in shards(disk, max_shard_bytes):
@@ -153,7 +178,9 @@ def write_shards(disk: Iterable[tuple[str, Tensor]], folder: Path, max_shard_byt
     for i, file in enumerate(files):
         os.replace(folder / f".part-{i}", folder / file)
     if count > 1:
-        weight_map = {name: file for file, names in zip(files, parts, strict=True) for name in names}
+        weight_map = {
+            name: file for file, names in zip(files, parts, strict=True) for name in names
+        }
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 

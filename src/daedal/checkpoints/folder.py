@@ -1,6 +1,7 @@
-"""Folders of networks: config.json and safetensors, whole or in shards with an index, as transformers
-and diffusers write them. One way in and one way out for every kind in the registry (daedal.networks):
-language models, reward models, denoisers, autoencoders, encoders, ControlNets, generators.
+"""Folders of networks: config.json and safetensors, whole or in shards with an index, as
+transformers and diffusers write them. One way in and one way out for every kind in the registry
+(daedal.networks): language models, reward models, denoisers, autoencoders, encoders, ControlNets,
+generators.
 
     network = load("models/unet")                      # whatever config.json says it is
     network = load("models/small", kind=Decoder)       # another kind is an error
@@ -8,7 +9,8 @@ language models, reward models, denoisers, autoencoders, encoders, ControlNets, 
     parts = load_parts("models/pipeline")              # a folder of such folders (model_index.json)
 
 Reading never holds a tensor twice: the network is built on the meta device and each tensor of a
-(memory-mapped) file is assigned to it. An unmatched, missing or misshapen tensor is an error that lists it.
+(memory-mapped) file is assigned to it. An unmatched, missing or misshapen tensor is an error that
+lists it.
 """
 
 import json
@@ -28,7 +30,8 @@ from daedal.networks.ip_adapter import IPAdapter
 from daedal.networks.names import Names
 from daedal.networks.scalar import ScalarModel
 
-# Endings of class names whose parts `load_parts` hands over as their folder: not networks, or not used.
+# Endings of class names whose parts `load_parts` hands over as their folder: not networks, or not
+# used.
 FOLDERS = (
     "Tokenizer",
     "TokenizerFast",
@@ -49,14 +52,22 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     path = folder / "config.json"
     if not path.exists():
-        what = "a pipeline of several (model_index.json)" if (folder / "model_index.json").exists() else "not a model folder"
+        what = (
+            "a pipeline of several (model_index.json)"
+            if (folder / "model_index.json").exists()
+            else "not a model folder"
+        )
         if any(folder.glob("*.gguf")):
             what = "a folder of GGUF files, which Daedal does not read"
-        raise DaedalError(f"{folder} has no config.json: it is {what}; a folder saved by transformers or Daedal has one.")
+        raise DaedalError(
+            f"{folder} has no config.json: it is {what}; a folder saved by transformers or Daedal has one."
+        )
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise DaedalError(f"{path} is not valid JSON ({error}); download or save it again.") from None
+        raise DaedalError(
+            f"{path} is not valid JSON ({error}); download or save it again."
+        ) from None
 
 
 # Reading.
@@ -69,12 +80,14 @@ def load(
     allow_pickle: bool = False,
     kind: type[nn.Module] = nn.Module,
 ) -> Any:
-    """The network of a folder, in evaluation mode; one that is not of class `kind` is an error. `dtype`
-    None keeps the dtype on disk. Quantised folders of Daedal load packed."""
+    """The network of a folder, in evaluation mode; one that is not of class `kind` is an error.
+    `dtype` None keeps the dtype on disk. Quantised folders of Daedal load packed."""
     network = empty_network(folder)
     if not isinstance(network, kind):
         there, wanted = title(type(network)), title(kind)
-        raise DaedalError(f"{folder} holds a {there}, not a {wanted}; give the folder of a {wanted}.")
+        raise DaedalError(
+            f"{folder} holds a {there}, not a {wanted}; give the folder of a {wanted}."
+        )
     fill(network, tensors(Path(folder), allow_pickle, stem_of(read_config(folder))), dtype, device)
     return network.eval()
 
@@ -86,7 +99,9 @@ def empty_network(folder: str | Path) -> Any:
         network = build(config_from_dict(raw))
         if class_name(raw).endswith(ScalarModel.ending):
             network = scalar(network, len(raw.get("id2label") or [""]), folder)
-    return prepare_(network, raw["quantization_config"]) if raw.get("quantization_config") else network
+    return (
+        prepare_(network, raw["quantization_config"]) if raw.get("quantization_config") else network
+    )
 
 
 def scalar(decoder: nn.Module, labels: int, folder: str | Path) -> ScalarModel:
@@ -111,8 +126,8 @@ def fill(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Give a meta-device network its weights from (disk name, tensor) pairs. Of tensors that are one
-    here (a tied head, a second copy) any name will do."""
+    """Give a meta-device network its weights from (disk name, tensor) pairs. Of tensors that are
+    one here (a tied head, a second copy) any name will do."""
     names, tied = names_of(network), ties_of(network)
     empty = {name: t for name, t in network.state_dict().items() if name not in tied}
     layout, copies = names.layout(empty), dict(names.copies)
@@ -132,9 +147,15 @@ def fill(
         rows = [len(empty[name]) for name in ours if name in empty] if fused else []
         for name, part in zip(ours, names.to_ours(place, tensor, fused, rows), strict=True):
             if name in empty and part.shape != empty[name].shape:
-                misshapen.append(f"{disk} {tuple(part.shape)} instead of {tuple(empty[name].shape)}")
+                misshapen.append(
+                    f"{disk} {tuple(part.shape)} instead of {tuple(empty[name].shape)}"
+                )
             elif name in empty:
-                whole = dtype is None or not part.is_floating_point() or empty[name].dtype != torch.float32
+                whole = (
+                    dtype is None
+                    or not part.is_floating_point()
+                    or empty[name].dtype != torch.float32
+                )
                 put(
                     network,
                     name,
@@ -172,8 +193,8 @@ def ties_of(network: nn.Module) -> dict[str, str]:
 
 
 def tie(network: nn.Module, empty: dict[str, Tensor]) -> None:
-    """Make one tensor of those that are one, and of those that a file leaves out though the config does
-    not say so (files of tied models whose config.json forgets)."""
+    """Make one tensor of those that are one, and of those that a file leaves out though the config
+    does not say so (files of tied models whose config.json forgets)."""
     for copy, source in getattr(network, "ties", {}).items():
         if copy in ties_of(network) or set(empty) == {copy}:
             module, _, leaf = copy.rpartition(".")
@@ -202,30 +223,41 @@ def load_parts(
     device: torch.device | str = "cpu",
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Every part that a pipeline folder's `model_index.json` names: networks loaded, schedulers as their
-    parsed `scheduler_config.json`, tokenizers and the like as folder paths; "model_index" is the parsed
-    index with its flags."""
+    """Every part that a pipeline folder's `model_index.json` names: networks loaded, schedulers as
+    their parsed `scheduler_config.json`, tokenizers and the like as folder paths; "model_index" is
+    the parsed index with its flags."""
     folder = Path(folder)
     index = read_index(folder)
-    parts = {name: load_part(folder / name, kind, dtype, device, allow_pickle) for name, kind in kinds_of(index).items()}
+    parts = {
+        name: load_part(folder / name, kind, dtype, device, allow_pickle)
+        for name, kind in kinds_of(index).items()
+    }
     return {"model_index": index} | parts
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.exists():
-        raise DaedalError(f"{folder} has no model_index.json, so it is not a pipeline folder; give one saved by diffusers or Daedal.")
+        raise DaedalError(
+            f"{folder} has no model_index.json, so it is not a pipeline folder; give one saved by diffusers or Daedal."
+        )
     return json.loads(path.read_text())
 
 
 def kinds_of(index: dict[str, Any]) -> dict[str, str]:
     """Part -> its class name, of a parsed `model_index.json`."""
-    return {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1]}
+    return {
+        name: entry[1]
+        for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and entry[1]
+    }
 
 
 def networks_of(index: dict[str, Any]) -> list[str]:
     """The parts of a parsed `model_index.json` that are networks."""
-    return [name for name, kind in kinds_of(index).items() if not kind.endswith((*FOLDERS, "Scheduler"))]
+    return [
+        name for name, kind in kinds_of(index).items() if not kind.endswith((*FOLDERS, "Scheduler"))
+    ]
 
 
 def load_part(folder: Path, kind: str, *options: Any) -> nn.Module | dict[str, Any] | Path:
@@ -241,7 +273,9 @@ def load_ip_adapter(
 ) -> nn.Module:
     """The IP-Adapter of a safetensors file, in evaluation mode."""
     if Path(file).suffix != ".safetensors":
-        raise DaedalError(f"{file} is not a safetensors file; IP-Adapters are published as safetensors too, take that one.")
+        raise DaedalError(
+            f"{file} is not a safetensors file; IP-Adapters are published as safetensors too, take that one."
+        )
     weights, _ = read(Path(file))
     with torch.device("meta"):
         adapter = IPAdapter.of_shapes({name: tensor.shape for name, tensor in weights.items()})
@@ -259,9 +293,9 @@ def save(
     extra_config: dict[str, Any] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write config.json and safetensors that transformers or diffusers opens. The folder appears whole or
-    not at all. `state` stands in for the network's own weights (an average, or those gathered from several
-    processes)."""
+    """Write config.json and safetensors that transformers or diffusers opens. The folder appears
+    whole or not at all. `state` stands in for the network's own weights (an average, or those
+    gathered from several processes)."""
     raw = config_of(network)
     disk = dict(on_disk(network, state or network.state_dict()))
     if stem_of(raw) == "model":

@@ -1,8 +1,10 @@
 """The StyleGAN authors' network pickles, read without running any of the code they carry.
 
-Such a file (`G_ema`, `G`, `D`) pickles whole Python objects together with their source. Here every name it calls for is looked up in a short list:
-tensors and plain containers are rebuilt, the authors' objects become `Part`s, of which only parameters, buffers and constructor arguments are
-looked at, and anything else is an error. Released BigGAN weights are plain tensors (`checkpoints.load` opens them by name) and need none of this.
+Such a file (`G_ema`, `G`, `D`) pickles whole Python objects together with their source. Here every
+name it calls for is looked up in a short list: tensors and plain containers are rebuilt, the
+authors' objects become `Part`s, of which only parameters, buffers and constructor arguments are
+looked at, and anything else is an error. Released BigGAN weights are plain tensors
+(`checkpoints.load` opens them by name) and need none of this.
 """
 
 import collections
@@ -21,7 +23,15 @@ from daedal.errors import DaedalError
 from daedal.networks.stylegan import StyleGAN2Generator, StyleGANConfig
 from daedal.networks.stylegan3 import StyleGAN3Config, StyleGAN3Generator
 
-WITHOUT_EFFECT = ("num_fp16_res", "fp16_channels_last", "magnitude_ema_beta", "w_avg_beta", "fused_modconv_default", "use_noise", "resample_filter")
+WITHOUT_EFFECT = (
+    "num_fp16_res",
+    "fp16_channels_last",
+    "magnitude_ema_beta",
+    "w_avg_beta",
+    "fused_modconv_default",
+    "use_noise",
+    "resample_filter",
+)
 
 
 @dataclass
@@ -31,7 +41,12 @@ class Part:
     state: dict[str, Any]
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        found = {prefix + name: value for kind in ("_parameters", "_buffers") for name, value in self.state[kind].items() if value is not None}
+        found = {
+            prefix + name: value
+            for kind in ("_parameters", "_buffers")
+            for name, value in self.state[kind].items()
+            if value is not None
+        }
         for name, part in self.state["_modules"].items():
             found |= part.tensors(f"{prefix}{name}.") if isinstance(part, Part) else {}
         return found
@@ -39,8 +54,14 @@ class Part:
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments, those of parts raised to one level."""
         given = dict(self.state.get("_init_kwargs") or {})
-        mapping, synthesis = given.pop("mapping_kwargs", None) or {}, given.pop("synthesis_kwargs", None) or {}
-        renamed = {"num_mapping_layers" if key == "num_layers" else key: value for key, value in mapping.items()}
+        mapping, synthesis = (
+            given.pop("mapping_kwargs", None) or {},
+            given.pop("synthesis_kwargs", None) or {},
+        )
+        renamed = {
+            "num_mapping_layers" if key == "num_layers" else key: value
+            for key, value in mapping.items()
+        }
         return {**given, **synthesis, **renamed}
 
 
@@ -49,10 +70,16 @@ class Reader(pickle.Unpickler):
         names: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("dnnlib.util", "EasyDict"): dict,
-            ("torch_utils.persistence", "_reconstruct_persistent_obj"): lambda meta: Part(meta["state"]),
+            ("torch_utils.persistence", "_reconstruct_persistent_obj"): lambda meta: Part(
+                meta["state"]
+            ),
             ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-            ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: nn.Parameter(data, requires_grad),
-            ("torch.storage", "_load_from_bytes"): lambda data: torch.load(io.BytesIO(data), weights_only=True),
+            ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: nn.Parameter(
+                data, requires_grad
+            ),
+            ("torch.storage", "_load_from_bytes"): lambda data: torch.load(
+                io.BytesIO(data), weights_only=True
+            ),
             ("torch", "Size"): torch.Size,
             ("torch", "device"): torch.device,
             ("numpy", "ndarray"): np.ndarray,
@@ -65,27 +92,59 @@ class Reader(pickle.Unpickler):
         }
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) not in names:
-            raise DaedalError(f"the pickle asks for {module}.{name}, which no StyleGAN needs; nothing of it was run. Convert only files you trust.")
+            raise DaedalError(
+                f"the pickle asks for {module}.{name}, which no StyleGAN needs; nothing of it was run. Convert only files you trust."
+            )
         return names[module, name]
 
 
 def read_generator(path: str | Path) -> StyleGAN2Generator:
-    """The averaged generator (`G_ema`) of a StyleGAN2-ADA or StyleGAN3 pickle, ready to `checkpoints.save`."""
+    """The averaged generator (`G_ema`) of a StyleGAN2-ADA or StyleGAN3 pickle, ready to
+    `checkpoints.save`."""
     with Path(path).open("rb") as file:
         try:
             held = Reader(file).load()
-        except (pickle.UnpicklingError, EOFError, KeyError, AttributeError, TypeError, ValueError) as error:
-            raise DaedalError(f"{path} is not a StyleGAN network pickle of the PyTorch releases ({error}); give an unbroken .pkl of those.") from None
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise DaedalError(
+                f"{path} is not a StyleGAN network pickle of the PyTorch releases ({error}); give an unbroken .pkl of those."
+            ) from None
     part = held.get("G_ema") if isinstance(held, dict) else None
     if not isinstance(part, Part):
-        raise DaedalError(f"{path} holds no averaged generator (G_ema); give a network snapshot of StyleGAN2-ADA or StyleGAN3.")
+        raise DaedalError(
+            f"{path} holds no averaged generator (G_ema); give a network snapshot of StyleGAN2-ADA or StyleGAN3."
+        )
     tensors, given = part.tensors(), part.arguments()
-    kind: Any = StyleGAN3Generator if any(name.startswith("synthesis.input.") for name in tensors) else StyleGAN2Generator
+    kind: Any = (
+        StyleGAN3Generator
+        if any(name.startswith("synthesis.input.") for name in tensors)
+        else StyleGAN2Generator
+    )
     known = {field.name for field in fields(kind.config_class)}
-    if strange := [key for key in given if key not in known and key not in WITHOUT_EFFECT and key != "conv_clamp"]:
-        raise DaedalError(f"{path} was made with {strange[0]}={given[strange[0]]!r}, which Daedal's {kind.__name__} does not have.")
-    generator = kind(kind.config_class(**{key: value for key, value in given.items() if key in known and value is not None}))
-    wanted = {name: value.float() for name, value in tensors.items() if not name.endswith(kind.names.skipped)}
+    if strange := [
+        key
+        for key in given
+        if key not in known and key not in WITHOUT_EFFECT and key != "conv_clamp"
+    ]:
+        raise DaedalError(
+            f"{path} was made with {strange[0]}={given[strange[0]]!r}, which Daedal's {kind.__name__} does not have."
+        )
+    generator = kind(
+        kind.config_class(
+            **{key: value for key, value in given.items() if key in known and value is not None}
+        )
+    )
+    wanted = {
+        name: value.float()
+        for name, value in tensors.items()
+        if not name.endswith(kind.names.skipped)
+    }
     generator.load_state_dict(wanted)
     return generator.eval()
 

@@ -1,4 +1,5 @@
-"""From a name to a folder: a house model in the package, a local folder, or a Hugging Face Hub name (downloaded once, resumable)."""
+"""From a name to a folder: a house model in the package, a local folder, or a Hugging Face Hub name
+(downloaded once, resumable)."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,11 +18,14 @@ def house_models() -> list[str]:
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of a house name (`house/text`), a local path, or a Hub name (`owner/model`). A local path never touches the network."""
+    """The folder of a house name (`house/text`), a local path, or a Hub name (`owner/model`). A
+    local path never touches the network."""
     text = str(name)
     if text.startswith("house/"):
         if text not in house_models():
-            raise DaedalError(f"{text!r} is not a house model{nearest(text, house_models())}; there are {', '.join(house_models())}.")
+            raise DaedalError(
+                f"{text!r} is not a house model{nearest(text, house_models())}; there are {', '.join(house_models())}."
+            )
         return HOUSE / text.removeprefix("house/")
     path = Path(text).expanduser()
     if path.is_dir():
@@ -35,18 +39,33 @@ def resolve(name: str | Path) -> Path:
 
 
 def chosen(files: list[str]) -> list[str]:
-    """What of a repository's files is worth its bytes. A pipeline's repository often holds everything three times: once as single files at the
-    top, once in full precision and once in half."""
-    kept = [file for file in files if any(fnmatch(file, pattern) for pattern in FILES) and not any(part in file for part in ELSEWHERE)]
+    """What of a repository's files is worth its bytes. A pipeline's repository often holds
+    everything three times: once as single files at the top, once in full precision and once in
+    half."""
+    kept = [
+        file
+        for file in files
+        if any(fnmatch(file, pattern) for pattern in FILES)
+        and not any(part in file for part in ELSEWHERE)
+    ]
     if "model_index.json" not in files:
         return kept
     kept = [file for file in kept if "/" in file or not file.endswith(".safetensors")]
-    whole = {file.rpartition("/")[0] for file in kept if file.endswith(".safetensors") and not file.endswith(HALF) and ".fp16-" not in file}
-    return [file for file in kept if not ((file.endswith(HALF) or ".fp16" in file) and file.rpartition("/")[0] in whole)]
+    whole = {
+        file.rpartition("/")[0]
+        for file in kept
+        if file.endswith(".safetensors") and not file.endswith(HALF) and ".fp16-" not in file
+    }
+    return [
+        file
+        for file in kept
+        if not ((file.endswith(HALF) or ".fp16" in file) and file.rpartition("/")[0] in whole)
+    ]
 
 
 def download(repo: str) -> Path:
-    """A Hub repository's weights, configs and tokenizers in the shared Hugging Face cache; complete copies are used offline."""
+    """A Hub repository's weights, configs and tokenizers in the shared Hugging Face cache; complete
+    copies are used offline."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -55,14 +74,19 @@ def download(repo: str) -> Path:
             wanted = chosen(HfApi().list_repo_files(repo))
         except RepositoryNotFoundError:
             raise
-        except Exception:  # offline, in whatever words the HTTP library says so: then the cache must have it
+        # offline, in whatever words the HTTP library says so: then the cache must have it
+        except Exception:
             wanted = FILES
         return Path(snapshot_download(repo, allow_patterns=wanted))
     except RepositoryNotFoundError:
-        raise DaedalError(f"{repo!r} is not on the Hugging Face Hub, or is private; check the spelling or log in with `hf auth login`.") from None
+        raise DaedalError(
+            f"{repo!r} is not on the Hugging Face Hub, or is private; check the spelling or log in with `hf auth login`."
+        ) from None
     except (LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DaedalError(f"{repo!r} is not downloaded and the Hub cannot be reached ({reason}); go online once, or give a local folder.") from None
+        raise DaedalError(
+            f"{repo!r} is not downloaded and the Hub cannot be reached ({reason}); go online once, or give a local folder."
+        ) from None
 
 
 def pulled() -> list[tuple[str, int]]:
@@ -71,7 +95,9 @@ def pulled() -> list[tuple[str, int]]:
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        return sorted((r.repo_id, r.size_on_disk) for r in scan_cache_dir().repos if r.repo_type == "model")
+        return sorted(
+            (r.repo_id, r.size_on_disk) for r in scan_cache_dir().repos if r.repo_type == "model"
+        )
     except CacheNotFound:
         return []
 

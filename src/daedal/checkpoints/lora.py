@@ -1,9 +1,12 @@
-"""LoRA (Hu et al. 2022) and its kin, merged into networks and taken out again: low-rank updates, LoHa (Hyeon-Woo et al. 2022) and LoKr (Yeh
-et al. 2024), DoRA (Liu et al. 2024), plain differences. Files of every dialect are read in checkpoints.lora_files.
+"""LoRA (Hu et al. 2022) and its kin, merged into networks and taken out again: low-rank updates,
+LoHa (Hyeon-Woo et al. 2022) and LoKr (Yeh et al. 2024), DoRA (Liu et al. 2024), plain differences.
+Files of every dialect are read in checkpoints.lora_files.
 
-    lora = read_lora("style.safetensors", parts)     # parts as load_parts or load_single_file gives them
+    lora = read_lora("style.safetensors", parts)     # parts as load_parts or load_single_file gives
+    them
     adapters = Adapters(parts)
-    adapters.apply(lora, 0.8)                        # several stack; the weights from before are kept
+    adapters.apply(lora, 0.8)                        # several stack; the weights from before are
+    kept
     adapters.remove(lora)                            # and are back, bit for bit
 
 Legend: R rank, O rows of a weight, I its other sizes, flattened.
@@ -35,7 +38,8 @@ class Update:
         raise NotImplementedError
 
     def merged(self, weight: Tensor, strength: float) -> Tensor:
-        """The weight with `strength` of the update, float32. One that is narrower than the update gets columns of zeros first."""
+        """The weight with `strength` of the update, float32. One that is narrower than the update
+        gets columns of zeros first."""
         delta = self.delta()
         extra = delta.shape[1] - weight[0].numel()
         weight = F.pad(weight, (0, extra)) if extra else weight
@@ -48,15 +52,19 @@ class Update:
     def shape(self) -> tuple[int, int]:
         """(O, I), computed without numbers."""
         tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        empty = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in tensors.items()}
+        empty = {
+            name: value.to("meta") if isinstance(value, Tensor) else value
+            for name, value in tensors.items()
+        }
         rows, columns = type(self)(**empty).delta().shape
         return rows, columns
 
 
 @dataclass(frozen=True)
 class LowRank(Update):
-    """scale * up @ down; down (R, I) or a convolution (R, C, h, w), up (O, R) or (O, R, 1, 1). With `middle` (R, R, h, w) a convolution in
-    three parts (LoCon with a Tucker core), down and up then being 1 x 1."""
+    """scale * up @ down; down (R, I) or a convolution (R, C, h, w), up (O, R) or (O, R, 1, 1). With
+    `middle` (R, R, h, w) a convolution in three parts (LoCon with a Tucker core), down and up then
+    being 1 x 1."""
 
     down: Tensor
     up: Tensor
@@ -64,7 +72,11 @@ class LowRank(Update):
     middle: Tensor | None = None
 
     def delta(self) -> Tensor:
-        down = self.down if self.middle is None else torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
+        down = (
+            self.down
+            if self.middle is None
+            else torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
+        )
         return self.scale * self.up.flatten(1).float() @ down.flatten(1).float()
 
     def rows(self, index: Tensor) -> Update:
@@ -73,7 +85,8 @@ class LowRank(Update):
 
 @dataclass(frozen=True)
 class Hadamard(Update):
-    """LoHa: scale * (a1 @ b1) * (a2 @ b2), a (O, R), b (R, I). With Tucker cores (R, R, h, w) the a are (R, O) and the b (R, C)."""
+    """LoHa: scale * (a1 @ b1) * (a2 @ b2), a (O, R), b (R, I). With Tucker cores (R, R, h, w) the a
+    are (R, O) and the b (R, C)."""
 
     a1: Tensor
     b1: Tensor
@@ -84,7 +97,11 @@ class Hadamard(Update):
     core2: Tensor | None = None
 
     def delta(self) -> Tensor:
-        return self.scale * product(self.a1, self.b1, self.core1) * product(self.a2, self.b2, self.core2)
+        return (
+            self.scale
+            * product(self.a1, self.b1, self.core1)
+            * product(self.a2, self.b2, self.core2)
+        )
 
 
 @dataclass(frozen=True)
@@ -127,8 +144,8 @@ class Replacement(Update):
 
 @dataclass(frozen=True)
 class Decomposed(Update):
-    """DoRA: the direction of weight + update, at a magnitude of its own: of each row (O,), or, as older LyCORIS files have it, of each
-    input channel (1, C, 1, 1)."""
+    """DoRA: the direction of weight + update, at a magnitude of its own: of each row (O,), or, as
+    older LyCORIS files have it, of each input channel (1, C, 1, 1)."""
 
     update: Update
     magnitude: Tensor
@@ -143,11 +160,15 @@ class Decomposed(Update):
         full = self.update.merged(weight, 1.0)
         axes = [axis for axis in range(weight.dim()) if axis != (self.magnitude.shape[0] == 1)]
         norm = full.norm(dim=axes, keepdim=True)
-        return torch.lerp(weight.float(), full * (self.magnitude.float().view(norm.shape) / norm), strength)
+        return torch.lerp(
+            weight.float(), full * (self.magnitude.float().view(norm.shape) / norm), strength
+        )
 
     def rows(self, index: Tensor) -> Update:
         if len(self.magnitude) == 1:
-            raise DaedalError("a LoRA with magnitudes of input channels (DoRA of old LyCORIS) cannot be split over q, k and v; train it again.")
+            raise DaedalError(
+                "a LoRA with magnitudes of input channels (DoRA of old LyCORIS) cannot be split over q, k and v; train it again."
+            )
         return Decomposed(self.update.rows(index), self.magnitude[index])
 
 
@@ -160,20 +181,25 @@ def product(a: Tensor, b: Tensor, core: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LoRA:
-    """What one file does: part of a pipeline ("unet", "text_encoder", ...) -> name of a tensor in its folder -> update."""
+    """What one file does: part of a pipeline ("unet", "text_encoder", ...) -> name of a tensor in
+    its folder -> update."""
 
     name: str
     updates: dict[str, dict[str, Update]]
 
 
 class Adapters:
-    """LoRAs merged into the networks of a pipeline. Their weights are those from before plus every applied update, in order, summed in float32."""
+    """LoRAs merged into the networks of a pipeline. Their weights are those from before plus every
+    applied update, in order, summed in float32."""
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self.modules = {role: part for role, part in parts.items() if isinstance(part, nn.Module)}
         self.applied: dict[LoRA, float] = {}
         self.originals: dict[tuple[str, str], nn.Parameter] = {}
-        self.ours = {role: {disk_name(module, name): name for name in module.state_dict()} for role, module in self.modules.items()}
+        self.ours = {
+            role: {disk_name(module, name): name for name in module.state_dict()}
+            for role, module in self.modules.items()
+        }
 
     def apply(self, lora: LoRA, scale: float = 1.0) -> None:
         """Merge `lora`, or change the scale of one that is."""
@@ -183,7 +209,9 @@ class Adapters:
     def remove(self, lora: LoRA) -> None:
         """Take `lora` out again."""
         if lora not in self.applied:
-            raise DaedalError(f"{lora.name} is not applied; applied are {', '.join(each.name for each in self.applied) or 'none'}.")
+            raise DaedalError(
+                f"{lora.name} is not applied; applied are {', '.join(each.name for each in self.applied) or 'none'}."
+            )
         del self.applied[lora]
         self._rebuild(lora)
 
@@ -197,43 +225,71 @@ class Adapters:
         """One parameter from its original, with all that is applied to it."""
         module, name = self.modules[role], self.ours[role][disk]
         original = self.originals.setdefault((role, disk), module.get_parameter(name))
-        updates = [(lora.updates[role][disk], scale) for lora, scale in self.applied.items() if disk in lora.updates.get(role, {})]
+        updates = [
+            (lora.updates[role][disk], scale)
+            for lora, scale in self.applied.items()
+            if disk in lora.updates.get(role, {})
+        ]
         if not updates:
             return place(module, name, self.originals.pop((role, disk)))
         weight = original.data
         for update, scale in updates:
             weight = update_on(weight.device, update).merged(weight, scale)
-        place(module, name, nn.Parameter(weight.to(original.dtype), requires_grad=original.requires_grad))
+        place(
+            module,
+            name,
+            nn.Parameter(weight.to(original.dtype), requires_grad=original.requires_grad),
+        )
 
 
 def update_on(device: torch.device, update: Update) -> Update:
     moved = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}  # type: ignore[arg-type]
-    moved = {name: update_on(device, v) if isinstance(v, Update) else v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()}
+    moved = {
+        name: update_on(device, v)
+        if isinstance(v, Update)
+        else v.to(device)
+        if isinstance(v, Tensor)
+        else v
+        for name, v in moved.items()
+    }
     return type(update)(**moved)
 
 
 def place(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Put a parameter in its place; a first layer that is now wider or narrower says so, to the network's config too."""
+    """Put a parameter in its place; a first layer that is now wider or narrower says so, to the
+    network's config too."""
     path, _, leaf = name.rpartition(".")
     layer = module.get_submodule(path)
     setattr(layer, leaf, parameter)
-    if path == WIDENED and leaf == "weight" and isinstance(layer, nn.Linear) and layer.in_features != parameter.shape[1]:
-        layer.in_features, config = parameter.shape[1], module.config
-        module.config = replace(config, in_channels=parameter.shape[1], out_channels=config.out_channels or config.in_channels)  # type: ignore
+    if (
+        path == WIDENED
+        and leaf == "weight"
+        and isinstance(layer, nn.Linear)
+        and layer.in_features != parameter.shape[1]
+    ):
+        config: Any = module.config
+        layer.in_features, inputs = parameter.shape[1], config.in_channels
+        outputs = config.out_channels or inputs
+        module.config = replace(config, in_channels=parameter.shape[1], out_channels=outputs)  # type: ignore[assignment]
 
 
 def trained(module: nn.Module, role: str) -> LoRA:
     """What daedal.nn.lora has trained on a network, whose part in a pipeline is `role`."""
     updates: dict[str, Update] = {}
     for name, layer in adapters(module).items():
-        update: Update = LowRank(layer.lora_A.weight.detach(), layer.lora_B.weight.detach(), layer.scale)
+        update: Update = LowRank(
+            layer.lora_A.weight.detach(), layer.lora_B.weight.detach(), layer.scale
+        )
         magnitude = layer.lora_magnitude_vector
-        updates[disk_name(module, f"{name}.weight")] = update if magnitude is None else Decomposed(update, magnitude.detach())
+        updates[disk_name(module, f"{name}.weight")] = (
+            update if magnitude is None else Decomposed(update, magnitude.detach())
+        )
     return LoRA(role, {role: updates})
 
 
 def save_lora(lora: LoRA, path: str | Path) -> None:
-    """Write a LoRA as diffusers and peft do (lora_A, lora_B), its scale within lora_B. Only low-rank updates can be written so."""
+    """Write a LoRA as diffusers and peft do (lora_A, lora_B), its scale within lora_B. Only
+    low-rank updates can be written so."""
     tensors: dict[str, Tensor] = {}
     for role, updates in lora.updates.items():
         for disk, update in updates.items():
@@ -241,7 +297,10 @@ def save_lora(lora: LoRA, path: str | Path) -> None:
             if isinstance(update, Decomposed):
                 tensors[f"{module}.lora_magnitude_vector"], update = update.magnitude, update.update
             if isinstance(update, LowRank) and update.middle is None:
-                tensors |= {f"{module}.lora_A.weight": update.down, f"{module}.lora_B.weight": update.up * update.scale}
+                tensors |= {
+                    f"{module}.lora_A.weight": update.down,
+                    f"{module}.lora_B.weight": update.up * update.scale,
+                }
             elif isinstance(update, Difference) and leaf == "bias":
                 tensors[f"{module}.lora_B.bias"] = update.matrix
             elif isinstance(update, Replacement):
@@ -250,4 +309,10 @@ def save_lora(lora: LoRA, path: str | Path) -> None:
                 raise DaedalError(
                     f"{lora.name} has a {type(update).__name__} update of {module}, which is not low-rank; merge it and save the model."
                 )
-    write({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, Path(path))
+    write(
+        {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        },
+        Path(path),
+    )

@@ -1,9 +1,10 @@
-"""LoRA files in their dialects, read into one form (checkpoints.lora): peft and diffusers (old and new), kohya, ComfyUI, XLabs, the control LoRAs of
-Black Forest Labs, fal, LyCORIS.
+"""LoRA files in their dialects, read into one form (checkpoints.lora): peft and diffusers (old and
+new), kohya, ComfyUI, XLabs, the control LoRAs of Black Forest Labs, fal, LyCORIS.
 
-A key of such a file is a prefix for the part of the pipeline, the name of a layer (in a folder, or in the original file; with dots or with
-underscores), and what the tensor is of it. All the names that a layer can have are made from the network at hand and looked up, so nothing
-is guessed, and a key that names no layer is an error.
+A key of such a file is a prefix for the part of the pipeline, the name of a layer (in a folder, or
+in the original file; with dots or with underscores), and what the tensor is of it. All the names
+that a layer can have are made from the network at hand and looked up, so nothing is guessed, and a
+key that names no layer is an error.
 """
 
 import json
@@ -19,42 +20,98 @@ from torch import Tensor, nn
 from daedal.checkpoints.families import FAMILIES, TEXT_WIDTHS
 from daedal.checkpoints.files import read, shortened
 from daedal.checkpoints.folder import disk_name
-from daedal.checkpoints.lora import WIDENED, Decomposed, Difference, Hadamard, Kronecker, LoRA, LowRank, Replacement, Update, product
+from daedal.checkpoints.lora import (
+    WIDENED,
+    Decomposed,
+    Difference,
+    Hadamard,
+    Kronecker,
+    LoRA,
+    LowRank,
+    Replacement,
+    Update,
+    product,
+)
 from daedal.checkpoints.original_names import layout
 from daedal.errors import DaedalError, nearest
 
 Slots = dict[str, Tensor]  # the tensors of one layer by what they are
 Adapter = dict[str, Any]  # adapter_config.json of peft
 
-DENOISER = ("", "unet_", "transformer_", "lora_unet_", "lora_transformer_", "lycoris_", "diffusion_model_", "model_diffusion_model_")
+DENOISER = (
+    "",
+    "unet_",
+    "transformer_",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+    "diffusion_model_",
+    "model_diffusion_model_",
+)
 PREFIXES: dict[str, tuple[str, ...]] = {
     "denoiser": (*DENOISER, *(f"base_model_model_{prefix}" for prefix in DENOISER)),
-    "text_encoder": ("text_encoder_", "lora_te_", "lora_te1_", "text_encoders_clip_l_transformer_", "cond_stage_model_transformer_"),
+    "text_encoder": (
+        "text_encoder_",
+        "lora_te_",
+        "lora_te1_",
+        "text_encoders_clip_l_transformer_",
+        "cond_stage_model_transformer_",
+    ),
     "text_encoder_2": ("text_encoder_2_", "lora_te2_", "text_encoders_clip_g_transformer_"),
     "text_encoder_3": ("text_encoder_3_",),
     "t5": ("lora_te3_", "text_encoders_t5xxl_transformer_"),
 }
 # What a tensor is, by how its key ends.
 ENDINGS = [
-    (re.compile(r"(\.lora_A(\.\w+)?|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|(?<=_lora[12])\.down)\.weight$"), "down"),
-    (re.compile(r"(\.lora_B(\.\w+)?|\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|(?<=_lora[12])\.up)\.weight$"), "up"),
+    (
+        re.compile(
+            r"(\.lora_A(\.\w+)?|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|(?<=_lora[12])\.down)\.weight$"
+        ),
+        "down",
+    ),
+    (
+        re.compile(
+            r"(\.lora_B(\.\w+)?|\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|(?<=_lora[12])\.up)\.weight$"
+        ),
+        "up",
+    ),
     (re.compile(r"\.lora_B(\.\w+)?\.bias$"), "bias"),
     (re.compile(r"\.lora_mid\.weight$"), "middle"),
     (re.compile(r"([._]lora)?\.alpha$"), "alpha"),
     (re.compile(r"(\.dora_scale|\.lora_magnitude_vector(\.\w+)*)$"), "magnitude"),
     (re.compile(r"\.diff$"), "difference"),
     (re.compile(r"\.diff_b$"), "bias"),
-    *((re.compile(rf"\.{slot}$"), slot) for slot in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
-    *((re.compile(rf"\.{slot}$"), slot) for slot in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
+    *(
+        (re.compile(rf"\.{slot}$"), slot)
+        for slot in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+    ),
+    *(
+        (re.compile(rf"\.{slot}$"), slot)
+        for slot in (
+            "lokr_w1",
+            "lokr_w1_a",
+            "lokr_w1_b",
+            "lokr_w2",
+            "lokr_w2_a",
+            "lokr_w2_b",
+            "lokr_t2",
+        )
+    ),
     (re.compile(r"\.(weight|scale)$"), "value"),  # of a norm
 ]
-XLABS = {"qkv_lora1": "img_attn_qkv", "proj_lora1": "img_attn_proj", "qkv_lora2": "txt_attn_qkv", "proj_lora2": "txt_attn_proj"}
+XLABS = {
+    "qkv_lora1": "img_attn_qkv",
+    "proj_lora1": "img_attn_proj",
+    "qkv_lora2": "txt_attn_qkv",
+    "proj_lora2": "txt_attn_proj",
+}
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Whom a name means: a module of a part, or several whose rows stand one above another in the original file."""
+    """Whom a name means: a module of a part, or several whose rows stand one above another in the
+    original file."""
 
     role: str
     modules: tuple[str, ...]
@@ -66,10 +123,21 @@ class Names:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
-        self.shapes = {role: {disk_name(m, name): tuple(t.shape) for name, t in m.state_dict().items()} for role, m in modules.items()}
-        self.tables = {role: dict(aliases(role, type(module).__name__, self.shapes[role])) for role, module in modules.items()}
+        self.shapes = {
+            role: {disk_name(m, name): tuple(t.shape) for name, t in m.state_dict().items()}
+            for role, m in modules.items()
+        }
+        self.tables = {
+            role: dict(aliases(role, type(module).__name__, self.shapes[role]))
+            for role, module in modules.items()
+        }
         t5 = next((role for role, module in modules.items() if "T5" in type(module).__name__), "t5")
-        self.roles = {"denoiser": next((role for role in modules if role in ("unet", "transformer")), "denoiser"), "t5": t5}
+        self.roles = {
+            "denoiser": next(
+                (role for role in modules if role in ("unet", "transformer")), "denoiser"
+            ),
+            "t5": t5,
+        }
 
     def find(self, body: str) -> Layer | None:
         """The layer whose key begins so."""
@@ -82,7 +150,9 @@ class Names:
         return None
 
 
-def aliases(role: str, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Layer]]:
+def aliases(
+    role: str, kind: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Layer]]:
     """(a name with underscores, the layer) of every layer of a network."""
     for disk in shapes:
         module, _, leaf = disk.rpartition(".")
@@ -100,7 +170,10 @@ def aliases(role: str, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> Iter
         module, _, leaf = original.rpartition(".")
         if leaf not in ("weight", "scale"):
             continue
-        name, layer = module.replace(".", "_"), Layer(role, tuple(ours.rpartition(".")[0] for ours in entry.ours), entry.swapped)
+        name, layer = (
+            module.replace(".", "_"),
+            Layer(role, tuple(ours.rpartition(".")[0] for ours in entry.ours), entry.swapped),
+        )
         yield name, layer
         yield from xlabs(name, layer)
 
@@ -112,12 +185,16 @@ def xlabs(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
             yield name.removesuffix(original) + theirs, layer
     if name.startswith("single_blocks_") and name.endswith(("_linear1", "_linear2")):
         fused = name.endswith("1")
-        yield name[: -len("linear1")] + ("qkv" if fused else "proj"), Layer(layer.role, layer.modules[:3]) if fused else layer
+        yield (
+            name[: -len("linear1")] + ("qkv" if fused else "proj"),
+            Layer(layer.role, layer.modules[:3]) if fused else layer,
+        )
 
 
 def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = False) -> LoRA:
-    """The LoRA of a file, or of a peft folder, for the networks in `parts` (unet or transformer, text_encoder, ...). A key that names no
-    layer of theirs is an error that lists it, a file for another model an error that says for which."""
+    """The LoRA of a file, or of a peft folder, for the networks in `parts` (unet or transformer,
+    text_encoder, ...). A key that names no layer of theirs is an error that lists it, a file for
+    another model an error that says for which."""
     path = weight_file(Path(path))
     tensors, adapter = read_file(path, allow_pickle)
     names = Names({role: part for role, part in parts.items() if isinstance(part, nn.Module)})
@@ -126,11 +203,15 @@ def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = F
         raise DaedalError(complaint(path, strange, tensors, names))
     lora = LoRA(path.stem, {})
     for layer, slots in layers.items():
-        for disk, update in updates_of(path, layer, slots, alpha_of(adapter, layer), names.shapes[layer.role]).items():
+        for disk, update in updates_of(
+            path, layer, slots, alpha_of(adapter, layer), names.shapes[layer.role]
+        ).items():
             if not fits(update.shape(), names.shapes[layer.role].get(disk), disk):
                 raise DaedalError(mismatch(path, disk, update, tensors, names))
             if disk in lora.updates.get(layer.role, {}):
-                raise DaedalError(f"{path} changes {disk} of the {layer.role} twice, under two names; keep one of them.")
+                raise DaedalError(
+                    f"{path} changes {disk} of the {layer.role} twice, under two names; keep one of them."
+                )
             lora.updates.setdefault(layer.role, {})[disk] = update
     return lora
 
@@ -138,14 +219,21 @@ def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = F
 def weight_file(path: Path) -> Path:
     """The file itself, or the one that a peft or diffusers folder holds."""
     names = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-    found = path if path.is_file() else next((path / name for name in names if (path / name).is_file()), None)
+    found = (
+        path
+        if path.is_file()
+        else next((path / name for name in names if (path / name).is_file()), None)
+    )
     if found is None:
-        raise DaedalError(f"{path} is neither a LoRA file nor a folder that holds {' or '.join(names)}; give one of these.")
+        raise DaedalError(
+            f"{path} is neither a LoRA file nor a folder that holds {' or '.join(names)}; give one of these."
+        )
     return found
 
 
 def read_file(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], Adapter]:
-    """The tensors, and what peft says of them: adapter_config.json beside the file, or its part of the file's own metadata."""
+    """The tensors, and what peft says of them: adapter_config.json beside the file, or its part of
+    the file's own metadata."""
     beside = path.with_name("adapter_config.json")
     adapter: Adapter = {"": json.loads(beside.read_text())} if beside.is_file() else {}
     tensors, metadata = read(path, allow_pickle)
@@ -156,7 +244,9 @@ def read_file(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], Adapte
     return tensors, adapter
 
 
-def sorted_by_layer(tensors: dict[str, Tensor], names: Names) -> tuple[dict[Layer, Slots], list[str]]:
+def sorted_by_layer(
+    tensors: dict[str, Tensor], names: Names
+) -> tuple[dict[Layer, Slots], list[str]]:
     """The tensors of each layer, and the keys that name none."""
     layers: dict[Layer, Slots] = {}
     strange = []
@@ -171,7 +261,8 @@ def sorted_by_layer(tensors: dict[str, Tensor], names: Names) -> tuple[dict[Laye
 
 
 def parted(key: str) -> tuple[str, str]:
-    """A key as the layer and what the tensor is of it: "...to_q.lora_A.weight" -> "...to_q", "down"."""
+    """A key as the layer and what the tensor is of it: "...to_q.lora_A.weight" -> "...to_q",
+    "down"."""
     for pattern, slot in ENDINGS:
         if match := pattern.search(key):
             return key[: match.start()], slot
@@ -182,17 +273,33 @@ def alpha_of(adapter: Adapter, layer: Layer) -> Adapter:
     """What peft says of one layer: lora_alpha, by a pattern where one fits, and use_rslora."""
     config: Adapter = adapter.get("") or adapter.get(layer.role) or {}
     patterns = config.get("alpha_pattern") or {}
-    fits = [alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?{pattern}", layer.modules[0])]
-    return {"alpha": fits[0] if fits else config.get("lora_alpha"), "rslora": config.get("use_rslora", False)}
+    fits = [
+        alpha
+        for pattern, alpha in patterns.items()
+        if re.fullmatch(rf"(.*\.)?{pattern}", layer.modules[0])
+    ]
+    return {
+        "alpha": fits[0] if fits else config.get("lora_alpha"),
+        "rslora": config.get("use_rslora", False),
+    }
 
 
-def updates_of(path: Path, layer: Layer, slots: Slots, told: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Update]:
+def updates_of(
+    path: Path, layer: Layer, slots: Slots, told: Adapter, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Update]:
     """Name of a tensor in its folder -> update, of one layer of a file."""
     found: dict[str, Update] = {}
-    for leaf, update in (("weight", weight_update(path, layer, slots, told)), ("bias", bias_update(slots, told))):
+    for leaf, update in (
+        ("weight", weight_update(path, layer, slots, told)),
+        ("bias", bias_update(slots, told)),
+    ):
         if update is not None:
             targets = [f"{module}.{leaf}" for module in layer.modules]
-            found |= zip(targets, split(update, layer, [shapes.get(target, (0,))[0] for target in targets]), strict=True)
+            found |= zip(
+                targets,
+                split(update, layer, [shapes.get(target, (0,))[0] for target in targets]),
+                strict=True,
+            )
     return found
 
 
@@ -200,14 +307,17 @@ def split(update: Update, layer: Layer, rows: list[int]) -> list[Update]:
     """An update of an original layer as updates of ours."""
     if layer.swapped:
         first, second = torch.arange(rows[0]).chunk(2)
-        return [update.rows(torch.cat([second, first]))] if update.shape()[0] == rows[0] else [update]
+        return (
+            [update.rows(torch.cat([second, first]))] if update.shape()[0] == rows[0] else [update]
+        )
     if len(rows) == 1 or update.shape()[0] != sum(rows):
         return [update] * len(rows)  # of a wrong size, which is found out next
     return [update.rows(index) for index in torch.arange(sum(rows)).split(rows)]
 
 
 def fits(size: tuple[int, int], shape: tuple[int, ...] | None, disk: str) -> bool:
-    """Whether an update of (O, I) is one of a tensor of this shape; the first layer of FLUX may get wider."""
+    """Whether an update of (O, I) is one of a tensor of this shape; the first layer of FLUX may get
+    wider."""
     if shape is None or size[0] != shape[0]:
         return False
     columns = torch.Size(shape[1:]).numel()
@@ -220,7 +330,9 @@ def weight_update(path: Path, layer: Layer, slots: Slots, told: Adapter) -> Upda
         build = next((build for slot, build in kinds.items() if slot in slots), None)
         update = build(slots, told) if build else None
     except KeyError as missing:
-        raise DaedalError(f"{path} lacks the {missing.args[0]} of {', '.join(layer.modules)}; download it again.") from None
+        raise DaedalError(
+            f"{path} lacks the {missing.args[0]} of {', '.join(layer.modules)}; download it again."
+        ) from None
     if update is not None and "magnitude" in slots:
         return Decomposed(update, slots["magnitude"])
     if "difference" in slots:
@@ -228,37 +340,53 @@ def weight_update(path: Path, layer: Layer, slots: Slots, told: Adapter) -> Upda
     if update is None and "value" in slots:
         return Replacement(slots["value"])
     if update is None and not slots.keys() <= {"bias", "alpha"}:
-        raise DaedalError(f"{path} has only {', '.join(sorted(slots))} for {', '.join(layer.modules)}; download it again.")
+        raise DaedalError(
+            f"{path} has only {', '.join(sorted(slots))} for {', '.join(layer.modules)}; download it again."
+        )
     return update
 
 
 def scale_of(slots: Slots, told: Adapter, rank: int) -> float:
-    """alpha / rank (Hu et al. 2022, section 4.1), alpha / sqrt(rank) where peft says so (Kalajdzievski 2023); 1 where no alpha is given."""
+    """alpha / rank (Hu et al. 2022, section 4.1), alpha / sqrt(rank) where peft says so
+    (Kalajdzievski 2023); 1 where no alpha is given."""
     alpha = slots["alpha"].item() if "alpha" in slots else told["alpha"]
     return 1.0 if alpha is None else alpha / (rank**0.5 if told["rslora"] else rank)
 
 
 def low_rank(slots: Slots, told: Adapter) -> Update:
-    return LowRank(slots["down"], slots["up"], scale_of(slots, told, len(slots["down"])), slots.get("middle"))
+    return LowRank(
+        slots["down"], slots["up"], scale_of(slots, told, len(slots["down"])), slots.get("middle")
+    )
 
 
 def hadamard(slots: Slots, told: Adapter) -> Update:
     a1, b1, a2, b2 = (slots[f"hada_{name}"] for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    return Hadamard(a1, b1, a2, b2, scale_of(slots, told, len(b1)), slots.get("hada_t1"), slots.get("hada_t2"))
+    return Hadamard(
+        a1, b1, a2, b2, scale_of(slots, told, len(b1)), slots.get("hada_t1"), slots.get("hada_t2")
+    )
 
 
 def kronecker(slots: Slots, told: Adapter) -> Update:
-    """Either factor may itself be of low rank, whose rank then counts; where neither is, alpha does not."""
+    """Either factor may itself be of low rank, whose rank then counts; where neither is, alpha does
+    not."""
     ranked = [len(slots[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in slots]
-    first = slots["lokr_w1"] if "lokr_w1" in slots else product(slots["lokr_w1_a"], slots["lokr_w1_b"])
-    second = slots["lokr_w2"].flatten(1) if "lokr_w2" in slots else product(slots["lokr_w2_a"], slots["lokr_w2_b"], slots.get("lokr_t2"))
+    first = (
+        slots["lokr_w1"] if "lokr_w1" in slots else product(slots["lokr_w1_a"], slots["lokr_w1_b"])
+    )
+    second = (
+        slots["lokr_w2"].flatten(1)
+        if "lokr_w2" in slots
+        else product(slots["lokr_w2_a"], slots["lokr_w2_b"], slots.get("lokr_t2"))
+    )
     return Kronecker(first, second, scale_of(slots, told, ranked[0]) if ranked else 1.0)
 
 
 def bias_update(slots: Slots, told: Adapter) -> Update | None:
     if "bias" not in slots:
         return None
-    return Difference(slots["bias"] * (scale_of(slots, told, len(slots["down"])) if "down" in slots else 1.0))
+    return Difference(
+        slots["bias"] * (scale_of(slots, told, len(slots["down"])) if "down" in slots else 1.0)
+    )
 
 
 # What is wrong with a file.
@@ -282,11 +410,17 @@ def absent_part(key: str, names: Names) -> str | None:
     name = key.replace(".", "_")
     for role, prefixes in reversed(PREFIXES.items()):
         if any(prefix and name.startswith(prefix) for prefix in prefixes):
-            return None if names.roles.get(role, role) in names.modules else {"t5": "the T5 encoder", "denoiser": "the denoiser"}.get(role, role)
+            return (
+                None
+                if names.roles.get(role, role) in names.modules
+                else {"t5": "the T5 encoder", "denoiser": "the denoiser"}.get(role, role)
+            )
     return None
 
 
-def mismatch(path: Path, disk: str, update: Update, tensors: Mapping[str, Tensor], names: Names) -> str:
+def mismatch(
+    path: Path, disk: str, update: Update, tensors: Mapping[str, Tensor], names: Names
+) -> str:
     rows, columns = update.shape()
     shape = next((shapes[disk] for shapes in names.shapes.values() if disk in shapes), None)
     there = f"is {' x '.join(map(str, shape))}" if shape else "is not there"
@@ -307,7 +441,9 @@ def made_for(tensors: Mapping[str, Tensor]) -> str | None:
 
 def family_of(module: nn.Module) -> str | None:
     known = {"FluxTransformer2DModel": "flux", "SD3Transformer2DModel": "sd3"}
-    return known.get(type(module).__name__) or TEXT_WIDTHS.get(getattr(module.config, "cross_attention_dim", 0))  # type: ignore[arg-type]
+    return known.get(type(module).__name__) or TEXT_WIDTHS.get(
+        getattr(module.config, "cross_attention_dim", 0)
+    )  # type: ignore[arg-type]
 
 
 def title(family: str | None) -> str:
@@ -317,4 +453,7 @@ def title(family: str | None) -> str:
 def titles(names: Names) -> str:
     """What the networks at hand are."""
     kinds = {role: family_of(module) for role, module in names.modules.items()}
-    return ", ".join(f"{role} ({title(kind) if kind else type(names.modules[role]).__name__})" for role, kind in kinds.items())
+    return ", ".join(
+        f"{role} ({title(kind) if kind else type(names.modules[role]).__name__})"
+        for role, kind in kinds.items()
+    )

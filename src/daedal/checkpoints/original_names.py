@@ -1,7 +1,9 @@
-"""What the original single files of Stable Diffusion, SD3 and FLUX call the tensors of diffusers' and transformers' folders, for every family
-one table or one rule, read in both directions (checkpoints.single_file) and by LoRAs that name original modules (checkpoints.lora).
+"""What the original single files of Stable Diffusion, SD3 and FLUX call the tensors of diffusers'
+and transformers' folders, for every family one table or one rule, read in both directions
+(checkpoints.single_file) and by LoRAs that name original modules (checkpoints.lora).
 
-    layout("FluxTransformer2DModel", names)["double_blocks.0.img_attn.qkv.weight"].ours      # to_q, to_k and to_v of block 0, one above the other
+    layout("FluxTransformer2DModel", names)["double_blocks.0.img_attn.qkv.weight"].ours      # to_q,
+    to_k and to_v of block 0, one above the other
 """
 
 import re
@@ -17,10 +19,12 @@ from daedal.errors import DaedalError
 
 @dataclass(frozen=True)
 class Original:
-    """One tensor of an original file: the names it has in a folder, several where it holds their rows one after another."""
+    """One tensor of an original file: the names it has in a folder, several where it holds their
+    rows one after another."""
 
     ours: tuple[str, ...]
-    swapped: bool = False  # its first half is the shift, its second the scale; in a folder scale comes first
+    # its first half is the shift, its second the scale; in a folder scale comes first
+    swapped: bool = False
     transposed: bool = False
     conv: bool = False  # a 1 x 1 convolution, in a folder a linear layer
 
@@ -31,12 +35,18 @@ class Original:
         tensor = tensor.flatten(1) if self.conv and tensor.dim() > 2 else tensor
         rows = [shapes[name][0] for name in self.ours]
         if len(rows) > 1 and sum(rows) != len(tensor):
-            raise DaedalError(f"{key} has {len(tensor)} rows where {' and '.join(self.ours)} have {sum(rows)}; the file is not what it seems to be.")
+            raise DaedalError(
+                f"{key} has {len(tensor)} rows where {' and '.join(self.ours)} have {sum(rows)}; the file is not what it seems to be."
+            )
         return dict(zip(self.ours, tensor.split(rows) if len(rows) > 1 else [tensor], strict=True))
 
     def to_original(self, tensors: dict[str, Tensor]) -> Tensor:
         """The inverse of `to_ours`."""
-        tensor = torch.cat([tensors[name] for name in self.ours]) if len(self.ours) > 1 else tensors[self.ours[0]]
+        tensor = (
+            torch.cat([tensors[name] for name in self.ours])
+            if len(self.ours) > 1
+            else tensors[self.ours[0]]
+        )
         tensor = halves_swapped(tensor) if self.swapped else tensor
         tensor = tensor[..., None, None] if self.conv and tensor.dim() == 2 else tensor
         return (tensor.mT if self.transposed else tensor).contiguous()
@@ -50,7 +60,8 @@ Layout = dict[str, Original]  # by the name in the original file
 
 
 def layout(kind: str, names: Iterable[str]) -> Layout:
-    """The original names of a network of class `kind` whose tensors are called `names` in a folder. Those that have none are left out."""
+    """The original names of a network of class `kind` whose tensors are called `names` in a folder.
+    Those that have none are left out."""
     return RULES[kind](list(names)) if kind in RULES else {}
 
 
@@ -141,16 +152,25 @@ OPEN_CLIP_LAYER = {
 
 def blocks(table: dict[str, str], original: str, ours: str) -> dict[str, str]:
     """A table of one block as rows of the whole network's."""
-    return {f"{original}.#.{key}": " ".join(f"{ours}.#.{name}" for name in row.split()) for key, row in table.items()}
+    return {
+        f"{original}.#.{key}": " ".join(f"{ours}.#.{name}" for name in row.split())
+        for key, row in table.items()
+    }
 
 
 SD3 |= blocks(SD3_BLOCK, "joint_blocks", "transformer_blocks")
-FLUX |= blocks(FLUX_DOUBLE, "double_blocks", "transformer_blocks") | blocks(FLUX_SINGLE, "single_blocks", "single_transformer_blocks")
+FLUX |= blocks(FLUX_DOUBLE, "double_blocks", "transformer_blocks") | blocks(
+    FLUX_SINGLE, "single_blocks", "single_transformer_blocks"
+)
 OPEN_CLIP |= blocks(OPEN_CLIP_LAYER, "transformer.resblocks", "text_model.encoder.layers")
 
 
 def by_table(table: dict[str, str], names: list[str]) -> Layout:
-    places = {name: (original, place) for original, row in table.items() for place, name in enumerate(row.split())}
+    places = {
+        name: (original, place)
+        for original, row in table.items()
+        for place, name in enumerate(row.split())
+    }
     found: dict[str, dict[int, str]] = {}
     for name in names:
         block = re.search(r"\.(\d+)\.", name)
@@ -164,25 +184,39 @@ def by_table(table: dict[str, str], names: list[str]) -> Layout:
         else:
             continue
         found.setdefault(original.replace("#", number), {})[place] = name
-    return {original: Original(tuple(ours[place] for place in sorted(ours))) for original, ours in found.items()}
+    return {
+        original: Original(tuple(ours[place] for place in sorted(ours)))
+        for original, ours in found.items()
+    }
 
 
 def flux(names: list[str]) -> Layout:
-    return {key: replace(entry, swapped=key.startswith("final_layer.adaLN")) for key, entry in by_table(FLUX, names).items()}
+    return {
+        key: replace(entry, swapped=key.startswith("final_layer.adaLN"))
+        for key, entry in by_table(FLUX, names).items()
+    }
 
 
 def sd3(names: list[str]) -> Layout:
-    """The last block reads the text and does not write it: its modulation of the text is, like the final layer's, a shift and a scale."""
+    """The last block reads the text and does not write it: its modulation of the text is, like the
+    final layer's, a shift and a scale."""
     written = {name.split(".")[1] for name in names if ".ff_context." in name}
 
     def swapped(key: str) -> bool:
-        return key.startswith("final_layer.adaLN") or (".context_block.adaLN" in key and key.split(".")[1] not in written)
+        return key.startswith("final_layer.adaLN") or (
+            ".context_block.adaLN" in key and key.split(".")[1] not in written
+        )
 
-    return {key: replace(entry, swapped=swapped(key)) for key, entry in by_table(SD3, names).items()}
+    return {
+        key: replace(entry, swapped=swapped(key)) for key, entry in by_table(SD3, names).items()
+    }
 
 
 def open_clip(names: list[str]) -> Layout:
-    return {key: replace(entry, transposed=key == "text_projection") for key, entry in by_table(OPEN_CLIP, names).items()}
+    return {
+        key: replace(entry, transposed=key == "text_projection")
+        for key, entry in by_table(OPEN_CLIP, names).items()
+    }
 
 
 # The U-Net and its ControlNet number their layers through all levels.
@@ -202,7 +236,9 @@ OUTSIDE = {
 
 def counted(names: Iterable[str], prefix: str) -> int:
     """How many numbers follow `prefix` and a dot, from 0 on."""
-    numbers = {name[len(prefix) + 1 :].split(".")[0] for name in names if name.startswith(f"{prefix}.")}
+    numbers = {
+        name[len(prefix) + 1 :].split(".")[0] for name in names if name.startswith(f"{prefix}.")
+    }
     return sum(number.isdigit() for number in numbers)
 
 
@@ -212,22 +248,36 @@ def unet_places(names: list[str]) -> dict[str, str]:
     for side, word, n in (("down_blocks", "input_blocks", 1), ("up_blocks", "output_blocks", 0)):
         for level in (f"{side}.{i}" for i in range(counted(names, side))):
             for j in range(counted(names, f"{level}.resnets")):
-                places |= {f"{level}.resnets.{j}": f"{word}.{n}.0", f"{level}.attentions.{j}": f"{word}.{n}.1"}
+                places |= {
+                    f"{level}.resnets.{j}": f"{word}.{n}.0",
+                    f"{level}.attentions.{j}": f"{word}.{n}.1",
+                }
                 n += 1
             if side == "down_blocks":
                 places[f"{level}.downsamplers.0"] = f"{word}.{n}.0"
                 n += 1
             else:
-                places[f"{level}.upsamplers.0"] = f"{word}.{n - 1}.{1 + (counted(names, f'{level}.attentions') > 0)}"
+                places[f"{level}.upsamplers.0"] = (
+                    f"{word}.{n - 1}.{1 + (counted(names, f'{level}.attentions') > 0)}"
+                )
     for j in range(counted(names, "mid_block.resnets")):
-        places |= {f"mid_block.resnets.{j}": f"middle_block.{2 * j}", f"mid_block.attentions.{j}": f"middle_block.{2 * j + 1}"}
+        places |= {
+            f"mid_block.resnets.{j}": f"middle_block.{2 * j}",
+            f"mid_block.attentions.{j}": f"middle_block.{2 * j + 1}",
+        }
     return places
 
 
 def unet(names: list[str]) -> Layout:
     places, hints = unet_places(names), counted(names, "controlnet_cond_embedding.blocks")
-    places |= {f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * i + 2}" for i in range(hints)}
-    places |= {f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(counted(names, "controlnet_down_blocks"))}
+    places |= {
+        f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * i + 2}"
+        for i in range(hints)
+    }
+    places |= {
+        f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0"
+        for i in range(counted(names, "controlnet_down_blocks"))
+    }
     places |= OUTSIDE | {"controlnet_cond_embedding.conv_out": f"input_hint_block.{2 * hints + 2}"}
     found = {}
     for name in names:
@@ -244,7 +294,8 @@ def prefixes(name: str) -> list[str]:
 
 
 def unet_rest(prefix: str, rest: str) -> str:
-    """What stands behind a layer's place: ".conv1.weight" of a residual block -> ".in_layers.2.weight"."""
+    """What stands behind a layer's place: ".conv1.weight" of a residual block ->
+    ".in_layers.2.weight"."""
     if ".resnets." in prefix:
         _, module, leaf = rest.split(".")
         return f".{RESNET.get(module, module)}.{leaf}"
@@ -264,13 +315,24 @@ def vae(names: list[str]) -> Layout:
     levels = counted(names, "decoder.up_blocks")
 
     def original(name: str) -> str:
-        name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
-        name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name)
+        name = re.sub(
+            r"^decoder\.up_blocks\.(\d+)\.",
+            lambda match: f"decoder.up.{levels - 1 - int(match[1])}.",
+            name,
+        )
+        name = re.sub(
+            r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name
+        )
         for ours, theirs in VAE:
             name = re.sub(ours, theirs, name)
         return name
 
-    return {original(name): Original((name,), conv=bool(re.search(r"\.attentions\.\d+\.to_\w+\.(0\.)?weight$", name))) for name in names}
+    return {
+        original(name): Original(
+            (name,), conv=bool(re.search(r"\.attentions\.\d+\.to_\w+\.(0\.)?weight$", name))
+        )
+        for name in names
+    }
 
 
 RULES: dict[str, Callable[[list[str]], Layout]] = {

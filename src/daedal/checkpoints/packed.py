@@ -9,7 +9,15 @@ from typing import Any
 
 from daedal.errors import DaedalError
 from daedal.networks.names import Names
-from daedal.nn.quantized import QuantEmbedding, QuantLinear, TiedHead, finish_, head_bits, swappable, tied
+from daedal.nn.quantized import (
+    QuantEmbedding,
+    QuantLinear,
+    TiedHead,
+    finish_,
+    head_bits,
+    swappable,
+    tied,
+)
 
 METHOD = "daedal"
 
@@ -26,10 +34,14 @@ def prepare_(network: Any, quantization_config: dict[str, Any]) -> Any:
     for name, module, head in swappable(network):
         width, device = head_bits(bits) if head else bits, module.weight.device
         if head and share:
-            network.embed_tokens = QuantEmbedding(module.in_features, module.out_features, width).to(device)
+            network.embed_tokens = QuantEmbedding(
+                module.in_features, module.out_features, width
+            ).to(device)
             network.lm_head = TiedHead(network.embed_tokens)
         else:
-            layer = QuantLinear(module.in_features, module.out_features, width, module.bias is not None)
+            layer = QuantLinear(
+                module.in_features, module.out_features, width, module.bias is not None
+            )
             network.set_submodule(name, layer.to(device))
     network.family_names, network.names = network.names, Names()  # adapters use the family's names
     return finish_(network)

@@ -1,8 +1,9 @@
-"""Smaller networks out of trained ones: whole layers and feed-forward neurons that matter least on some text are cut out. Distillation
-(daedal.train.distil_text) then teaches what is left.
+"""Smaller networks out of trained ones: whole layers and feed-forward neurons that matter least on
+some text are cut out. Distillation (daedal.train.distil_text) then teaches what is left.
 
-A layer matters as far as it turns its input (1 - cosine of what goes in and comes out: Men et al. 2024, "block influence"); a neuron as far
-as it is active, times the weight of what it adds (after Muralidharan et al. 2024).
+A layer matters as far as it turns its input (1 - cosine of what goes in and comes out: Men et al.
+2024, "block influence"); a neuron as far as it is active, times the weight of what it adds (after
+Muralidharan et al. 2024).
 
 Legend: B batch, T tokens, D width, I neurons of a layer.
 """
@@ -29,7 +30,10 @@ from daedal.nn.quantized import dequantize_
 def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """(L,) of layers and a list of (I,) of each layer's neurons, on token ids (B, T)."""
     layers: Any = network.layers
-    turned, active = torch.zeros(len(layers)), [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
+    turned, active = (
+        torch.zeros(len(layers)),
+        [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers],
+    )
     handles = []
 
     def watch(i: int, layer: Any) -> None:
@@ -39,7 +43,12 @@ def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, lis
         def within(module: nn.Module, given: tuple[Any, ...]) -> None:
             active[i].add_(given[0].float().abs().flatten(0, -2).sum(0))
 
-        handles.extend([layer.register_forward_hook(around), layer.mlp.down_proj.register_forward_pre_hook(within)])
+        handles.extend(
+            [
+                layer.register_forward_hook(around),
+                layer.mlp.down_proj.register_forward_pre_hook(within),
+            ]
+        )
 
     for i, layer in enumerate(layers):
         watch(i, layer)
@@ -50,9 +59,13 @@ def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, lis
     for handle in handles:
         handle.remove()
     if not count:
-        raise DaedalError("there is no text to see what matters on; give --calibrate a file with some.")
+        raise DaedalError(
+            "there is no text to see what matters on; give --calibrate a file with some."
+        )
     weights = [layer.mlp.down_proj.weight.float().norm(dim=0) for layer in layers]
-    return turned / count, [seen * weight / count for seen, weight in zip(active, weights, strict=True)]
+    return turned / count, [
+        seen * weight / count for seen, weight in zip(active, weights, strict=True)
+    ]
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -60,27 +73,53 @@ def best(scores: Tensor, count: int) -> Tensor:
     return scores.topk(count).indices.sort().values
 
 
-def prune(network: Decoder, batches: Iterable[Tensor], layers: int | None = None, intermediate: int | None = None) -> Decoder:
-    """A new network of so many layers (the first and the last stay) and neurons a layer; None keeps all."""
+def prune(
+    network: Decoder,
+    batches: Iterable[Tensor],
+    layers: int | None = None,
+    intermediate: int | None = None,
+) -> Decoder:
+    """A new network of so many layers (the first and the last stay) and neurons a layer; None keeps
+    all."""
     c: Any = network.config
     if not all(isinstance(layer.mlp, GatedMLP) for layer in network.layers):  # type: ignore[union-attr]
-        raise DaedalError(f"pruning is for families with a gated feed-forward (Llama, Qwen, Gemma, ...); this is {c.model_type}.")
-    for name, wanted, held in (("layers", layers, c.num_hidden_layers), ("intermediate", intermediate, c.intermediate_size)):
+        raise DaedalError(
+            f"pruning is for families with a gated feed-forward (Llama, Qwen, Gemma, ...); this is {c.model_type}."
+        )
+    for name, wanted, held in (
+        ("layers", layers, c.num_hidden_layers),
+        ("intermediate", intermediate, c.intermediate_size),
+    ):
         if wanted is not None and not (2 if name == "layers" else 8) <= wanted <= held:
-            raise DaedalError(f"{name}={wanted} is out of range; this model has {held}, and at least {2 if name == 'layers' else 8} must stay.")
+            raise DaedalError(
+                f"{name}={wanted} is out of range; this model has {held}, and at least {2 if name == 'layers' else 8} must stay."
+            )
     turned, active = importance(network, batches)
     turned[0] = turned[-1] = torch.inf
     kept = best(turned, layers or c.num_hidden_layers).tolist()
-    kinds = {"layer_types": tuple(c.layer_types[i] for i in kept)} if getattr(c, "layer_types", None) else {}
+    kinds = (
+        {"layer_types": tuple(c.layer_types[i] for i in kept)}
+        if getattr(c, "layer_types", None)
+        else {}
+    )
     with torch.device("meta"):
-        smaller = build(replace(c, num_hidden_layers=len(kept), intermediate_size=intermediate or c.intermediate_size, **kinds))
+        smaller = build(
+            replace(
+                c,
+                num_hidden_layers=len(kept),
+                intermediate_size=intermediate or c.intermediate_size,
+                **kinds,
+            )
+        )
     state = network.state_dict()
     made = {name: tensor for name, tensor in state.items() if not name.startswith("layers.")}
     for new, old in enumerate(kept):
         chosen = best(active[old], intermediate or c.intermediate_size)
         for name, tensor in state.items():
             if name.startswith(f"layers.{old}."):
-                made[name.replace(f"layers.{old}.", f"layers.{new}.", 1)] = cut(name, tensor, chosen)
+                made[name.replace(f"layers.{old}.", f"layers.{new}.", 1)] = cut(
+                    name, tensor, chosen
+                )
     smaller.load_state_dict(made, assign=True)
     return smaller.eval()
 
@@ -89,11 +128,18 @@ def cut(name: str, tensor: Tensor, chosen: Tensor) -> Tensor:
     """The rows or columns of the chosen neurons, of the three matrices that have them."""
     if ".mlp.down_proj.weight" in name:
         return tensor[:, chosen]
-    return tensor[chosen] if any(f".mlp.{part}_proj." in name for part in ("gate", "up")) else tensor
+    return (
+        tensor[chosen] if any(f".mlp.{part}_proj." in name for part in ("gate", "up")) else tensor
+    )
 
 
 def prune_folder(
-    folder: Path, out: Path, batches: Iterable[Tensor], layers: int | None, intermediate: int | None, shard_bytes: int = 5_000_000_000
+    folder: Path,
+    out: Path,
+    batches: Iterable[Tensor],
+    layers: int | None,
+    intermediate: int | None,
+    shard_bytes: int = 5_000_000_000,
 ) -> Decoder:
     """Write a pruned model's folder, with the tokenizer of the whole one."""
     network = load(folder, kind=Decoder)

@@ -27,8 +27,9 @@ def quantize(
     calibration: Iterable[Tensor] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Read a model folder, pack its weights, write `out`: config.json, safetensors and the tokenizer's files. `calibration`, batches of
-    token ids (B, T), makes int4 rounding follow GPTQ instead of the nearest level."""
+    """Read a model folder, pack its weights, write `out`: config.json, safetensors and the
+    tokenizer's files. `calibration`, batches of token ids (B, T), makes int4 rounding follow GPTQ
+    instead of the nearest level."""
     if read_config(folder).get("quantization_config"):
         raise DaedalError(f"{folder} is quantised already; start from the full-precision folder.")
     network = load(folder, kind=Decoder)

@@ -1,10 +1,13 @@
-"""Original single files: one .safetensors (or .ckpt) with all of a Stable Diffusion 1, 2, XL, 3 or 3.5 or a FLUX.1, or one network of it, under
-the names that its authors gave. What is in the file is told from shapes, without a network connection and without a config.
+"""Original single files: one .safetensors (or .ckpt) with all of a Stable Diffusion 1, 2, XL, 3 or
+3.5 or a FLUX.1, or one network of it, under the names that its authors gave. What is in the file is
+told from shapes, without a network connection and without a config.
 
-    parts = load_single_file("model.safetensors")      # as `folder.load_parts` gives a folder: unet or transformer, vae, ...
+    parts = load_single_file("model.safetensors")      # as `folder.load_parts` gives a folder: unet
+    or transformer, vae, ...
     save_single_file(parts, "out.safetensors")         # for tools that read these files
 
-Tokenizers are not in such files. Pickled .ckpt files are refused unless asked for, and then read as plain tensors only.
+Tokenizers are not in such files. Pickled .ckpt files are refused unless asked for, and then read as
+plain tensors only.
 """
 
 import re
@@ -31,12 +34,14 @@ IGNORED = re.compile(
     r"^(betas|(\w+_)?alphas_cumprod(_prev)?|posterior_\w+|logvar|lvlb_weights|scale_factor|global_step|model_ema\..*|loss\..*|denoiser\..*"
     r"|depth_model\..*|edm_mean|edm_std|v_pred|ztsnr|edm_vpred\..*|scaled_fp8)$|(position_ids|logit_scale|attn_mask|scale_weight|scale_input)$"
 )
-FORMER = re.compile(r"^(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")  # files of some versions of transformers
+# files of some versions of transformers
+FORMER = re.compile(r"^(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A network in a single file: the prefix of its tensors, the name of one that it always has, and what it is called in a folder."""
+    """A network in a single file: the prefix of its tensors, the name of one that it always has,
+    and what it is called in a folder."""
 
     prefix: str
     mark: str
@@ -46,23 +51,57 @@ class Part:
 
 PARTS = (
     Part("model.diffusion_model.", "input_blocks.0.0.weight", "unet", "UNet2DConditionModel"),
-    Part("model.diffusion_model.", "joint_blocks.0.x_block.attn.qkv.weight", "transformer", "SD3Transformer2DModel"),
-    Part("model.diffusion_model.", "double_blocks.0.img_attn.qkv.weight", "transformer", "FluxTransformer2DModel"),
+    Part(
+        "model.diffusion_model.",
+        "joint_blocks.0.x_block.attn.qkv.weight",
+        "transformer",
+        "SD3Transformer2DModel",
+    ),
+    Part(
+        "model.diffusion_model.",
+        "double_blocks.0.img_attn.qkv.weight",
+        "transformer",
+        "FluxTransformer2DModel",
+    ),
     Part("control_model.", "input_hint_block.0.weight", "controlnet", "ControlNetModel"),
     Part("first_stage_model.", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
     Part("vae.", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
-    Part("cond_stage_model.transformer.", "text_model.final_layer_norm.weight", "text_encoder", "CLIPTextModel"),
+    Part(
+        "cond_stage_model.transformer.",
+        "text_model.final_layer_norm.weight",
+        "text_encoder",
+        "CLIPTextModel",
+    ),
     Part("cond_stage_model.model.", "ln_final.weight", "text_encoder", "OpenCLIP"),
-    Part("conditioner.embedders.0.transformer.", "text_model.final_layer_norm.weight", "text_encoder", "CLIPTextModel"),
+    Part(
+        "conditioner.embedders.0.transformer.",
+        "text_model.final_layer_norm.weight",
+        "text_encoder",
+        "CLIPTextModel",
+    ),
     Part("conditioner.embedders.0.model.", "ln_final.weight", "text_encoder_2", "OpenCLIP"),
     Part("conditioner.embedders.1.model.", "ln_final.weight", "text_encoder_2", "OpenCLIP"),
-    Part("text_encoders.clip_l.transformer.", "text_model.final_layer_norm.weight", "text_encoder", "CLIPTextModel"),
-    Part("text_encoders.clip_g.transformer.", "text_model.final_layer_norm.weight", "text_encoder_2", "CLIPTextModelWithProjection"),
+    Part(
+        "text_encoders.clip_l.transformer.",
+        "text_model.final_layer_norm.weight",
+        "text_encoder",
+        "CLIPTextModel",
+    ),
+    Part(
+        "text_encoders.clip_g.transformer.",
+        "text_model.final_layer_norm.weight",
+        "text_encoder_2",
+        "CLIPTextModelWithProjection",
+    ),
     Part("text_encoders.t5xxl.transformer.", "shared.weight", "text_encoder_3", "T5EncoderModel"),
 )
 ALONE = (  # files of one network need no prefix
     Part("", "input_hint_block.0.weight", "controlnet", "ControlNetModel"),
-    *(Part("", part.mark, part.role, part.kind) for part in PARTS if part.role in ("unet", "transformer")),
+    *(
+        Part("", part.mark, part.role, part.kind)
+        for part in PARTS
+        if part.role in ("unet", "transformer")
+    ),
     Part("", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
     Part("", "text_model.final_layer_norm.weight", "text_encoder", "CLIPTextModel"),
     Part("", "shared.weight", "text_encoder_3", "T5EncoderModel"),
@@ -78,11 +117,14 @@ CONFIGS: dict[str, Callable[[Shapes], Config]] = {
 
 
 class File:
-    """The tensors of a file by name, each read when it is asked for. Numbers of 8 bits come as bfloat16, which holds them all."""
+    """The tensors of a file by name, each read when it is asked for. Numbers of 8 bits come as
+    bfloat16, which holds them all."""
 
     def __init__(self, path: Path, allow_pickle: bool = False) -> None:
         if not path.is_file():
-            raise DaedalError(f"{path} is not a file; give a .safetensors or .ckpt file, or open a model folder with load_parts.")
+            raise DaedalError(
+                f"{path} is not a file; give a .safetensors or .ckpt file, or open a model folder with load_parts."
+            )
         self.path = path
         self.raw, shapes, _ = opened(path, allow_pickle)
         self.names = {FORMER.sub(r"\1text_model.\2.", name): name for name in shapes}
@@ -93,7 +135,9 @@ class File:
         if not (tensor.is_floating_point() and tensor.itemsize == 1):
             return tensor
         scale = f"{name.removesuffix('weight')}scale_weight"  # ComfyUI's scaled files
-        return (tensor.float() * self.raw(self.names[scale]).float() if scale in self.names else tensor).bfloat16()
+        return (
+            tensor.float() * self.raw(self.names[scale]).float() if scale in self.names else tensor
+        ).bfloat16()
 
 
 def load_single_file(
@@ -104,18 +148,26 @@ def load_single_file(
     family: str | None = None,
     ema: bool = False,
 ) -> dict[str, Any]:
-    """Every network in the file, in evaluation mode, by the name it has in a folder; with a denoiser also "scheduler", a parsed
-    scheduler_config.json, and "model_index". `dtype` None keeps the dtype on disk.
+    """Every network in the file, in evaluation mode, by the name it has in a folder; with a
+    denoiser also "scheduler", a parsed scheduler_config.json, and "model_index". `dtype` None keeps
+    the dtype on disk.
 
-    An autoencoder alone does not say how its latents are scaled: name the `family` (a key of `families.FAMILIES`). `ema` takes the averaged
-    weights of the U-Net from a .ckpt that has both. A tensor without a place, or one missing, is an error that lists it."""
+    An autoencoder alone does not say how its latents are scaled: name the `family` (a key of
+    `families.FAMILIES`). `ema` takes the averaged weights of the U-Net from a .ckpt that has both.
+    A tensor without a place, or one missing, is an error that lists it."""
     file = File(Path(path), allow_pickle)
     parts = parts_of(file)
-    denoiser = next((stripped(file.shapes, part) for part in parts if part.role in ("unet", "transformer")), None)
+    denoiser = next(
+        (stripped(file.shapes, part) for part in parts if part.role in ("unet", "transformer")),
+        None,
+    )
     family, out = told_family(file, denoiser, family), {}
     if denoiser:
         out["scheduler"] = families.scheduler_config(family, marks(file), denoiser)
-        out["model_index"] = {"_class_name": families.pipeline_class(FAMILIES[family], denoiser), **FAMILIES[family].flags}
+        out["model_index"] = {
+            "_class_name": families.pipeline_class(FAMILIES[family], denoiser),
+            **FAMILIES[family].flags,
+        }
     sections = [Section(file, part, family, out.get("scheduler", {}), ema) for part in parts]
     return out | {section.role: section.load(dtype, device) for section in sections}
 
@@ -126,16 +178,26 @@ def parts_of(file: File) -> list[Part]:
     if not parts:
         parts = [part for part in ALONE if part.mark in file.shapes][:1]
     if not parts:
-        raise DaedalError(f"{file.path} holds no model under original names (it begins {shortened(file.shapes, 3)}); open a model folder instead.")
+        raise DaedalError(
+            f"{file.path} holds no model under original names (it begins {shortened(file.shapes, 3)}); open a model folder instead."
+        )
     prefixes = tuple(part.prefix for part in parts)
-    if strange := [name for name in file.shapes if not name.startswith(prefixes) and not IGNORED.search(name)]:
-        raise DaedalError(f"{file.path} holds {len(strange)} tensors of no network that Daedal knows: {shortened(strange)}.")
+    if strange := [
+        name for name in file.shapes if not name.startswith(prefixes) and not IGNORED.search(name)
+    ]:
+        raise DaedalError(
+            f"{file.path} holds {len(strange)} tensors of no network that Daedal knows: {shortened(strange)}."
+        )
     return parts
 
 
 def stripped(shapes: Shapes, part: Part) -> Shapes:
     """The tensors of one part, without its prefix."""
-    own = {name.removeprefix(part.prefix): shape for name, shape in shapes.items() if name.startswith(part.prefix)}
+    own = {
+        name.removeprefix(part.prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(part.prefix)
+    }
     return {name: shape for name, shape in own.items() if not IGNORED.search(name)}
 
 
@@ -147,7 +209,9 @@ def told_family(file: File, denoiser: Shapes | None, family: str | None) -> str:
         return family or ""
     found = "playground" if "edm_mean" in file.shapes else families.family_of(denoiser)
     if family not in (None, found):
-        raise DaedalError(f"{file.path} is a {FAMILIES[found].title}, not family {family!r}; leave family out.")
+        raise DaedalError(
+            f"{file.path} is a {FAMILIES[found].title}, not family {family!r}; leave family out."
+        )
     return found
 
 
@@ -170,7 +234,11 @@ class Section:
 
     @property
     def role(self) -> str:
-        return "text_encoder_2" if self.family == "flux" and self.part.role == "text_encoder_3" else self.part.role
+        return (
+            "text_encoder_2"
+            if self.family == "flux" and self.part.role == "text_encoder_3"
+            else self.part.role
+        )
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -181,12 +249,22 @@ class Section:
         try:
             kind, config = self.identified()
         except KeyError as missing:
-            raise DaedalError(f"{self.file.path} lacks {self.part.prefix}{missing.args[0]}; download it again.") from None
+            raise DaedalError(
+                f"{self.file.path} lacks {self.part.prefix}{missing.args[0]}; download it again."
+            ) from None
         kind_of = component(kind)
         with torch.device("meta"):
             module: nn.Module = kind_of(parse(kind_of.config_class, config))
-        disk = {disk_name(module, name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        fill(module, self.stream(disk, layout("OpenCLIP" if self.part.kind == "OpenCLIP" else kind, disk)), dtype, device)
+        disk = {
+            disk_name(module, name): tuple(tensor.shape)
+            for name, tensor in module.state_dict().items()
+        }
+        fill(
+            module,
+            self.stream(disk, layout("OpenCLIP" if self.part.kind == "OpenCLIP" else kind, disk)),
+            dtype,
+            device,
+        )
         return module.eval()
 
     def identified(self) -> tuple[str, Config]:
@@ -194,11 +272,15 @@ class Section:
         part, family = self.part, self.family
         config = CONFIGS.get(part.kind, families.clip_config)(self.shapes)
         if part.role == "unet":
-            base = family == "sd2" and "prediction_type" not in self.scheduler  # the one for 512 pixels
-            return part.kind, config | {"sample_size": 64 if base else FAMILIES[family].vae["sample_size"] // 8}
+            # the one for 512 pixels
+            base = family == "sd2" and "prediction_type" not in self.scheduler
+            return part.kind, config | {
+                "sample_size": 64 if base else FAMILIES[family].vae["sample_size"] // 8
+            }
         if part.kind == "AutoencoderKL":
             return part.kind, config | self.latents()
-        if part.kind == "OpenCLIP" and family == "sd2":  # reads the states before the last layer, which folders leave out
+        # reads the states before the last layer, which folders leave out
+        if part.kind == "OpenCLIP" and family == "sd2":
             return "CLIPTextModel", config | {"num_hidden_layers": config["num_hidden_layers"] - 1}
         if "CLIP" not in part.kind:
             return part.kind, config
@@ -215,19 +297,31 @@ class Section:
             )
         scale = dict(FAMILIES[self.family].vae)
         if "edm_mean" in self.file.shapes:
-            scale |= {f"latents_{name}": tuple(self.file.get(f"edm_{name}").flatten().tolist()) for name in ("mean", "std")}
+            scale |= {
+                f"latents_{name}": tuple(self.file.get(f"edm_{name}").flatten().tolist())
+                for name in ("mean", "std")
+            }
         return scale
 
     def stream(self, disk: Shapes, table: Layout) -> Iterator[tuple[str, Tensor]]:
-        """(name in a folder, tensor) of every tensor. One without a place comes under its own name, for `fill` to list.
+        """(name in a folder, tensor) of every tensor. One without a place comes under its own name,
+        for `fill` to list.
 
-        Left out are a projection of a tower that is read before it, and the last layer of Stable Diffusion 2's. SD3 does not apply that of
-        its first tower: folders hold the identity."""
+        Left out are a projection of a tower that is read before it, and the last layer of Stable
+        Diffusion 2's. SD3 does not apply that of its first tower: folders hold the identity."""
         identity = self.family == "sd3" and self.role == "text_encoder"
-        unprojected = "CLIP" in self.part.kind and ("text_projection.weight" not in disk or identity)
-        last = f"transformer.resblocks.{families.counted(self.shapes, 'transformer.resblocks') - 1}." if self.family == "sd2" else None
+        unprojected = "CLIP" in self.part.kind and (
+            "text_projection.weight" not in disk or identity
+        )
+        last = (
+            f"transformer.resblocks.{families.counted(self.shapes, 'transformer.resblocks') - 1}."
+            if self.family == "sd2"
+            else None
+        )
         for name in self.shapes:
-            if (last and name.startswith(last)) or (unprojected and name.startswith("text_projection")):
+            if (last and name.startswith(last)) or (
+                unprojected and name.startswith("text_projection")
+            ):
                 continue
             if name in table:
                 yield from table[name].to_ours(name, self.get(name), disk).items()
@@ -243,7 +337,9 @@ class Section:
             return self.file.get(name)
         flat = "model_ema." + name.removeprefix("model.").replace(".", "")
         if flat not in self.file.shapes:
-            raise DaedalError(f"{self.file.path} has no averaged weights ({flat} is missing); load it with ema=False.")
+            raise DaedalError(
+                f"{self.file.path} has no averaged weights ({flat} is missing); load it with ema=False."
+            )
         return self.file.get(flat)
 
 
@@ -251,21 +347,32 @@ class Section:
 
 
 def to_original(module: nn.Module, kind: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a network under original names, without a prefix; `kind` "OpenCLIP" for a CLIP tower under OpenCLIP's."""
-    disk = {disk_name(module, name): tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    """The tensors of a network under original names, without a prefix; `kind` "OpenCLIP" for a CLIP
+    tower under OpenCLIP's."""
+    disk = {
+        disk_name(module, name): tensor.detach().cpu()
+        for name, tensor in module.state_dict().items()
+    }
     table = layout(kind or type(module).__name__, disk)
     return {name: entry.to_original(disk) for name, entry in table.items()} or disk
 
 
 def save_single_file(parts: Mapping[str, Any], path: str | Path) -> None:
-    """Write the networks of `parts` (as `load_single_file` or `load_parts` gives them) as one safetensors file."""
+    """Write the networks of `parts` (as `load_single_file` or `load_parts` gives them) as one
+    safetensors file."""
     denoiser = parts.get("unet") or parts.get("transformer")
     if type(denoiser).__name__ not in RULES:
-        raise DaedalError(f"a denoiser of class {type(denoiser).__name__} has no original single file; save its folder instead.")
+        raise DaedalError(
+            f"a denoiser of class {type(denoiser).__name__} has no original single file; save its folder instead."
+        )
     table, tensors = PREFIXES[family_of_network(denoiser)], marks_of(parts)  # type: ignore[arg-type]
-    for role, module in ((role, part) for role, part in parts.items() if isinstance(part, nn.Module)):
+    for role, module in (
+        (role, part) for role, part in parts.items() if isinstance(part, nn.Module)
+    ):
         if role not in table:
-            raise DaedalError(f"{role} has no place in a single file of this family; it holds {', '.join(table)}.")
+            raise DaedalError(
+                f"{role} has no place in a single file of this family; it holds {', '.join(table)}."
+            )
         named = to_original(module, "OpenCLIP" if table[role].endswith(".model.") else None)
         tensors |= {table[role] + name: tensor for name, tensor in named.items()}
     write(tensors, Path(path))
@@ -278,7 +385,9 @@ def marks_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     found |= {"ztsnr": torch.ones(0)} if scheduler.get("rescale_betas_zero_snr") else {}
     if config is None or not config.latents_mean:
         return found
-    return found | {f"edm_{name}": torch.tensor(getattr(config, f"latents_{name}")) for name in ("mean", "std")}
+    return found | {
+        f"edm_{name}": torch.tensor(getattr(config, f"latents_{name}")) for name in ("mean", "std")
+    }
 
 
 DENOISER = "model.diffusion_model."
@@ -286,16 +395,31 @@ SD: dict[str, str] = {"unet": DENOISER, "vae": "first_stage_model."}
 PREFIXES: dict[str, dict[str, str]] = {
     "sd1": SD | {"text_encoder": "cond_stage_model.transformer."},
     "sd2": SD | {"text_encoder": "cond_stage_model.model."},
-    "sdxl": SD | {"text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
+    "sdxl": SD
+    | {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
     "refiner": SD | {"text_encoder_2": "conditioner.embedders.0.model."},
     "sd3": {"transformer": DENOISER, "vae": "first_stage_model."}
-    | {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.clip_g.transformer."}
+    | {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+    }
     | {"text_encoder_3": "text_encoders.t5xxl.transformer."},
     "flux": {"transformer": DENOISER, "vae": "vae."}
-    | {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.t5xxl.transformer."},
+    | {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.t5xxl.transformer.",
+    },
 }
 
 
 def family_of_network(denoiser: nn.Module) -> str:
     names = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
-    return families.family_of({name: names[entry.ours[0]] for name, entry in layout(type(denoiser).__name__, names).items()})
+    return families.family_of(
+        {
+            name: names[entry.ours[0]]
+            for name, entry in layout(type(denoiser).__name__, names).items()
+        }
+    )

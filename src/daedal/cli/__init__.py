@@ -1,6 +1,7 @@
 """The command line. `daedal "a prompt"` is `daedal text "a prompt"`; each verb is a thin file here.
 
-stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
+stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1
+failed, 2 misused, 130 interrupted.
 """
 
 import io
@@ -9,7 +10,23 @@ import sys
 
 import typer
 
-from daedal.cli import average, chat, compare, convert, curves, doctor, evaluate, generate, history, label, merge, models, prune, quantize, train
+from daedal.cli import (
+    average,
+    chat,
+    compare,
+    convert,
+    curves,
+    doctor,
+    evaluate,
+    generate,
+    history,
+    label,
+    merge,
+    models,
+    prune,
+    quantize,
+    train,
+)
 from daedal.pipelines.registry import MEDIA
 
 
@@ -43,15 +60,19 @@ app = verbs()
 
 
 def main() -> None:
-    """Entry point: runs a verb, prints an error a user can mend as one line, and sets the exit code."""
+    """Entry point: runs a verb, prints an error a user can mend as one line, and sets the exit
+    code."""
     from daedal.errors import DaedalError
 
-    for stream in (sys.stdout, sys.stderr):  # what an encoding cannot show is replaced, and no work is lost over it
+    # what an encoding cannot show is replaced, and no work is lost over it
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     args = sys.argv[1:]
     known = {each.name for each in (*app.registered_commands, *app.registered_groups)}
-    if (args and args[0] not in known | {"--help", "-h", "--version"}) or (not args and not sys.stdin.isatty()):
+    if (args and args[0] not in known | {"--help", "-h", "--version"}) or (
+        not args and not sys.stdin.isatty()
+    ):
         args = ["text", *args]
     if args == ["--version"]:
         from daedal import __version__
@@ -69,11 +90,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except MemoryError:
-        fail("out of memory; close other programs, take a smaller model, or load it with --quantize 8", 1)
+        fail(
+            "out of memory; close other programs, take a smaller model, or load it with --quantize 8",
+            1,
+        )
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
-        fail(f"out of memory: {str(error).splitlines()[0]}; take a smaller model, a shorter context, or --quantize 8", 1)
+        fail(
+            f"out of memory: {str(error).splitlines()[0]}; take a smaller model, a shorter context, or --quantize 8",
+            1,
+        )
     except Exception as error:
         if hasattr(error, "format_message"):  # a misuse that the option parser found
             fail(error.format_message() + " (see --help)", 2)

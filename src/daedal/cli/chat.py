@@ -9,16 +9,35 @@ HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /s
 
 
 def chat(
-    model: Annotated[str, typer.Option(help="A chat model: house model, folder or Hub name.")] = "house/chat",
-    adapter: Annotated[str | None, typer.Option(help="Folder or Hub name of a LoRA to put on the model.")] = None,
+    model: Annotated[
+        str, typer.Option(help="A chat model: house model, folder or Hub name.")
+    ] = "house/chat",
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of a LoRA to put on the model.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the first answer; each answer adds one.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the first answer; each answer adds one.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy, 1 the model's own distribution; if not given the model's choice.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that hold this share; if not given the model's choice.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="0 is greedy, 1 the model's own distribution; if not given the model's choice."
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw from the likeliest that hold this share; if not given the model's choice."
+        ),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")
+    ] = None,
 ) -> None:
-    """Talk with a model. A model without a chat template continues the text of the conversation instead."""
+    """Talk with a model. A model without a chat template continues the text of the conversation
+    instead."""
     from daedal.pipelines.text import load
 
     pipeline = load(f"{model}:{adapter}" if adapter else model, quantize=quantize)
@@ -32,13 +51,17 @@ class Conversation:
 
     def __init__(self, pipeline, settings: dict, system: str | None) -> None:
         self.pipeline, self.settings = pipeline, settings
-        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.messages: list[dict[str, str]] = (
+            [{"role": "system", "content": system}] if system else []
+        )
         self.templated = bool(pipeline.tokenizer.chat_template)
 
     def run(self) -> None:
         interactive = sys.stdin.isatty()
         if interactive:
-            kind = "" if self.templated else " It has no chat template, so it goes on with your text."
+            kind = (
+                "" if self.templated else " It has no chat template, so it goes on with your text."
+            )
             print(f"daedal: {self.pipeline.name}.{kind} {HELP}", file=sys.stderr)
         while (line := self.read(interactive)) is not None:
             if line.startswith("/"):
@@ -68,7 +91,11 @@ class Conversation:
             prompt = "… "
 
     def prompt(self):
-        return self.messages if self.templated else "\n".join(message["content"] for message in self.messages)
+        return (
+            self.messages
+            if self.templated
+            else "\n".join(message["content"] for message in self.messages)
+        )
 
     def answer(self) -> None:
         from daedal.errors import DaedalError
@@ -142,10 +169,16 @@ class Conversation:
         try:
             with open(path, encoding="utf-8") as file:
                 messages = json.load(file)["messages"]
-            if not all(isinstance(m["content"], str) and m["role"] in ("system", "user", "assistant") for m in messages):
+            if not all(
+                isinstance(m["content"], str) and m["role"] in ("system", "user", "assistant")
+                for m in messages
+            ):
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
-            print(f"daedal: {path} holds no conversation; give a file that /save wrote", file=sys.stderr)
+            print(
+                f"daedal: {path} holds no conversation; give a file that /save wrote",
+                file=sys.stderr,
+            )
         else:
             self.messages = messages
             print(f"daedal: {len(messages)} messages", file=sys.stderr)
@@ -155,6 +188,11 @@ class Conversation:
 
         try:
             with open(path, "w", encoding="utf-8") as file:
-                json.dump({"messages": self.messages, "model": self.pipeline.name}, file, indent=2, ensure_ascii=False)
+                json.dump(
+                    {"messages": self.messages, "model": self.pipeline.name},
+                    file,
+                    indent=2,
+                    ensure_ascii=False,
+                )
         except OSError as error:
             print(f"daedal: {path} could not be written ({error.strerror})", file=sys.stderr)

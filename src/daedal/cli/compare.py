@@ -11,33 +11,36 @@ import typer
 def compare(
     a: Annotated[str, typer.Argument(help="A model: folder, house model or Hub name.")],
     b: Annotated[str, typer.Argument(help="The other.")],
-    judge: Annotated[str, typer.Option(help='"check" (the program that knows the right answer; generated tasks), or a model that judges.')] = "check",
-    prompts: Annotated[str, typer.Option(help='"tasks" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.')] = "tasks",
+    judge: Annotated[
+        str,
+        typer.Option(
+            help='"check" (the program that knows the right answer; generated tasks), or a model that judges.'
+        ),
+    ] = "check",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help='"tasks" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.'
+        ),
+    ] = "tasks",
     n: Annotated[int, typer.Option("-n", "--n", help="How many prompts.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the answers; both models have the same.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     temperature: Annotated[float, typer.Option()] = 0.7,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Every prompt with both answers, as .jsonl.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Every prompt with both answers, as .jsonl."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Win rate of A against B, with its 95 % interval."""
-    from daedal.errors import DaedalError
     from daedal.evals import compare as evals
     from daedal.pipelines.text import load
 
-    if prompts == "tasks":
-        tasks = generated(n, seed)
-        asked = [task.messages for task in tasks]
-    else:
-        asked = evals.read_prompts(prompts, n)
-    if judge == "check":
-        if prompts != "tasks":
-            raise DaedalError("only generated tasks come with a program that checks answers; give --judge MODEL for a file of prompts.")
-        decide: Any = evals.by_score(lambda i, text: tasks[i].check(text))
-    else:
-        decide = evals.by_model(load(judge), asked)
-    bar = (lambda done, total: print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)) if sys.stderr.isatty() else None
-    found = evals.compare(load(a), load(b), asked, decide, seed=seed, on_progress=bar, max_tokens=max_tokens, temperature=temperature)
+    asked, decide = judged(judge, prompts, n, seed)
+    bar = counted if sys.stderr.isatty() else None
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    found = evals.compare(load(a), load(b), asked, decide, seed=seed, on_progress=bar, **options)
     if output:
         found.save(output)
     if as_json:
@@ -45,6 +48,28 @@ def compare(
     else:
         for name in ("win_rate", "wins", "ties", "losses"):
             print(f"{name:<9} {getattr(found, name)}")
+
+
+def judged(judge: str, prompts: str, n: int, seed: int) -> tuple[list, Any]:
+    """The prompts, and who decides between two answers."""
+    from daedal.errors import DaedalError
+    from daedal.evals import compare as evals
+    from daedal.pipelines.text import load
+
+    tasks = generated(n, seed) if prompts == "tasks" else []
+    asked = [task.messages for task in tasks] if tasks else evals.read_prompts(prompts, n)
+    if judge != "check":
+        return asked, evals.by_model(load(judge), asked)
+    if not tasks:
+        raise DaedalError(
+            "only generated tasks come with a program that checks answers; "
+            "give --judge MODEL for a file of prompts."
+        )
+    return asked, evals.by_score(lambda i, text: tasks[i].check(text))
+
+
+def counted(done: int, total: int) -> None:
+    print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)
 
 
 def generated(n: int, seed: int) -> list:

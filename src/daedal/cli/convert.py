@@ -1,4 +1,5 @@
-"""`daedal convert MODEL OUT`: another dtype, shard size, or a packed model back to a plain transformers folder; a StyleGAN pickle to safetensors."""
+"""`daedal convert MODEL OUT`: another dtype, shard size, or a packed model back to a plain
+transformers folder; a StyleGAN pickle to safetensors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +8,20 @@ import typer
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="House model, folder, Hub name, or a StyleGAN network .pkl.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; transformers, vLLM and llama.cpp's converter open it.")],
+    model: Annotated[
+        str, typer.Argument(help="House model, folder, Hub name, or a StyleGAN network .pkl.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder to write; transformers, vLLM and llama.cpp's converter open it."
+        ),
+    ],
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
     shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin (tensors only).")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin (tensors only).")
+    ] = False,
 ) -> None:
     """Write a model as a plain transformers folder of safetensors."""
     if model.endswith(".pkl"):

@@ -8,8 +8,16 @@ import typer
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not; several are drawn into the same plots.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File (.png, .webp, .jpg).")] = Path("curves.png"),
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of runs, finished or not; several are drawn into the same plots.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File (.png, .webp, .jpg).")
+    ] = Path("curves.png"),
 ) -> None:
     """Draw training curves. Prints the file's name."""
     from daedal.media import images, terminal

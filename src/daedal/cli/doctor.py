@@ -4,11 +4,19 @@ from typing import Annotated
 
 import typer
 
-EXTRAS = {"evals": "lm_eval", "bench": "llama_cpp", "docs": "mkdocs", "tensorboard": "tensorboard", "dev": "pytest"}
+EXTRAS = {
+    "evals": "lm_eval",
+    "bench": "llama_cpp",
+    "docs": "mkdocs",
+    "tensorboard": "tensorboard",
+    "dev": "pytest",
+}
 SIZES = (0.1, 0.4, 1, 3, 8, 14, 32, 70)  # billions of parameters
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
     """What this machine is, how fast it is, and what is missing."""
     import json
 
@@ -24,13 +32,22 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON obj
     print(f"read         {facts['read_bytes_per_second'] / 1e9:.1f} GB/s measured")
     for dtype, rate in facts["matrix_flops"].items():
         print(f"matrices     {rate / 1e9:,.0f} GFLOP/s measured in {dtype}")
-    print(f"dtype: auto  {facts['auto_dtype']}" + (" (DAEDAL_DTYPE)" if facts["dtype_forced"] else ""))
+    print(
+        f"dtype: auto  {facts['auto_dtype']}" + (" (DAEDAL_DTYPE)" if facts["dtype_forced"] else "")
+    )
     print(f"kernels      {facts['kernels']}")
     for bits, size in facts["fits"].items():
-        print(f"fits         {size:g}B parameters in {bits}" if size else f"fits         nothing above {SIZES[0]}B in {bits}")
+        print(
+            f"fits         {size:g}B parameters in {bits}"
+            if size
+            else f"fits         nothing above {SIZES[0]}B in {bits}"
+        )
     print(f"house        {', '.join(facts['house']) or 'no bundled model found'}")
     for extra, there in facts["extras"].items():
-        print(f"extra        {extra}: " + ("there" if there else f'missing; pip install "daedal[{extra}]"'))
+        print(
+            f"extra        {extra}: "
+            + ("there" if there else f'missing; pip install "daedal[{extra}]"')
+        )
 
 
 def examine() -> dict:
@@ -46,7 +63,10 @@ def examine() -> dict:
 
     device = machine.pick_device()
     total, free = machine.memory(device)
-    room = {bits: next((s for s in reversed(SIZES) if s * 1e9 * per < free * 0.85), 0) for bits, per in (("bf16", 2), ("int8", 1.03), ("int4", 0.6))}
+    room = {
+        bits: next((s for s in reversed(SIZES) if s * 1e9 * per < free * 0.85), 0)
+        for bits, per in (("bf16", 2), ("int8", 1.03), ("int4", 0.6))
+    }
     return {
         "daedal": daedal.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(device),
         "threads": torch.get_num_threads(), "memory_bytes": total, "free_bytes": free, "read_bytes_per_second": machine.read_bandwidth(device),

@@ -1,5 +1,6 @@
-"""`daedal eval`: measures of a model with their intervals. Each medium says what it measures (`Medium.measuring`) and does it
-(`Medium.metrics`); autoencoders and CLIP towers, which make nothing by themselves, are measured as parts."""
+"""`daedal eval`: measures of a model with their intervals. Each medium says what it measures
+(`Medium.measuring`) and does it (`Medium.metrics`); autoencoders and CLIP towers, which make
+nothing by themselves, are measured as parts."""
 
 import inspect
 import json
@@ -18,14 +19,24 @@ def verb() -> Callable[..., None]:
     """The command, with an option for each thing that some medium can be asked to measure."""
 
     def evaluate(
-        model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")] = "house/text",
+        model: Annotated[
+            str, typer.Argument(help="House model, folder or Hub name.")
+        ] = "house/text",
         *,
         as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
         **given: Any,
     ) -> None:
-        run(model, as_json, {name: value for name, value in given.items() if value not in (None, [])})
+        run(
+            model,
+            as_json,
+            {name: value for name, value in given.items() if value not in (None, [])},
+        )
 
-    models = [PartMeasuring, *(medium.measuring for medium in MEDIA), *(medium.loading for medium in MEDIA)]
+    models = [
+        PartMeasuring,
+        *(medium.measuring for medium in MEDIA),
+        *(medium.loading for medium in MEDIA),
+    ]
     options = {option.name: option for each in models for option in options_of(each)}
     signature = inspect.signature(evaluate)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
@@ -47,5 +58,11 @@ def run(model: str, as_json: bool, given: dict[str, Any]) -> None:
         loading = {name for medium in MEDIA for name in settings_of(medium.loading)} & given.keys()
         pipeline = load(model, **{name: given.pop(name) for name in loading})
         medium = pipeline.medium
-        report = import_module(medium.metrics).evaluate(pipeline, read(medium.measuring, given, f"measuring {medium.plural}"))
-    print(json.dumps({"model": model} | report.values, indent=2) if as_json else "\n".join(report.lines))
+        report = import_module(medium.metrics).evaluate(
+            pipeline, read(medium.measuring, given, f"measuring {medium.plural}")
+        )
+    print(
+        json.dumps({"model": model} | report.values, indent=2)
+        if as_json
+        else "\n".join(report.lines)
+    )

@@ -1,5 +1,6 @@
-"""The verbs that generate, one a medium: `daedal text PROMPT`, which is also `daedal PROMPT`, `daedal image PROMPT`, ... Their options are the
-medium's settings; what they do is the same for all."""
+"""The verbs that generate, one a medium: `daedal text PROMPT`, which is also `daedal PROMPT`,
+`daedal image PROMPT`, ... Their options are the medium's settings; what they do is the same for
+all."""
 
 import inspect
 import json
@@ -26,11 +27,17 @@ def verb(medium: Medium) -> Callable[..., None]:
 
     def command(
         prompt: Annotated[str | None, typer.Argument(help=medium.prompt)] = None,
-        output: Annotated[Path | None, Option("-o", "--output", help="File; where there are several, a number is added.")] = None,
+        output: Annotated[
+            Path | None,
+            Option("-o", "--output", help="File; where there are several, a number is added."),
+        ] = None,
         model: Annotated[str, Option(help="House model, folder, file or Hub name.")] = medium.model,
         *,
         as_json: Annotated[bool, Option("--json", help="One JSON object a result.")] = False,
-        quiet: Annotated[bool, Option("--quiet", "-q", help="Show nothing while it is made, and no picture after it.")] = False,
+        quiet: Annotated[
+            bool,
+            Option("--quiet", "-q", help="Show nothing while it is made, and no picture after it."),
+        ] = False,
         **given: Any,
     ) -> None:
         given = {name: value for name, value in given.items() if value not in (None, [])}
@@ -46,22 +53,34 @@ def verb(medium: Medium) -> Callable[..., None]:
 
 
 def options_of(model: type, defaults: bool = False) -> list[Parameter]:
-    """An option for each setting. One that is not given is None, so that the model's own choice holds; its help says the default else."""
+    """An option for each setting. One that is not given is None, so that the model's own choice
+    holds; its help says the default else."""
     found = []
     plain = {field.name: field.default for field in fields(model)}
     for name, (kind, setting) in settings_of(model).items():
         if setting.typed:
             found.append(
-                Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option(name, kind, setting, plain[name] if defaults else None))
+                Parameter(
+                    name,
+                    Parameter.KEYWORD_ONLY,
+                    default=None,
+                    annotation=option(name, kind, setting, plain[name] if defaults else None),
+                )
             )
     return found
 
 
 def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
     """The annotation that typer reads."""
-    shown = f"{setting.help} [{default}]" if isinstance(default, int | float) and not isinstance(default, bool) else setting.help
+    shown = (
+        f"{setting.help} [{default}]"
+        if isinstance(default, int | float) and not isinstance(default, bool)
+        else setting.help
+    )
     if several(kind):
-        return Annotated[list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)]
+        return Annotated[
+            list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)
+        ]
     types = [part for part in get_args(kind) or (kind,) if part is not type(None)]
     first = next((part for part in (bool, str, float, int) if part in types), str)
     if first is bool:
@@ -70,7 +89,14 @@ def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
 
 
 def generate(
-    medium: Medium, prompt: str, model: str, loading: dict[str, Any], settings: dict[str, Any], output: Path | None, as_json: bool, quiet: bool
+    medium: Medium,
+    prompt: str,
+    model: str,
+    loading: dict[str, Any],
+    settings: dict[str, Any],
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Load, start, show progress, log, and write, print or show the results."""
     from daedal.pipelines import history
@@ -95,7 +121,12 @@ def generate(
     if as_json:
         print("\n".join(json.dumps(result.as_dict(), ensure_ascii=False) for result in results))
     if output or not (medium.readable or as_json):
-        write(medium, results, output or Path(default_name(medium, results[0])), as_json or medium.readable)
+        write(
+            medium,
+            results,
+            output or Path(default_name(medium, results[0])),
+            as_json or medium.readable,
+        )
     elif not (streams or as_json):
         print("\n\n---\n\n".join(result.whole for result in results))
     try:
@@ -125,7 +156,9 @@ def default_name(medium: Medium, result: Result) -> str:
 
 def print_pieces(handle: Handle) -> None:
     """The text as it comes, behind the prompt that it continues (bold on a terminal)."""
-    sys.stdout.write(f"\033[1m{handle.front}\033[0m" if handle.front and sys.stdout.isatty() else handle.front)
+    sys.stdout.write(
+        f"\033[1m{handle.front}\033[0m" if handle.front and sys.stdout.isatty() else handle.front
+    )
     try:
         for piece in handle:
             sys.stdout.write(piece.text)
@@ -142,15 +175,28 @@ def progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def update(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, description=f"{speed:.1f} it/s" if speed else "")
+            bar.update(
+                task, completed=done, total=total, description=f"{speed:.1f} it/s" if speed else ""
+            )
 
         yield update
 
@@ -162,12 +208,19 @@ def say(remarks: tuple[str, ...]) -> None:
 
 def with_stdin(prompt: str | None) -> str:
     """The prompt, with piped input as context in front of it."""
-    if prompt is not None and any(0xDC80 <= ord(c) <= 0xDCFF for c in prompt):  # bytes that are not UTF-8
+    # bytes that are not UTF-8
+    if prompt is not None and any(0xDC80 <= ord(c) <= 0xDCFF for c in prompt):
         prompt = os.fsencode(prompt).decode("latin-1")
     piped = "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
     if prompt is None and not piped:
         raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')
-    return piped.rstrip("\n") if prompt is None else f"{piped.rstrip()}\n\n{prompt}" if piped.strip() else prompt
+    return (
+        piped.rstrip("\n")
+        if prompt is None
+        else f"{piped.rstrip()}\n\n{prompt}"
+        if piped.strip()
+        else prompt
+    )
 
 
 def read_stdin() -> str:

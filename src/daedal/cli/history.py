@@ -37,7 +37,9 @@ def summary(entry) -> str:
 
 def again(
     number: Annotated[int, typer.Argument(metavar="ID", help="A number from `daedal history`.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the result.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File for the result.")
+    ] = None,
 ) -> None:
     """Make a generation again, byte for byte: same weights, prompt, settings and seed."""
     from daedal.cli.generate import default_name
@@ -50,16 +52,25 @@ def again(
     medium = medium_named(entry.medium)
     pipeline = medium.code.load(entry.model, **loading_of(entry))
     if pipeline.folder and digest(pipeline.folder) != entry.digest:
-        raise DaedalError(f"{entry.model} has changed since generation {number} (its digest was {entry.digest[:12]}), so it cannot be made again.")
+        raise DaedalError(
+            f"{entry.model} has changed since generation {number} (its digest was {entry.digest[:12]}), so it cannot be made again."
+        )
     if (now := facts(pipeline.runtime())) != facts(entry.runtime):
         print(
             f"daedal: this machine runs the model differently now ({now} instead of {facts(entry.runtime)}); the last bits may differ.",
             file=sys.stderr,
         )
     recipe = {"prompt": entry.prompt, "settings": entry.settings, "sample": entry.sample}
-    result = pipeline.reproduce(recipe, entry.tokens if entry.finish_reason == "cancelled" else None)
+    result = pipeline.reproduce(
+        recipe, entry.tokens if entry.finish_reason == "cancelled" else None
+    )
     if output or not medium.readable:
-        print(result.save(output or Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")))
+        print(
+            result.save(
+                output
+                or Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")
+            )
+        )
     else:
         print(result.whole)
     if result.logged != entry.result:
@@ -69,8 +80,11 @@ def again(
 def loading_of(entry) -> dict:
     """How the model was loaded."""
     bits = entry.runtime.get("bits")
-    old = {"device": entry.runtime["device"]} | ({"quantize": min(bits)} if bits else {})  # logged before `loading` was
-    return {key: value for key, value in entry.runtime.get("loading", old).items() if value is not None}
+    # logged before `loading` was
+    old = {"device": entry.runtime["device"]} | ({"quantize": min(bits)} if bits else {})
+    return {
+        key: value for key, value in entry.runtime.get("loading", old).items() if value is not None
+    }
 
 
 def facts(runtime: dict) -> dict:

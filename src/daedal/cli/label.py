@@ -12,10 +12,24 @@ KEYS = {"1": ("chosen", 0), "2": ("chosen", 1), "s": ("skip", 0), "q": ("quit", 
 
 
 def label(
-    model: Annotated[str, typer.Argument(help="The model that answers: folder, house model or Hub name.")],
-    prompts: Annotated[str, typer.Option(help="A file: lines of text, or .jsonl with `prompt` or `messages`.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the pairs go (.jsonl); what is there stays, and is not asked again.")],
-    against: Annotated[str | None, typer.Option(help="A second model for the other answer; else both are of the first.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="The model that answers: folder, house model or Hub name.")
+    ],
+    prompts: Annotated[
+        str, typer.Option(help="A file: lines of text, or .jsonl with `prompt` or `messages`.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Where the pairs go (.jsonl); what is there stays, and is not asked again.",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="A second model for the other answer; else both are of the first."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the answers.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     temperature: Annotated[float, typer.Option()] = 1.0,
@@ -32,7 +46,13 @@ def label(
         if prompt in done:
             continue
         answers = [
-            answer(pipeline, prompt, seed=seed + 2 * i + side, max_tokens=max_tokens, temperature=temperature)
+            answer(
+                pipeline,
+                prompt,
+                seed=seed + 2 * i + side,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
             for side, pipeline in enumerate(pipelines)
         ]
         if answers[0] == answers[1]:
@@ -51,7 +71,11 @@ def labelled(path: Path) -> set[str]:
     """Prompts that a file of pairs holds."""
     if not path.exists():
         return set()
-    return {json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    return {
+        json.loads(line)["prompt"]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
 
 
 def ranked(prompt: str, answers: list[str], swap: bool) -> tuple[str, dict[str, Any] | None]:
@@ -60,11 +84,19 @@ def ranked(prompt: str, answers: list[str], swap: bool) -> tuple[str, dict[str, 
     print(f"\n{'=' * 80}\n{prompt}\n\n[1]\n{shown[0]}\n\n[2]\n{shown[1]}\n", file=sys.stderr)
     while True:
         try:
-            key = input("1 or 2 is better; s skips, q quits: " if sys.stdin.isatty() else "").strip().lower()
+            key = (
+                input("1 or 2 is better; s skips, q quits: " if sys.stdin.isatty() else "")
+                .strip()
+                .lower()
+            )
         except EOFError:
             return "quit", None
         if key in KEYS:
             break
         print("daedal: type 1, 2, s or q", file=sys.stderr)
     kind, better = KEYS[key]
-    return kind, {"prompt": prompt, "chosen": shown[better], "rejected": shown[1 - better]} if kind == "chosen" else None
+    return kind, {
+        "prompt": prompt,
+        "chosen": shown[better],
+        "rejected": shown[1 - better],
+    } if kind == "chosen" else None

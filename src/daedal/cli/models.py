@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Models on this machine: list, show, pull, remove.", no_args_is_help=False, invoke_without_command=True)
+app = typer.Typer(
+    help="Models on this machine: list, show, pull, remove.",
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
 
 
 @app.callback()
@@ -23,7 +27,9 @@ def list_models() -> None:
 
     for name in house_models():
         folder = HOUSE / name.removeprefix("house/")
-        print(f"{name:<40} {sum(f.stat().st_size for f in folder.glob('*.safetensors')) / 1e6:8.1f} MB")
+        print(
+            f"{name:<40} {sum(f.stat().st_size for f in folder.glob('*.safetensors')) / 1e6:8.1f} MB"
+        )
     for name, size in pulled():
         print(f"{name:<40} {size / 1e6:8.1f} MB")
 

@@ -9,10 +9,19 @@ import typer
 
 def prune(
     model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; train it further with recipes/chat/distil.yaml model.start=OUT teacher=MODEL.")],
-    calibrate: Annotated[str, typer.Option(help="Text data (parquet, jsonl, txt) to see on what matters.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder to write; train it further with recipes/chat/distil.yaml model.start=OUT teacher=MODEL."
+        ),
+    ],
+    calibrate: Annotated[
+        str, typer.Option(help="Text data (parquet, jsonl, txt) to see on what matters.")
+    ],
     layers: Annotated[int | None, typer.Option(help="How many layers stay.")] = None,
-    intermediate: Annotated[int | None, typer.Option(help="How many feed-forward neurons stay in each.")] = None,
+    intermediate: Annotated[
+        int | None, typer.Option(help="How many feed-forward neurons stay in each.")
+    ] = None,
     column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     tokens: Annotated[int, typer.Option(help="Tokens to look at.")] = 16_384,
 ) -> None:
@@ -25,6 +34,8 @@ def prune(
     if layers is None and intermediate is None:
         raise DaedalError("nothing is to be cut; give --layers, --intermediate or both.")
     folder = checkpoints.resolve(model)
-    smaller = prune_folder(Path(folder), out, calibration(folder, calibrate, column, tokens), layers, intermediate)
+    smaller = prune_folder(
+        Path(folder), out, calibration(folder, calibrate, column, tokens), layers, intermediate
+    )
     print(f"daedal: {smaller.parameter_count():,} parameters", file=sys.stderr)
     print(out)

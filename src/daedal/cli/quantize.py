@@ -11,7 +11,10 @@ def quantize(
     model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it loads ready to run.")],
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
-    calibrate: Annotated[str | None, typer.Option(help="Text data (parquet, jsonl, txt) to calibrate 4 bits on, by GPTQ.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="Text data (parquet, jsonl, txt) to calibrate 4 bits on, by GPTQ."),
+    ] = None,
     column: Annotated[str, typer.Option(help="Column of the calibration data.")] = "text",
     tokens: Annotated[int, typer.Option(help="Calibration tokens.")] = 32_768,
     shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,

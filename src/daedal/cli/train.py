@@ -10,11 +10,20 @@ import typer
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, such as recipes/text/tiny.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override a key: steps=100 model.depth=4 out=runs/mine.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Override a key: steps=100 model.depth=4 out=runs/mine."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and what it will take; train nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the resolved recipe and what it will take; train nothing."
+        ),
+    ] = False,
 ) -> None:
-    """Train a model from a recipe. Started again with the same out=, a run goes on where it stopped."""
+    """Train a model from a recipe. Started again with the same out=, a run goes on where it
+    stopped."""
     from daedal.train.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
@@ -48,4 +57,10 @@ def describe(recipe, plan: dict) -> str:
 
 
 def hours(value: float) -> str:
-    return f"{value:.1f} h" if value >= 1 else f"{value * 60:.1f} min" if value * 60 >= 1 else f"{value * 3600:.0f} s"
+    return (
+        f"{value:.1f} h"
+        if value >= 1
+        else f"{value * 60:.1f} min"
+        if value * 60 >= 1
+        else f"{value * 3600:.0f} s"
+    )

@@ -1,7 +1,9 @@
-"""Several completions of one prompt and which is better, as tokens: for reward models and preference training.
+"""Several completions of one prompt and which is better, as tokens: for reward models and
+preference training.
 
-A `Comparison` has K completions with ranks, 1 the best: a pair has ranks (1, 2), a completion that was only called good or bad has rank 1 or
-2 alone. They come from rows (shapes: daedal.data.rows) or from tasks, a right answer against one with a constraint broken.
+A `Comparison` has K completions with ranks, 1 the best: a pair has ranks (1, 2), a completion that
+was only called good or bad has rank 1 or 2 alone. They come from rows (shapes: daedal.data.rows) or
+from tasks, a right answer against one with a constraint broken.
 
 Legend: B rows, K completions, T tokens.
 """
@@ -18,7 +20,19 @@ from torch import Tensor
 
 from daedal.data import chat
 from daedal.data.conversations import Talk, reasons
-from daedal.data.rows import ChatSource, Messages, alike, answer, margin, messages_of, opened, parted, rank, rows, truth
+from daedal.data.rows import (
+    ChatSource,
+    Messages,
+    alike,
+    answer,
+    margin,
+    messages_of,
+    opened,
+    parted,
+    rank,
+    rows,
+    truth,
+)
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
@@ -26,14 +40,17 @@ from daedal.worlds import instructions
 
 @dataclass(frozen=True)
 class Comparison:
-    """`talks`: prompt and completion each, the mask true on the completion alone. `margin`: by how much the first of a pair should win."""
+    """`talks`: prompt and completion each, the mask true on the completion alone. `margin`: by how
+    much the first of a pair should win."""
 
     talks: tuple[Talk, ...]
     ranks: tuple[int, ...]
     margin: float = 0.0
 
 
-def comparison_of(row: Mapping[str, Any], source: ChatSource) -> tuple[Messages, list[Messages], tuple[int, ...], float]:
+def comparison_of(
+    row: Mapping[str, Any], source: ChatSource
+) -> tuple[Messages, list[Messages], tuple[int, ...], float]:
     """(prompt, completions, ranks, margin) of a row."""
     if row.get("chosen") is not None and row.get("rejected") is not None:
         chosen, rejected = answer(row["chosen"]), answer(row["rejected"])
@@ -41,11 +58,23 @@ def comparison_of(row: Mapping[str, Any], source: ChatSource) -> tuple[Messages,
         prompt, turns = after(prompt, [chosen, rejected])
         return opened(prompt, source), turns, (1, 2), margin(row.get("margin"), source)
     if row.get("completions") is not None and row.get("ranks") is not None:
-        prompt, turns = after(messages_of(row["prompt"]), [answer(each) for each in row["completions"]])
-        return opened(prompt, source), turns, tuple(rank(each, source) for each in row["ranks"]), 0.0
+        prompt, turns = after(
+            messages_of(row["prompt"]), [answer(each) for each in row["completions"]]
+        )
+        return (
+            opened(prompt, source),
+            turns,
+            tuple(rank(each, source) for each in row["ranks"]),
+            0.0,
+        )
     if row.get("completion") is not None and row.get("label") is not None:
         prompt, turns = after(messages_of(row["prompt"]), [answer(row["completion"])])
-        return opened(prompt, source), turns, (1 if truth(row["label"], "label", source) else 2,), 0.0
+        return (
+            opened(prompt, source),
+            turns,
+            (1 if truth(row["label"], "label", source) else 2,),
+            0.0,
+        )
     raise DaedalError(
         f"a row of {source.path} has {', '.join(row)}, and a comparison needs prompt, chosen and rejected, or prompt, completions and ranks, or "
         "prompt, completion and label; say which columns they are: columns: {chosen: better, rejected: worse}."
@@ -75,11 +104,18 @@ def encoded(
     length: int,
     left_out: Counter[str],
 ) -> Comparison | None:
-    """Tokens of a comparison; a prompt too long loses its oldest turns. None (counted) where nothing is compared."""
-    if any(not str(m.get("content") or m.get("tool_calls") or "").strip() for turns in completions for m in turns) or not all(completions):
+    """Tokens of a comparison; a prompt too long loses its oldest turns. None (counted) where
+    nothing is compared."""
+    if any(
+        not str(m.get("content") or m.get("tool_calls") or "").strip()
+        for turns in completions
+        for m in turns
+    ) or not all(completions):
         left_out["an empty answer"] += 1
         return None
-    if len(completions) > 1 and (len(set(ranks)) == 1 or all(turns == completions[0] for turns in completions)):
+    if len(completions) > 1 and (
+        len(set(ranks)) == 1 or all(turns == completions[0] for turns in completions)
+    ):
         left_out["equal answers"] += 1
         return None
     while True:
@@ -101,46 +137,81 @@ def talk_of(tokenizer: Tokenizer, prompt: Messages, completion: Messages) -> Tal
     return Talk(np.array(ids, np.int32), said)
 
 
-def of_tasks(source: ChatSource, tokenizer: Tokenizer, count: int, length: int, seed: Any, held_out: bool = False) -> list[Comparison]:
-    """`count` pairs of a task's right answer and one with a constraint broken; the margin is what they earn apart."""
+def of_tasks(
+    source: ChatSource,
+    tokenizer: Tokenizer,
+    count: int,
+    length: int,
+    seed: Any,
+    held_out: bool = False,
+) -> list[Comparison]:
+    """`count` pairs of a task's right answer and one with a constraint broken; the margin is what
+    they earn apart."""
     found, left_out = list[Comparison](), Counter[str]()
     for number in range(20 * count):
         rng = random.Random(f"{seed}/{number}")
         task = instructions.task(rng, source.kinds, held_out)
-        worse = instructions.spoiled(task, rng, held_out)
+        worse = instructions.corrupted(task, rng, held_out)
         prompt = opened(task.messages, source)
-        made = encoded(tokenizer, prompt, [answer(task.answer), answer(worse)], (1, 2), 1 - task.check(worse), length, left_out)
+        made = encoded(
+            tokenizer,
+            prompt,
+            [answer(task.answer), answer(worse)],
+            (1, 2),
+            1 - task.check(worse),
+            length,
+            left_out,
+        )
         if made:
             found.append(made)
         if len(found) == count:
             return found
-    raise DaedalError(f"tasks of {source.path} do not fit {length} tokens ({reasons(left_out)}); give a longer context.")
+    raise DaedalError(
+        f"tasks of {source.path} do not fit {length} tokens ({reasons(left_out)}); give a longer context."
+    )
 
 
 def load(
-    source: ChatSource, tokenizer: Tokenizer, length: int, seed: Any, left_out: Counter[str], tasks: int, held_out: bool = False
+    source: ChatSource,
+    tokenizer: Tokenizer,
+    length: int,
+    seed: Any,
+    left_out: Counter[str],
+    tasks: int,
+    held_out: bool = False,
 ) -> list[Comparison]:
     """All comparisons of a source; `tasks` are those made where it is one of tasks without a limit."""
     if source.kinds:
         return of_tasks(source, tokenizer, source.limit or tasks, length, seed, held_out)
-    made = (encoded(tokenizer, *comparison_of(row, source), length, left_out) for row in rows(source))
+    made = (
+        encoded(tokenizer, *comparison_of(row, source), length, left_out) for row in rows(source)
+    )
     found = [each for each in made if each]
     if not found:
-        raise DaedalError(f"{source.path} gave nothing to compare ({reasons(left_out) or 'it is empty, or where matches no row'}).")
+        raise DaedalError(
+            f"{source.path} gave nothing to compare ({reasons(left_out) or 'it is empty, or where matches no row'})."
+        )
     return found
 
 
 class Comparisons:
-    """Endless batches of (rows, K, T): tokens, `said` (of the completion), `lengths` and `ranks` (rows, K; 0: no completion), `margin` (rows,)
-    and `number` (rows,), by which a comparison is known. Sources share the rows by weight; each is shuffled anew every epoch."""
+    """Endless batches of (rows, K, T): tokens, `said` (of the completion), `lengths` and `ranks`
+    (rows, K; 0: no completion), `margin` (rows,) and `number` (rows,), by which a comparison is
+    known. Sources share the rows by weight; each is shuffled anew every epoch."""
 
     def __init__(
-        self, pools: Sequence[Sequence[Comparison]], weights: Sequence[float], rows: int, seed: int = 0, state: dict[str, Any] | None = None
+        self,
+        pools: Sequence[Sequence[Comparison]],
+        weights: Sequence[float],
+        rows: int,
+        seed: int = 0,
+        state: dict[str, Any] | None = None,
     ):
         self.pools, self.weights, self.rows, self.seed = pools, list(weights), rows, seed
         self.firsts = np.cumsum([0, *map(len, pools)]).tolist()
         self.taken: list[int] = list(state["taken"]) if state else [0] * len(pools)
-        self.orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> its epoch, and the order of that
+        # source -> its epoch, and the order of that
+        self.orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
@@ -151,7 +222,12 @@ class Comparisons:
         epoch, place = divmod(self.taken[source], len(self.pools[source]))
         self.taken[source] += 1
         if self.orders.get(source, (-1,))[0] != epoch:
-            self.orders[source] = epoch, np.random.default_rng([self.seed, source, epoch]).permutation(len(self.pools[source]))
+            self.orders[source] = (
+                epoch,
+                np.random.default_rng([self.seed, source, epoch]).permutation(
+                    len(self.pools[source])
+                ),
+            )
         return self.firsts[source] + int(self.orders[source][1][place])
 
     def __getitem__(self, number: int) -> Comparison:
@@ -168,12 +244,24 @@ class Comparisons:
 def stacked(some: Sequence[Comparison]) -> dict[str, Tensor]:
     """Comparisons as tensors (B, K, T), padded on the right."""
     K, T = max(len(c.talks) for c in some), max(len(talk) for c in some for talk in c.talks)
-    tokens, said = torch.zeros(len(some), K, T, dtype=torch.int64), torch.zeros(len(some), K, T, dtype=torch.bool)
+    tokens, said = (
+        torch.zeros(len(some), K, T, dtype=torch.int64),
+        torch.zeros(len(some), K, T, dtype=torch.bool),
+    )
     lengths = torch.zeros(len(some), K, dtype=torch.int64)
     ranks = torch.zeros(len(some), max(len(c.ranks) for c in some), dtype=torch.int64)
     for b, c in enumerate(some):
         ranks[b, : len(c.ranks)] = torch.tensor(c.ranks)
         for k, talk in enumerate(c.talks):
-            tokens[b, k, : len(talk)], said[b, k, : len(talk)] = torch.from_numpy(talk.ids), torch.from_numpy(talk.mask)
+            tokens[b, k, : len(talk)], said[b, k, : len(talk)] = (
+                torch.from_numpy(talk.ids),
+                torch.from_numpy(talk.mask),
+            )
             lengths[b, k] = len(talk)
-    return {"tokens": tokens, "said": said, "lengths": lengths, "ranks": ranks, "margin": torch.tensor([c.margin for c in some])}
+    return {
+        "tokens": tokens,
+        "said": said,
+        "lengths": lengths,
+        "ranks": ranks,
+        "margin": torch.tensor([c.margin for c in some]),
+    }

@@ -1,4 +1,5 @@
-"""What data hold, as a digest: data are the same wherever they lie, and other data once a byte changes.
+"""What data hold, as a digest: data are the same wherever they lie, and other data once a byte
+changes.
 
 A field of a settings model that names data is annotated `DataPath`; `plain` then compares models by
 what such fields lead to. Digests of large files are kept on disk by size and time of change.
@@ -65,7 +66,11 @@ def of_file(path: Path) -> str:
 @lru_cache(maxsize=100_000)
 def of_bytes(path: str, size: int, changed: int) -> str:
     """The digest of a file of this size, last changed then (nanoseconds)."""
-    kept = device.cache_folder() / "digests" / hashlib.blake2b(f"{path}\0{size}\0{changed}".encode(), digest_size=16).hexdigest()
+    kept = (
+        device.cache_folder()
+        / "digests"
+        / hashlib.blake2b(f"{path}\0{size}\0{changed}".encode(), digest_size=16).hexdigest()
+    )
     if size >= LARGE and kept.is_file():
         return kept.read_text()
     with open(path, "rb") as file:
@@ -87,6 +92,8 @@ def keep(file: Path, text: str) -> None:
 
 
 def mark(*values: Any) -> str:
-    """A few letters that are others when any of these values is, or the data that they name: for the
-    names of files that are made from them."""
-    return hashlib.sha256(json.dumps([plain(value) for value in values], default=str).encode()).hexdigest()[:8]
+    """A few letters that are others when any of these values is, or the data that they name: for
+    the names of files that are made from them."""
+    return hashlib.sha256(
+        json.dumps([plain(value) for value in values], default=str).encode()
+    ).hexdigest()[:8]

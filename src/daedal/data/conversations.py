@@ -1,7 +1,8 @@
-"""Conversations as tokens, with what the assistant wrote marked, packed whole into rows: what supervised fine-tuning learns from.
+"""Conversations as tokens, with what the assistant wrote marked, packed whole into rows: what
+supervised fine-tuning learns from.
 
-They come from files (daedal.data.rows) or are made of tasks. What cannot be learned from is left out and counted, by reason.
-Legend: B rows, T tokens.
+They come from files (daedal.data.rows) or are made of tasks. What cannot be learned from is left
+out and counted, by reason. Legend: B rows, T tokens.
 """
 
 import random
@@ -24,7 +25,7 @@ MISFITS = 16  # conversations that may wait for the next batch while this one is
 STRANGERS = 10_000  # conversations in a row that may be left out
 
 
-# ---- tokens ---------------------------------------------------------------------------------------------------------------------------------
+# ---- tokens --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,26 @@ class Talk:
         return len(self.ids)
 
 
-def tokens_of(tokenizer: Tokenizer, messages: Messages, length: int, left_out: Counter[str], tools: Any = None) -> Talk | None:
-    """Ids and mask, cut behind the last answer that ends within `length` tokens; None (counted) where that leaves no answer."""
+def tokens_of(
+    tokenizer: Tokenizer, messages: Messages, length: int, left_out: Counter[str], tools: Any = None
+) -> Talk | None:
+    """Ids and mask, cut behind the last answer that ends within `length` tokens; None (counted)
+    where that leaves no answer."""
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
     said = [m for m in messages if m["role"] == "assistant"]
-    if not said or not all((isinstance(m["content"], str) and m["content"].strip()) or m.get("tool_calls") for m in said):
+    if not said or not all(
+        (isinstance(m["content"], str) and m["content"].strip()) or m.get("tool_calls")
+        for m in said
+    ):
         left_out["an empty answer" if said else "no answer"] += 1
         return None
     ids, mask = chat.encode_with_mask(tokenizer, messages, tools=tools)
-    ends = [i for i in range(min(len(ids), length), 0, -1) if mask[i - 1] and (i == len(ids) or not mask[i])]
+    ends = [
+        i
+        for i in range(min(len(ids), length), 0, -1)
+        if mask[i - 1] and (i == len(ids) or not mask[i])
+    ]
     if not ends:
         left_out[f"no answer within {length} tokens"] += 1
         return None
@@ -57,12 +68,28 @@ def tokens_of(tokenizer: Tokenizer, messages: Messages, length: int, left_out: C
 class TaskTalks:
     """Generated conversations, endless: number k of a seed is always the same."""
 
-    def __init__(self, source: ChatSource, tokenizer: Tokenizer, length: int, seed: int, left_out: Counter[str]) -> None:
-        self.source, self.tokenizer, self.length, self.seed, self.left_out = source, tokenizer, length, seed, left_out
+    def __init__(
+        self,
+        source: ChatSource,
+        tokenizer: Tokenizer,
+        length: int,
+        seed: int,
+        left_out: Counter[str],
+    ) -> None:
+        self.source, self.tokenizer, self.length, self.seed, self.left_out = (
+            source,
+            tokenizer,
+            length,
+            seed,
+            left_out,
+        )
 
     def __getitem__(self, k: int) -> Talk | None:
         rng = random.Random(f"{self.seed}/{k % self.source.limit if self.source.limit else k}")
-        made = [instructions.task(rng, self.source.kinds) for _ in range(rng.randint(1, self.source.exchanges))]
+        made = [
+            instructions.task(rng, self.source.kinds)
+            for _ in range(rng.randint(1, self.source.exchanges))
+        ]
         messages = [message for task in made for message in of_task(task)]
         return tokens_of(self.tokenizer, opened(messages, self.source), self.length, self.left_out)
 
@@ -70,12 +97,21 @@ class TaskTalks:
 class FileTalks:
     """The conversations of files, each once an epoch, in an order of (seed, epoch)."""
 
-    def __init__(self, source: ChatSource, tokenizer: Tokenizer, length: int, seed: int, left_out: Counter[str]) -> None:
+    def __init__(
+        self,
+        source: ChatSource,
+        tokenizer: Tokenizer,
+        length: int,
+        seed: int,
+        left_out: Counter[str],
+    ) -> None:
         self.chats = [(conversation(row, source), row.get("tools")) for row in rows(source)]
         self.tokenizer, self.length, self.seed, self.left_out = tokenizer, length, seed, left_out
         self.epoch, self.order = -1, np.empty(0, int)
         if all(self.talk(i) is None for i in range(len(self.chats))):
-            raise DaedalError(f"{source.path} gave no conversation to learn from ({reasons(left_out) or 'it is empty, or where matches no row'}).")
+            raise DaedalError(
+                f"{source.path} gave no conversation to learn from ({reasons(left_out) or 'it is empty, or where matches no row'})."
+            )
         left_out.clear()
 
     def talk(self, i: int) -> Talk | None:
@@ -85,7 +121,10 @@ class FileTalks:
     def __getitem__(self, k: int) -> Talk | None:
         epoch, place = divmod(k, len(self.chats))
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.chats))
+            self.epoch, self.order = (
+                epoch,
+                np.random.default_rng([self.seed, epoch]).permutation(len(self.chats)),
+            )
         return self.talk(int(self.order[place]))
 
 
@@ -94,20 +133,36 @@ def reasons(left_out: Counter[str]) -> str:
 
 
 class PackedTalks:
-    """Endless batches {"tokens", "mask", "segments"} of (rows, length + 1): whole conversations, each a segment of its own, as many as fit
-    the rows. `mask` says what the assistant wrote; what is left of a row is one more segment that has none."""
+    """Endless batches {"tokens", "mask", "segments"} of (rows, length + 1): whole conversations,
+    each a segment of its own, as many as fit the rows. `mask` says what the assistant wrote; what
+    is left of a row is one more segment that has none."""
 
     def __init__(
-        self, sources: Sequence[ChatSource], tokenizer: Tokenizer, rows: int, length: int, seed: int = 0, state: dict[str, Any] | None = None
+        self,
+        sources: Sequence[ChatSource],
+        tokenizer: Tokenizer,
+        rows: int,
+        length: int,
+        seed: int = 0,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.left_out: Counter[str] = Counter()
-        self.rows, self.length, self.pad = rows, length + 1, tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), 0)
+        self.rows, self.length, self.pad = (
+            rows,
+            length + 1,
+            tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), 0),
+        )
         self.weights = [source.weight for source in sources]
         self.pools: list[Any] = [
-            (TaskTalks if source.kinds else FileTalks)(source, tokenizer, length + 1, seed + i, self.left_out) for i, source in enumerate(sources)
+            (TaskTalks if source.kinds else FileTalks)(
+                source, tokenizer, length + 1, seed + i, self.left_out
+            )
+            for i, source in enumerate(sources)
         ]
         self.taken: list[int] = list(state["taken"]) if state else [0] * len(sources)
-        self.waiting: list[tuple[int, int]] = [tuple(item) for item in state["waiting"]] if state else []  # type: ignore[misc]
+        self.waiting: list[tuple[int, int]] = (
+            [tuple(item) for item in state["waiting"]] if state else []
+        )  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
@@ -120,15 +175,23 @@ class PackedTalks:
         return source, self.taken[source] - 1
 
     def batch(self) -> dict[str, Tensor]:
-        """Each conversation goes to the fullest row that has room for it; those that found none wait, and are first in the next batch."""
+        """Each conversation goes to the fullest row that has room for it; those that found none
+        wait, and are first in the next batch."""
         packed: list[list[Talk]] = [[] for _ in range(self.rows)]
-        space, queue, waiting, without = [self.length] * self.rows, list(self.waiting), list[tuple[int, int]](), 0
+        space, queue, waiting, without = (
+            [self.length] * self.rows,
+            list(self.waiting),
+            list[tuple[int, int]](),
+            0,
+        )
         while len(waiting) < MISFITS and max(space) > self.length // 16:
             at = queue.pop(0) if queue else self.draw()
             talk = self.pools[at[0]][at[1]]
             without = 0 if talk else without + 1
             if without > STRANGERS:
-                raise DaedalError(f"{without} conversations in a row cannot be learned from ({reasons(self.left_out)}); give a longer context.")
+                raise DaedalError(
+                    f"{without} conversations in a row cannot be learned from ({reasons(self.left_out)}); give a longer context."
+                )
             if talk is None:
                 continue
             fitting = [i for i in range(self.rows) if len(talk) <= space[i]]
@@ -143,12 +206,20 @@ class PackedTalks:
 
     def tensors(self, packed: list[list[Talk]]) -> dict[str, Tensor]:
         shape = (self.rows, self.length)
-        tokens, mask, segments = torch.full(shape, self.pad), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.int32)
+        tokens, mask, segments = (
+            torch.full(shape, self.pad),
+            torch.zeros(shape, dtype=torch.bool),
+            torch.zeros(shape, dtype=torch.int32),
+        )
         for i, talks in enumerate(packed):
             at = 0
             for number, talk in enumerate(talks, 1):
                 end = at + len(talk)
-                tokens[i, at:end], mask[i, at:end], segments[i, at:end] = torch.from_numpy(talk.ids), torch.from_numpy(talk.mask), number
+                tokens[i, at:end], mask[i, at:end], segments[i, at:end] = (
+                    torch.from_numpy(talk.ids),
+                    torch.from_numpy(talk.mask),
+                    number,
+                )
                 at = end
         return {"tokens": tokens, "mask": mask, "segments": segments}
 

@@ -1,7 +1,9 @@
-"""Ids to text one at a time, for streaming: never half a character, never a lost leading space, constant work a token.
+"""Ids to text one at a time, for streaming: never half a character, never a lost leading space,
+constant work a token.
 
-A byte-level token is a string of bytes and a SentencePiece token is one too, so decoding is joining bytes and an incremental UTF-8 decoder.
-Only the few tokenizers that are neither (WordPiece) are decoded through a short window of the last tokens.
+A byte-level token is a string of bytes and a SentencePiece token is one too, so decoding is joining
+bytes and an incremental UTF-8 decoder. Only the few tokenizers that are neither (WordPiece) are
+decoded through a short window of the last tokens.
 """
 
 import codecs
@@ -19,14 +21,16 @@ WINDOW = 6  # tokens of context when a decoder is not one of bytes
 
 @lru_cache(maxsize=1)
 def byte_of() -> dict[str, int]:
-    """GPT-2's alphabet, character to byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on."""
+    """GPT-2's alphabet, character to byte: printable Latin-1 stands for itself, the other 68 bytes
+    for U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(rest)}
 
 
 def _kind(decoder: dict | None) -> tuple[str, bool]:
-    """('bytes' | 'pieces' | 'other', whether a text's first space is the dummy one) of a tokenizer.json's decoder."""
+    """('bytes' | 'pieces' | 'other', whether a text's first space is the dummy one) of a
+    tokenizer.json's decoder."""
     if decoder is None:
         return "other", False
     steps = decoder.get("decoders", [decoder])
@@ -64,7 +68,11 @@ class TokenBytes:
             return text.encode("utf-8")
         if self.kind == "bytes":
             table = byte_of()
-            return bytes(table[c] for c in text) if all(c in table for c in text) else text.encode("utf-8")
+            return (
+                bytes(table[c] for c in text)
+                if all(c in table for c in text)
+                else text.encode("utf-8")
+            )
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes.fromhex(text[3:5])
         return text.replace(SPACE, " ").encode("utf-8")
@@ -78,12 +86,16 @@ def token_bytes(tokenizer: "Tokenizer") -> TokenBytes:
 
 
 class Detokenizer:
-    """`push(id)` returns the text that this token completes (perhaps none yet); `flush()` returns what is left at the end.
+    """`push(id)` returns the text that this token completes (perhaps none yet); `flush()` returns
+    what is left at the end.
 
-    `prompt`: the ids that came before. With a prompt the text goes on in the middle of a sentence, so its first space is a real one.
+    `prompt`: the ids that came before. With a prompt the text goes on in the middle of a sentence,
+    so its first space is a real one.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", prompt: Sequence[int] = (), *, skip_special: bool = True) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", prompt: Sequence[int] = (), *, skip_special: bool = True
+    ) -> None:
         self._bytes = token_bytes(tokenizer)
         self._skip = tokenizer.special_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -107,7 +119,11 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
     def _decode_window(self) -> str:
-        return self._backend.decode(self._window, skip_special_tokens=False) if self._bytes.kind == "other" else ""
+        return (
+            self._backend.decode(self._window, skip_special_tokens=False)
+            if self._bytes.kind == "other"
+            else ""
+        )
 
     def _push_window(self, index: int) -> str:
         self._window.append(index)

@@ -1,8 +1,11 @@
-"""Documents from files, as a stream that is shuffled, repeatable and resumable at the cost of one chunk.
+"""Documents from files, as a stream that is shuffled, repeatable and resumable at the cost of one
+chunk.
 
-A source is a file, a folder, or a Hub dataset (`hub:owner/name`), of parquet, jsonl, txt, each optionally .zst. Its chunks (a parquet row
-group, or a file, or `tales:COUNT:SEED` generated ones) are visited in an order fixed by (seed, epoch); inside a chunk documents are shuffled in windows. Several sources are
-interleaved so that each has given its share of characters at every moment. The whole position is a small dict of integers.
+A source is a file, a folder, or a Hub dataset (`hub:owner/name`), of parquet, jsonl, txt, each
+optionally .zst. Its chunks (a parquet row group, or a file, or `tales:COUNT:SEED` generated ones)
+are visited in an order fixed by (seed, epoch); inside a chunk documents are shuffled in windows.
+Several sources are interleaved so that each has given its share of characters at every moment. The
+whole position is a small dict of integers.
 """
 
 import io
@@ -29,8 +32,8 @@ END = "<|endoftext|>"  # alone on a line, it separates documents of a txt file
 
 
 class Source(BaseModel):
-    """Where text comes from: `where` keeps rows whose column is one of the values; `repeat` is passes a pass of the mixture; `limit`
-    stops after so many documents."""
+    """Where text comes from: `where` keeps rows whose column is one of the values; `repeat` is
+    passes a pass of the mixture; `limit` stops after so many documents."""
 
     model_config = ConfigDict(extra="forbid")
     path: DataPath
@@ -52,13 +55,15 @@ def files(source: Source) -> list[Path]:
     place = root(source.path)
     found = [place] if place.is_file() else data_files(place)
     if not found:
-        raise DaedalError(f"{source.path} holds no data: give a file or folder of {', '.join(SUFFIXES)} (each optionally .zst).")
+        raise DaedalError(
+            f"{source.path} holds no data: give a file or folder of {', '.join(SUFFIXES)} (each optionally .zst)."
+        )
     return found
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The files of a folder that hold data, sorted: cards, licences, the files of data set libraries,
-    hidden ones, and markdown beside tables are passed over."""
+    """The files of a folder that hold data, sorted: cards, licences, the files of data set
+    libraries, hidden ones, and markdown beside tables are passed over."""
     inside = [(path, path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
     found = [
         path for path, place in inside
@@ -89,7 +94,9 @@ def parquet(path: Path):
     try:
         return pq.ParquetFile(path)
     except Exception as error:
-        raise DaedalError(f"{path} is not a readable parquet file ({error}); write or download it again.") from None
+        raise DaedalError(
+            f"{path} is not a readable parquet file ({error}); write or download it again."
+        ) from None
 
 
 def read(chunk: Chunk, source: Source) -> Iterator[str]:
@@ -98,7 +105,9 @@ def read(chunk: Chunk, source: Source) -> Iterator[str]:
         from daedal.worlds import tales
 
         return tales(*map(int, source.path.split(":")[1:]))
-    reader = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_jsonl}.get(kind(chunk.path), read_text)
+    reader = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_jsonl}.get(
+        kind(chunk.path), read_text
+    )
     return (text for text in reader(chunk, source) if text and text.strip())
 
 
@@ -108,7 +117,9 @@ def read_parquet(chunk: Chunk, source: Source) -> Iterator[str]:
     for column in [source.column, *source.where]:
         if column not in names:
             raise DaedalError(f"{chunk.path} has no column {column!r}; it has {', '.join(names)}.")
-    table = file.read_row_group(chunk.group, columns=list(dict.fromkeys([source.column, *source.where]))).to_pydict()
+    table = file.read_row_group(
+        chunk.group, columns=list(dict.fromkeys([source.column, *source.where]))
+    ).to_pydict()
     for i, text in enumerate(table[source.column]):
         if all(accepts(table[column][i], wanted) for column, wanted in source.where.items()):
             yield text
@@ -130,7 +141,8 @@ def read_jsonl(chunk: Chunk, source: Source) -> Iterator[str]:
 
 
 def read_text(chunk: Chunk, source: Source) -> Iterator[str]:
-    """A document ends at a line that is <|endoftext|>, or at a blank line once it is 20,000 characters long."""
+    """A document ends at a line that is <|endoftext|>, or at a blank line once it is 20,000
+    characters long."""
     part: list[str] = []
     size = 0
     for line in text_lines(chunk.path):
@@ -152,10 +164,14 @@ def text_lines(path: Path) -> Iterator[str]:
                 raw = zstandard.ZstdDecompressor().stream_reader(raw)  # type: ignore[assignment]
             for line in io.TextIOWrapper(raw, encoding="utf-8", newline="\n"):
                 if "\0" in line:
-                    raise DaedalError(f"{path} holds NUL bytes, so it is not text; give parquet, jsonl or txt.")
+                    raise DaedalError(
+                        f"{path} holds NUL bytes, so it is not text; give parquet, jsonl or txt."
+                    )
                 yield line
     except (UnicodeDecodeError, OSError) as error:
-        raise DaedalError(f"{path} is not UTF-8 text ({error}); convert it or give parquet, jsonl or txt.") from None
+        raise DaedalError(
+            f"{path} is not UTF-8 text ({error}); convert it or give parquet, jsonl or txt."
+        ) from None
 
 
 def accepts(value: Any, wanted: Any) -> bool:
@@ -165,11 +181,14 @@ def accepts(value: Any, wanted: Any) -> bool:
 def documents(sources: list[Source]) -> Iterator[str]:
     """Every document once, in file order: for tokenizers and validation."""
     for source in sources:
-        yield from islice((text for chunk in chunks(source) for text in read(chunk, source)), source.limit)
+        yield from islice(
+            (text for chunk in chunks(source) for text in read(chunk, source)), source.limit
+        )
 
 
 def limited(source: Source) -> tuple[list[Chunk], list[int | None]]:
-    """The chunks of a source, and of each how many documents are read: the first `limit` in file order."""
+    """The chunks of a source, and of each how many documents are read: the first `limit` in file
+    order."""
     every = chunks(source)
     if source.limit is None:
         return every, [None] * len(every)
@@ -186,7 +205,8 @@ def limited(source: Source) -> tuple[list[Chunk], list[int | None]]:
 
 
 class Stream:
-    """One source without end: epochs of shuffled chunks of shuffled windows. `state` is (epoch, chunk, window, document)."""
+    """One source without end: epochs of shuffled chunks of shuffled windows. `state` is (epoch,
+    chunk, window, document)."""
 
     def __init__(self, source: Source, seed: int) -> None:
         self.source, self.seed = source, seed
@@ -204,7 +224,9 @@ class Stream:
             found = s["chunk"] > 0 or s["window"] > 0 or s["document"] > 0
             while s["chunk"] < len(order):
                 chunk = int(order[s["chunk"]])
-                texts = islice(read(self.chunks[chunk], self.source), s["window"] * WINDOW, self.most[chunk])
+                texts = islice(
+                    read(self.chunks[chunk], self.source), s["window"] * WINDOW, self.most[chunk]
+                )
                 while window := list(islice(texts, WINDOW)):
                     picks = self.order(len(window), s["epoch"], chunk, s["window"])
                     while s["document"] < len(window):
@@ -214,7 +236,9 @@ class Stream:
                     s["window"], s["document"] = s["window"] + 1, 0
                 s["chunk"], s["window"] = s["chunk"] + 1, 0
             if not found:
-                raise DaedalError(f"{self.source.path} gave no document: it is empty, or `where` {self.source.where} matches no row.")
+                raise DaedalError(
+                    f"{self.source.path} gave no document: it is empty, or `where` {self.source.where} matches no row."
+                )
             s["epoch"], s["chunk"] = s["epoch"] + 1, 0
 
     def size(self) -> float:
@@ -223,11 +247,16 @@ class Stream:
 
 
 class Mixture:
-    """Sources interleaved by characters: the next document comes from the source that is furthest behind its share."""
+    """Sources interleaved by characters: the next document comes from the source that is furthest
+    behind its share."""
 
-    def __init__(self, sources: list[Source], seed: int = 0, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, sources: list[Source], seed: int = 0, state: dict[str, Any] | None = None
+    ) -> None:
         self.streams = [Stream(source, seed + i) for i, source in enumerate(sources)]
-        self.shares = (state or {}).get("shares") or [stream.size() * stream.source.repeat for stream in self.streams]
+        self.shares = (state or {}).get("shares") or [
+            stream.size() * stream.source.repeat for stream in self.streams
+        ]
         self.taken = list((state or {}).get("taken") or [0] * len(sources))
         if state:
             for stream, position in zip(self.streams, state["positions"], strict=True):
@@ -244,4 +273,8 @@ class Mixture:
             yield text
 
     def state(self) -> dict[str, Any]:
-        return {"positions": [dict(s.state) for s in self.streams], "taken": list(self.taken), "shares": list(self.shares)}
+        return {
+            "positions": [dict(s.state) for s in self.streams],
+            "taken": list(self.taken),
+            "shares": list(self.shares),
+        }

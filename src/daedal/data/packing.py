@@ -1,8 +1,9 @@
 """Documents to rows of exactly T+1 tokens: best fit, every token used once, resumable.
 
-A buffer of tokenised documents feeds each row: the oldest opens it (so no length waits for long), then the longest that still fits goes in;
-when none fits, the longest is cut to fill the row. What is cut off goes back to the buffer. (Dropping it, as is common, costs a third of a
-small corpus; opening rows with the longest instead of the oldest feeds short documents first and long ones last.)
+A buffer of tokenised documents feeds each row: the oldest opens it (so no length waits for long),
+then the longest that still fits goes in; when none fits, the longest is cut to fill the row. What
+is cut off goes back to the buffer. (Dropping it, as is common, costs a third of a small corpus;
+opening rows with the longest instead of the oldest feeds short documents first and long ones last.)
 """
 
 from bisect import bisect_right, insort
@@ -36,7 +37,10 @@ class PackedRows:
         self.serial = 0
         if state:
             lists = torch.split(state["tokens"], state["sizes"].tolist())
-            self.buffer = [(len(ids), int(n), ids.tolist()) for n, ids in zip(state["serials"], lists, strict=True)]
+            self.buffer = [
+                (len(ids), int(n), ids.tolist())
+                for n, ids in zip(state["serials"], lists, strict=True)
+            ]
             self.serial = state["serial"]
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -55,7 +59,8 @@ class PackedRows:
         """The document at index `at` of the buffer (-1: the longest), or as much of it as fits."""
         _, serial, ids = self.buffer.pop(at)
         if len(ids) > space:
-            insort(self.buffer, (len(ids) - space, serial, ids[space:]))  # keeps its age, so it opens the next row
+            # keeps its age, so it opens the next row
+            insort(self.buffer, (len(ids) - space, serial, ids[space:]))
         return ids[:space]
 
     def fill(self) -> None:
@@ -63,7 +68,14 @@ class PackedRows:
             texts = [next(self.texts) for _ in range(min(64, self.size - len(self.buffer)))]
             for ids in self.tokenizer.encode_batch(texts, add_bos=False):
                 self.serial += 1
-                insort(self.buffer, (len(ids) + 2, self.serial, [self.tokenizer.bos_id, *ids, self.tokenizer.eos_ids[0]]))
+                insort(
+                    self.buffer,
+                    (
+                        len(ids) + 2,
+                        self.serial,
+                        [self.tokenizer.bos_id, *ids, self.tokenizer.eos_ids[0]],
+                    ),
+                )
 
     def state(self) -> dict[str, Any]:
         """All that the next batches depend on: tensors, integers and floats only."""

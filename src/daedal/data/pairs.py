@@ -1,7 +1,8 @@
-"""Pairs of pictures of which one was liked better: rated by people, in a file, or by a rule that a program can check.
+"""Pairs of pictures of which one was liked better: rated by people, in a file, or by a rule that a
+program can check.
 
-A file is a parquet file or JSON lines with `chosen`, `rejected` (encoded pictures, or paths of picture files beside it) and, where the rating
-was about one, a `caption`.
+A file is a parquet file or JSON lines with `chosen`, `rejected` (encoded pictures, or paths of
+picture files beside it) and, where the rating was about one, a `caption`.
 """
 
 import json
@@ -16,7 +17,8 @@ from daedal.data.pictures import decode, laid_on
 from daedal.errors import DaedalError, nearest
 from daedal.worlds import scenes
 
-Pair = tuple[np.ndarray, np.ndarray, str]  # chosen and rejected (H, W, 3) uint8, and the caption, or ""
+# chosen and rejected (H, W, 3) uint8, and the caption, or ""
+Pair = tuple[np.ndarray, np.ndarray, str]
 
 
 def drawn_on(picture: np.ndarray) -> np.ndarray:
@@ -30,7 +32,10 @@ def redness(picture: np.ndarray) -> float:
     return red - (green + blue) / 2
 
 
-TASTES: dict[str, Callable[[np.ndarray], float]] = {"larger": lambda picture: float(drawn_on(picture).mean()), "redder": redness}
+TASTES: dict[str, Callable[[np.ndarray], float]] = {
+    "larger": lambda picture: float(drawn_on(picture).mean()),
+    "redder": redness,
+}
 
 
 class TastePairs:
@@ -38,7 +43,9 @@ class TastePairs:
 
     def __init__(self, side: int, taste: str) -> None:
         if taste not in TASTES:
-            raise DaedalError(f"scenes:{taste} is no taste{nearest(taste, TASTES)}; there are {', '.join('scenes:' + t for t in TASTES)}.")
+            raise DaedalError(
+                f"scenes:{taste} is no taste{nearest(taste, TASTES)}; there are {', '.join('scenes:' + t for t in TASTES)}."
+            )
         self.side, self.taste = side, TASTES[taste]
 
     def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
@@ -55,7 +62,10 @@ class FilePairs:
         rows, folder = read_pairs(Path(path)), Path(path).parent
         self.pairs: list[Pair] = []
         for row in rows:
-            chosen, rejected = (laid_on(decode(bytes_of(row[key], folder), side), (255, 255, 255)) for key in ("chosen", "rejected"))
+            chosen, rejected = (
+                laid_on(decode(bytes_of(row[key], folder), side), (255, 255, 255))
+                for key in ("chosen", "rejected")
+            )
             self.pairs.append((chosen, rejected, str(row.get("caption") or "")))
 
     def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
@@ -68,7 +78,9 @@ class FilePairs:
 
 def read_pairs(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise DaedalError(f"{path} is not a file; give a parquet or jsonl file of chosen, rejected, caption, or scenes:TASTE.")
+        raise DaedalError(
+            f"{path} is not a file; give a parquet or jsonl file of chosen, rejected, caption, or scenes:TASTE."
+        )
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     else:
@@ -76,7 +88,9 @@ def read_pairs(path: Path) -> list[dict[str, Any]]:
 
         rows = parquet.read_table(path).to_pylist()
     if not rows or {"chosen", "rejected"} - rows[0].keys():
-        raise DaedalError(f"{path} has no rows with chosen and rejected; its columns are {', '.join(rows[0]) if rows else 'none'}.")
+        raise DaedalError(
+            f"{path} has no rows with chosen and rejected; its columns are {', '.join(rows[0]) if rows else 'none'}."
+        )
     return rows
 
 
@@ -87,4 +101,8 @@ def bytes_of(value: Any, folder: Path) -> bytes:
 
 
 def pairs(path: str, side: int) -> TastePairs | FilePairs:
-    return TastePairs(side, path.removeprefix("scenes:")) if path.startswith("scenes") else FilePairs(path, side)
+    return (
+        TastePairs(side, path.removeprefix("scenes:"))
+        if path.startswith("scenes")
+        else FilePairs(path, side)
+    )

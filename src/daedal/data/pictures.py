@@ -1,8 +1,10 @@
-"""Captioned pictures for training: generated scenes and parquet sets, mixed by weight, with captions in many wordings.
+"""Captioned pictures for training: generated scenes and parquet sets, mixed by weight, with
+captions in many wordings.
 
-A sample depends on (seed, number) only, so a run resumes by its step. Transparent pictures are laid on white or on a random plain colour
-that the caption names: the same drawing then teaches that backgrounds are said (dense captions are the largest lever known: notes of
-PRX and DALL-E 3), and a short run sees more pictures than the file holds.
+A sample depends on (seed, number) only, so a run resumes by its step. Transparent pictures are laid
+on white or on a random plain colour that the caption names: the same drawing then teaches that
+backgrounds are said (dense captions are the largest lever known: notes of PRX and DALL-E 3), and a
+short run sees more pictures than the file holds.
 """
 
 import json
@@ -21,7 +23,11 @@ from daedal.media.images import open_image
 from daedal.worlds.scenes import BACKGROUNDS, COLOURS, KINDS, draw, scene
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-PAPER = {name: value for name, value in {**BACKGROUNDS, **COLOURS}.items() if name not in ("brown", "gray")}
+PAPER = {
+    name: value
+    for name, value in {**BACKGROUNDS, **COLOURS}.items()
+    if name not in ("brown", "gray")
+}
 
 
 class Source(Protocol):
@@ -31,11 +37,14 @@ class Source(Protocol):
 
 
 class Scenes:
-    """`daedal.worlds.scenes`: all of them, or those of `only`: one of their kinds, or "unseen", colours and shapes never paired in training."""
+    """`daedal.worlds.scenes`: all of them, or those of `only`: one of their kinds, or "unseen",
+    colours and shapes never paired in training."""
 
     def __init__(self, side: int, only: str = "") -> None:
         if only not in (some := ["unseen", *KINDS, ""]):
-            raise DaedalError(f"scenes:{only} is not a kind of scene{nearest(only, some)}; there are {', '.join('scenes:' + k for k in some[:-1])}.")
+            raise DaedalError(
+                f"scenes:{only} is not a kind of scene{nearest(only, some)}; there are {', '.join('scenes:' + k for k in some[:-1])}."
+            )
         self.side, self.only = side, only
 
     def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
@@ -44,11 +53,17 @@ class Scenes:
 
 
 class Parquet:
-    """A parquet file with columns `image` (encoded bytes), `caption`, and where it has them `name`, `style` and `keywords`. `column` names
-    another of encoded pictures, conditions. Transparent pictures lie on white or on a random plain colour; with `plain` always on white."""
+    """A parquet file with columns `image` (encoded bytes), `caption`, and where it has them `name`,
+    `style` and `keywords`. `column` names another of encoded pictures, conditions. Transparent
+    pictures lie on white or on a random plain colour; with `plain` always on white."""
 
     def __init__(
-        self, path: str | Path, side: int, where: dict[str, str | list[str]] | None = None, column: str | None = None, plain: bool = False
+        self,
+        path: str | Path,
+        side: int,
+        where: dict[str, str | list[str]] | None = None,
+        column: str | None = None,
+        plain: bool = False,
     ) -> None:
         self.plain = plain
         rows = [row for row in read_rows(Path(path)) if matches(row, where or {})]
@@ -58,8 +73,12 @@ class Parquet:
         self.names = [str(row.get("name") or row["caption"]) for row in rows]
         self.pictures = np.stack([decode(row["image"], side) for row in rows])  # (N, H, W, 4)
         if column and any(row.get(column) is None for row in rows):
-            raise DaedalError(f"{path} has no picture {column!r} in every row; its columns are {', '.join(rows[0])}.")
-        self.conditions = np.stack([decode(row[column], side) for row in rows]) if column else self.pictures[:0]
+            raise DaedalError(
+                f"{path} has no picture {column!r} in every row; its columns are {', '.join(rows[0])}."
+            )
+        self.conditions = (
+            np.stack([decode(row[column], side) for row in rows]) if column else self.pictures[:0]
+        )
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -83,26 +102,48 @@ class Parquet:
             return self.picture(index), caption
         paper = "white" if rng.random() < 0.6 else rng.choice(tuple(PAPER))
         said = paper != "white" or rng.random() < 0.2
-        return laid_on(self.pictures[index], PAPER[paper]), caption + (f" on a {paper} background" if said else "")
+        return laid_on(self.pictures[index], PAPER[paper]), caption + (
+            f" on a {paper} background" if said else ""
+        )
 
 
 class Folder:
-    """A folder of pictures, each with its caption: beside it (`cat.png`, `cat.txt`), or in metadata.jsonl (`file_name`, `text`) as `datasets`'
-    imagefolder has it; none is "". `column` of metadata.jsonl names another picture of each, a condition. The middle of a picture is seen."""
+    """A folder of pictures, each with its caption: beside it (`cat.png`, `cat.txt`), or in
+    metadata.jsonl (`file_name`, `text`) as `datasets`' imagefolder has it; none is "". `column` of
+    metadata.jsonl names another picture of each, a condition. The middle of a picture is seen."""
 
-    def __init__(self, path: str | Path, side: int, column: str | None = None, where: dict[str, str | list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        side: int,
+        column: str | None = None,
+        where: dict[str, str | list[str]] | None = None,
+    ) -> None:
         folder, self.side = Path(path), side
         rows = [json.loads(line) for line in lines(folder / "metadata.jsonl")]
-        rows = rows or [{"file_name": file.name} for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
+        rows = rows or [
+            {"file_name": file.name}
+            for file in sorted(folder.iterdir())
+            if file.suffix.lower() in SUFFIXES
+        ]
         if not rows:
-            raise DaedalError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no metadata.jsonl; give a folder that does.")
+            raise DaedalError(
+                f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no metadata.jsonl; give a folder that does."
+            )
         rows = [row for row in rows if matches(row, where or {})]
         if not rows:
-            raise DaedalError(f"{folder} has no picture where {where}; check the columns of metadata.jsonl and their values.")
+            raise DaedalError(
+                f"{folder} has no picture where {where}; check the columns of metadata.jsonl and their values."
+            )
         if column and any(column not in row for row in rows):
-            raise DaedalError(f"{folder / 'metadata.jsonl'} does not name a {column!r} for every picture; add it, or take another condition.")
+            raise DaedalError(
+                f"{folder / 'metadata.jsonl'} does not name a {column!r} for every picture; add it, or take another condition."
+            )
         self.files = [folder / row["file_name"] for row in rows]
-        said = [row.get("text") or " ".join(lines(file.with_suffix(".txt"))) for row, file in zip(rows, self.files, strict=True)]
+        said = [
+            row.get("text") or " ".join(lines(file.with_suffix(".txt")))
+            for row, file in zip(rows, self.files, strict=True)
+        ]
         self.captions = [str(caption).strip() for caption in said]
         self.conditions = [folder / row[column] for row in rows] if column else []
 
@@ -127,7 +168,9 @@ class Folder:
 
 def lines(path: Path) -> list[str]:
     """The lines of a text file that hold something; none of a file that is not there."""
-    return [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    return (
+        [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    )
 
 
 def fitted(file: Path, side: int) -> np.ndarray:
@@ -149,51 +192,90 @@ def read_rows(path: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
     import pyarrow.parquet as parquet
 
     if not path.is_file():
-        raise DaedalError(f"{path} is not a file; a picture source is a parquet file or the word scenes.")
+        raise DaedalError(
+            f"{path} is not a file; a picture source is a parquet file or the word scenes."
+        )
     columns = parquet.read_schema(path).names
     if missing := {"image", "caption"} - set(columns):
-        raise DaedalError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {', '.join(columns)}.")
-    return parquet.read_table(path, columns=[c for c in columns if c in only] if only else None).to_pylist()
+        raise DaedalError(
+            f"{path} has no column {', '.join(sorted(missing))}; its columns are {', '.join(columns)}."
+        )
+    return parquet.read_table(
+        path, columns=[c for c in columns if c in only] if only else None
+    ).to_pylist()
 
 
 def matches(row: dict[str, Any], where: dict[str, str | list[str]]) -> bool:
-    return all(row.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+    return all(
+        row.get(key) in (value if isinstance(value, list) else [value])
+        for key, value in where.items()
+    )
 
 
 def wordings(row: dict[str, Any]) -> list[str]:
     """Ways to say a row: its caption (twice as often), its name, and its name with two keywords."""
-    name, style, words = row.get("name") or row["caption"], row.get("style"), [w for w in row.get("keywords") or () if w not in row["caption"]]
+    name, style, words = (
+        row.get("name") or row["caption"],
+        row.get("style"),
+        [w for w in row.get("keywords") or () if w not in row["caption"]],
+    )
     said = [row["caption"], row["caption"], name]
     if len(words) >= 2:
-        said += [f"{name}, {words[i]}, {words[i + 1]}" + (f", {style}" if style else "") for i in range(0, min(len(words) - 1, 6), 2)]
+        said += [
+            f"{name}, {words[i]}, {words[i + 1]}" + (f", {style}" if style else "")
+            for i in range(0, min(len(words) - 1, 6), 2)
+        ]
     return said
 
 
 def decode(data: bytes | dict[str, Any], side: int) -> np.ndarray:
-    """Encoded bytes, or the struct {bytes, path} that the `datasets` library writes, -> (side, side, 4)
-    uint8."""
+    """Encoded bytes, or the struct {bytes, path} that the `datasets` library writes, -> (side,
+    side, 4) uint8."""
     from PIL import Image
 
     if isinstance(data, dict):
         data = data.get("bytes") or Path(str(data.get("path"))).expanduser().read_bytes()
     picture = opened(data)
-    return np.asarray(picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS))
+    return np.asarray(
+        picture
+        if picture.size == (side, side)
+        else picture.resize((side, side), Image.Resampling.LANCZOS)
+    )
 
 
 def laid_on(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """RGBA (H, W, 4) over a plain colour -> (H, W, 3)."""
     alpha = picture[..., 3:].astype(np.float32) / 255
-    return (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)
+    return (
+        (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha))
+        .round()
+        .astype(np.uint8)
+    )
 
 
 class PictureBatches:
-    """Endless batches {"images": (B, 3, H, W) uint8, "captions": (B, L) int64}; `drop` of the captions are empty."""
+    """Endless batches {"images": (B, 3, H, W) uint8, "captions": (B, L) int64}; `drop` of the
+    captions are empty."""
 
     def __init__(
-        self, sources: Sequence[tuple[Source, float]], tokenizer: Tokenizer, rows: int, length: int, seed: int, drop: float = 0.0, step: int = 0
+        self,
+        sources: Sequence[tuple[Source, float]],
+        tokenizer: Tokenizer,
+        rows: int,
+        length: int,
+        seed: int,
+        drop: float = 0.0,
+        step: int = 0,
     ) -> None:
         self.sources, self.weights = [s for s, _ in sources], [w for _, w in sources]
-        self.tokenizer, self.rows, self.length, self.seed, self.drop, self.step = tokenizer, rows, length, seed, drop, step
+        self.tokenizer, self.rows, self.length, self.seed, self.drop, self.step = (
+            tokenizer,
+            rows,
+            length,
+            seed,
+            drop,
+            step,
+        )
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -208,10 +290,17 @@ class PictureBatches:
         drawn = [rng.choices(self.sources, self.weights)[0].sample(rng) for _ in range(self.rows)]
         captions = ["" if rng.random() < self.drop else caption for _, caption in drawn]
         images = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2)
-        return {"images": images, "captions": encode_captions(self.tokenizer, captions, self.length)}
+        return {
+            "images": images,
+            "captions": encode_captions(self.tokenizer, captions, self.length),
+        }
 
 
 def encode_captions(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
-    """(B, length) int64: lower-cased, cut to `length`, filled with the pad token. An empty caption is all padding."""
-    ids = [tokenizer.encode(caption.lower().strip(), add_bos=False)[:length] if caption.strip() else [] for caption in captions]
+    """(B, length) int64: lower-cased, cut to `length`, filled with the pad token. An empty caption
+    is all padding."""
+    ids = [
+        tokenizer.encode(caption.lower().strip(), add_bos=False)[:length] if caption.strip() else []
+        for caption in captions
+    ]
     return torch.tensor([row + [tokenizer.pad_id] * (length - len(row)) for row in ids])

@@ -1,8 +1,11 @@
-"""Longer captions: read off the picture for training, or written by a language model when a short prompt is to be painted.
+"""Longer captions: read off the picture for training, or written by a language model when a short
+prompt is to be painted.
 
-Networks learn what captions say, so captions should say what there is to see (Betker et al. 2023, section 2). `described` says in words what
-any picture's pixels show, without a model: colours, ground, place, size, symmetry. `Recaptioned` puts that behind a share of a source's
-captions; the rest stay short, since people's prompts are. At the other end `expanded` brings a short prompt to the long form.
+Networks learn what captions say, so captions should say what there is to see (Betker et al. 2023,
+section 2). `described` says in words what any picture's pixels show, without a model: colours,
+ground, place, size, symmetry. `Recaptioned` puts that behind a share of a source's captions; the
+rest stay short, since people's prompts are. At the other end `expanded` brings a short prompt to
+the long form.
 
 Legend: H and W pixels.
 """
@@ -30,7 +33,8 @@ Sentence:"""
 
 @dataclass(frozen=True)
 class Facts:
-    """What pixels show. `colours` from the most to the least; `place` such as "upper left" or "in the middle"; `symmetric` left to right."""
+    """What pixels show. `colours` from the most to the least; `place` such as "upper left" or "in
+    the middle"; `symmetric` left to right."""
 
     ground: str
     colours: tuple[str, ...]
@@ -48,7 +52,11 @@ class Facts:
 
 def nearest_names(pixels: np.ndarray) -> np.ndarray:
     """Indices into NAMED (N,) of the nearest colours of pixels (N, 3)."""
-    return ((pixels[:, None].astype(np.float32) - np.array(list(NAMED.values()), np.float32)) ** 2).sum(-1).argmin(1)
+    return (
+        ((pixels[:, None].astype(np.float32) - np.array(list(NAMED.values()), np.float32)) ** 2)
+        .sum(-1)
+        .argmin(1)
+    )
 
 
 def read(picture: np.ndarray) -> Facts:
@@ -64,19 +72,34 @@ def read(picture: np.ndarray) -> Facts:
     counts = np.bincount(nearest[flat if flat.any() else mask], minlength=len(names))
     common = [i for i in np.argsort(-counts, kind="stable") if counts[i] > LEAST * counts.sum()]
     size = next(word for most, word in SIZES if mask.mean() < most)
-    return Facts(names[nearest_names(ground[None])[0]], tuple(names[i] for i in common[:4]), place(mask), size, symmetric(mask))
+    return Facts(
+        names[nearest_names(ground[None])[0]],
+        tuple(names[i] for i in common[:4]),
+        place(mask),
+        size,
+        symmetric(mask),
+    )
 
 
 def alike(values: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where the four neighbours are the same. The blended edge between two colours may look like a third, but it is thin."""
+    """(H, W) bool: where the four neighbours are the same. The blended edge between two colours may
+    look like a third, but it is thin."""
     near = np.pad(values, 1, mode="edge")
-    return (near[:-2, 1:-1] == values) & (near[2:, 1:-1] == values) & (near[1:-1, :-2] == values) & (near[1:-1, 2:] == values)
+    return (
+        (near[:-2, 1:-1] == values)
+        & (near[2:, 1:-1] == values)
+        & (near[1:-1, :-2] == values)
+        & (near[1:-1, 2:] == values)
+    )
 
 
 def place(mask: np.ndarray) -> str:
     """Where the middle of what is drawn lies: within a sixth of a side it is the picture's middle."""
     (y, x), (H, W) = np.argwhere(mask).mean(0) + 0.5, mask.shape
-    words = [low if at < 1 / 3 else high if at > 2 / 3 else "" for at, low, high in ((y / H, "upper", "lower"), (x / W, "left", "right"))]
+    words = [
+        low if at < 1 / 3 else high if at > 2 / 3 else ""
+        for at, low, high in ((y / H, "upper", "lower"), (x / W, "left", "right"))
+    ]
     both = " ".join(word for word in words if word)
     return "in the middle" if not both else f"at the {both}" if words[1] else f"in the {both} part"
 
@@ -104,16 +127,23 @@ class Recaptioned:
         return picture, f"{caption}: {described(picture)}" if rng.random() < self.share else caption
 
 
-# ---- prompts -----------------------------------------------------------------------------------------------------------------------------
+# ---- prompts -------------------------------------------------------------------------------------
 
 
-def expanded(prompt: str, write: Callable[[str], str], template: str = TEMPLATE, longest: int = 60) -> str:
-    """A prompt in the long form that a language model (`write`: text -> text) gives it: the first sentence of its answer, at most `longest`
-    words, behind the prompt itself where it left out a word of it. A prompt that is already long stays as it is."""
+def expanded(
+    prompt: str, write: Callable[[str], str], template: str = TEMPLATE, longest: int = 60
+) -> str:
+    """A prompt in the long form that a language model (`write`: text -> text) gives it: the first
+    sentence of its answer, at most `longest` words, behind the prompt itself where it left out a
+    word of it. A prompt that is already long stays as it is."""
     if len(prompt.split()) >= longest // 2:
         return prompt
-    lines = [line.strip(" \"'`*-") for line in write(template.format(prompt=prompt)).strip().splitlines()]
-    answer = re.split(r"(?<=[.!?])[\"']?\s", next((line for line in lines if line), ""))[0].rstrip(".\"'")
+    lines = [
+        line.strip(" \"'`*-") for line in write(template.format(prompt=prompt)).strip().splitlines()
+    ]
+    answer = re.split(r"(?<=[.!?])[\"']?\s", next((line for line in lines if line), ""))[0].rstrip(
+        ".\"'"
+    )
     answer = " ".join(answer.split()[:longest])
     missing = set(words(prompt)) - set(words(answer))
     return f"{prompt}, {answer}" if answer and missing else answer or prompt

@@ -1,12 +1,18 @@
-"""Rows for alignment, from files in the ecosystem's shapes: conversations, preferences, rankings, prompts.
+"""Rows for alignment, from files in the ecosystem's shapes: conversations, preferences, rankings,
+prompts.
 
-A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,question` (daedal.worlds.instructions). Its rows are
+A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,question`
+(daedal.worlds.instructions). Its rows are
 
-    {"messages": [{"role", "content"}, ...]}                    also conversations (from, value), turns (role or speaker, text)
-    {"prompt", "completion"}                                    one exchange; prompt is text or messages
-    {"prompt", "chosen", "rejected"}                            a pair, with an optional "margin"; also two whole conversations
+    {"messages": [{"role", "content"}, ...]}                    also conversations (from, value),
+    turns (role or speaker, text)
+    {"prompt", "completion"}                                    one exchange; prompt is text or
+    messages
+    {"prompt", "chosen", "rejected"}                            a pair, with an optional "margin";
+    also two whole conversations
     {"prompt", "completion", "label"}                           label: true for a good completion
-    {"prompt", "completions", "ranks"}                          rank 1 is the best, equal ranks are no preference
+    {"prompt", "completions", "ranks"}                          rank 1 is the best, equal ranks are
+    no preference
 """
 
 import json
@@ -24,12 +30,20 @@ from daedal.worlds.tasks import Task
 
 Messages = list[dict[str, Any]]
 ROLE, CONTENT = ("role", "from", "speaker"), ("content", "text", "value")
-SAME = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "1": "user", "2": "assistant"}
+SAME = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "1": "user",
+    "2": "assistant",
+}
 
 
 class ChatSource(BaseModel):
-    """`where` keeps rows whose column is one of the values; `columns` says what a file calls a field ({prompt: question}); `weight` is the
-    source's share of what is drawn; `limit` its rows at most; `exchanges` the most tasks in one conversation."""
+    """`where` keeps rows whose column is one of the values; `columns` says what a file calls a
+    field ({prompt: question}); `weight` is the source's share of what is drawn; `limit` its rows at
+    most; `exchanges` the most tasks in one conversation."""
 
     model_config = ConfigDict(extra="forbid")
     path: DataPath
@@ -49,7 +63,7 @@ class ChatSource(BaseModel):
         return tuple(part.strip() for part in named.split(",")) if named else instructions.KINDS
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def rows(source: ChatSource) -> Iterator[dict[str, Any]]:
@@ -59,7 +73,10 @@ def rows(source: ChatSource) -> Iterator[dict[str, Any]]:
         for row in read(chunk, source):
             if taken == source.limit:
                 return
-            if all(documents.accepts(row.get(column), wanted) for column, wanted in source.where.items()):
+            if all(
+                documents.accepts(row.get(column), wanted)
+                for column, wanted in source.where.items()
+            ):
                 taken += 1
                 yield row | {ours: row.get(theirs) for ours, theirs in source.columns.items()}
 
@@ -76,19 +93,27 @@ def read(chunk: documents.Chunk, source: ChatSource) -> Iterator[dict[str, Any]]
         file = documents.parquet(chunk.path)
         for column in [*source.where, *source.columns.values()]:
             if column not in file.schema_arrow.names:
-                raise DaedalError(f"{chunk.path} has no column {column!r}; it has {', '.join(file.schema_arrow.names)}.")
+                raise DaedalError(
+                    f"{chunk.path} has no column {column!r}; it has {', '.join(file.schema_arrow.names)}."
+                )
         yield from map(without_nulls, file.read_row_group(chunk.group).to_pylist())
         return
     if kind not in (".jsonl", ".json"):
-        raise DaedalError(f"{chunk.path} is {kind} and conversations come as .jsonl or .parquet; convert it, or pre-train on it as text.")
+        raise DaedalError(
+            f"{chunk.path} is {kind} and conversations come as .jsonl or .parquet; convert it, or pre-train on it as text."
+        )
     for number, line in enumerate(documents.text_lines(chunk.path), 1):
         if line.strip():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DaedalError(f"{chunk.path} line {number} is not JSON ({error.msg}); write one object a line.") from None
+                raise DaedalError(
+                    f"{chunk.path} line {number} is not JSON ({error.msg}); write one object a line."
+                ) from None
             if not isinstance(row, dict):
-                raise DaedalError(f"{chunk.path} line {number} is a {type(row).__name__}, not an object with messages or prompt.")
+                raise DaedalError(
+                    f"{chunk.path} line {number} is a {type(row).__name__}, not an object with messages or prompt."
+                )
             yield row
 
 
@@ -100,7 +125,9 @@ def messages_of(value: Any) -> Messages:
     for turn in value:
         role = str(next((turn[key] for key in ROLE if turn.get(key)), ""))
         content = next((turn[key] for key in CONTENT if turn.get(key) is not None), "")
-        extra = {key: value for key, value in turn.items() if value and key not in (*ROLE, *CONTENT)}
+        extra = {
+            key: value for key, value in turn.items() if value and key not in (*ROLE, *CONTENT)
+        }
         found.append({"role": SAME.get(role, role), "content": text_of(content), **extra})
     return found
 
@@ -110,13 +137,18 @@ def text_of(content: Any) -> Any:
     if not isinstance(content, list):
         return content
     for part in content:
-        if not isinstance(part, str) and (part.get("type", "text") != "text" or not isinstance(part.get("text"), str)):
-            raise DaedalError(f"a message has a part of type {part.get('type')!r}; a text model reads parts of type 'text' only.")
+        if not isinstance(part, str) and (
+            part.get("type", "text") != "text" or not isinstance(part.get("text"), str)
+        ):
+            raise DaedalError(
+                f"a message has a part of type {part.get('type')!r}; a text model reads parts of type 'text' only."
+            )
     return "".join(part if isinstance(part, str) else part["text"] for part in content)
 
 
 def without_nulls(value: Any) -> Any:
-    """A parquet row as JSON would have it: a struct has the keys of all rows, null where a row has none."""
+    """A parquet row as JSON would have it: a struct has the keys of all rows, null where a row has
+    none."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -134,7 +166,9 @@ def truth(value: Any, column: str, source: ChatSource) -> bool:
         return True
     if said in (False, "false", "0", "no", "bad"):
         return False
-    raise DaedalError(f"{source.path} has {column} = {value!r}, which is neither yes nor no; write true or false.")
+    raise DaedalError(
+        f"{source.path} has {column} = {value!r}, which is neither yes nor no; write true or false."
+    )
 
 
 def rank(value: Any, source: ChatSource) -> int:
@@ -144,7 +178,9 @@ def rank(value: Any, source: ChatSource) -> int:
             return int(float(value))
     except (TypeError, ValueError, OverflowError):
         pass
-    raise DaedalError(f"{source.path} has ranks with {value!r}; write whole numbers, 1 for the best.")
+    raise DaedalError(
+        f"{source.path} has ranks with {value!r}; write whole numbers, 1 for the best."
+    )
 
 
 def margin(value: Any, source: ChatSource) -> float:
@@ -159,7 +195,14 @@ def margin(value: Any, source: ChatSource) -> float:
 
 def first_prompt(row: Mapping[str, Any]) -> str | None:
     """What a user says first: the row's prompt, or the first such turn of its conversation."""
-    return next((turn["content"] for turn in messages_of(row.get("prompt") or told(row) or ()) if turn["role"] == "user" and turn["content"]), None)
+    return next(
+        (
+            turn["content"]
+            for turn in messages_of(row.get("prompt") or told(row) or ())
+            if turn["role"] == "user" and turn["content"]
+        ),
+        None,
+    )
 
 
 def conversation(row: Mapping[str, Any], source: ChatSource) -> Messages:
@@ -171,30 +214,42 @@ def conversation(row: Mapping[str, Any], source: ChatSource) -> Messages:
             f"a row of {source.path} has {', '.join(row)}, and a conversation needs messages, or prompt and completion; "
             "say which columns they are: columns: {prompt: question, completion: answer}."
         )
-    prompt, completion = parted(messages_of(row["prompt"]), answer(row.get("completion", row.get("chosen"))))
+    prompt, completion = parted(
+        messages_of(row["prompt"]), answer(row.get("completion", row.get("chosen")))
+    )
     return opened([*prompt, *completion], source)
 
 
 def opened(messages: Messages, source: ChatSource) -> Messages:
     has = bool(messages) and messages[0]["role"] == "system"
-    return messages if has or not source.system else [{"role": "system", "content": source.system}, *messages]
+    return (
+        messages
+        if has or not source.system
+        else [{"role": "system", "content": source.system}, *messages]
+    )
 
 
 def answer(value: Any) -> Messages:
     """A completion as messages: text, or the turns of it."""
-    return [{"role": "assistant", "content": value}] if isinstance(value, str) else messages_of(value)
+    return (
+        [{"role": "assistant", "content": value}] if isinstance(value, str) else messages_of(value)
+    )
 
 
 def parted(prompt: Messages, turns: Messages) -> tuple[Messages, Messages]:
-    """The prompt and what follows it, where the turns of a completion may say the prompt again, with a
-    system's turn before it that the prompt lacks, or without one that it has."""
+    """The prompt and what follows it, where the turns of a completion may say the prompt again,
+    with a system's turn before it that the prompt lacks, or without one that it has."""
     n = len(prompt)
     for end in range(n, len(turns)):
         before = turns[: end - n]
         if all(turn["role"] == "system" for turn in before) and alike(turns[end - n : end], prompt):
             return turns[:end], turns[end:]
     for k in range(n - 1, 0, -1):
-        if k < len(turns) and all(turn["role"] == "system" for turn in prompt[: n - k]) and alike(turns[:k], prompt[n - k :]):
+        if (
+            k < len(turns)
+            and all(turn["role"] == "system" for turn in prompt[: n - k])
+            and alike(turns[:k], prompt[n - k :])
+        ):
             return prompt, turns[k:]
     return prompt, turns
 
@@ -202,7 +257,9 @@ def parted(prompt: Messages, turns: Messages) -> tuple[Messages, Messages]:
 def alike(some: Messages, others: Messages) -> bool:
     """Whether turns say the same, whatever else files keep beside them."""
     keys = ("role", "content", "tool_calls")
-    return len(some) == len(others) and all(a.get(key) == b.get(key) for a, b in zip(some, others, strict=True) for key in keys)
+    return len(some) == len(others) and all(
+        a.get(key) == b.get(key) for a, b in zip(some, others, strict=True) for key in keys
+    )
 
 
 def of_task(task: Task) -> Messages:

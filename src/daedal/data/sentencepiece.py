@@ -1,8 +1,11 @@
-"""SentencePiece `tokenizer.model` files (Kudo & Richardson 2018), read without the sentencepiece package.
+"""SentencePiece `tokenizer.model` files (Kudo & Richardson 2018), read without the sentencepiece
+package.
 
-The file is one protobuf message: pieces with scores, and how text is normalised before it is cut. `read(path)` parses the few fields that
-matter; `build(model)` makes an equal pipeline of the `tokenizers` library, whose ids are the ids of the original. Both algorithms are covered:
-BPE (the best-scored pair merges first) and unigram (the best-scored path of pieces wins), each with byte fallback.
+The file is one protobuf message: pieces with scores, and how text is normalised before it is cut.
+`read(path)` parses the few fields that matter; `build(model)` makes an equal pipeline of the
+`tokenizers` library, whose ids are the ids of the original. Both algorithms are covered: BPE (the
+best-scored pair merges first) and unigram (the best-scored path of pieces wins), each with byte
+fallback.
 """
 
 import struct
@@ -24,7 +27,8 @@ UNIGRAM, BPE = 1, 2
 class Model:
     """The fields of a SentencePiece ModelProto that decide ids, with the defaults of its schema."""
 
-    pieces: list[tuple[str, float, int]] = field(default_factory=list)  # (text, score, kind), the id is the index
+    # (text, score, kind), the id is the index
+    pieces: list[tuple[str, float, int]] = field(default_factory=list)
     algorithm: int = UNIGRAM
     byte_fallback: bool = False
     charsmap: bytes = b""
@@ -53,7 +57,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protobuf message: an int for wire type 0, raw bytes for types 1, 2 and 5."""
+    """(field number, value) of a protobuf message: an int for wire type 0, raw bytes for types 1, 2
+    and 5."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -87,8 +92,18 @@ def _piece(data: bytes) -> tuple[str, float, int]:
     return text, score, kind
 
 
-TRAINER = {3: ("algorithm", int), 35: ("byte_fallback", bool), 41: ("bos_id", _signed), 42: ("eos_id", _signed), 43: ("pad_id", _signed)}
-NORMALIZER = {2: ("charsmap", bytes), 3: ("add_dummy_prefix", bool), 4: ("remove_extra_whitespaces", bool)}
+TRAINER = {
+    3: ("algorithm", int),
+    35: ("byte_fallback", bool),
+    41: ("bos_id", _signed),
+    42: ("eos_id", _signed),
+    43: ("pad_id", _signed),
+}
+NORMALIZER = {
+    2: ("charsmap", bytes),
+    3: ("add_dummy_prefix", bool),
+    4: ("remove_extra_whitespaces", bool),
+}
 
 
 def read(path: str | Path) -> Model:
@@ -103,17 +118,23 @@ def read(path: str | Path) -> Model:
                 if name:
                     setattr(model, name, convert(content))
     except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
-        raise DaedalError(f"{path} is not a whole SentencePiece model; download it again.") from error
+        raise DaedalError(
+            f"{path} is not a whole SentencePiece model; download it again."
+        ) from error
     if not model.pieces or model.algorithm not in (UNIGRAM, BPE):
-        raise DaedalError(f"{path} holds no BPE or unigram SentencePiece model (algorithm {model.algorithm}, {len(model.pieces)} pieces).")
+        raise DaedalError(
+            f"{path} holds no BPE or unigram SentencePiece model (algorithm {model.algorithm}, {len(model.pieces)} pieces)."
+        )
     return model
 
 
 def merges(model: Model) -> list[tuple[str, str]]:
-    """The merge list of a BPE model: every way to build a piece from two pieces, best-scored piece first.
+    """The merge list of a BPE model: every way to build a piece from two pieces, best-scored piece
+    first.
 
-    SentencePiece takes the leftmost of equal pairs. Two ways to build one piece can overlap (`aba` from `ab a` or `a ba`): the way that can
-    stand on the left of the other goes first, which is the same choice.
+    SentencePiece takes the leftmost of equal pairs. Two ways to build one piece can overlap (`aba`
+    from `ab a` or `a ba`): the way that can stand on the left of the other goes first, which is the
+    same choice.
     """
     rank = {text: i for i, (text, _, kind) in enumerate(model.pieces) if kind == NORMAL}
     found = []
@@ -126,9 +147,14 @@ def merges(model: Model) -> list[tuple[str, str]]:
 
 
 def _normalizer(model: Model, prefix: bool) -> normalizers.Normalizer:
-    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    steps: list[normalizers.Normalizer] = (
+        [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    )
     if model.remove_extra_whitespaces:
-        steps += [normalizers.Replace(tokenizers.Regex(" {2,}"), " "), normalizers.Replace(tokenizers.Regex("^ | $"), "")]
+        steps += [
+            normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+            normalizers.Replace(tokenizers.Regex("^ | $"), ""),
+        ]
     if prefix:
         steps.append(normalizers.Prepend(SPACE))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
@@ -136,7 +162,9 @@ def _normalizer(model: Model, prefix: bool) -> normalizers.Normalizer:
 
 def _decoder(model: Model) -> decoders.Decoder:
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else steps)
+    return decoders.Sequence(
+        [*steps, decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else steps
+    )
 
 
 def build(model: Model) -> tokenizers.Tokenizer:
@@ -144,17 +172,31 @@ def build(model: Model) -> tokenizers.Tokenizer:
     unknown = next((i for i, piece in enumerate(model.pieces) if piece[2] == UNKNOWN), 0)
     if model.algorithm == BPE:
         vocabulary = {text: i for i, (text, _, _) in enumerate(model.pieces)}
-        core = models.BPE(vocabulary, merges(model), unk_token=model.pieces[unknown][0], fuse_unk=True, byte_fallback=model.byte_fallback)
+        core = models.BPE(
+            vocabulary,
+            merges(model),
+            unk_token=model.pieces[unknown][0],
+            fuse_unk=True,
+            byte_fallback=model.byte_fallback,
+        )
     else:
-        core = models.Unigram([piece[:2] for piece in model.pieces], unk_id=unknown, byte_fallback=model.byte_fallback)
+        core = models.Unigram(
+            [piece[:2] for piece in model.pieces], unk_id=unknown, byte_fallback=model.byte_fallback
+        )
     tokenizer = tokenizers.Tokenizer(core)
-    # The dummy space stands once, before the whole text. A pre-tokenizer knows where the text starts but will not double a space that is
-    # there; a normalizer doubles it but runs again after each user-defined symbol. So: by whether there are such symbols.
+    # The dummy space stands once, before the whole text. A pre-tokenizer knows where the text
+    # starts but will not double a space that is
+    # there; a normalizer doubles it but runs again after each user-defined symbol. So: by whether
+    # there are such symbols.
     symbols = model.named(USER_DEFINED)
     tokenizer.normalizer = _normalizer(model, prefix=model.add_dummy_prefix and not symbols)
     if model.add_dummy_prefix and symbols:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first", split=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            SPACE, prepend_scheme="first", split=False
+        )
     tokenizer.decoder = _decoder(model)
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in model.named(UNKNOWN) + model.named(CONTROL)])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, normalized=False) for text in model.named(UNKNOWN) + model.named(CONTROL)]
+    )
     tokenizer.add_tokens([AddedToken(text, normalized=True, special=False) for text in symbols])
     return tokenizer

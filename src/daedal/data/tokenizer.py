@@ -1,10 +1,13 @@
-"""Text to token ids and back: one class over the `tokenizers` library, whichever of the ecosystem's files a folder holds.
+"""Text to token ids and back: one class over the `tokenizers` library, whichever of the ecosystem's
+files a folder holds.
 
-`Tokenizer.load` reads tokenizer.json, GPT-2's vocab.json + merges.txt, and SentencePiece's tokenizer.model, and honours
-tokenizer_config.json, special_tokens_map.json, chat_template.jinja and generation_config.json. `Tokenizer.train` makes a byte-level BPE.
-`Tokenizer.save` writes a folder that transformers' AutoTokenizer opens with the same ids.
+`Tokenizer.load` reads tokenizer.json, GPT-2's vocab.json + merges.txt, and SentencePiece's
+tokenizer.model, and honours tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
+generation_config.json. `Tokenizer.train` makes a byte-level BPE. `Tokenizer.save` writes a folder
+that transformers' AutoTokenizer opens with the same ids.
 
-Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is made of, unless the caller says `special=True`.
+Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is made of, unless the
+caller says `special=True`.
 """
 
 import json
@@ -16,12 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from daedal.errors import DaedalError
 
-# One alternative a line, first match wins: an English clitic; a word with the one sign or space before it; digits in groups of two (fewer
-# bits per byte than three in small models); a run of punctuation with the line ends after it; line ends; spaces but the last; spaces.
+# One alternative a line, first match wins: an English clitic; a word with the one sign or space
+# before it; digits in groups of two (fewer
+# bits per byte than three in small models); a run of punctuation with the line ends after it; line
+# ends; spaces but the last; spaces.
 SPLIT = "|".join((
     r"['\u2019](?i:ll|re|ve|[dmst])(?!\p{L})",
     r"[^\p{L}\p{N}\r\n]?[\p{L}\p{M}]+",
@@ -38,8 +51,9 @@ ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of its special tokens and its chat template.
 
-    Attributes: `backend` the tokenizers object, `roles` maps bos_token/eos_token/unk_token/pad_token to text, `eos_ids` every id that ends
-    a text (a chat model has several), `chat_template` Jinja source or None.
+    Attributes: `backend` the tokenizers object, `roles` maps
+    bos_token/eos_token/unk_token/pad_token to text, `eos_ids` every id that ends a text (a chat
+    model has several), `chat_template` Jinja source or None.
     """
 
     def __init__(
@@ -51,7 +65,8 @@ class Tokenizer:
         eos_ids: Sequence[int] = (),
         config: dict[str, Any] | None = None,
     ) -> None:
-        backend.no_truncation()  # states of somebody's training call, which a tokenizer.json carries on
+        # states of somebody's training call, which a tokenizer.json carries on
+        backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.config = dict(config or {})  # what tokenizer_config.json said, written back by save()
@@ -62,21 +77,25 @@ class Tokenizer:
         own = [i for i in (self._id("eos_token"),) if i is not None]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_ids]))
         self._lock = threading.Lock()
-        self.derived: dict[str, Any] = {}  # what other modules make of this tokenizer once and keep with it
+        # what other modules make of this tokenizer once and keep with it
+        self.derived: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "derived")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_lock", "derived")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock(), derived={})
 
-    # -- files ---------------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, path: str | Path, base: Path | None = None) -> "Tokenizer":
-        """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model, vocab.json). What ends a text stands in
-        generation_config.json, else in config.json, of that folder, else of the `base` folder whose model it is for."""
+        """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model,
+        vocab.json). What ends a text stands in generation_config.json, else in config.json, of that
+        folder, else of the `base` folder whose model it is for."""
         path = Path(path)
         folder = path if path.is_dir() else path.parent
         config = _read_json(folder / "tokenizer_config.json")
@@ -84,14 +103,25 @@ class Tokenizer:
         for role, value in {**_read_json(folder / "special_tokens_map.json"), **config}.items():
             if role in ROLES and value:
                 roles[role] = value["content"] if isinstance(value, dict) else value
-        listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+        listed = sorted(
+            config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])
+        )
         for token in (token for _, token in listed):
             if backend.token_to_id(token["content"]) is None:
-                flags = {k: token[k] for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in token}
+                flags = {
+                    k: token[k]
+                    for k in ("lstrip", "rstrip", "single_word", "normalized", "special")
+                    if k in token
+                }
                 backend.add_tokens([AddedToken(token["content"], **flags)])
         places = [place for place in (folder, base) if place is not None]
-        files = [place / name for place in places for name in ("generation_config.json", "config.json")]
-        ends = next((ends for file in files if (ends := _read_json(file).get("eos_token_id")) is not None), [])
+        files = [
+            place / name for place in places for name in ("generation_config.json", "config.json")
+        ]
+        ends = next(
+            (ends for file in files if (ends := _read_json(file).get("eos_token_id")) is not None),
+            [],
+        )
         tokenizer = cls(
             backend,
             roles=roles,
@@ -104,14 +134,27 @@ class Tokenizer:
         return tokenizer
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens with the same ids."""
+        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens with the same
+        ids."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
-        kept = {k: v for k, v in self.config.items() if k not in (*ROLES, "chat_template", "auto_map", "added_tokens_decoder", "backend")}
+        kept = {
+            k: v
+            for k, v in self.config.items()
+            if k not in (*ROLES, "chat_template", "auto_map", "added_tokens_decoder", "backend")
+        }
         template = {"chat_template": self.chat_template} if self.chat_template else {}
-        config = {**kept, **self.roles, **template, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        config = {
+            **kept,
+            **self.roles,
+            **template,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def train(
@@ -126,12 +169,16 @@ class Tokenizer:
         add_bos: bool = False,
         chat_template: str | None = None,
     ) -> "Tokenizer":
-        """Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) of `vocab_size` ids, special tokens included and first.
+        """Byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) of `vocab_size` ids, special
+        tokens included and first.
 
-        Lossless: no normalisation, every byte has an id. The same texts give the same merges. `eos` and `bos` default to the first special token.
+        Lossless: no normalisation, every byte has an id. The same texts give the same merges. `eos`
+        and `bos` default to the first special token.
         """
         if vocab_size < 256 + len(special_tokens):
-            raise DaedalError(f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need their own ids.")
+            raise DaedalError(
+                f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need their own ids."
+            )
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence([
             pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated"),
@@ -140,41 +187,62 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[AddedToken(text, normalized=False, special=True) for text in special_tokens],
+            special_tokens=[
+                AddedToken(text, normalized=False, special=True) for text in special_tokens
+            ],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         backend.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
         first = special_tokens[0] if special_tokens else None
-        roles = {"bos_token": bos or first, "eos_token": eos or first} | ({"pad_token": pad} if pad else {})
+        roles = {"bos_token": bos or first, "eos_token": eos or first} | (
+            {"pad_token": pad} if pad else {}
+        )
         tokenizer = cls(backend, roles=roles, chat_template=chat_template)
         tokenizer._frame(add_bos, False)
         return tokenizer
 
     def _frame(self, add_bos: bool, add_eos: bool) -> None:
-        """Say what stands around every encoded text, in the tokenizers pipeline and in the config both, so that other tools agree."""
-        bos, eos = (self.roles.get("bos_token") if add_bos else None), (self.roles.get("eos_token") if add_eos else None)
-        used = [(text, self.backend.token_to_id(text)) for text in dict.fromkeys([bos, eos]) if text]
+        """Say what stands around every encoded text, in the tokenizers pipeline and in the config
+        both, so that other tools agree."""
+        bos, eos = (
+            (self.roles.get("bos_token") if add_bos else None),
+            (self.roles.get("eos_token") if add_eos else None),
+        )
+        used = [
+            (text, self.backend.token_to_id(text)) for text in dict.fromkeys([bos, eos]) if text
+        ]
         single = [f"{bos}:0"] * bool(bos) + ["$A:0"] + [f"{eos}:0"] * bool(eos)
         pair = single + [f"{bos}:1"] * bool(bos) + ["$B:1"] + [f"{eos}:1"] * bool(eos)
-        self.backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=used)
+        self.backend.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=used
+        )
         self.config |= {"add_bos_token": bool(bos), "add_eos_token": bool(eos)}
 
-    # -- text to ids ---------------------------------------------------------------------------------------------------------------------
+    # -- text to ids -------------------------------------------------------------------------------
 
     def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]:
-        """Ids of a text. `special=True` reads control tokens written in it (a rendered chat template, never a user's words).
+        """Ids of a text. `special=True` reads control tokens written in it (a rendered chat
+        template, never a user's words).
 
-        `add_bos`: None frames the text as the tokenizer's own files say, True puts one bos in front, False adds nothing.
+        `add_bos`: None frames the text as the tokenizer's own files say, True puts one bos in
+        front, False adds nothing.
         """
         return self.encode_batch([text], special=special, add_bos=add_bos)[0]
 
-    def encode_batch(self, texts: Sequence[str], *, special: bool = False, add_bos: bool | None = None) -> list[list[int]]:
+    def encode_batch(
+        self, texts: Sequence[str], *, special: bool = False, add_bos: bool | None = None
+    ) -> list[list[int]]:
         """`encode` of many texts, in parallel on all cores."""
         with self._lock:  # the flag is a property of the shared backend
             backend = self.backend if special or self._splits_specials else self._plain
             backend.encode_special_tokens = not special
-            rows = [row.ids for row in backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)]
+            rows = [
+                row.ids
+                for row in backend.encode_batch_fast(
+                    list(texts), add_special_tokens=add_bos is None
+                )
+            ]
         bos = self.bos_id
         if not add_bos:
             return rows
@@ -183,7 +251,8 @@ class Tokenizer:
         return [[bos, *row] for row in rows]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a trusted text (control tokens are read, nothing is added) and the [start, end) characters that each stands for."""
+        """Ids of a trusted text (control tokens are read, nothing is added) and the [start, end)
+        characters that each stands for."""
         with self._lock:
             self.backend.encode_special_tokens = False
             row = self.backend.encode(text, add_special_tokens=False)
@@ -191,20 +260,28 @@ class Tokenizer:
 
     @cached_property
     def _splits_specials(self) -> bool:
-        """Whether the backend itself keeps control tokens out of plain text. BPE does, when no merge builds one from characters."""
+        """Whether the backend itself keeps control tokens out of plain text. BPE does, when no
+        merge builds one from characters."""
         if not isinstance(self.backend.model, models.BPE):
             return False
         self.backend.encode_special_tokens = True
         rows = self.backend.encode_batch_fast(list(self.special_tokens), add_special_tokens=False)
-        return not any(index in row.ids for index, row in zip(self.special_tokens.values(), rows, strict=True))
+        return not any(
+            index in row.ids for index, row in zip(self.special_tokens.values(), rows, strict=True)
+        )
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
-        """The same tokenizer without special tokens: a unigram or word model would find `</s>` in a text by itself, as a word of its list."""
+        """The same tokenizer without special tokens: a unigram or word model would find `</s>` in a
+        text by itself, as a word of its list."""
         state = json.loads(self.backend.to_str())
         state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
         vocabulary = state["model"]["vocab"]
-        hidden = {text: f"\U0010fffe{i}" for i, text in enumerate(self.special_tokens) if text != state["model"].get("unk_token")}
+        hidden = {
+            text: f"\U0010fffe{i}"
+            for i, text in enumerate(self.special_tokens)
+            if text != state["model"].get("unk_token")
+        }
         state["model"]["vocab"] = (
             {hidden.get(text, text): i for text, i in vocabulary.items()}
             if isinstance(vocabulary, dict)
@@ -212,7 +289,7 @@ class Tokenizer:
         )
         return tokenizers.Tokenizer.from_str(json.dumps(state))
 
-    # -- ids to text ---------------------------------------------------------------------------------------------------------------------
+    # -- ids to text -------------------------------------------------------------------------------
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of a whole id sequence; bytes that are no UTF-8 become U+FFFD."""
@@ -221,12 +298,16 @@ class Tokenizer:
         stream = Detokenizer(self, skip_special=skip_special)
         return "".join([stream.push(i) for i in ids]) + stream.flush()
 
-    # -- what there is -------------------------------------------------------------------------------------------------------------------
+    # -- what there is -----------------------------------------------------------------------------
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         """Control tokens, text to id."""
-        return {token.content: i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        return {
+            token.content: i
+            for i, token in self.backend.get_added_tokens_decoder().items()
+            if token.special
+        }
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -235,7 +316,10 @@ class Tokenizer:
     @cached_property
     def special_pattern(self) -> re.Pattern[str]:
         """Matches any control token, longest first; matches nothing when there are none."""
-        return re.compile("|".join(re.escape(t) for t in sorted(self.special_tokens, key=len, reverse=True)) or r"(?!)")
+        return re.compile(
+            "|".join(re.escape(t) for t in sorted(self.special_tokens, key=len, reverse=True))
+            or r"(?!)"
+        )
 
     @cached_property
     def vocab_size(self) -> int:
@@ -243,7 +327,8 @@ class Tokenizer:
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
 
     def token(self, index: int) -> str | None:
-        """The token as its file writes it (`Ġthe`, `▁the`, `<0x0A>`); None for an id that is not used."""
+        """The token as its file writes it (`Ġthe`, `▁the`, `<0x0A>`); None for an id that is not
+        used."""
         return self.backend.id_to_token(index)
 
     def token_id(self, text: str) -> int | None:
@@ -274,7 +359,8 @@ class Tokenizer:
 
 
 def _parts(text: str, size: int = 1 << 16) -> list[str]:
-    """A long text in parts for all cores. The cuts are where a line starts with a word or sign, which SPLIT cuts too, so nothing changes."""
+    """A long text in parts for all cores. The cuts are where a line starts with a word or sign,
+    which SPLIT cuts too, so nothing changes."""
     cuts = [0]
     while cuts[-1] + size < len(text) and (found := LINE_START.search(text, cuts[-1] + size)):
         cuts.append(found.start())
@@ -291,12 +377,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """chat_template.jinja wins over tokenizer_config.json, where a list of named templates means its `default`."""
+    """chat_template.jinja wins over tokenizer_config.json, where a list of named templates means
+    its `default`."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    template = config.get("chat_template") or _read_json(folder / "chat_template.json").get(
+        "chat_template"
+    )
     if isinstance(template, list):
-        return next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+        return next(
+            (entry["template"] for entry in template if entry.get("name") == "default"), None
+        )
     return template
 
 
@@ -306,7 +397,9 @@ def _read_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     folder = path if path.is_dir() else path.parent
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        raise DaedalError(f"No tokenizer in {path}: it needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt.")
+        raise DaedalError(
+            f"No tokenizer in {path}: it needs tokenizer.json, tokenizer.model, or vocab.json with merges.txt."
+        )
     if found.suffix == ".model":
         return _from_sentencepiece(found)
     try:
@@ -316,14 +409,20 @@ def _read_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     except DaedalError:
         raise
     except Exception as error:  # the Rust side raises bare Exception
-        raise DaedalError(f"{found} is not a tokenizer that can be read ({error}); download it again.") from error
+        raise DaedalError(
+            f"{found} is not a tokenizer that can be read ({error}); download it again."
+        ) from error
 
 
 def _from_sentencepiece(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     from daedal.data import sentencepiece
 
     model = sentencepiece.read(path)
-    roles = {"bos_token": model.piece(model.bos_id), "eos_token": model.piece(model.eos_id), "pad_token": model.piece(model.pad_id)}
+    roles = {
+        "bos_token": model.piece(model.bos_id),
+        "eos_token": model.piece(model.eos_id),
+        "pad_token": model.piece(model.pad_id),
+    }
     return sentencepiece.build(model), {role: text for role, text in roles.items() if text}
 
 
@@ -339,19 +438,41 @@ def _from_gpt2(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     end = "<|endoftext|>"
-    return backend, {"bos_token": end, "eos_token": end} if backend.token_to_id(end) is not None else {}
+    return backend, {"bos_token": end, "eos_token": end} if backend.token_to_id(
+        end
+    ) is not None else {}
 
 
-def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """CLIP's BPE (Radford et al. 2021): lower case, spaces dropped, the end of a word marked, every text framed."""
+def _clip(
+    vocab: dict[str, int], merges: list[tuple[str, str]]
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """CLIP's BPE (Radford et al. 2021): lower case, spaces dropped, the end of a word marked, every
+    text framed."""
     first, end = "<|startoftext|>", "<|endoftext|>"
-    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=end, continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False))
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()])
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab,
+            merges,
+            unk_token=end,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+        )
+    )
+    backend.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
     words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     backend.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ])  # fmt: skip
     backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.RobertaProcessing((end, vocab[end]), (first, vocab[first]), False, False)
+    backend.post_processor = processors.RobertaProcessing(
+        (end, vocab[end]), (first, vocab[first]), False, False
+    )
     return backend, {"bos_token": first, "eos_token": end, "unk_token": end, "pad_token": end}

@@ -1,1 +1,2 @@
-"""The runtime: many requests through one network at once. `daedal.engine.engine.Engine` is the way in."""
+"""The runtime: many requests through one network at once. `daedal.engine.engine.Engine` is the way
+in."""

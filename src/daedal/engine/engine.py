@@ -1,4 +1,5 @@
-"""The engine: many requests through one network, a step at a time (continuous batching, Yu et al. 2022).
+"""The engine: many requests through one network, a step at a time (continuous batching, Yu et al.
+2022).
 
     engine = Engine(network, tokenizer)
     request = engine.submit(tokenizer.encode("Once"), SamplingParams(temperature=0))
@@ -6,10 +7,12 @@
         engine.step()
     print(request.text)
 
-A step is one ragged call of the network: one token each of the requests that decode, guesses to verify, and parts of prompts. What comes
-out of a request equals the naive loop (daedal.processes.autoregression) token for token, whatever runs beside it and whichever of
-prefix caching, preemption and speculation is on. `submit` and `cancel` may be called from any thread, `step` from one at a time.
-A request whose settings or work fail ends alone, with what was raised; its neighbours go on.
+A step is one ragged call of the network: one token each of the requests that decode, guesses to
+verify, and parts of prompts. What comes out of a request equals the naive loop
+(daedal.processes.autoregression) token for token, whatever runs beside it and whichever of prefix
+caching, preemption and speculation is on. `submit` and `cancel` may be called from any thread,
+`step` from one at a time. A request whose settings or work fail ends alone, with what was raised;
+its neighbours go on.
 
 Legend: N flat tokens of a step, V vocabulary, k guesses.
 """
@@ -20,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -44,12 +47,14 @@ if TYPE_CHECKING:
 class Engine:
     """A network, a cache and a queue.
 
-    `max_batch` requests run at once, none longer than `max_len` tokens (default: the network's context, where rows grow with need; else
-    4,096); a step runs at most `token_budget` tokens. `cache='slots'` keeps
-    max_batch * max_len places, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default: what the slots would take).
-    `draft` and `prompt_lookup` guess up to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
-    `adapters` are peft folders by the names that requests ask for them with (`SamplingParams.adapter`). At most `limit` requests wait.
-    With `exact_prefixes` a beginning is shared only where that changes no output by a bit (see SlotCache).
+    `max_batch` requests run at once, none longer than `max_len` tokens (default: the network's
+    context, where rows grow with need; else 4,096); a step runs at most `token_budget` tokens.
+    `cache='slots'` keeps max_batch * max_len places, `'paged'` blocks of `block_size` tokens within
+    `memory_budget` bytes (default: what the slots would take). `draft` and `prompt_lookup` guess up
+    to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
+    `adapters` are peft folders by the names that requests ask for them with
+    (`SamplingParams.adapter`). At most `limit` requests wait. With `exact_prefixes` a beginning is
+    shared only where that changes no output by a bit (see SlotCache).
     """
 
     def __init__(
@@ -76,23 +81,32 @@ class Engine:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
         context = network.config.max_position_embeddings
-        self.max_len = min(max_len or (context if cache == "slots" and memory_budget is None else 4096), context)
+        self.max_len = min(
+            max_len or (context if cache == "slots" and memory_budget is None else 4096), context
+        )
         if token_budget < max_batch:
-            raise DaedalError(f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve.")
-        dtype = cache_dtype or activation_dtype(network)
-        try:
-            self.cache = self._make_cache(
-                cache, max_batch, block_size, prefix_caching, memory_budget, dtype, token_budget if exact_prefixes else None
+            raise DaedalError(
+                f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve."
             )
-        except (RuntimeError, MemoryError) as error:
-            size = network.cache_bytes_per_token(dtype) * self.max_len * max_batch / 1e9
-            raise DaedalError(f"A cache of {max_batch} x {self.max_len} tokens needs {size:.1f} GB, which is not there; lower either.") from error
+        dtype, chunk = (
+            cache_dtype or activation_dtype(network),
+            token_budget if exact_prefixes else None,
+        )
+        self.cache = self._fitting_cache(
+            cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk
+        )
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
-        self.ends = frozenset(tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id))
+        self.ends = frozenset(
+            tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id)
+        )
         self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
         self.guesses, self.prompt_lookup = guesses, prompt_lookup
-        self.replays = Replays(network, self.cache, max_batch) if replay and isinstance(self.cache, SlotCache) else None
+        self.replays = (
+            Replays(network, self.cache, max_batch)
+            if replay and isinstance(self.cache, SlotCache)
+            else None
+        )
         self.adapters = Adapters(network)
         for name, folder in (adapters or {}).items():
             self.add_adapter(name, folder)
@@ -102,8 +116,27 @@ class Engine:
         self.steps = self.tokens_run = self.guessed = self.accepted = 0
         self.overhead_s = 0.0  # time in steps outside the networks
 
+    def _fitting_cache(self, kind: str, max_batch: int, *rest: Any) -> Cache:
+        """`_make_cache`; memory that is not there is a DaedalError."""
+        try:
+            return self._make_cache(kind, max_batch, *rest)
+        except (RuntimeError, MemoryError) as error:
+            per_token = self.network.cache_bytes_per_token(rest[3])
+            size = per_token * self.max_len * max_batch / 1e9
+            raise DaedalError(
+                f"A cache of {max_batch} x {self.max_len} tokens needs {size:.1f} GB, "
+                "which is not there; lower either."
+            ) from error
+
     def _make_cache(
-        self, kind: str, max_batch: int, block_size: int, prefix_caching: bool, memory_budget: int | None, dtype: torch.dtype, chunk: int | None
+        self,
+        kind: str,
+        max_batch: int,
+        block_size: int,
+        prefix_caching: bool,
+        memory_budget: int | None,
+        dtype: torch.dtype,
+        chunk: int | None,
     ) -> Cache:
         config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
         if kind == "slots":
@@ -115,36 +148,67 @@ class Engine:
                         "lower max_len or use cache='paged'."
                     )
                 max_batch = min(max_batch, fitting)
-            return SlotCache(config, max_batch, self.max_len, dtype, self.device, prefix_caching, chunk)
+            return SlotCache(
+                config, max_batch, self.max_len, dtype, self.device, prefix_caching, chunk
+            )
         if kind != "paged":
             raise DaedalError(f"cache={kind!r} must be 'slots' or 'paged'.")
-        budget = memory_budget if memory_budget is not None else per_token * self.max_len * max_batch
+        budget = (
+            memory_budget if memory_budget is not None else per_token * self.max_len * max_batch
+        )
         blocks = budget // (per_token * block_size)
-        return PagedCache(config, max_batch, self.max_len, blocks, block_size, dtype, self.device, prefix_caching)
+        return PagedCache(
+            config, max_batch, self.max_len, blocks, block_size, dtype, self.device, prefix_caching
+        )
 
-    # -- requests ------------------------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams | None = None, *, client: str = "", priority: int = 0) -> Request:
-        """Queue a prompt. With `params.n` above 1 the result's `samples` are all n requests, which share the prompt's work. Clients share
-        the engine evenly; a higher `priority` is served first."""
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        client: str = "",
+        priority: int = 0,
+    ) -> Request:
+        """Queue a prompt. With `params.n` above 1 the result's `samples` are all n requests, which
+        share the prompt's work. Clients share the engine evenly; a higher `priority` is served
+        first."""
         params = (params or SamplingParams()).seeded()
         if not prompt:
             raise DaedalError("The prompt has no tokens; start with at least the bos token.")
         if len(prompt) >= self.max_len:
-            raise DaedalError(f"The prompt has {len(prompt)} tokens and the context {self.max_len}; shorten it or raise max_len.")
+            raise DaedalError(
+                f"The prompt has {len(prompt)} tokens and the context {self.max_len}; shorten it or raise max_len."
+            )
         vocabulary = self.network.config.vocab_size
         if bad := [i for i in prompt if not 0 <= i < vocabulary]:
             raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {vocabulary}.")
         params.check(vocabulary)
         if (waiting := len(self._new) + len(self.scheduler.waiting)) + params.n > self.limit:
-            raise DaedalError(f"{waiting} requests wait already, of at most {self.limit}; ask again later, or for fewer than n={params.n}.")
+            raise DaedalError(
+                f"{waiting} requests wait already, of at most {self.limit}; ask again later, or for fewer than n={params.n}."
+            )
         if (params.stop or params.grammar) and self.tokenizer is None:
             raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
-        limit, adapter = min(params.max_tokens, self.max_len - len(prompt)), self.adapters.number(params.adapter)
-        samples = [new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer) for i in range(params.n)]
+        limit, adapter = (
+            min(params.max_tokens, self.max_len - len(prompt)),
+            self.adapters.number(params.adapter),
+        )
+        samples = [
+            new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer)
+            for i in range(params.n)
+        ]
         for request in samples:
-            request.samples, request.adapter, request.client, request.priority = samples, adapter, client, priority
-            request.waits_for = samples[0] if request is not samples[0] and self.cache.prefix_caching else None
+            request.samples, request.adapter, request.client, request.priority = (
+                samples,
+                adapter,
+                client,
+                priority,
+            )
+            request.waits_for = (
+                samples[0] if request is not samples[0] and self.cache.prefix_caching else None
+            )
         self._new.extend(samples)
         return samples[0]
 
@@ -157,19 +221,29 @@ class Engine:
         """Whether a step would have something to do."""
         return bool(self._new or self.scheduler.waiting or self.scheduler.running)
 
-    def stream(self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]) -> Iterator[tuple[int, Token]]:
-        """Run prompts to their ends and yield (index of the prompt, token) as they come. A reader that stops early cancels them."""
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[tuple[int, Token]]:
+        """Run prompts to their ends and yield (index of the prompt, token) as they come. A reader
+        that stops early cancels them."""
         each = params if isinstance(params, Sequence) else [params] * len(prompts)
-        requests = {self.submit(prompt, p): i for i, (prompt, p) in enumerate(zip(prompts, each, strict=True))}
+        requests = {
+            self.submit(prompt, p): i
+            for i, (prompt, p) in enumerate(zip(prompts, each, strict=True))
+        }
         owner = {sample: i for request, i in requests.items() for sample in request.samples}
         try:
             while not all(request.finished for request in owner):
-                yield from ((owner[request], token) for request, token in self.step() if request in owner)
+                yield from (
+                    (owner[request], token) for request, token in self.step() if request in owner
+                )
         finally:
             for request in owner:
                 self.cancel(request)
 
-    def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Request]:
         """Run prompts to their ends: one request a prompt, with its output, text and samples."""
         each = params if isinstance(params, Sequence) else [params] * len(prompts)
         requests = [self.submit(prompt, p) for prompt, p in zip(prompts, each, strict=True)]
@@ -184,11 +258,16 @@ class Engine:
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter, between steps. One that requests still run with is an error."""
         number = self.adapters.number(name)
-        if busy := sum(request.adapter == number for request in (*self._new, *self.scheduler.waiting, *self.scheduler.running)):
-            raise DaedalError(f"the adapter {name!r} still serves {busy} of the requests; let them finish, or cancel them and take a step.")
+        if busy := sum(
+            request.adapter == number
+            for request in (*self._new, *self.scheduler.waiting, *self.scheduler.running)
+        ):
+            raise DaedalError(
+                f"the adapter {name!r} still serves {busy} of the requests; let them finish, or cancel them and take a step."
+            )
         self.adapters.remove(name)
 
-    # -- one step ------------------------------------------------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Token]]:
@@ -203,7 +282,9 @@ class Engine:
             out, spent = self._carry_out(work)
         finally:  # also after Ctrl-C: keys without a token drawn after them are forgotten
             for request in self.scheduler.running:
-                self.cache.lengths[request.slot] = min(self.cache.lengths[request.slot], len(request.tokens) - 1)
+                self.cache.lengths[request.slot] = min(
+                    self.cache.lengths[request.slot], len(request.tokens) - 1
+                )
         self.steps += 1
         self.tokens_run += sum(w.count for w in work)
         self.overhead_s += time.perf_counter() - began - drafted - spent
@@ -213,8 +294,13 @@ class Engine:
         """Take in what other threads submitted and cancelled."""
         while self._new:
             self.scheduler.waiting.append(self._new.popleft())
-        for request in [r for r in (*self.scheduler.waiting, *self.scheduler.running) if r.cancelled or r.finished]:
-            self._finish(request, request.finished or "cancelled")  # finished: Ctrl-C came before it was released
+        for request in [
+            r
+            for r in (*self.scheduler.waiting, *self.scheduler.running)
+            if r.cancelled or r.finished
+        ]:
+            # finished: Ctrl-C came before it was released
+            self._finish(request, request.finished or "cancelled")
 
     def _finish(self, request: Request, reason: str, error: Exception | None = None) -> None:
         request.error, request.finished = error or request.error, reason
@@ -226,7 +312,8 @@ class Engine:
             self.scheduler.release(request)
 
     def _carry_out(self, work: list[Work]) -> tuple[list[tuple[Request, Token]], float]:
-        """Run and draw: what came out, and the seconds in the network. What fails together is tried alone, and what fails alone ends."""
+        """Run and draw: what came out, and the seconds in the network. What fails together is tried
+        alone, and what fails alone ends."""
         began = time.perf_counter()
         try:
             logits = self._run(work)
@@ -241,7 +328,9 @@ class Engine:
 
     def _guess(self) -> float:
         """Guesses for the requests that decode; returns the seconds that the draft network took."""
-        decoding = [r for r in self.scheduler.running if len(r.tokens) - self.cache.lengths[r.slot] == 1]
+        decoding = [
+            r for r in self.scheduler.running if len(r.tokens) - self.cache.lengths[r.slot] == 1
+        ]
         if self.prompt_lookup and decoding:
             look_up(decoding, self.prompt_lookup)
         if self.draft is None or not decoding:
@@ -251,7 +340,8 @@ class Engine:
         return time.perf_counter() - began
 
     def _run(self, work: list[Work]) -> Tensor:
-        """Logits (rows, V) of the requests that caught up: one row each, and one more for each guess."""
+        """Logits (rows, V) of the requests that caught up: one row each, and one more for each
+        guess."""
         owners = [w.request.adapter for w in work for _ in range(w.count)]
         network = self.adapters.network if any(owners) else self.network
         if self.replays is not None and len(owners) == len(work) and network is self.network:
@@ -259,7 +349,10 @@ class Engine:
             if logits is not None:
                 return logits
         step = self.cache.step([(w.request.slot, w.count) for w in work])
-        tokens = torch.tensor([list(itertools.chain.from_iterable(w.tokens() for w in work))], device=self.device)  # (1, N)
+        # (1, N)
+        tokens = torch.tensor(
+            [list(itertools.chain.from_iterable(w.tokens() for w in work))], device=self.device
+        )
         self.adapters.route(owners, self.device)
         hidden = network.hidden(tokens, cache=step)[0]  # (N, D)
         step.commit()
@@ -296,7 +389,9 @@ class Engine:
             at += count
         return out
 
-    def _draw(self, work: list[Work], logits: Tensor) -> list[tuple[int, float | None, tuple[tuple[int, float], ...]]]:
+    def _draw(
+        self, work: list[Work], logits: Tensor
+    ) -> list[tuple[int, float | None, tuple[tuple[int, float], ...]]]:
         """(token, log-probability, likeliest) of each row of logits (rows, V)."""
         rows, masks = list[Row](), list[Tensor | None]()
         for w in work:
@@ -305,20 +400,27 @@ class Engine:
         masked = logits
         if any(mask is not None for mask in masks):
             masked = torch.stack(
-                [line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf")) for line, mask in zip(logits, masks, strict=True)]
+                [
+                    line if mask is None else line.masked_fill(~mask.to(line.device), float("-inf"))
+                    for line, mask in zip(logits, masks, strict=True)
+                ]
             )
         drawn = sample_batch(masked, rows)
         asked = [params.logprobs for params, _, _ in rows]
         known = any(k is not None for k in asked)
         scores = (logprobs(logits, drawn) if known else logits[range(len(drawn)), drawn]).tolist()
         if not all(map(math.isfinite, scores)):
-            raise DaedalError("the model's numbers became NaN or infinite; load it with dtype fp32, or check its weights.")
+            raise DaedalError(
+                "the model's numbers became NaN or infinite; load it with dtype fp32, or check its weights."
+            )
         return [
             (token, None if k is None else score, tuple(likeliest(logits[row], k)) if k else ())
             for row, (token, score, k) in enumerate(zip(drawn, scores, asked, strict=True))
         ]
 
-    def _take(self, work: Work, drawn: list[tuple[int, float | None, tuple[tuple[int, float], ...]]]) -> Iterator[Token]:
+    def _take(
+        self, work: Work, drawn: list[tuple[int, float | None, tuple[tuple[int, float], ...]]]
+    ) -> Iterator[Token]:
         """The tokens of one request: the first, and one more for each guess that agreed."""
         request, i = work.request, 0
         for i, (token, score, best) in enumerate(drawn):
@@ -330,7 +432,9 @@ class Engine:
     def _settle(self, work: Work) -> None:
         """Forget the keys of guesses that failed, name what is final, and let finished requests go."""
         request = work.request
-        self.cache.lengths[request.slot] = min(self.cache.lengths[request.slot], len(request.tokens) - 1)
+        self.cache.lengths[request.slot] = min(
+            self.cache.lengths[request.slot], len(request.tokens) - 1
+        )
         self.cache.note(request.slot)
         request.guesses = []
         if request.finished:
@@ -344,11 +448,15 @@ def _as_tuple(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
 def _rows(work: Work) -> list[Row]:
     """What each row of logits is drawn with: the output so far and the guesses before it."""
     request = work.request
-    return [(request.params, request.prompt, request.output + work.guesses[:i] if i else request.output) for i in range(len(work.guesses) + 1)]
+    return [
+        (request.params, request.prompt, request.output + work.guesses[:i] if i else request.output)
+        for i in range(len(work.guesses) + 1)
+    ]
 
 
 def _masks(work: Work, vocabulary: int) -> list[Tensor | None]:
-    """The tokens that the request's grammar allows in each row, walking it along the guesses and back."""
+    """The tokens that the request's grammar allows in each row, walking it along the guesses and
+    back."""
     matcher = work.request.matcher
     if matcher is None:
         return [None] * (len(work.guesses) + 1)

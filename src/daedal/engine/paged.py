@@ -1,7 +1,9 @@
-"""Paged keys and values (Kwon et al. 2023): fixed blocks handed out one by one, so memory follows what sequences really hold.
+"""Paged keys and values (Kwon et al. 2023): fixed blocks handed out one by one, so memory follows
+what sequences really hold.
 
-A full block is named by a hash of its tokens and the block before it; another sequence with the same beginning shares it, counted. A freed
-block keeps its name until it is needed for something else, so a prompt seen a while ago still costs nothing.
+A full block is named by a hash of its tokens and the block before it; another sequence with the
+same beginning shares it, counted. A freed block keeps its name until it is needed for something
+else, so a prompt seen a while ago still costs nothing.
 
 Legend: N flat tokens of a ragged call, Hkv key heads, K head dim.
 """
@@ -24,7 +26,8 @@ Name = bytes
 
 
 def chained(parent: Name, tokens: tuple[int, ...]) -> Name:
-    """The name of a block: a cryptographic hash of its tokens and of all before them, so that nobody can make two prompts share one."""
+    """The name of a block: a cryptographic hash of its tokens and of all before them, so that
+    nobody can make two prompts share one."""
     return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
@@ -33,7 +36,8 @@ class BlockPool:
 
     def __init__(self, count: int) -> None:
         self.refs = [0] * count
-        self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))  # least recently used first
+        # least recently used first
+        self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))
         self.names: list[Name | None] = [None] * count
         self.known: dict[Name, int] = {}
 
@@ -76,7 +80,8 @@ class BlockPool:
 
 
 class PagedCache:
-    """Keys and values of up to `slots` sequences in `blocks` blocks of `block_size` tokens: (Hkv, blocks, block_size, K) a layer."""
+    """Keys and values of up to `slots` sequences in `blocks` blocks of `block_size` tokens: (Hkv,
+    blocks, block_size, K) a layer."""
 
     def __init__(
         self,
@@ -90,27 +95,41 @@ class PagedCache:
         prefix_caching: bool = True,
     ) -> None:
         if blocks < 1:
-            raise DaedalError(f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget.")
+            raise DaedalError(
+                f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget."
+            )
         shape = (config.num_key_value_heads, blocks, block_size, config.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.block_size, self.max_len, self.prefix_caching = block_size, min(max_len, blocks * block_size), prefix_caching
+        self.keys = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
+        ]
+        self.values = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
+        ]
+        self.block_size, self.max_len, self.prefix_caching = (
+            block_size,
+            min(max_len, blocks * block_size),
+            prefix_caching,
+        )
         self.pool, self.blocks = BlockPool(blocks), blocks
         self.tables: list[list[int]] = [[] for _ in range(slots)]
-        self.named: list[list[Name]] = [[] for _ in range(slots)]  # names of the leading full blocks
+        # names of the leading full blocks
+        self.named: list[list[Name]] = [[] for _ in range(slots)]
         self.held: list[Sequence[int]] = [()] * slots
         self.root: list[Name] = [b""] * slots
         self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
 
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
-        """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no slot is left. `owner` is the name before a
-        sequence's first block, so blocks are shared within one."""
+        """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no
+        slot is left. `owner` is the name before a sequence's first block, so blocks are shared
+        within one."""
         if not self.free:
             return None
         slot = self.free.pop()
         self.held[slot], self.root[slot] = tokens, str(owner).encode()
         while self.prefix_caching and len(self.tables[slot]) < (len(tokens) - 1) // self.block_size:
-            hit = self.pool.find(self._parent(slot), self._block_tokens(slot, len(self.tables[slot])))
+            hit = self.pool.find(
+                self._parent(slot), self._block_tokens(slot, len(self.tables[slot]))
+            )
             if hit is None:
                 break
             self.tables[slot].append(self.pool.share(hit[0]))
@@ -125,8 +144,11 @@ class PagedCache:
         return tuple(self.held[slot][index * self.block_size : (index + 1) * self.block_size])
 
     def room(self, length: int) -> bool:
-        """Whether a new sequence of `length` tokens would find blocks now, one more for each sequence that runs included."""
-        return -(-length // self.block_size) + len(self.tables) - len(self.free) <= len(self.pool.free)
+        """Whether a new sequence of `length` tokens would find blocks now, one more for each
+        sequence that runs included."""
+        return -(-length // self.block_size) + len(self.tables) - len(self.free) <= len(
+            self.pool.free
+        )
 
     def grow(self, slot: int, length: int) -> bool:
         """Blocks for `length` tokens; False when there are not enough, and nothing is taken."""
@@ -139,9 +161,16 @@ class PagedCache:
 
     def note(self, slot: int) -> None:
         """Tokens of this slot are final up to its length: name the blocks that they fill."""
-        while self.prefix_caching and (len(self.named[slot]) + 1) * self.block_size <= self.lengths[slot]:
+        while (
+            self.prefix_caching
+            and (len(self.named[slot]) + 1) * self.block_size <= self.lengths[slot]
+        ):
             index = len(self.named[slot])
-            self.named[slot].append(self.pool.name(self.tables[slot][index], self._parent(slot), self._block_tokens(slot, index)))
+            self.named[slot].append(
+                self.pool.name(
+                    self.tables[slot][index], self._parent(slot), self._block_tokens(slot, index)
+                )
+            )
 
     def close(self, slot: int) -> None:
         """Give a sequence's blocks back, its last ones to be used again first."""
@@ -151,7 +180,8 @@ class PagedCache:
         self.free.append(slot)
 
     def discard(self, slot: int) -> None:
-        """Forget what a sequence that failed has alone: numbers that are not finite must meet no other sequence, even masked."""
+        """Forget what a sequence that failed has alone: numbers that are not finite must meet no
+        other sequence, even masked."""
         for block in self.tables[slot]:
             if self.pool.refs[block] == 1:
                 self.pool.forget(block)
@@ -165,7 +195,9 @@ class PagedCache:
         """The invariants, for tests: counts add up, and no block is both free and referenced."""
         used = [block for table in self.tables for block in table]
         assert sum(self.pool.refs) == len(used)
-        assert all((block in self.pool.free) == (refs == 0) for block, refs in enumerate(self.pool.refs))
+        assert all(
+            (block in self.pool.free) == (refs == 0) for block, refs in enumerate(self.pool.refs)
+        )
         assert all(self.pool.names[block] is not None for block in self.pool.known.values())
 
 
@@ -175,29 +207,57 @@ class PagedStep:
     def __init__(self, cache: PagedCache, segments: list[tuple[int, int]]) -> None:
         self.cache, self.segments = cache, segments
         size, device = cache.block_size, cache.keys[0].device
-        spans = [(slot, cache.lengths[slot], cache.lengths[slot] + count) for slot, count in segments]
+        spans = [
+            (slot, cache.lengths[slot], cache.lengths[slot] + count) for slot, count in segments
+        ]
         positions = [p for _, start, end in spans for p in range(start, end)]
         self.positions = torch.tensor([positions], device=device)
-        self.lengths = torch.tensor([[end for _, start, end in spans for _ in range(start, end)]], device=device)
-        places = [(cache.tables[slot][p // size], p % size) for slot, start, end in spans for p in range(start, end)]
-        self.block, self.offset = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
+        self.lengths = torch.tensor(
+            [[end for _, start, end in spans for _ in range(start, end)]], device=device
+        )
+        places = [
+            (cache.tables[slot][p // size], p % size)
+            for slot, start, end in spans
+            for p in range(start, end)
+        ]
+        self.block, self.offset = (
+            torch.tensor(column, device=device) for column in zip(*places, strict=True)
+        )
         self.tables = {slot: cache.tables[slot][: -(-end // size)] for slot, _, end in spans}
         starts = list(itertools.accumulate((count for _, count in segments), initial=0))
-        self.chunks = [(slot, at, count) for (slot, count), at in zip(segments, starts, strict=False) if count > 1]
+        self.chunks = [
+            (slot, at, count)
+            for (slot, count), at in zip(segments, starts, strict=False)
+            if count > 1
+        ]
         self.slots = [slot for slot, count in segments if count == 1]
-        self.single = torch.tensor([at for (_, count), at in zip(segments, starts, strict=False) if count == 1], device=device)
+        self.single = torch.tensor(
+            [at for (_, count), at in zip(segments, starts, strict=False) if count == 1],
+            device=device,
+        )
         self.ends = [cache.lengths[slot] + 1 for slot in self.slots]
         self.seen: dict[int | None, Tensor | None] = {}  # by window
 
     def _gather(self, cached: Tensor, slots: list[int], low: int, end: int) -> Tensor:
-        """(B, Hkv, S, K): the keys or values of sequences from position `low` to `end`; past a sequence's own end, anything."""
+        """(B, Hkv, S, K): the keys or values of sequences from position `low` to `end`; past a
+        sequence's own end, anything."""
         size = self.cache.block_size
         first, last = low // size, -(-end // size)
         blocks = [(self.tables[slot] + [0] * last)[first:last] for slot in slots]
         found = cached[:, torch.tensor(blocks, device=cached.device)].flatten(2, 3).transpose(0, 1)
         return found[:, :, low - first * size : end - first * size]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
@@ -208,13 +268,26 @@ class PagedStep:
             low = 0 if window is None else max(0, min(self.ends) - window)
             if window not in self.seen:
                 self.seen[window] = seen_from(self.ends, low, window, q.device)
-            held = (self._gather(t, self.slots, low, max(self.ends)).to(q.dtype) for t in (keys, values))
+            held = (
+                self._gather(t, self.slots, low, max(self.ends)).to(q.dtype) for t in (keys, values)
+            )
             out[self.single] = attend_last(q[self.single], *held, self.seen[window], scale, softcap)
         for slot, at, count in self.chunks:
             old, rows = self.cache.lengths[slot], slice(at, at + count)
             low = 0 if window is None else max(0, old + 1 - window)
-            k_in, v_in = (self._gather(t, [slot], low, old + count).transpose(1, 2).to(q.dtype) for t in (keys, values))
-            out[rows] = attend(q[None, rows], k_in, v_in, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
+            k_in, v_in = (
+                self._gather(t, [slot], low, old + count).transpose(1, 2).to(q.dtype)
+                for t in (keys, values)
+            )
+            out[rows] = attend(
+                q[None, rows],
+                k_in,
+                v_in,
+                scale=scale,
+                window=window,
+                softcap=softcap,
+                offset=old - low,
+            )[0]
         return out.view(shape)
 
     def commit(self) -> None:

@@ -1,4 +1,5 @@
-"""Decode steps captured once for a few batch sizes and replayed (see daedal.nn.replay); rows without a request run in a spare slot."""
+"""Decode steps captured once for a few batch sizes and replayed (see daedal.nn.replay); rows
+without a request run in a spare slot."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class Replays:
-    """`replays(tokens, slots)` returns the logits (B, V) after one more token in each slot, or None where the plain path must be taken."""
+    """`replays(tokens, slots)` returns the logits (B, V) after one more token in each slot, or None
+    where the plain path must be taken."""
 
     def __init__(self, network: "Decoder", cache: SlotCache, max_batch: int) -> None:
         self.network, self.cache, self.max_batch = network, cache, max_batch

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token that came out. `text` is what it lets out of the stream: nothing while a character or a stop string is half seen."""
+    """One token that came out. `text` is what it lets out of the stream: nothing while a character
+    or a stop string is half seen."""
 
     id: int
     text: str
@@ -25,10 +26,12 @@ class Token:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A prompt and its continuation. Its whole progress is two integers: `len(tokens)`, and how many of them the cache has.
+    """A prompt and its continuation. Its whole progress is two integers: `len(tokens)`, and how
+    many of them the cache has.
 
-    `finished` is None while it runs, then 'stop' (an end token, a stop string or the grammar's end), 'length', 'cancelled' or 'error'
-    (then `error` is what was raised). It is set once and never changes.
+    `finished` is None while it runs, then 'stop' (an end token, a stop string or the grammar's
+    end), 'length', 'cancelled' or 'error' (then `error` is what was raised). It is set once and
+    never changes.
     """
 
     id: int
@@ -61,7 +64,13 @@ class Request:
         return "".join(token.text for token in self.stream)
 
 
-def new_request(index: int, prompt: Sequence[int], params: SamplingParams, limit: int, tokenizer: Tokenizer | None) -> Request:
+def new_request(
+    index: int,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    limit: int,
+    tokenizer: Tokenizer | None,
+) -> Request:
     """A request at its start, with the state that its settings ask for."""
     request = Request(index, list(prompt), params, limit, list(prompt))
     request.matcher = params.grammar.matcher() if params.grammar else None
@@ -71,7 +80,13 @@ def new_request(index: int, prompt: Sequence[int], params: SamplingParams, limit
     return request
 
 
-def take(request: Request, token: int, ends: frozenset[int], logprob: float | None = None, likeliest: tuple[tuple[int, float], ...] = ()) -> Token:
+def take(
+    request: Request,
+    token: int,
+    ends: frozenset[int],
+    logprob: float | None = None,
+    likeliest: tuple[tuple[int, float], ...] = (),
+) -> Token:
     """Add one token to a request, decide whether that finishes it, and return what may be shown."""
     request.tokens.append(token)
     request.output.append(token)

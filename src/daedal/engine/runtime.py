@@ -1,10 +1,11 @@
 """The runtime: generations of every medium as steps under one schedule, from any thread.
 
-A *lane* is one loaded model with the generations that run on it: the engine of a language model, whose step
-is one token for a whole batch, or a `GeneratorLane`, whose step is one step of one picture. `wait` runs the
-steps. The thread that waits does the work: it takes the lead, runs whichever lane is due until its own
-generation has news, and passes the lead to the next thread that waits. So only one step runs at a time, a
-program of one thread pays for no other, and Ctrl-C reaches the step that it interrupts.
+A *lane* is one loaded model with the generations that run on it: the engine of a language model,
+whose step is one token for a whole batch, or a `GeneratorLane`, whose step is one step of one
+picture. `wait` runs the steps. The thread that waits does the work: it takes the lead, runs
+whichever lane is due until its own generation has news, and passes the lead to the next thread that
+waits. So only one step runs at a time, a program of one thread pays for no other, and Ctrl-C
+reaches the step that it interrupts.
 """
 
 import threading
@@ -20,7 +21,8 @@ Ready = Callable[[], bool]
 
 
 class Lane(Protocol):
-    """One loaded model and what runs on it. `step` must not raise for what one generation did wrong."""
+    """One loaded model and what runs on it. `step` must not raise for what one generation did
+    wrong."""
 
     @property
     def busy(self) -> bool:
@@ -33,7 +35,8 @@ class Lane(Protocol):
 
 
 class Runtime:
-    """Lanes, the threads that wait for them, and whose turn it is. Lanes share the machine's time evenly."""
+    """Lanes, the threads that wait for them, and whose turn it is. Lanes share the machine's time
+    evenly."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -86,8 +89,12 @@ class Runtime:
     def _due(self) -> Lane:
         busy = [lane for lane in self._lanes if lane.busy]
         if not busy:
-            raise RuntimeError("a generation waits and no model has work: it was never submitted, or was lost.")
-        return busy[0] if len(busy) == 1 else min(busy, key=lambda lane: self._shares.start(id(lane)))
+            raise RuntimeError(
+                "a generation waits and no model has work: it was never submitted, or was lost."
+            )
+        return (
+            busy[0] if len(busy) == 1 else min(busy, key=lambda lane: self._shares.start(id(lane)))
+        )
 
 
 def acquired(mutex: threading.Lock) -> None:
@@ -105,11 +112,17 @@ RUNTIME = Runtime()  # of this process: what computes on one machine takes turns
 class Generation:
     """One generation of a GeneratorLane: a generator of steps that is asked for one at a time.
 
-    `finished` is None while it runs, then 'stop', 'cancelled' or 'error' (then `error` is what was raised);
-    it is set once. `states` collects what the steps yield, `value` is what they return.
+    `finished` is None while it runs, then 'stop', 'cancelled' or 'error' (then `error` is what was
+    raised); it is set once. `states` collects what the steps yield, `value` is what they return.
     """
 
-    def __init__(self, steps: Generator[Any, None, Any], weights: object = None, client: str = "", priority: int = 0) -> None:
+    def __init__(
+        self,
+        steps: Generator[Any, None, Any],
+        weights: object = None,
+        client: str = "",
+        priority: int = 0,
+    ) -> None:
         self.steps, self.weights, self.client, self.priority = steps, weights, client, priority
         self.states: list[Any] = []
         self.value: Any = None
@@ -131,8 +144,8 @@ class Generation:
 class GeneratorLane:
     """A model whose work comes as generators of steps. Up to `active` of them take turns.
 
-    Generations of equal `weights` (the adapters that they need on the shared networks) may run side by side;
-    others wait until those have ended. At most `limit` may wait.
+    Generations of equal `weights` (the adapters that they need on the shared networks) may run side
+    by side; others wait until those have ended. At most `limit` may wait.
     """
 
     def __init__(self, active: int = 4, limit: int = 1024) -> None:
@@ -152,7 +165,9 @@ class GeneratorLane:
         """Queue a generation, from any thread."""
         with self._mutex:
             if len(self.waiting) >= self.limit:
-                raise DaedalError(f"{self.limit} generations wait for this model already; try again later.")
+                raise DaedalError(
+                    f"{self.limit} generations wait for this model already; try again later."
+                )
             self._submitted += 1
             generation.number = self._submitted
             self.waiting.append(generation)

@@ -1,8 +1,10 @@
 """Which requests run in the next call of the network, and with how many tokens each.
 
-Everything is catching up: a request has `len(tokens)` tokens and the cache has some of them, whether that is a prompt in chunks, one new
-token, guesses to verify, or a request that was preempted and starts over. One budget of tokens a step; those that decode come first,
-then prompts under way, then waiting requests in order. When blocks run out the youngest request is put back to the head of the queue.
+Everything is catching up: a request has `len(tokens)` tokens and the cache has some of them,
+whether that is a prompt in chunks, one new token, guesses to verify, or a request that was
+preempted and starts over. One budget of tokens a step; those that decode come first, then prompts
+under way, then waiting requests in order. When blocks run out the youngest request is put back to
+the head of the queue.
 """
 
 from collections import deque
@@ -63,7 +65,8 @@ class Scheduler:
         return len(request.tokens) - self.cache.lengths[request.slot] if request.slot >= 0 else 0
 
     def _continue(self, request: Request, budget: int, work: dict[Request, Work]) -> int:
-        """Add a running request's work, preempting others for its place if need be; returns the change of the budget."""
+        """Add a running request's work, preempting others for its place if need be; returns the
+        change of the budget."""
         freed = 0
         start, need = self.cache.lengths[request.slot], self._need(request)
         guesses = request.guesses[: budget - 1] if need == 1 else []
@@ -107,7 +110,8 @@ class Scheduler:
             budget -= count
 
     def _order(self) -> list[Request]:
-        """The waiting in the order of service: what was preempted first, then by priority, share and age."""
+        """The waiting in the order of service: what was preempted first, then by priority, share
+        and age."""
         if len(self.waiting) == 1:
             return [self.waiting[0]]
         again = [request for request in self.waiting if request.preemptions]
@@ -117,13 +121,19 @@ class Scheduler:
     def _still_waits(self, request: Request) -> bool:
         """A sample waits until its sibling has run the prompt that both share."""
         first = request.waits_for
-        if first is None or first.finished or first.preemptions or (first.slot >= 0 and self._need(first) <= 1):
+        if (
+            first is None
+            or first.finished
+            or first.preemptions
+            or (first.slot >= 0 and self._need(first) <= 1)
+        ):
             request.waits_for = None
             return False
         return True
 
     def preempt(self, request: Request) -> None:
-        """Take a running request's memory; it starts over when there is room, and draws the same tokens."""
+        """Take a running request's memory; it starts over when there is room, and draws the same
+        tokens."""
         self.release(request)
         request.preemptions += 1
         self.preemptions += 1

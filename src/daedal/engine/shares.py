@@ -1,7 +1,8 @@
-"""Fair shares: who is served next when several clients wait (start-time fair queueing, Goyal et al. 1996).
+"""Fair shares: who is served next when several clients wait (start-time fair queueing, Goyal et al.
+1996).
 
-Each client has a virtual time that grows with what it is served; the one that is behind goes first. A client
-that comes back after a pause starts at the present, so an idle hour earns no credit.
+Each client has a virtual time that grows with what it is served; the one that is behind goes first.
+A client that comes back after a pause starts at the present, so an idle hour earns no credit.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -28,9 +29,11 @@ class Shares:
         if len(self.times) > 1000:  # whoever is not ahead of the present needs no record
             self.times = {key: time for key, time in self.times.items() if time > self.now}
 
-    def order(self, items: Iterable[Item], key: Callable[[Item], tuple[int, Hashable, int]]) -> list[Item]:
-        """Items in the order of service. `key` gives (priority, client, number): the higher priority
-        first, then the client that is behind, then the lower number."""
+    def order(
+        self, items: Iterable[Item], key: Callable[[Item], tuple[int, Hashable, int]]
+    ) -> list[Item]:
+        """Items in the order of service. `key` gives (priority, client, number): the higher
+        priority first, then the client that is behind, then the lower number."""
 
         def rank(item: Item) -> tuple[int, float, int]:
             priority, client, number = key(item)

@@ -1,7 +1,9 @@
-"""Contiguous slots: each running sequence owns one row of a KV cache. The fast default on CPU, where exact lengths beat gathering pages.
+"""Contiguous slots: each running sequence owns one row of a KV cache. The fast default on CPU,
+where exact lengths beat gathering pages.
 
-A slot that is free again remembers its tokens. A new sequence that begins alike takes that slot over, or copies the common part from
-another: a chat goes on where it stopped, and n samples run their prompt once. Rows begin short and grow, all together, with the longest sequence.
+A slot that is free again remembers its tokens. A new sequence that begins alike takes that slot
+over, or copies the common part from another: a chat goes on where it stopped, and n samples run
+their prompt once. Rows begin short and grow, all together, with the longest sequence.
 
 Legend: N flat tokens of a ragged call, H heads, K head dim, S keys.
 """
@@ -33,11 +35,12 @@ FIRST = 256  # places of a row before it grows
 
 
 class SlotCache(KVCache):
-    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a place for padding rows, and one more place
-    in each row for captured steps to write to.
+    """A KVCache whose slots the scheduler opens and closes. One more slot than asked is kept as a
+    place for padding rows, and one more place in each row for captured steps to write to.
 
-    With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning is shared: such keys come out of the same
-    operations on the same numbers whoever asks, so that sharing changes no output by a bit.
+    With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning
+    is shared: such keys come out of the same operations on the same numbers whoever asks, so that
+    sharing changes no output by a bit.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class SlotCache(KVCache):
         self.whole = [0] * (slots + 1)  # leading tokens of a slot that whole chunks computed
         self.spare, self.prefix_caching = slots, prefix_caching
         self.free = list(range(slots))[::-1]  # the next slot to take is the last
-        self.held: list[list[int]] = [[] for _ in range(slots + 1)]  # the tokens whose keys and values a slot has
+        # the tokens whose keys and values a slot has
+        self.held: list[list[int]] = [[] for _ in range(slots + 1)]
         self.owner = [0] * (slots + 1)  # the adapter that made them
 
     def open(self, tokens: list[int], owner: int = 0) -> tuple[int, int] | None:
-        """(slot, how many of `tokens` it already has, less than all), or None when every slot is taken. Keys are shared within one `owner`."""
+        """(slot, how many of `tokens` it already has, less than all), or None when every slot is
+        taken. Keys are shared within one `owner`."""
         if not self.free:
             return None
         source, reused = self._best(tokens, owner) if self.prefix_caching else (self.free[-1], 0)
@@ -68,14 +73,24 @@ class SlotCache(KVCache):
         if slot != source and reused:
             for cached in (*self.keys, *self.values):
                 cached[slot, :, :reused] = cached[source, :, :reused]
-        self.lengths[slot], self.held[slot], self.owner[slot], self.whole[slot] = reused, tokens, owner, reused
+        self.lengths[slot], self.held[slot], self.owner[slot], self.whole[slot] = (
+            reused,
+            tokens,
+            owner,
+            reused,
+        )
         return slot, reused
 
     def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
-        """(slot, common length) of the longest common beginning; free slots win ties, the longest free among them."""
+        """(slot, common length) of the longest common beginning; free slots win ties, the longest
+        free among them."""
         best, longest = self.free[-1], 0
         for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
-            have = self.lengths[slot] if self.chunk is None else min(self.whole[slot], self.lengths[slot])
+            have = (
+                self.lengths[slot]
+                if self.chunk is None
+                else min(self.whole[slot], self.lengths[slot])
+            )
             have = have if self.owner[slot] == owner else 0
             if have <= longest:
                 continue
@@ -91,7 +106,8 @@ class SlotCache(KVCache):
         return self.values[-1].shape[2] - 1  # the last that `reserve` makes longer
 
     def reserve(self, length: int) -> None:
-        """Room for `length` tokens in every row: the rows are copied to ones twice as long, a layer at a time."""
+        """Room for `length` tokens in every row: the rows are copied to ones twice as long, a layer
+        at a time."""
         if length <= self.places:
             return
         wanted = min(self.max_len, max(length, 2 * self.places)) + 1
@@ -101,9 +117,21 @@ class SlotCache(KVCache):
                 try:
                     tensors[layer] = new = old.new_zeros(slots, heads, wanted, width)
                 except (RuntimeError, MemoryError):
-                    size = 2 * len(self.keys) * slots * heads * wanted * width * old.element_size() / 1e9
-                    raise DaedalError(f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt.") from None
-                for slot, held in enumerate(self.lengths):  # what no sequence holds stays untouched, and on a CPU unallocated
+                    size = (
+                        2
+                        * len(self.keys)
+                        * slots
+                        * heads
+                        * wanted
+                        * width
+                        * old.element_size()
+                        / 1e9
+                    )
+                    raise DaedalError(
+                        f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt."
+                    ) from None
+                # what no sequence holds stays untouched, and on a CPU unallocated
+                for slot, held in enumerate(self.lengths):
                     new[slot, :, :held] = old[slot, :, :held]
 
     def computed(self, slot: int, start: int, count: int) -> None:
@@ -125,7 +153,8 @@ class SlotCache(KVCache):
         self.free.insert(0, slot)
 
     def discard(self, slot: int) -> None:
-        """Forget what a sequence that failed has: numbers that are not finite must meet no other sequence, even masked."""
+        """Forget what a sequence that failed has: numbers that are not finite must meet no other
+        sequence, even masked."""
         self.lengths[slot] = 0
         for cached in (*self.keys, *self.values):
             cached[slot] = 0
@@ -139,7 +168,8 @@ class SlotCache(KVCache):
 
 
 class RaggedStep(Step):
-    """A Step that runs its single-token segments together: in one kernel where there is one, else in one product of PyTorch."""
+    """A Step that runs its single-token segments together: in one kernel where there is one, else
+    in one product of PyTorch."""
 
     def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
         super().__init__(cache, segments)
@@ -157,15 +187,30 @@ class RaggedStep(Step):
         self.slot_ids = torch.tensor(self.slots, device=device)
         self.seen: dict[int | None, Tensor | None] = {}  # by window
         self.at = self.positions[0, self.single] if rows else self.single
-        kernel_takes = cache.keys[0].dtype in (torch.float32, torch.bfloat16) and cache.keys[0].shape[-1] % 8 == 0
+        kernel_takes = (
+            cache.keys[0].dtype in (torch.float32, torch.bfloat16)
+            and cache.keys[0].shape[-1] % 8 == 0
+        )
         self.native = device.type == "cpu" and kernel_takes and kernels.available()
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         out = torch.empty_like(q)
         if self.slots:
-            rows = (q, k, v) if not self.chunks else (q[self.single], k[self.single], v[self.single])
+            rows = (
+                (q, k, v) if not self.chunks else (q[self.single], k[self.single], v[self.single])
+            )
             found = self._singles(layer, *rows, scale, window, softcap)
             if not self.chunks:
                 return found.view(shape)
@@ -177,20 +222,46 @@ class RaggedStep(Step):
             values[slot, :, old:new] = v[at : at + count].transpose(0, 1)
             low = 0 if window is None else max(0, old + 1 - window)
             seen = (t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values))
-            out[at : at + count] = attend(q[None, at : at + count], *seen, scale=scale, window=window, softcap=softcap, offset=old - low)[0]
+            out[at : at + count] = attend(
+                q[None, at : at + count],
+                *seen,
+                scale=scale,
+                window=window,
+                softcap=softcap,
+                offset=old - low,
+            )[0]
         return out.view(shape)
 
     def _singles(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
     ) -> Tensor:  # q (B, H, K), one new token of each of B sequences
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         if self.native and q.dtype == torch.float32:
-            return kernels.attend(q, k, v, keys, values, self.slot_ids, self.at, scale=scale, window=window, softcap=softcap)
+            return kernels.attend(
+                q,
+                k,
+                v,
+                keys,
+                values,
+                self.slot_ids,
+                self.at,
+                scale=scale,
+                window=window,
+                softcap=softcap,
+            )
         keys[self.slot_ids, :, self.at] = k.to(keys.dtype)
         values[self.slot_ids, :, self.at] = v.to(values.dtype)
         ends = [self.cache.lengths[slot] + 1 for slot in self.slots]
         low = 0 if window is None else max(0, min(ends) - window)
-        at = slice(self.slots[0], self.slots[0] + 1) if len(self.slots) == 1 else self.slot_ids  # one row is seen in place
+        # one row is seen in place
+        at = slice(self.slots[0], self.slots[0] + 1) if len(self.slots) == 1 else self.slot_ids
         rows = (t[at, :, low : max(ends)].to(q.dtype) for t in (keys, values))  # (B, Hkv, S, K)
         if window not in self.seen:
             self.seen[window] = seen_from(ends, low, window, q.device)
@@ -198,7 +269,8 @@ class RaggedStep(Step):
 
 
 def seen_from(ends: list[int], low: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(B, S) bool: which of the keys from position `low` on the newest token of each sequence sees; None where it is all of them."""
+    """(B, S) bool: which of the keys from position `low` on the newest token of each sequence sees;
+    None where it is all of them."""
     start = [0 if window is None else max(0, end - window) for end in ends]
     if all(end == ends[0] for end in ends) and max(start) <= low:
         return None
@@ -207,12 +279,23 @@ def seen_from(ends: list[int], low: int, window: int | None, device: torch.devic
     return (at >= first) & (at < last)
 
 
-def attend_last(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    """The newest token of each of B sequences, in one product a layer: q (B, H, K), keys and values (B, Hkv, S, K), `seen` (B, S) -> like q."""
-    grouped = q.unflatten(1, (keys.shape[1], -1))  # (B, Hkv, H/Hkv, K): the queries of one key head side by side
+def attend_last(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """The newest token of each of B sequences, in one product a layer: q (B, H, K), keys and values
+    (B, Hkv, S, K), `seen` (B, S) -> like q."""
+    # (B, Hkv, H/Hkv, K): the queries of one key head side by side
+    grouped = q.unflatten(1, (keys.shape[1], -1))
     mask = None if seen is None else seen[:, None, None]
     if softcap is None:
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).flatten(1, 2)
+        return F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=scale
+        ).flatten(1, 2)
     scores = torch.tanh(grouped @ keys.mT * (scale / softcap)) * softcap
     scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
     return (scores.softmax(-1) @ values).flatten(1, 2)

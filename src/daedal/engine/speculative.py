@@ -1,8 +1,11 @@
-"""Guesses for the engine to verify: several tokens of one sequence cost little more than one when weights are what is read.
+"""Guesses for the engine to verify: several tokens of one sequence cost little more than one when
+weights are what is read.
 
-The engine draws the target's own token at each guessed place and keeps guesses while they agree (Leviathan et al. 2023 call this the
-special case of a shared draw). So speculation never changes an output, greedy or sampled. A draft network draws with the same noise
-as the target (see daedal.processes.sampling), which makes agreement likely; a guess copied from the prompt agrees as often as any rule allows.
+The engine draws the target's own token at each guessed place and keeps guesses while they agree
+(Leviathan et al. 2023 call this the special case of a shared draw). So speculation never changes an
+output, greedy or sampled. A draft network draws with the same noise as the target (see
+daedal.processes.sampling), which makes agreement likely; a guess copied from the prompt agrees as
+often as any rule allows.
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +27,9 @@ def look_up(requests: list[Request], k: int) -> None:
     for request in requests:
         if request.lookup is None:
             request.lookup = PromptLookup(request.tokens)
-        request.guesses = _fitting(request, request.lookup.propose(min(k, request.limit - len(request.output) - 1)))
+        request.guesses = _fitting(
+            request, request.lookup.propose(min(k, request.limit - len(request.output) - 1))
+        )
 
 
 def _fitting(request: Request, guesses: list[int]) -> list[int]:
@@ -42,14 +47,25 @@ class Draft:
             )
         self.network = network
         self.device = network.embed_tokens.weight.device
-        self.cache = SlotCache(network.config, slots, max_len, activation_dtype(network), self.device, prefix_caching=False)
+        self.cache = SlotCache(
+            network.config,
+            slots,
+            max_len,
+            activation_dtype(network),
+            self.device,
+            prefix_caching=False,
+        )
         self.owner: list[Request | None] = [None] * (slots + 1)
 
     def guess(self, requests: list[Request], k: int) -> None:
         """Give each request up to k guesses, drawn one after another for all of them together."""
         for request in requests:
             slot = request.slot
-            self.cache.lengths[slot] = min(self.cache.lengths[slot], len(request.tokens) - 1) if self.owner[slot] is request else 0
+            self.cache.lengths[slot] = (
+                min(self.cache.lengths[slot], len(request.tokens) - 1)
+                if self.owner[slot] is request
+                else 0
+            )
             self.owner[slot], request.guesses = request, []
         for _ in range(k):
             requests = [r for r in requests if len(r.output) + len(r.guesses) + 1 < r.limit]
@@ -63,7 +79,9 @@ class Draft:
     def _next(self, requests: list[Request]) -> list[int]:
         fresh = [(r.tokens + r.guesses)[self.cache.lengths[r.slot] :] for r in requests]
         step = self.cache.step([(r.slot, len(ids)) for r, ids in zip(requests, fresh, strict=True)])
-        hidden = self.network.hidden(torch.tensor([[i for ids in fresh for i in ids]], device=self.device), cache=step)[0]
+        hidden = self.network.hidden(
+            torch.tensor([[i for ids in fresh for i in ids]], device=self.device), cache=step
+        )[0]
         step.commit()
         last = torch.tensor([len(ids) for ids in fresh]).cumsum(0) - 1
         rows = [(r.params, r.prompt, r.output + r.guesses) for r in requests]

@@ -3,9 +3,9 @@
     with STORE.lease(("controlnet", path), lambda: load(path)) as network:
         ...                                   # never unloaded within
 
-What is leased stays. What is idle is kept for the next who asks and unloaded, the least recently used first,
-when the budget is short. A model that somebody holds for as long as they like (`daedal.load`) is adopted: it
-counts, and is not unloaded.
+What is leased stays. What is idle is kept for the next who asks and unloaded, the least recently
+used first, when the budget is short. A model that somebody holds for as long as they like
+(`daedal.load`) is adopted: it counts, and is not unloaded.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ class Entry:
 
 
 class ModelStore:
-    """Models by key, within a budget of bytes (default: DAEDAL_MEMORY in GB, else a share of the machine's memory)."""
+    """Models by key, within a budget of bytes (default: DAEDAL_MEMORY in GB, else a share of the
+    machine's memory)."""
 
     def __init__(self, budget: int | None = None) -> None:
         self._budget = budget
@@ -63,7 +64,8 @@ class ModelStore:
 
     @contextlib.contextmanager
     def lease(self, key: Hashable, load: Callable[[], Any], expected: int = 0) -> Iterator[Any]:
-        """The model of a key, loaded by the first who asks; others wait for it. `expected`: its bytes, where they are known before."""
+        """The model of a key, loaded by the first who asks; others wait for it. `expected`: its
+        bytes, where they are known before."""
         with self._mutex:
             entry = self._entries.setdefault(key, Entry(key))
             entry.leases += 1
@@ -92,7 +94,8 @@ class ModelStore:
         return model
 
     def make_room(self, need: int) -> None:
-        """Unload idle models until `need` bytes more fit. If all that is left is in use, and more is needed, that is an error."""
+        """Unload idle models until `need` bytes more fit. If all that is left is in use, and more
+        is needed, that is an error."""
         with self._mutex:
             idle = sorted((e for e in self._entries.values() if not e.leases), key=lambda e: e.used)
             dropped = []
@@ -102,8 +105,10 @@ class ModelStore:
                 dropped.append(self._entries.pop(entry.key))
             short = self.used + need - self.budget
         if dropped:
+            models = [weakref.ref(each.model) for each in dropped]
             del dropped, idle, entry
-            gc.collect()
+            if any(model() is not None for model in models):  # its parts refer to each other
+                gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         if need and short > 0:
@@ -115,7 +120,11 @@ class ModelStore:
     def models(self) -> list[tuple[Hashable, int, int]]:
         """(key, bytes, leases) of what is loaded."""
         with self._mutex:
-            return [(entry.key, entry.bytes, entry.leases) for entry in self._entries.values() if entry.model is not None]
+            return [
+                (entry.key, entry.bytes, entry.leases)
+                for entry in self._entries.values()
+                if entry.model is not None
+            ]
 
 
 STORE = ModelStore()  # of this process
@@ -130,12 +139,15 @@ def budget_of(setting: str | None) -> int:
     except ValueError:
         gigabytes = 0.0
     if not gigabytes > 0:
-        raise DaedalError(f"DAEDAL_MEMORY={setting!r} is not a number of GB; write for example DAEDAL_MEMORY=8.")
+        raise DaedalError(
+            f"DAEDAL_MEMORY={setting!r} is not a number of GB; write for example DAEDAL_MEMORY=8."
+        )
     return int(gigabytes * 1e9)
 
 
 def bytes_of(model: Any) -> int:
-    """Bytes of the parameters and buffers of a module, or of all modules that an object holds; shared ones count once."""
+    """Bytes of the parameters and buffers of a module, or of all modules that an object holds;
+    shared ones count once."""
     seen: dict[int, int] = {}
     for module in modules_in(model):
         for tensor in (*module.parameters(), *module.buffers()):
@@ -159,5 +171,9 @@ def modules_in(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
 def stamp(path: str | Path) -> tuple[str, int]:
     """A key's part that changes when a file, or one of a folder's weights, does."""
     path = Path(path).resolve()
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*/*.safetensors"), *path.glob("*.json")]
+    files = (
+        [path]
+        if path.is_file()
+        else [*path.glob("*.safetensors"), *path.glob("*/*.safetensors"), *path.glob("*.json")]
+    )
     return str(path), max((file.stat().st_mtime_ns for file in files), default=0)

@@ -1,4 +1,5 @@
-"""Tasks of the lm-evaluation-harness (extra `evals`) on a Daedal pipeline: log-likelihoods, rolling log-likelihoods, generation."""
+"""Tasks of the lm-evaluation-harness (extra `evals`) on a Daedal pipeline: log-likelihoods, rolling
+log-likelihoods, generation."""
 
 from typing import Any
 
@@ -8,13 +9,20 @@ from daedal.pipelines.text import TextPipeline
 from daedal.processes.scoring import token_losses
 
 
-def run_tasks(pipeline: TextPipeline, tasks: list[str], limit: int | None = None, **options: Any) -> dict[str, dict[str, dict[str, float]]]:
-    """{task: {metric: {value, ci95}}}. Options go to `lm_eval.simple_evaluate` (num_fewshot, task_manager, ...)."""
+def run_tasks(
+    pipeline: TextPipeline, tasks: list[str], limit: int | None = None, **options: Any
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{task: {metric: {value, ci95}}}. Options go to `lm_eval.simple_evaluate` (num_fewshot,
+    task_manager, ...)."""
     try:
         import lm_eval
     except ImportError:
-        raise DaedalError('tasks need the lm-evaluation-harness; pip install "daedal[evals]".') from None
-    results = lm_eval.simple_evaluate(adapter(pipeline), tasks=tasks, limit=limit, bootstrap_iters=1000, **options)["results"]
+        raise DaedalError(
+            'tasks need the lm-evaluation-harness; pip install "daedal[evals]".'
+        ) from None
+    results = lm_eval.simple_evaluate(
+        adapter(pipeline), tasks=tasks, limit=limit, bootstrap_iters=1000, **options
+    )["results"]
     return {task: intervals(metrics) for task, metrics in results.items()}
 
 
@@ -25,7 +33,10 @@ def intervals(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
         name, _, kind = key.partition(",")
         error = metrics.get(f"{name}_stderr,{kind}")
         if kind and not name.endswith("_stderr") and isinstance(value, int | float):
-            out[name] = {"value": float(value), "ci95": Z95 * error if isinstance(error, int | float) else float("nan")}
+            out[name] = {
+                "value": float(value),
+                "ci95": Z95 * error if isinstance(error, int | float) else float("nan"),
+            }
     return out
 
 
@@ -38,14 +49,16 @@ def adapter(pipeline: TextPipeline) -> Any:
             return [self.score(*request.args) for request in requests]
 
         def framed(self, text: str) -> list[int]:
-            """Ids of a text, from a prefix token on: bos, or else eos, so that the first word is scored too."""
+            """Ids of a text, from a prefix token on: bos, or else eos, so that the first word is
+            scored too."""
             words = pipeline.tokenizer
             prefix = words.bos_id if words.bos_id is not None else words.eos_id
             ids = words.encode(text)
             return ids if prefix is None or ids[:1] == [prefix] else [prefix, *ids]
 
         def score(self, context: str, continuation: str) -> tuple[float, bool]:
-            """Trailing spaces of the context belong to the continuation, whose tokens begin with them."""
+            """Trailing spaces of the context belong to the continuation, whose tokens begin with
+            them."""
             spaces = len(context) - len(context.rstrip())
             if spaces:
                 context, continuation = context[:-spaces], context[-spaces:] + continuation
@@ -58,7 +71,10 @@ def adapter(pipeline: TextPipeline) -> Any:
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
             context = pipeline.network.config.max_position_embeddings
-            return [-token_losses(pipeline.network, self.framed(request.args[0]), context).sum().item() for request in requests]
+            return [
+                -token_losses(pipeline.network, self.framed(request.args[0]), context).sum().item()
+                for request in requests
+            ]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             return [self.write(*request.args) for request in requests]
@@ -66,7 +82,10 @@ def adapter(pipeline: TextPipeline) -> Any:
         def write(self, context: str, options: dict[str, Any]) -> str:
             until = options.get("until") or []
             stop = [until] if isinstance(until, str) else list(until)
-            longest, room = options.get("max_gen_toks", 256), pipeline.network.config.max_position_embeddings
+            longest, room = (
+                options.get("max_gen_toks", 256),
+                pipeline.network.config.max_position_embeddings,
+            )
             ids = pipeline.encode(context)[-(room - min(longest, room // 2)) :]
             heat = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
             return pipeline(ids, max_tokens=longest, temperature=heat, stop=stop, seed=0).text
@@ -81,4 +100,6 @@ def greedy_losses(pipeline: TextPipeline, ids: list[int]) -> tuple[Any, Any]:
     with torch.inference_mode():
         tokens = torch.tensor([ids], device=pipeline.network.embed_tokens.weight.device)
         logs = pipeline.network(tokens[:, :-1])[0].float().log_softmax(-1)
-        return -logs.gather(1, tokens[0, 1:, None])[:, 0].cpu(), (logs.argmax(-1) == tokens[0, 1:]).cpu()
+        return -logs.gather(1, tokens[0, 1:, None])[:, 0].cpu(), (
+            logs.argmax(-1) == tokens[0, 1:]
+        ).cpu()

@@ -1,4 +1,5 @@
-"""`daedal eval` of an image model: scenes painted right, distances to real pictures, and how pictures fit their captions; a sheet and plots."""
+"""`daedal eval` of an image model: scenes painted right, distances to real pictures, and how
+pictures fit their captions; a sheet and plots."""
 
 from typing import Any
 
@@ -9,23 +10,31 @@ from daedal.evals.pictures import real_pictures, report
 from daedal.media import images
 from daedal.pipelines.image import ImagePipeline
 from daedal.pipelines.image_params import ImageMeasuring
-from daedal.processes.sight import Sight
+from daedal.processes.clip_scorer import ClipScorer
 
 
 def evaluate(pipeline: ImagePipeline, asked: ImageMeasuring) -> Report:
     """What was asked for, measured, at each guidance scale in turn."""
     if asked.each > 1 and not asked.data:
-        raise DaedalError(f"--each {asked.each} paints captions of --data several times; give --data FILE, or leave --each out.")
-    sight = Sight.load(asked.features) if asked.features else None
+        raise DaedalError(
+            f"--each {asked.each} paints captions of --data several times; give --data FILE, or leave --each out."
+        )
+    scorer = ClipScorer.load(asked.features) if asked.features else None
     width = pipeline.job("a picture", {})[1].width
-    real = real_pictures(asked.data, width, asked.split, sight) if asked.data else None
+    real = real_pictures(asked.data, width, asked.split, scorer) if asked.data else None
     settings: dict[float | None, dict[str, Any]] = {
-        scale: {} if scale is None else {"guidance_scale": scale} for scale in scales_of(asked.guidance_scale)
+        scale: {} if scale is None else {"guidance_scale": scale}
+        for scale in scales_of(asked.guidance_scale)
     }
-    reports = {scale: report(pipeline, asked.n, sight=sight, real=real, each=asked.each, **chosen) for scale, chosen in settings.items()}
+    reports = {
+        scale: report(pipeline, asked.n, scorer=scorer, real=real, each=asked.each, **chosen)
+        for scale, chosen in settings.items()
+    }
     found = {scale: groups for scale, (groups, _) in reports.items()}
     if asked.sheet:
-        images.save_image(images.grid([drawn for _, drawn in reports.values()], columns=1, gap=8), asked.sheet)
+        images.save_image(
+            images.grid([drawn for _, drawn in reports.values()], columns=1, gap=8), asked.sheet
+        )
     if asked.plot:
         images.save_image(plots.drawn(found), asked.plot)
     every = [settings[scale] | plain(groups) for scale, groups in found.items()]
@@ -41,4 +50,6 @@ def scales_of(text: str | None) -> list[float | None]:
     try:
         return [float(part) for part in text.split(",")] if text else [None]
     except ValueError:
-        raise DaedalError(f"guidance scales {text!r} are not numbers; write for example 1,2,4.") from None
+        raise DaedalError(
+            f"guidance scales {text!r} are not numbers; write for example 1,2,4."
+        ) from None

@@ -36,11 +36,18 @@ Groups = Mapping[str, Mapping[str, Measured]]  # group -> name -> what was measu
 
 
 def plain(groups: Groups) -> dict[str, Any]:
-    return {group: {name: asdict(measured) for name, measured in values.items()} for group, values in groups.items()}
+    return {
+        group: {name: asdict(measured) for name, measured in values.items()}
+        for group, values in groups.items()
+    }
 
 
 def lines_of(groups: Groups) -> list[str]:
-    return [f"{group:<10} {name:<12} {measured}" for group, values in groups.items() for name, measured in values.items()]
+    return [
+        f"{group:<10} {name:<12} {measured}"
+        for group, values in groups.items()
+        for name, measured in values.items()
+    ]
 
 
 def share(hits: int, n: int) -> Measured:
@@ -49,16 +56,26 @@ def share(hits: int, n: int) -> Measured:
     return Measured(hits / n, max(0.0, low), min(1.0, high), n)
 
 
-def bootstrap(measure: Callable[[Tensor], float], samples: Tensor, rounds: int = 200, seed: int = 0) -> Measured:
-    """`measure` of the samples (N, ...), with the interval of its values on samples drawn again with repeats (Efron 1979)."""
+def bootstrap(
+    measure: Callable[[Tensor], float], samples: Tensor, rounds: int = 200, seed: int = 0
+) -> Measured:
+    """`measure` of the samples (N, ...), with the interval of its values on samples drawn again
+    with repeats (Efron 1979)."""
     draw = torch.Generator().manual_seed(seed)
-    values = sorted(measure(samples[torch.randint(len(samples), (len(samples),), generator=draw)]) for _ in range(rounds))
-    return Measured(measure(samples), values[int(0.025 * rounds)], values[int(0.975 * rounds)], len(samples))
+    values = sorted(
+        measure(samples[torch.randint(len(samples), (len(samples),), generator=draw)])
+        for _ in range(rounds)
+    )
+    return Measured(
+        measure(samples), values[int(0.025 * rounds)], values[int(0.975 * rounds)], len(samples)
+    )
 
 
 def jackknife(measure: Callable[..., float], *samples: Tensor, groups: int = 20) -> Measured:
-    """`measure` of independent samples (N, ...), (M, ...), with a 95 % interval from what it becomes without each twentieth of each of them in turn
-    (Quenouille 1956, Tukey 1958). For measures that repeats of a sample would bias, where `bootstrap` is wrong. N is the number told."""
+    """`measure` of independent samples (N, ...), (M, ...), with a 95 % interval from what it
+    becomes without each twentieth of each of them in turn (Quenouille 1956, Tukey 1958). For
+    measures that repeats of a sample would bias, where `bootstrap` is wrong. N is the number told.
+    """
     variance = 0.0
     for i, sample in enumerate(samples):
         parts = sample.split(math.ceil(len(sample) / groups))

@@ -13,14 +13,26 @@ Z95 = 1.959964
 
 
 def held_out(
-    pipeline: TextPipeline, path: str, column: str = "text", split: str | None = None, most: int = 1000, context: int | None = None
+    pipeline: TextPipeline,
+    path: str,
+    column: str = "text",
+    split: str | None = None,
+    most: int = 1000,
+    context: int | None = None,
 ) -> dict[str, Any]:
     """Measures on up to `most` documents of a file or folder."""
     source = Source(path=path, column=column, where={"split": split} if split else {})
     texts = list(islice(documents([source]), most))
     if not texts:
-        raise DaedalError(f"{path} gave no document" + (f" with split {split!r}." if split else "; it is empty."))
-    m = bits_per_byte(pipeline.network, pipeline.tokenizer, texts, context or pipeline.network.config.max_position_embeddings)
+        raise DaedalError(
+            f"{path} gave no document" + (f" with split {split!r}." if split else "; it is empty.")
+        )
+    m = bits_per_byte(
+        pipeline.network,
+        pipeline.tokenizer,
+        texts,
+        context or pipeline.network.config.max_position_embeddings,
+    )
     per_token = math.log(2) * m.bytes / m.tokens  # bits per byte -> nats per token
     return {
         "bits_per_byte": m.value, "bits_per_byte_ci95": Z95 * m.error, "perplexity": m.perplexity,

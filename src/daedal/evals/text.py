@@ -12,19 +12,30 @@ from daedal.pipelines.text_params import TextMeasuring
 def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
     """What was asked for, measured."""
     if not asked.data and not asked.tasks:
-        raise DaedalError("there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness.")
+        raise DaedalError(
+            "there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness."
+        )
     values: dict[str, Any] = {}
     lines: list[str] = []
     if asked.data:
-        m = values["held_out"] = held_out(pipeline, asked.data, asked.column, asked.split, asked.documents, asked.context)
+        m = values["held_out"] = held_out(
+            pipeline, asked.data, asked.column, asked.split, asked.documents, asked.context
+        )
         size = f"{m['documents']} documents, {m['bytes']:,} bytes"
-        lines.append(f"bits per byte  {m['bits_per_byte']:.4f} +- {m['bits_per_byte_ci95']:.4f} (95 %, {size})")
+        lines.append(
+            f"bits per byte  {m['bits_per_byte']:.4f} +- {m['bits_per_byte_ci95']:.4f} (95 %, {size})"
+        )
         spread = f"[{m['perplexity_low']:.3f}, {m['perplexity_high']:.3f}]"
-        lines.append(f"perplexity     {m['perplexity']:.3f} per token {spread} ({m['tokens']:,} tokens)")
+        lines.append(
+            f"perplexity     {m['perplexity']:.3f} per token {spread} ({m['tokens']:,} tokens)"
+        )
     if asked.tasks:
         from daedal.evals.harness import run_tasks  # of an extra
 
         values["tasks"] = run_tasks(pipeline, asked.tasks.split(","), asked.limit)
         for name, metrics in values["tasks"].items():
-            lines += [f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}" for metric, m in metrics.items()]
+            lines += [
+                f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}"
+                for metric, m in metrics.items()
+            ]
     return Report(values, lines)

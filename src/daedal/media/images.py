@@ -1,5 +1,5 @@
-"""Image files: opened upright as RGB or RGBA arrays, saved whole or not at all with the recipe that made them in their metadata, and what
-stands around that: contact sheets, masks, sizes.
+"""Image files: opened upright as RGB or RGBA arrays, saved whole or not at all with the recipe that
+made them in their metadata, and what stands around that: contact sheets, masks, sizes.
 
     pixels = open_image("cat.jpg")                            # (H, W, 3) or (H, W, 4) uint8
     save_image(pixels, "out.png", recipe={"seed": 1})
@@ -27,42 +27,62 @@ MAX_PIXELS = 89_478_485  # 256 MiB as RGB; Pillow itself warns from here on
 MAX_SIDE = 16_384  # of an image to make
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 KEY = "daedal"  # of the PNG text chunk that holds the recipe
-EXIF_IFD, USER_COMMENT, CHARSET = 0x8769, 0x9286, b"ASCII\0\0\0"  # where WebP and JPEG hold it (Exif 2.3, section 4.6.5)
+# where WebP and JPEG hold it (Exif 2.3, section 4.6.5)
+EXIF_IFD, USER_COMMENT, CHARSET = 0x8769, 0x9286, b"ASCII\0\0\0"
 
 
 def open_image(file: str | Path | bytes) -> Pixels:
-    """(H, W, 3) uint8, or (H, W, 4) where the file has transparency; turned as its EXIF orientation says. Of an animation, the first frame.
-    Grey, palette, CMYK and 16-bit files become RGB. `file` is a path, or the bytes of a file."""
+    """(H, W, 3) uint8, or (H, W, 4) where the file has transparency; turned as its EXIF orientation
+    says. Of an animation, the first frame. Grey, palette, CMYK and 16-bit files become RGB. `file`
+    is a path, or the bytes of a file."""
     with _opened(file) as image:
         try:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:
-            raise DaedalError(f"{_named(file)} is truncated or damaged ({error}); copy or download it again.") from None
+            raise DaedalError(
+                f"{_named(file)} is truncated or damaged ({error}); copy or download it again."
+            ) from None
         return _as_array(ImageOps.exif_transpose(image))
 
 
-def encode(pixels: Pixels, format: str = "PNG", recipe: dict[str, Any] | None = None, quality: int = 95) -> bytes:
-    """The bytes of a PNG, WEBP or JPEG file of (H, W, 3 or 4) uint8. `quality` (1 to 100) is that of WEBP and JPEG; WEBP at 100 is exact."""
+def encode(
+    pixels: Pixels, format: str = "PNG", recipe: dict[str, Any] | None = None, quality: int = 95
+) -> bytes:
+    """The bytes of a PNG, WEBP or JPEG file of (H, W, 3 or 4) uint8. `quality` (1 to 100) is that
+    of WEBP and JPEG; WEBP at 100 is exact."""
     image = _as_image(pixels)
     if format == "JPEG" and pixels.shape[2] == 4:
-        raise DaedalError("JPEG has no transparency; save as .png or .webp, or lay the picture on a colour first.")
-    options: dict[str, Any] = {} if format == "PNG" else {"quality": quality, "lossless": quality == 100, "exact": True, "subsampling": 0}
+        raise DaedalError(
+            "JPEG has no transparency; save as .png or .webp, or lay the picture on a colour first."
+        )
+    options: dict[str, Any] = (
+        {}
+        if format == "PNG"
+        else {"quality": quality, "lossless": quality == 100, "exact": True, "subsampling": 0}
+    )
     if recipe is not None:
         options |= _metadata(json.dumps(recipe), format)
     buffer = io.BytesIO()
     try:
         image.save(buffer, format, **options)
-    except ValueError as error:  # the recipe is longer than the format's metadata, or the picture larger than its limit
-        raise DaedalError(f"a {format} file cannot hold this picture and its recipe ({error}); save as .png.") from None
+    # the recipe is longer than the format's metadata, or the picture larger than its limit
+    except ValueError as error:
+        raise DaedalError(
+            f"a {format} file cannot hold this picture and its recipe ({error}); save as .png."
+        ) from None
     return buffer.getvalue()
 
 
-def save_image(pixels: Pixels, path: str | Path, recipe: dict[str, Any] | None = None, quality: int = 95) -> Path:
-    """Write (H, W, 3 or 4) uint8 in the format of the suffix (.png, .webp, .jpg), with the recipe that made it. The file appears whole or not
-    at all."""
+def save_image(
+    pixels: Pixels, path: str | Path, recipe: dict[str, Any] | None = None, quality: int = 95
+) -> Path:
+    """Write (H, W, 3 or 4) uint8 in the format of the suffix (.png, .webp, .jpg), with the recipe
+    that made it. The file appears whole or not at all."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise DaedalError(f"{path.name!r} does not end in an image format{nearest(path.suffix, list(FORMATS))}; use {', '.join(FORMATS)}.")
+        raise DaedalError(
+            f"{path.name!r} does not end in an image format{nearest(path.suffix, list(FORMATS))}; use {', '.join(FORMATS)}."
+        )
     write_whole(path, encode(pixels, FORMATS[path.suffix.lower()], recipe, quality))
     return path
 
@@ -74,18 +94,25 @@ def recipe_of(file: str | Path | bytes) -> dict[str, Any] | None:
             text = image.text.get(KEY)
         else:
             comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-            text = comment.removeprefix(CHARSET).decode("ascii", "replace") if isinstance(comment, bytes) else None
+            text = (
+                comment.removeprefix(CHARSET).decode("ascii", "replace")
+                if isinstance(comment, bytes)
+                else None
+            )
     if not text or not text.startswith("{"):  # a comment of someone else's
         return None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DaedalError(f"the recipe in {_named(file)} is damaged ({error}); take the file as it was saved.") from None
+        raise DaedalError(
+            f"the recipe in {_named(file)} is damaged ({error}); take the file as it was saved."
+        ) from None
 
 
 def grid(images: Sequence[Pixels], columns: int | None = None, gap: int = 0) -> Pixels:
-    """A contact sheet: the images row by row, `columns` a row (None: as square as it gets), `gap` pixels of white between cells. Cells have the size
-    of the largest; smaller images stand in their middle."""
+    """A contact sheet: the images row by row, `columns` a row (None: as square as it gets), `gap`
+    pixels of white between cells. Cells have the size of the largest; smaller images stand in their
+    middle."""
     if not images:
         raise DaedalError("a contact sheet needs at least one image; the list is empty.")
     columns = columns or int(np.ceil(len(images) ** 0.5))
@@ -102,12 +129,15 @@ def grid(images: Sequence[Pixels], columns: int | None = None, gap: int = 0) -> 
 
 
 def open_mask(file: str | Path | bytes, like: Pixels) -> np.ndarray:
-    """(H, W) float32 in [0, 1], of the size of the picture `like`: 1 where it is to be made anew. In a file with transparent pixels those are
-    meant, in one without the white ones. `>= 0.5` makes it hard."""
+    """(H, W) float32 in [0, 1], of the size of the picture `like`: 1 where it is to be made anew.
+    In a file with transparent pixels those are meant, in one without the white ones. `>= 0.5` makes
+    it hard."""
     pixels = open_image(file)
     if pixels.shape[:2] != like.shape[:2]:
         (h, w), (height, width) = pixels.shape[:2], like.shape[:2]
-        raise DaedalError(f"the mask {_named(file)} is {w}x{h} and the picture is {width}x{height}; give a mask of the picture's size.")
+        raise DaedalError(
+            f"the mask {_named(file)} is {w}x{h} and the picture is {width}x{height}; give a mask of the picture's size."
+        )
     if pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
         return 1 - pixels[..., 3].astype(np.float32) / 255
     return np.asarray(_as_image(pixels).convert("L"), np.float32) / 255
@@ -118,18 +148,25 @@ def over(pixels: Pixels, colour: tuple[int, int, int] = (255, 255, 255)) -> Pixe
     if checked(pixels).shape[2] == 3:
         return pixels
     alpha = pixels[..., 3:].astype(np.float32) / 255
-    return (pixels[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)
+    return (
+        (pixels[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha))
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def parse_size(text: str, multiple: int = 8) -> tuple[int, int, str]:
-    """A size such as "512x768" -> width, height, both snapped to the nearest `multiple` that the model asks for, and what to tell the user of
-    it: an empty string where nothing changed. "512" is a square."""
+    """A size such as "512x768" -> width, height, both snapped to the nearest `multiple` that the
+    model asks for, and what to tell the user of it: an empty string where nothing changed. "512" is
+    a square."""
     match = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x×*]\s*(\d{1,6}))?\s*", text, re.IGNORECASE)
     if match is None:
         raise DaedalError(f"size {text!r} is not WIDTHxHEIGHT; write for example 512x512.")
     asked = int(match[1]), int(match[2] or match[1])
     if not all(1 <= side <= MAX_SIDE for side in asked):
-        raise DaedalError(f"size {text!r} has a side outside 1 to {MAX_SIDE} pixels; write for example 512x512.")
+        raise DaedalError(
+            f"size {text!r} has a side outside 1 to {MAX_SIDE} pixels; write for example 512x512."
+        )
     width, height = (max(multiple, (side + multiple // 2) // multiple * multiple) for side in asked)
     changed = f"size {asked[0]}x{asked[1]} is made {width}x{height}: this model makes multiples of {multiple}."
     return width, height, "" if (width, height) == asked else changed
@@ -138,9 +175,13 @@ def parse_size(text: str, multiple: int = 8) -> tuple[int, int, str]:
 def checked(pixels: Pixels) -> Pixels:
     """`pixels`, if they are an image; else an error that says what they are."""
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
-        raise DaedalError(f"an image has the shape (height, width, 3 or 4), not {pixels.shape}; RGB has 3 channels, RGBA 4.")
+        raise DaedalError(
+            f"an image has the shape (height, width, 3 or 4), not {pixels.shape}; RGB has 3 channels, RGBA 4."
+        )
     if pixels.dtype != np.uint8:
-        raise DaedalError(f"an image is uint8 from 0 to 255, not {pixels.dtype}; scale and round it first.")
+        raise DaedalError(
+            f"an image is uint8 from 0 to 255, not {pixels.dtype}; scale and round it first."
+        )
     return pixels
 
 
@@ -154,13 +195,21 @@ def _opened(file: str | Path | bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path)
     except UnidentifiedImageError:
-        raise DaedalError(f"{_named(file)} is not an image in a format that can be read; give a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from None
+        raise DaedalError(
+            f"{_named(file)} is not an image in a format that can be read; give a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+        ) from None
     except Image.DecompressionBombError as error:
-        raise DaedalError(f"{_named(file)} is too large to open ({error}); make it smaller.") from None
+        raise DaedalError(
+            f"{_named(file)} is too large to open ({error}); make it smaller."
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise DaedalError(f"{_named(file)} is truncated or damaged ({error}); copy or download it again.") from None
+        raise DaedalError(
+            f"{_named(file)} is truncated or damaged ({error}); copy or download it again."
+        ) from None
     if image.width * image.height > MAX_PIXELS:
-        raise DaedalError(f"{_named(file)} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}; make it smaller.")
+        raise DaedalError(
+            f"{_named(file)} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}; make it smaller."
+        )
     return image
 
 
@@ -169,7 +218,9 @@ def _as_array(image: Image.Image) -> Pixels:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, -1)
     if image.mode in ("I", "F"):
-        raise DaedalError(f"an image of 32-bit numbers (mode {image.mode}) has no fixed white; save it with 8 or 16 bits a channel.")
+        raise DaedalError(
+            f"an image of 32-bit numbers (mode {image.mode}) has no fixed white; save it with 8 or 16 bits a channel."
+        )
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 

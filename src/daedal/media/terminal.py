@@ -1,9 +1,11 @@
-"""Images in a terminal: kitty's graphics protocol, iTerm2's inline images, sixel (DEC, 1984), and half blocks in 24-bit colour for the rest.
+"""Images in a terminal: kitty's graphics protocol, iTerm2's inline images, sixel (DEC, 1984), and
+half blocks in 24-bit colour for the rest.
 
-    show(pixels)          # writes to stdout in the best way the terminal is known to have; nothing where stdout is no terminal
+    show(pixels)          # writes to stdout in the best way the terminal is known to have; nothing
+    where stdout is no terminal
 
-The terminal is told from its environment alone, nothing is asked of it. DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides.
-Legend: H height, W width.
+The terminal is told from its environment alone, nothing is asked of it.
+DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides. Legend: H height, W width.
 """
 
 import base64
@@ -27,7 +29,8 @@ RESET = "\x1b[0m"
 
 
 def show(pixels: Pixels, columns: int | None = None, out: TextIO | None = None) -> None:
-    """Draw (H, W, 3 or 4) uint8 `columns` character cells wide (None: what suits the image and fits)."""
+    """Draw (H, W, 3 or 4) uint8 `columns` character cells wide (None: what suits the image and
+    fits)."""
     out = out or sys.stdout
     protocol = detect(os.environ, out.isatty())
     if protocol is None:
@@ -38,20 +41,28 @@ def show(pixels: Pixels, columns: int | None = None, out: TextIO | None = None) 
 
 
 def fitting(width: int, terminal: int) -> int:
-    """Cells for an image so many pixels wide: its own size, but not tiny, in the terminal's columns."""
+    """Cells for an image so many pixels wide: its own size, but not tiny, in the terminal's
+    columns."""
     return max(1, min(terminal, max(24, width // CELL)))
 
 
 def detect(environ: Mapping[str, str], tty: bool) -> str | None:
     """One of "kitty", "iterm2", "sixel" and "blocks", or None where nothing should be drawn."""
-    chosen, term, program = environ.get(OVERRIDE), environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
+    chosen, term, program = (
+        environ.get(OVERRIDE),
+        environ.get("TERM", ""),
+        environ.get("TERM_PROGRAM", ""),
+    )
     if chosen is not None and chosen not in (*PROTOCOLS, "none"):
-        raise DaedalError(f"{OVERRIDE}={chosen!r} is not one of {', '.join(PROTOCOLS)}, none{nearest(chosen, list(PROTOCOLS))}.")
+        raise DaedalError(
+            f"{OVERRIDE}={chosen!r} is not one of {', '.join(PROTOCOLS)}, none{nearest(chosen, list(PROTOCOLS))}."
+        )
     if chosen == "none" or not tty or term == "dumb":
         return None
     if chosen:
         return chosen
-    multiplexed = "TMUX" in environ or "ZELLIJ" in environ or term.startswith(("tmux", "screen"))  # swallows what it does not know
+    # swallows what it does not know
+    multiplexed = "TMUX" in environ or "ZELLIJ" in environ or term.startswith(("tmux", "screen"))
     if multiplexed or program == "vscode":
         return "blocks"
     if "KITTY_WINDOW_ID" in environ or "kitty" in term or "ghostty" in term or program == "ghostty":
@@ -62,12 +73,19 @@ def detect(environ: Mapping[str, str], tty: bool) -> str | None:
 
 
 def kitty(pixels: Pixels, columns: int) -> str:
-    """PNG in base64, in pieces; the terminal scales it to `columns` cells and answers nothing (kitty graphics protocol, transmit and display)."""
+    """PNG in base64, in pieces; the terminal scales it to `columns` cells and answers nothing
+    (kitty graphics protocol, transmit and display)."""
     data = base64.standard_b64encode(encode(pixels)).decode("ascii")
     pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     keys = [f"a=T,f=100,q=2,c={columns}," if index == 0 else "" for index in range(len(pieces))]
     more = [1] * (len(pieces) - 1) + [0]
-    return "".join(f"\x1b_G{key}m={m};{piece}\x1b\\" for key, m, piece in zip(keys, more, pieces, strict=True)) + "\n"
+    return (
+        "".join(
+            f"\x1b_G{key}m={m};{piece}\x1b\\"
+            for key, m, piece in zip(keys, more, pieces, strict=True)
+        )
+        + "\n"
+    )
 
 
 def iterm2(pixels: Pixels, columns: int) -> str:
@@ -78,12 +96,19 @@ def iterm2(pixels: Pixels, columns: int) -> str:
 
 
 def sixel(pixels: Pixels, columns: int) -> str:
-    """Bands of six rows, each colour of a band drawn over it in one run-length coded line. Transparency becomes white; 256 colours."""
+    """Bands of six rows, each colour of a band drawn over it in one run-length coded line.
+    Transparency becomes white; 256 colours."""
     width = columns * CELL
-    image = Image.fromarray(resized(over(pixels), width, max(1, round(pixels.shape[0] * width / pixels.shape[1]))))
+    image = Image.fromarray(
+        resized(over(pixels), width, max(1, round(pixels.shape[0] * width / pixels.shape[1])))
+    )
     chosen = image.quantize(COLOURS, dither=Image.Dither.NONE)
     palette = np.asarray(chosen.getpalette()).reshape(-1, 3)
-    registers = "".join(f"#{i};2;" + ";".join(str(round(int(v) * 100 / 255)) for v in colour) for i, colour in enumerate(palette))  # percent
+    # percent
+    registers = "".join(
+        f"#{i};2;" + ";".join(str(round(int(v) * 100 / 255)) for v in colour)
+        for i, colour in enumerate(palette)
+    )
     index = np.asarray(chosen)  # (H, W)
     bands = "-".join(band(index[top : top + 6]) for top in range(0, len(index), 6))
     return f'\x1bP0;1;0q"1;1;{image.width};{image.height}{registers}{bands}\x1b\\\n'
@@ -92,25 +117,34 @@ def sixel(pixels: Pixels, columns: int) -> str:
 def band(index: np.ndarray) -> str:
     """Up to six rows of colour numbers (6, W) -> a line a colour, "$" going back to the left edge."""
     weights = 1 << np.arange(len(index))[:, None]
-    return "$".join(f"#{colour}{runs(((index == colour) * weights).sum(0))}" for colour in np.unique(index))
+    return "$".join(
+        f"#{colour}{runs(((index == colour) * weights).sum(0))}" for colour in np.unique(index)
+    )
 
 
 def runs(bits: np.ndarray) -> str:
     """(W,) of the six pixels below one another as bits -> sixel characters, repeats counted."""
     starts = np.flatnonzero(np.diff(bits, prepend=-1))
     counts = np.diff(starts, append=len(bits))
-    return "".join(f"!{n}{chr(63 + bits[i])}" if n > 3 else chr(63 + bits[i]) * n for i, n in zip(starts, counts, strict=True))
+    return "".join(
+        f"!{n}{chr(63 + bits[i])}" if n > 3 else chr(63 + bits[i]) * n
+        for i, n in zip(starts, counts, strict=True)
+    )
 
 
 def blocks(pixels: Pixels, columns: int) -> str:
-    """Two pixels a character: the upper is the colour of a half block, the lower its background. Transparency becomes white."""
+    """Two pixels a character: the upper is the colour of a half block, the lower its background.
+    Transparency becomes white."""
     rows = max(1, round(pixels.shape[0] * columns / pixels.shape[1]))
     image = resized(over(pixels), columns, rows)
-    return "".join(line(image[row], image[row + 1] if row + 1 < rows else None) for row in range(0, rows, 2))
+    return "".join(
+        line(image[row], image[row + 1] if row + 1 < rows else None) for row in range(0, rows, 2)
+    )
 
 
 def line(upper: np.ndarray, lower: np.ndarray | None) -> str:
-    """Two rows of pixels (W, 3), the lower perhaps missing -> a line of text. A colour is set only where it changes."""
+    """Two rows of pixels (W, 3), the lower perhaps missing -> a line of text. A colour is set only
+    where it changes."""
     text, last = "", ""
     for column, pixel in enumerate(upper.tolist()):
         colours = "38;2;{};{};{}".format(*pixel)

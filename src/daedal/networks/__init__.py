@@ -1,7 +1,8 @@
 """Networks, one file a family, and the registry that finds one by what its `config.json` says.
 
 config = config_from_dict(raw)       # of a parsed config.json
-network = build(config)              # its weights not filled: init_weights draws them, checkpoints.load reads them
+network = build(config)              # its weights not filled: init_weights draws them,
+checkpoints.load reads them
 """
 
 import importlib
@@ -18,7 +19,8 @@ FAMILIES = {
     "phi3": ("phi", "Phi3Config"), "olmo2": ("olmo", "Olmo2Config"), "gpt2": ("gpt", "GPT2Config"), "gpt_neox": ("gpt", "GPTNeoXConfig"),
     "starcoder2": ("gpt", "Starcoder2Config"),
 }  # fmt: skip
-# All others: `_class_name` or architecture -> module. The class there has that name, and a `config_class`.
+# All others: `_class_name` or architecture -> module. The class there has that name, and a
+# `config_class`.
 COMPONENTS = {
     "AutoencoderKL": "autoencoder", "VQModel": "vq",
     "UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
@@ -53,7 +55,9 @@ def config_from_dict(raw: dict[str, Any]) -> Any:
     name, known = raw.get("model_type", ""), sorted(FAMILIES)
     if name not in FAMILIES:
         near = nearest(name, known)
-        raise DaedalError(f"model_type {name!r} is not a family Daedal knows{near}; it knows {', '.join(known)}.")
+        raise DaedalError(
+            f"model_type {name!r} is not a family Daedal knows{near}; it knows {', '.join(known)}."
+        )
     module, config = FAMILIES[name]
     return parse(getattr(importlib.import_module(f"daedal.networks.{module}"), config), raw)
 
@@ -62,4 +66,6 @@ def build(config: Any) -> Any:
     """A network of that config, its weights not filled."""
     if name_of(type(config)) in COMPONENTS:
         return component(name_of(type(config)))(config)
-    return importlib.import_module(f"daedal.networks.{FAMILIES[config.model_type][0]}").build(config)
+    return importlib.import_module(f"daedal.networks.{FAMILIES[config.model_type][0]}").build(
+        config
+    )

@@ -1,7 +1,9 @@
-"""The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1; Kingma & Welling 2013): images to latents 8 times smaller a
-side and back, for Stable Diffusion 1, 2, XL and 3, and FLUX. The encoder and decoder also serve the vector-quantised models (networks.vq).
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1; Kingma & Welling 2013):
+images to latents 8 times smaller a side and back, for Stable Diffusion 1, 2, XL and 3, and FLUX.
+The encoder and decoder also serve the vector-quantised models (networks.vq).
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels (of the latent: 4 or 16), H and W pixels, h and w latent cells.
+Parameter names are those of diffusers' files. Legend: B batch, C channels (of the latent: 4 or 16),
+H and W pixels, h and w latent cells.
 """
 
 from collections.abc import Callable, Generator
@@ -14,11 +16,20 @@ from torch import Tensor, nn
 
 from daedal.networks.config import one_of
 from daedal.networks.names import Names
-from daedal.nn.conv import Conv2d, Downsample, GroupNorm, PixelAttention, ResnetBlock, Upsample, init_
+from daedal.nn.conv import (
+    Conv2d,
+    Downsample,
+    GroupNorm,
+    PixelAttention,
+    ResnetBlock,
+    Upsample,
+    init_,
+)
 from daedal.nn.cost import count_flops
 
 EPS = 1e-6
-DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}  # block type -> whether attention follows each residual block
+# block type -> whether attention follows each residual block
+DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 
@@ -42,7 +53,8 @@ class CodecConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderKLConfig(CodecConfig):
-    """`scaling_factor`, `shift_factor`, `latents_mean` and `latents_std` bring latents to zero mean and unit variance."""
+    """`scaling_factor`, `shift_factor`, `latents_mean` and `latents_std` bring latents to zero mean
+    and unit variance."""
 
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None
@@ -55,15 +67,27 @@ class AutoencoderKLConfig(CodecConfig):
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution, attention after each where asked, then the resampling if one is given."""
+    """Residual blocks at one resolution, attention after each where asked, then the resampling if
+    one is given."""
 
     def __init__(
-        self, config: CodecConfig, inp: int, out: int, layers: int, attention: bool, down: nn.Module | None = None, up: nn.Module | None = None
+        self,
+        config: CodecConfig,
+        inp: int,
+        out: int,
+        layers: int,
+        attention: bool,
+        down: nn.Module | None = None,
+        up: nn.Module | None = None,
     ) -> None:
         super().__init__()
         groups, sizes = config.norm_num_groups, [inp] + [out] * layers
-        self.attentions = nn.ModuleList(PixelAttention(out, groups, EPS) for _ in range(layers if attention else 0))
-        self.resnets = nn.ModuleList(ResnetBlock(a, b, groups=groups, eps=EPS, act=config.act_fn) for a, b in pairwise(sizes))
+        self.attentions = nn.ModuleList(
+            PixelAttention(out, groups, EPS) for _ in range(layers if attention else 0)
+        )
+        self.resnets = nn.ModuleList(
+            ResnetBlock(a, b, groups=groups, eps=EPS, act=config.act_fn) for a, b in pairwise(sizes)
+        )
         self.downsamplers = nn.ModuleList([] if down is None else [down])
         self.upsamplers = nn.ModuleList([] if up is None else [up])
 
@@ -82,8 +106,13 @@ class Middle(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         channels, groups = config.block_out_channels[-1], config.norm_num_groups
-        self.attentions = nn.ModuleList([PixelAttention(channels, groups, EPS)] if config.mid_block_add_attention else [])
-        self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups=groups, eps=EPS, act=config.act_fn) for _ in range(2))
+        self.attentions = nn.ModuleList(
+            [PixelAttention(channels, groups, EPS)] if config.mid_block_add_attention else []
+        )
+        self.resnets = nn.ModuleList(
+            ResnetBlock(channels, channels, groups=groups, eps=EPS, act=config.act_fn)
+            for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, h, w)
         x = self.resnets[0](x)
@@ -99,10 +128,15 @@ class Encoder(nn.Module):
         super().__init__()
         sizes = config.block_out_channels
         self.conv_in = Conv2d(config.in_channels, sizes[0], 3, padding=1)
-        attention = [DOWN[one_of("down_block_types", kind, list(DOWN))] for kind in config.down_block_types]
+        attention = [
+            DOWN[one_of("down_block_types", kind, list(DOWN))] for kind in config.down_block_types
+        ]
         downs = [*(Downsample(channels, padding=0) for channels in sizes[:-1]), None]
         rows = zip([sizes[0], *sizes], sizes, attention, downs, strict=False)
-        self.down_blocks = nn.ModuleList(Stage(config, a, b, config.layers_per_block, attend, down=down) for a, b, attend, down in rows)
+        self.down_blocks = nn.ModuleList(
+            Stage(config, a, b, config.layers_per_block, attend, down=down)
+            for a, b, attend, down in rows
+        )
         self.mid_block = Middle(config)
         self.conv_norm_out = GroupNorm(config.norm_num_groups, sizes[-1], EPS)
         self.conv_out = Conv2d(sizes[-1], out, 3, padding=1)
@@ -124,7 +158,10 @@ class Decoder(nn.Module):
         attention = [UP[one_of("up_block_types", kind, list(UP))] for kind in config.up_block_types]
         ups = [*(Upsample(channels) for channels in sizes[:-1]), None]
         rows = zip([sizes[0], *sizes], sizes, attention, ups, strict=False)
-        self.up_blocks = nn.ModuleList(Stage(config, a, b, config.layers_per_block + 1, attend, up=up) for a, b, attend, up in rows)
+        self.up_blocks = nn.ModuleList(
+            Stage(config, a, b, config.layers_per_block + 1, attend, up=up)
+            for a, b, attend, up in rows
+        )
         self.mid_block = Middle(config)
         self.conv_norm_out = GroupNorm(config.norm_num_groups, sizes[-1], EPS)
         self.conv_out = Conv2d(sizes[-1], config.out_channels, 3, padding=1)
@@ -137,11 +174,20 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """`encode` images to latents as the denoiser sees them, `decode` them back. Images are in [-1, 1]."""
+    """`encode` images to latents as the denoiser sees them, `decode` them back. Images are in [-1,
+    1]."""
 
     config_class = AutoencoderKLConfig
     class_name = AutoencoderKLConfig.class_name
-    names = Names(former=((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")))  # files of 2022
+    # files of 2022
+    names = Names(
+        former=(
+            (".query.", ".to_q."),
+            (".key.", ".to_k."),
+            (".value.", ".to_v."),
+            (".proj_attn.", ".to_out.0."),
+        )
+    )
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
@@ -156,30 +202,37 @@ class AutoencoderKL(nn.Module):
         """Pixels a side of one latent cell."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """images (B, 3, H, W) -> their reconstruction, and the mean and log variance whose divergence from N(0, 1) training penalises."""
+    def forward(
+        self, images: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """images (B, 3, H, W) -> their reconstruction, and the mean and log variance whose
+        divergence from N(0, 1) training penalises."""
         mean, logvar = self.moments(images)
         return self._decode(mean + (0.5 * logvar).exp() * noise_like(mean, generator)), mean, logvar
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, 3, H, W) -> mean and log variance of the posterior, unscaled, each (B, C, h, w)."""
+        """images (B, 3, H, W) -> mean and log variance of the posterior, unscaled, each (B, C, h,
+        w)."""
         h = self.encoder(self._safe(images))
         h = h if self.quant_conv is None else self.quant_conv(h)
         mean, logvar = h.to(images.dtype).chunk(2, 1)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """images (B, 3, H, W) -> latents (B, C, h, w) scaled for the denoiser: a sample of the posterior drawn with `generator`, or its
-        mean without one."""
+        """images (B, 3, H, W) -> latents (B, C, h, w) scaled for the denoiser: a sample of the
+        posterior drawn with `generator`, or its mean without one."""
         mean, logvar = self.moments(images)
-        return self.scaled(mean if generator is None else mean + (0.5 * logvar).exp() * noise_like(mean, generator))
+        return self.scaled(
+            mean if generator is None else mean + (0.5 * logvar).exp() * noise_like(mean, generator)
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents (B, C, h, w) as the denoiser leaves them -> images (B, 3, H, W)."""
         return self._decode(self.unscaled(latents))
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Posterior sample -> denoiser's latent: (z - shift) * scaling_factor / std, shift being `shift_factor` or `latents_mean`."""
+        """Posterior sample -> denoiser's latent: (z - shift) * scaling_factor / std, shift being
+        `shift_factor` or `latents_mean`."""
         shift, std = self._statistics(z)
         return (z - shift) * self.config.scaling_factor / std
 
@@ -193,10 +246,18 @@ class AutoencoderKL(nn.Module):
         return init_(self, seed)
 
     def flops(self, height: int, width: int) -> dict[str, int]:
-        """Floating-point operations (a multiply-add is two) to encode and to decode one image of that many pixels."""
+        """Floating-point operations (a multiply-add is two) to encode and to decode one image of
+        that many pixels."""
         c, shape = self.config, (height // self.factor, width // self.factor)
-        encode = count_flops(self, lambda vae: vae.moments(torch.empty(1, c.in_channels, height, width)))
-        return {"encode": encode, "decode": count_flops(self, lambda vae: vae.decode(torch.empty(1, c.latent_channels, *shape)))}
+        encode = count_flops(
+            self, lambda vae: vae.moments(torch.empty(1, c.in_channels, height, width))
+        )
+        return {
+            "encode": encode,
+            "decode": count_flops(
+                self, lambda vae: vae.decode(torch.empty(1, c.latent_channels, *shape))
+            ),
+        }
 
     def _decode(self, z: Tensor) -> Tensor:
         h = self._safe(z)
@@ -206,35 +267,48 @@ class AutoencoderKL(nn.Module):
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shift: tuple[float, ...] = self.config.latents_mean or (self.config.shift_factor or 0.0,)
         std = self.config.latents_std or (1.0,)
-        return like.new_tensor(shift)[:, None, None], like.new_tensor(std)[:, None, None]  # (C or 1, 1, 1)
+        # (C or 1, 1, 1)
+        return like.new_tensor(shift)[:, None, None], like.new_tensor(std)[:, None, None]
 
     def _safe(self, x: Tensor) -> Tensor:
-        """In float16 the activations of some autoencoders overflow (`force_upcast`): those run in float32."""
+        """In float16 the activations of some autoencoders overflow (`force_upcast`): those run in
+        float32."""
         return x.float() if self.config.force_upcast and x.dtype == torch.float16 else x
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal of x's shape, drawn on the generator's own device so that a seed gives the same latents everywhere."""
+    """Standard normal of x's shape, drawn on the generator's own device so that a seed gives the
+    same latents everywhere."""
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=torch.float32).to(x)
 
 
-def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Generator[None, None, Tensor]:
-    """`decode` applied to overlapping square tiles of `latents` (B, C, h, w), blended linearly where they overlap: a
-    generator that yields None after each tile and returns (B, 3, H, W).
+def decode_tiled(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16
+) -> Generator[None, None, Tensor]:
+    """`decode` applied to overlapping square tiles of `latents` (B, C, h, w), blended linearly
+    where they overlap: a generator that yields None after each tile and returns (B, 3, H, W).
 
-    Memory then depends on `tile` (latent cells a side), not on the image. A decoder that sees only a neighbourhood gives the same image
-    as in one piece outside the overlaps; group norms and attention over all pixels, which see the tile for the image, shift it a little."""
+    Memory then depends on `tile` (latent cells a side), not on the image. A decoder that sees only
+    a neighbourhood gives the same image as in one piece outside the overlaps; group norms and
+    attention over all pixels, which see the tile for the image, shift it a little."""
     total = weight = None
     for top in starts(latents.shape[2], tile, overlap):
         for left in starts(latents.shape[3], tile, overlap):
             part = decode(latents[:, :, top : top + tile, left : left + tile])
             factor = part.shape[2] // min(tile, latents.shape[2])
             if total is None or weight is None:
-                total = part.new_zeros(*part.shape[:2], latents.shape[2] * factor, latents.shape[3] * factor)
+                total = part.new_zeros(
+                    *part.shape[:2], latents.shape[2] * factor, latents.shape[3] * factor
+                )
                 weight = part.new_zeros(total.shape[2:])
-            rows, columns = (slice(at * factor, at * factor + size) for at, size in zip((top, left), part.shape[2:], strict=True))
-            ramp = tent(part.shape[2], overlap * factor, part)[:, None] * tent(part.shape[3], overlap * factor, part)
+            rows, columns = (
+                slice(at * factor, at * factor + size)
+                for at, size in zip((top, left), part.shape[2:], strict=True)
+            )
+            ramp = tent(part.shape[2], overlap * factor, part)[:, None] * tent(
+                part.shape[3], overlap * factor, part
+            )
             total[:, :, rows, columns] += part * ramp
             weight[rows, columns] += ramp
             yield None

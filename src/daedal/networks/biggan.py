@@ -1,5 +1,6 @@
-"""BigGAN (Brock et al. 2019): a class-conditional generator whose batch norms are steered by the class and a slice of z, a residual discriminator
-with a class projection (Miyato & Koyama 2018), spectral norms throughout (Miyato et al. 2018), self-attention at one size (Zhang et al. 2019).
+"""BigGAN (Brock et al. 2019): a class-conditional generator whose batch norms are steered by the
+class and a slice of z, a residual discriminator with a class projection (Miyato & Koyama 2018),
+spectral norms throughout (Miyato et al. 2018), self-attention at one size (Zhang et al. 2019).
 Parameter names are those of the authors' PyTorch release.
 
 Legend: B batch, C channels, Z width of z, E width of the class embedding.
@@ -15,9 +16,20 @@ from torch import Tensor, nn
 
 from daedal.errors import DaedalError
 
-# Channel multiples by picture size: of the generator from 4 x 4 up, of the discriminator's blocks from the picture down.
-WIDTHS = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2), 128: (16, 16, 8, 4, 2, 1), 256: (16, 16, 8, 8, 4, 2, 1)}
-JUDGES = {32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16), 256: (1, 2, 4, 8, 8, 16, 16)}
+# Channel multiples by picture size: of the generator from 4 x 4 up, of the discriminator's blocks
+# from the picture down.
+WIDTHS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
+JUDGES = {
+    32: (4, 4, 4, 4),
+    64: (1, 2, 4, 8, 16),
+    128: (1, 2, 4, 8, 16, 16),
+    256: (1, 2, 4, 8, 8, 16, 16),
+}
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -37,7 +49,9 @@ class BigGANConfig:
     def __post_init__(self) -> None:
         check_size(self.resolution)
         if self.hier and self.dim_z % (len(WIDTHS[self.resolution])):
-            raise DaedalError(f"dim_z={self.dim_z} does not split into {len(WIDTHS[self.resolution])} slices; take a multiple.")
+            raise DaedalError(
+                f"dim_z={self.dim_z} does not split into {len(WIDTHS[self.resolution])} slices; take a multiple."
+            )
 
     @property
     def slice(self) -> int:
@@ -59,14 +73,17 @@ class BigGANDiscriminatorConfig:
 
 def check_size(side: int) -> None:
     if side not in WIDTHS:
-        raise DaedalError(f"BigGAN is made for pictures of {', '.join(map(str, WIDTHS))} pixels, not {side}.")
+        raise DaedalError(
+            f"BigGAN is made for pictures of {', '.join(map(str, WIDTHS))} pixels, not {side}."
+        )
 
 
-# ---- layers ------------------------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
 class Spectral(nn.Module):
-    """A weight divided by its largest singular value, which one step of power iteration a pass follows (while training it is kept)."""
+    """A weight divided by its largest singular value, which one step of power iteration a pass
+    follows (while training it is kept)."""
 
     def __init__(self, *shape: int, bias: bool = True) -> None:
         super().__init__()
@@ -120,13 +137,21 @@ class ConditionalNorm(nn.Module):
         self.eps = eps
         self.stored_mean: Tensor
         self.stored_var: Tensor
-        self.gain, self.bias = SpectralLinear(condition, channels, bias=False), SpectralLinear(condition, channels, bias=False)
+        self.gain, self.bias = (
+            SpectralLinear(condition, channels, bias=False),
+            SpectralLinear(condition, channels, bias=False),
+        )
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = F.batch_norm(x, self.stored_mean, self.stored_var, None, None, self.training, 0.1, self.eps)
-        return x * (1 + self.gain(condition))[:, :, None, None] + self.bias(condition)[:, :, None, None]
+        x = F.batch_norm(
+            x, self.stored_mean, self.stored_var, None, None, self.training, 0.1, self.eps
+        )
+        return (
+            x * (1 + self.gain(condition))[:, :, None, None]
+            + self.bias(condition)[:, :, None, None]
+        )
 
 
 class PlainNorm(nn.Module):
@@ -135,12 +160,17 @@ class PlainNorm(nn.Module):
         self.eps = eps
         self.stored_mean: Tensor
         self.stored_var: Tensor
-        self.gain, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.gain, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.stored_mean, self.stored_var, self.gain, self.bias, self.training, 0.1, self.eps)
+        return F.batch_norm(
+            x, self.stored_mean, self.stored_var, self.gain, self.bias, self.training, 0.1, self.eps
+        )
 
 
 class SelfAttention(nn.Module):
@@ -148,8 +178,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.theta, self.phi = SpectralConv(channels, channels // 8, 1, bias=False), SpectralConv(channels, channels // 8, 1, bias=False)
-        self.g, self.o = SpectralConv(channels, channels // 2, 1, bias=False), SpectralConv(channels // 2, channels, 1, bias=False)
+        self.theta, self.phi = (
+            SpectralConv(channels, channels // 8, 1, bias=False),
+            SpectralConv(channels, channels // 8, 1, bias=False),
+        )
+        self.g, self.o = (
+            SpectralConv(channels, channels // 2, 1, bias=False),
+            SpectralConv(channels // 2, channels, 1, bias=False),
+        )
         self.gamma = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -159,18 +195,27 @@ class SelfAttention(nn.Module):
         return x + self.gamma * self.o(mixed.unflatten(2, x.shape[2:]))
 
 
-# ---- generator ---------------------------------------------------------------------------------------------------------------------
+# ---- generator -----------------------------------------------------------------------------------
 
 
 class GeneratorBlock(nn.Module):
     def __init__(self, inp: int, out: int, condition: int, eps: float) -> None:
         super().__init__()
-        self.bn1, self.bn2 = ConditionalNorm(inp, condition, eps), ConditionalNorm(out, condition, eps)
-        self.conv1, self.conv2, self.conv_sc = SpectralConv(inp, out), SpectralConv(out, out), SpectralConv(inp, out, 1)
+        self.bn1, self.bn2 = (
+            ConditionalNorm(inp, condition, eps),
+            ConditionalNorm(out, condition, eps),
+        )
+        self.conv1, self.conv2, self.conv_sc = (
+            SpectralConv(inp, out),
+            SpectralConv(out, out),
+            SpectralConv(inp, out, 1),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2H, 2W)
         h = self.conv1(F.interpolate(F.relu(self.bn1(x, condition)), scale_factor=2))
-        return self.conv2(F.relu(self.bn2(h, condition))) + self.conv_sc(F.interpolate(x, scale_factor=2))
+        return self.conv2(F.relu(self.bn2(h, condition))) + self.conv_sc(
+            F.interpolate(x, scale_factor=2)
+        )
 
 
 class BigGANGenerator(nn.Module):
@@ -191,13 +236,20 @@ class BigGANGenerator(nn.Module):
             attends = [SelfAttention(out)] if 8 * 2**i == c.G_attn else []
             blocks.append(nn.ModuleList([GeneratorBlock(inp, out, condition, c.BN_eps), *attends]))
         self.blocks = nn.ModuleList(blocks)
-        self.output_layer = nn.ModuleDict({"0": PlainNorm(widths[-1], c.BN_eps), "2": SpectralConv(widths[-1], 3)})
+        self.output_layer = nn.ModuleDict(
+            {"0": PlainNorm(widths[-1], c.BN_eps), "2": SpectralConv(widths[-1], 3)}
+        )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """z (B, Z), labels (B,) classes, or (B, E) embeddings of them (to walk between classes) -> pictures (B, 3, side, side) in (-1, 1)."""
+        """z (B, Z), labels (B,) classes, or (B, E) embeddings of them (to walk between classes) ->
+        pictures (B, 3, side, side) in (-1, 1)."""
         y = self.shared(labels) if labels.dim() == 1 else labels
         first, *rest = z.split(self.config.slice, 1)
-        conditions = [torch.cat([y, part], 1) for part in rest] if self.config.hier else [y] * len(self.blocks)
+        conditions = (
+            [torch.cat([y, part], 1) for part in rest]
+            if self.config.hier
+            else [y] * len(self.blocks)
+        )
         x = self.linear(first).view(len(z), -1, 4, 4)
         for blocks, condition in zip(self.blocks, conditions, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
@@ -209,26 +261,38 @@ class BigGANGenerator(nn.Module):
 
 
 def truncated(shape: tuple[int, ...], threshold: float, generator: torch.Generator) -> Tensor:
-    """Normals drawn again while they are beyond `threshold`: less variety, better pictures (Brock et al. 2019, section 3.1)."""
+    """Normals drawn again while they are beyond `threshold`: less variety, better pictures (Brock
+    et al. 2019, section 3.1)."""
     edge = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * (1 - 2 * edge) + edge
     return torch.special.ndtri(uniform).float()
 
 
 @torch.no_grad()
-def standing_statistics(generator: BigGANGenerator, batches: int = 16, size: int = 32, seed: int = 0) -> BigGANGenerator:
-    """Batch-norm statistics measured anew over batches of random z and classes, as the authors do before sampling."""
+def standing_statistics(
+    generator: BigGANGenerator, batches: int = 16, size: int = 32, seed: int = 0
+) -> BigGANGenerator:
+    """Batch-norm statistics measured anew over batches of random z and classes, as the authors do
+    before sampling."""
     draw, c = torch.Generator().manual_seed(seed), generator.config
     norms = [m for m in generator.modules() if isinstance(m, ConditionalNorm | PlainNorm)]
     totals = [(torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)) for m in norms]
-    spectral = {name: value.clone() for name, value in generator.state_dict().items() if name.endswith(("u0", "sv0"))}
+    spectral = {
+        name: value.clone()
+        for name, value in generator.state_dict().items()
+        if name.endswith(("u0", "sv0"))
+    }
     generator.train()
     for _ in range(batches):
         for m in norms:
             m.stored_mean.zero_()
             m.stored_var.zero_()
-        generator(torch.randn(size, c.dim_z, generator=draw), torch.randint(c.n_classes, (size,), generator=draw))
-        for (mean, var), m in zip(totals, norms, strict=True):  # the running average took a tenth of the batch's
+        generator(
+            torch.randn(size, c.dim_z, generator=draw),
+            torch.randint(c.n_classes, (size,), generator=draw),
+        )
+        # the running average took a tenth of the batch's
+        for (mean, var), m in zip(totals, norms, strict=True):
             mean += m.stored_mean * 10 / batches
             var += m.stored_var * 10 / batches
     for (mean, var), m in zip(totals, norms, strict=True):
@@ -237,7 +301,7 @@ def standing_statistics(generator: BigGANGenerator, batches: int = 16, size: int
     return generator.eval()
 
 
-# ---- discriminator -----------------------------------------------------------------------------------------------------------------
+# ---- discriminator -------------------------------------------------------------------------------
 
 
 class DiscriminatorBlock(nn.Module):
@@ -249,7 +313,9 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        if self.first:  # nothing to activate yet: the shortcut shrinks before it mixes channels, which is cheaper and the same
+        # nothing to activate yet: the shortcut shrinks before it mixes channels, which is cheaper
+        # and the same
+        if self.first:
             return self.shrunk(h) + self.mixed(self.shrunk(x))
         return self.shrunk(h) + self.shrunk(self.mixed(x))
 
@@ -270,17 +336,27 @@ class BigGANDiscriminator(nn.Module):
         super().__init__()
         self.config, c = config, config
         widths = [3, *(c.D_ch * m for m in JUDGES[c.resolution])]
-        downs = [True, True, False, False] if c.resolution == 32 else [True] * (len(widths) - 2) + [False]
+        downs = (
+            [True, True, False, False]
+            if c.resolution == 32
+            else [True] * (len(widths) - 2) + [False]
+        )
         blocks, side = [], c.resolution
         for i, (inp, out, down) in enumerate(zip(widths[:-1], widths[1:], downs, strict=True)):
             side = side // 2 if down else side
             block = DiscriminatorBlock(inp, out, i == 0, down)
-            blocks.append(nn.ModuleList([block, SelfAttention(out)] if side == c.D_attn else [block]))
+            blocks.append(
+                nn.ModuleList([block, SelfAttention(out)] if side == c.D_attn else [block])
+            )
         self.blocks = nn.ModuleList(blocks)
-        self.linear, self.embed = SpectralLinear(widths[-1], 1), SpectralEmbedding(c.n_classes, widths[-1])
+        self.linear, self.embed = (
+            SpectralLinear(widths[-1], 1),
+            SpectralEmbedding(c.n_classes, widths[-1]),
+        )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images (B, 3, side, side), labels (B,) -> scores (B, 1), higher for real ones of that class."""
+        """images (B, 3, side, side), labels (B,) -> scores (B, 1), higher for real ones of that
+        class."""
         x = images
         for blocks in self.blocks:
             for block in blocks:  # type: ignore[attr-defined]
@@ -306,7 +382,8 @@ def init_orthogonal(module: M, seed: int) -> M:
 
 
 def orthogonality(module: nn.Module) -> Tensor:
-    """Sum over weights of |W W^T off its diagonal|^2 / 2, the regulariser that lets truncation work (Brock et al. 2019, eq. 3)."""
+    """Sum over weights of |W W^T off its diagonal|^2 / 2, the regulariser that lets truncation work
+    (Brock et al. 2019, eq. 3)."""
     total = torch.zeros(())
     for part in module.modules():
         if isinstance(part, Spectral):

@@ -1,9 +1,10 @@
-"""CLIP (Radford et al. 2021): a text tower and an image tower whose pooled states meet in one space. The text towers of Stable Diffusion 1, 2,
-XL and 3 and of FLUX (OpenAI's and OpenCLIP's, as transformers folders), the image towers of IP-Adapter and unCLIP, and the whole model for
-scores and for contrastive training.
+"""CLIP (Radford et al. 2021): a text tower and an image tower whose pooled states meet in one
+space. The text towers of Stable Diffusion 1, 2, XL and 3 and of FLUX (OpenAI's and OpenCLIP's, as
+transformers folders), the image towers of IP-Adapter and unCLIP, and the whole model for scores and
+for contrastive training.
 
-Parameter names are those of transformers' files. Legend: B batch, T tokens (of the image: a class token, then patches), D width, P width
-of the shared space.
+Parameter names are those of transformers' files. Legend: B batch, T tokens (of the image: a class
+token, then patches), D width, P width of the shared space.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from daedal.nn.linear import Embedding, Linear, linears
 from daedal.nn.mlp import activation
 from daedal.nn.norm import LayerNorm
 
-UNMENDED_EOS = 2  # what config.json said the end of text was until 2023, whatever the tokenizer's was
+# what config.json said the end of text was until 2023, whatever the tokenizer's was
+UNMENDED_EOS = 2
 CONSTANTS = ("position_ids",)  # beside the weights in old files
 M = TypeVar("M", bound=nn.Module)
 
@@ -75,7 +77,8 @@ class CLIPVisionConfig(TowerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
-    """The towers' configs are kept as the file has them; `text` and `vision` are what they say. `of` makes one from these."""
+    """The towers' configs are kept as the file has them; `text` and `vision` are what they say.
+    `of` makes one from these."""
 
     text_config: dict[str, Any] = field(default_factory=dict)
     vision_config: dict[str, Any] = field(default_factory=dict)
@@ -98,16 +101,19 @@ class CLIPConfig:
 
     @classmethod
     def of(cls, text: CLIPTextConfig, vision: CLIPVisionConfig, projection_dim: int = 512) -> Self:
-        return cls(text_config=to_dict(text), vision_config=to_dict(vision), projection_dim=projection_dim)
+        return cls(
+            text_config=to_dict(text), vision_config=to_dict(vision), projection_dim=projection_dim
+        )
 
 
 @dataclass(frozen=True)
 class Features:
     """What a tower makes of its input.
 
-    hidden: what enters the first layer and what leaves each (B, T, D), not normalised: hidden[-2] is what SDXL and SD3 read.
-    last: hidden[-1], behind the text tower's final norm: what Stable Diffusion 1 and 2 read.
-    pooled: one normalised state (B, D), or (B, P) where the tower has a projection."""
+    hidden: what enters the first layer and what leaves each (B, T, D), not normalised: hidden[-2]
+    is what SDXL and SD3 read. last: hidden[-1], behind the text tower's final norm: what Stable
+    Diffusion 1 and 2 read. pooled: one normalised state (B, D), or (B, P) where the tower has a
+    projection."""
 
     hidden: tuple[Tensor, ...]
     last: Tensor
@@ -124,7 +130,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(dim, dim) for _ in range(4))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D), (B or 1, 1, T, T) -> (B, T, D)
+    # (B, T, D), (B or 1, 1, T, T) -> (B, T, D)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = linears(x, self.q_proj, self.k_proj, self.v_proj)
         return self.out_proj(multi_head(q, k, v, self.heads, mask))
 
@@ -132,7 +139,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, dim: int, inner: int, act: str) -> None:
         super().__init__()
-        self.act: Callable[[Tensor], Tensor] = quick_gelu if act == "quick_gelu" else activation(act)
+        self.act: Callable[[Tensor], Tensor] = (
+            quick_gelu if act == "quick_gelu" else activation(act)
+        )
         self.fc1, self.fc2 = Linear(dim, inner), Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
@@ -144,8 +153,14 @@ class Layer(nn.Module):
 
     def __init__(self, c: TowerConfig) -> None:
         super().__init__()
-        self.layer_norm1, self.self_attn = LayerNorm(c.hidden_size, c.layer_norm_eps), Attention(c.hidden_size, c.num_attention_heads)
-        self.layer_norm2, self.mlp = LayerNorm(c.hidden_size, c.layer_norm_eps), MLP(c.hidden_size, c.intermediate_size, c.hidden_act)
+        self.layer_norm1, self.self_attn = (
+            LayerNorm(c.hidden_size, c.layer_norm_eps),
+            Attention(c.hidden_size, c.num_attention_heads),
+        )
+        self.layer_norm2, self.mlp = (
+            LayerNorm(c.hidden_size, c.layer_norm_eps),
+            MLP(c.hidden_size, c.intermediate_size, c.hidden_act),
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D) -> (B, T, D)
         x = x + self.self_attn(self.layer_norm1(x), mask)
@@ -157,7 +172,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:  # x, and what leaves each layer
+    # x, and what leaves each layer
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         hidden = [x]
         for layer in self.layers:
             hidden.append(layer(hidden[-1], mask))
@@ -173,7 +189,9 @@ class TextEmbeddings(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         positions, count = self.position_embedding.weight, tokens.shape[1]
         if count > len(positions):
-            raise DaedalError(f"{count} tokens are more than the {len(positions)} that this CLIP reads; cut the prompt, or encode it in parts.")
+            raise DaedalError(
+                f"{count} tokens are more than the {len(positions)} that this CLIP reads; cut the prompt, or encode it in parts."
+            )
         return self.token_embedding(tokens) + positions[:count]
 
 
@@ -182,7 +200,9 @@ class VisionEmbeddings(nn.Module):
         super().__init__()
         self.size = c.image_size
         self.class_embedding = nn.Parameter(torch.empty(c.hidden_size))
-        self.patch_embedding = Conv2d(c.num_channels, c.hidden_size, c.patch_size, stride=c.patch_size, bias=False)
+        self.patch_embedding = Conv2d(
+            c.num_channels, c.hidden_size, c.patch_size, stride=c.patch_size, bias=False
+        )
         self.position_embedding = Embedding((c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, C, H, W) -> (B, T, D)
@@ -196,7 +216,8 @@ class VisionEmbeddings(nn.Module):
 
 
 class TextTower(nn.Module):
-    """`compute_dtype`, when set, is the dtype of activations; weights keep their own (fp32 masters, bf16 compute)."""
+    """`compute_dtype`, when set, is the dtype of activations; weights keep their own (fp32 masters,
+    bf16 compute)."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -209,14 +230,19 @@ class TextTower(nn.Module):
         x = self.embeddings(tokens)
         hidden = self.encoder(x.to(self.compute_dtype or x.dtype), causal(tokens, mask))
         last = self.final_layer_norm(hidden[-1])
-        return Features(hidden, last, last[torch.arange(len(last), device=last.device), end_of_text(tokens, self.eos)])
+        return Features(
+            hidden,
+            last,
+            last[torch.arange(len(last), device=last.device), end_of_text(tokens, self.eos)],
+        )
 
 
 class VisionTower(nn.Module):
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.embeddings, self.encoder = VisionEmbeddings(config), Encoder(config)
-        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelled as in the files
+        # spelled as in the files
+        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, images: Tensor) -> Features:
@@ -228,11 +254,16 @@ def causal(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """(B or 1, 1, T, T) bool: each token sees those before it that exist, and itself."""
     itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
     before = torch.ones_like(itself).tril()
-    return before[None, None] if mask is None else (before & mask.bool()[:, None]).logical_or(itself)[:, None]
+    return (
+        before[None, None]
+        if mask is None
+        else (before & mask.bool()[:, None]).logical_or(itself)[:, None]
+    )
 
 
 def end_of_text(tokens: Tensor, eos: int) -> Tensor:
-    """Which token of each row is pooled, (B,): the first end of text; with the eos of an unmended file the highest id, which that was."""
+    """Which token of each row is pooled, (B,): the first end of text; with the eos of an unmended
+    file the highest id, which that was."""
     return tokens.argmax(-1) if eos == UNMENDED_EOS else (tokens == eos).int().argmax(-1)
 
 
@@ -250,8 +281,9 @@ class CLIPTextModel(nn.Module):
         self.text_model = TextTower(config)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Features:
-        """tokens (B, T) int64, T at most max_position_embeddings, each row with an end of text. `mask` (B, T) is False at padding; Stable
-        Diffusion gives none, so that padding is read like any token."""
+        """tokens (B, T) int64, T at most max_position_embeddings, each row with an end of text.
+        `mask` (B, T) is False at padding; Stable Diffusion gives none, so that padding is read like
+        any token."""
         return self.text_model(tokens, mask)
 
     def init_weights(self, seed: int = 0) -> Self:
@@ -305,7 +337,8 @@ class CLIPVisionModelWithProjection(nn.Module):
 
 
 class CLIPModel(nn.Module):
-    """Both towers. `embed_text` and `embed_images` give unit vectors; their products, times `scale`, are the contrastive logits."""
+    """Both towers. `embed_text` and `embed_images` give unit vectors; their products, times
+    `scale`, are the contrastive logits."""
 
     config_class = CLIPConfig
     names = Names(skipped=CONSTANTS)
@@ -332,7 +365,8 @@ class CLIPModel(nn.Module):
         return self.logit_scale.exp()
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The logits (images, texts): row i says which text belongs to image i, column j which image belongs to text j."""
+        """The logits (images, texts): row i says which text belongs to image i, column j which
+        image belongs to text j."""
         return self.scale * self.embed_images(images) @ self.embed_text(tokens, mask).T
 
     @torch.no_grad()
@@ -343,7 +377,10 @@ class CLIPModel(nn.Module):
 
     def flops(self, tokens: int = 77) -> int:
         """Floating-point operations of one image and one text; a multiply-add is two."""
-        return count_flops(self, lambda clip: clip(blank(self.config.vision), torch.zeros(1, tokens, dtype=torch.long)))
+        return count_flops(
+            self,
+            lambda clip: clip(blank(self.config.vision), torch.zeros(1, tokens, dtype=torch.long)),
+        )
 
 
 def blank(c: CLIPVisionConfig) -> Tensor:
@@ -352,8 +389,9 @@ def blank(c: CLIPVisionConfig) -> Tensor:
 
 @torch.no_grad()
 def init_towers(clip: M, seed: int) -> M:
-    """Layers that write to a residual stream start smaller the deeper the tower is. They do not start at zero: all images would then be one
-    vector and all texts nearly one, where the contrastive loss has no gradient."""
+    """Layers that write to a residual stream start smaller the deeper the tower is. They do not
+    start at zero: all images would then be one vector and all texts nearly one, where the
+    contrastive loss has no gradient."""
     init_(clip, seed)
     for module in clip.modules():
         if isinstance(module, Encoder):

@@ -1,9 +1,11 @@
-"""Configs of networks: a frozen dataclass whose fields and defaults are those of the `config.json` that
-diffusers or transformers write. `parse` reads one, `to_dict` writes it.
+"""Configs of networks: a frozen dataclass whose fields and defaults are those of the `config.json`
+that diffusers or transformers write. `parse` reads one, `to_dict` writes it.
 
-A config class has one of `class_name` (diffusers' `_class_name`) and `architecture` with `model_type`
+A config class has one of `class_name` (diffusers' `_class_name`) and `architecture` with
+`model_type`
 (transformers), and may have
-  fixed    on-disk keys that Daedal knows at one value only; another value is an error, and the value
+  fixed    on-disk keys that Daedal knows at one value only; another value is an error, and the
+  value
            is written back
   ignored  on-disk keys that change nothing in the computation (initialisation, output flags of old
            versions); EVERYTHING where tools add keys of their own, as to language models
@@ -20,7 +22,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from daedal.errors import DaedalError, nearest
 
-WRITERS = frozenset({"architectures", "model_type", "torch_dtype", "dtype", "transformers_version"})  # who wrote the file, and how
+# who wrote the file, and how
+WRITERS = frozenset({"architectures", "model_type", "torch_dtype", "dtype", "transformers_version"})
 
 
 class Everything(frozenset[str]):
@@ -53,20 +56,27 @@ def parse(config_class: type[C], raw: dict[str, Any]) -> C:
     for key, value in values.items():
         if key in fixed and value != fixed[key]:
             known = f"Daedal knows {key}={fixed[key]!r} only"
-            raise DaedalError(f"{key}={value!r} of {name_of(config_class)} is not supported; {known}.")
+            raise DaedalError(
+                f"{key}={value!r} of {name_of(config_class)} is not supported; {known}."
+            )
         if not (key in fields or key in fixed or key in WRITERS or key in ignored):
             near = nearest(key, [*fields, *fixed])
-            raise DaedalError(f"config.json of {name_of(config_class)} has an unknown key {key!r}{near}.")
+            raise DaedalError(
+                f"config.json of {name_of(config_class)} has an unknown key {key!r}{near}."
+            )
     every = {field.name: field for field in dataclasses.fields(config_class)}
     missing = [key for key, field in every.items() if key not in values and _required(field)]
     if missing:
         name, keys = name_of(config_class), ", ".join(missing)
-        raise DaedalError(f"config.json of {name} lacks {keys}; add the key or download the file again.")
+        raise DaedalError(
+            f"config.json of {name} lacks {keys}; add the key or download the file again."
+        )
     return config_class(**{key: value for key, value in values.items() if key in every})
 
 
 def defaulted(config_class: type[C], raw: dict[str, Any]) -> list[str]:
-    """Fields that a parsed `config.json` leaves to the class default. (An old file means the default of the version that wrote it.)"""
+    """Fields that a parsed `config.json` leaves to the class default. (An old file means the
+    default of the version that wrote it.)"""
     return [key for key in _fields(config_class) if key not in raw]
 
 
@@ -91,7 +101,9 @@ def one_of(key: str, value: Any, known: Sequence[Any]) -> Any:
     """`value`, if it is one that is known for this key; else an error that names the nearest."""
     if value not in known:
         names = [str(name) for name in known]
-        raise DaedalError(f"{key} {value!r} is not one of {', '.join(names)}{nearest(str(value), names)}.")
+        raise DaedalError(
+            f"{key} {value!r} is not one of {', '.join(names)}{nearest(str(value), names)}."
+        )
     return value
 
 
@@ -100,12 +112,18 @@ def per_level(key: str, value: Any, levels: int) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
         return (value,) * levels
     if len(value) != levels:
-        raise DaedalError(f"{key} {value!r} has {len(value)} entries for {levels} levels; give one number or one a level.")
+        raise DaedalError(
+            f"{key} {value!r} has {len(value)} entries for {levels} levels; give one number or one a level."
+        )
     return value
 
 
 def name_of(config_class: type) -> str:
-    return getattr(config_class, "class_name", "") or getattr(config_class, "architecture", "") or config_class.__name__
+    return (
+        getattr(config_class, "class_name", "")
+        or getattr(config_class, "architecture", "")
+        or config_class.__name__
+    )
 
 
 def tupled(value: Any) -> Any:
@@ -118,7 +136,9 @@ def listed(value: Any) -> Any:
 
 def _fields(config_class: type) -> dict[str, "dataclasses.Field[Any]"]:
     absent = _marks(config_class, "absent")
-    return {field.name: field for field in dataclasses.fields(config_class) if field.name not in absent}
+    return {
+        field.name: field for field in dataclasses.fields(config_class) if field.name not in absent
+    }
 
 
 def _marks(config_class: type, kind: str) -> Any:

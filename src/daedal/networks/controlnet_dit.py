@@ -1,8 +1,9 @@
-"""ControlNets (Zhang et al. 2023) of Stable Diffusion 3 and FLUX: some blocks like the model's, which read the encoded image of a condition
-beside the noisy latents, and tell the model what to add behind its blocks.
+"""ControlNets (Zhang et al. 2023) of Stable Diffusion 3 and FLUX: some blocks like the model's,
+which read the encoded image of a condition beside the noisy latents, and tell the model what to add
+behind its blocks.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, N image tokens, L text tokens, D width,
-P width of the pooled text.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, N
+image tokens, L text tokens, D width, P width of the pooled text.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from daedal.nn.linear import Embedding, Linear
 
 @dataclass(frozen=True, kw_only=True)
 class SD3ControlNetConfig(SD3Config):
-    """Those of SD3.5 large have no `joint_attention_dim`, as they read no text, and no `use_pos_embed`, as they are given tokens."""
+    """Those of SD3.5 large have no `joint_attention_dim`, as they read no text, and no
+    `use_pos_embed`, as they are given tokens."""
 
     joint_attention_dim: int | None = 4096  # type: ignore[assignment]
     extra_conditioning_channels: int = 0  # a mask beside the condition
@@ -37,11 +39,16 @@ class SD3ControlNetConfig(SD3Config):
 
 
 class ImageBlock(nn.Module):
-    """A block without text: x + gate * attention(modulated(x)), then the same with the feed-forward."""
+    """A block without text: x + gate * attention(modulated(x)), then the same with the
+    feed-forward."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.attn, self.ff = Modulation(dim, 6), SelfAttention(dim, heads), FeedForward(dim)
+        self.norm1, self.attn, self.ff = (
+            Modulation(dim, 6),
+            SelfAttention(dim, heads),
+            FeedForward(dim),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, N, D), (B, D) -> (B, N, D)
         shift, scale, gate, *feed = self.norm1(condition)
@@ -49,7 +56,8 @@ class ImageBlock(nn.Module):
 
 
 class SD3ControlNetModel(nn.Module):
-    """What SD3 is told about an image of the condition, to be passed as `control`; that of several ControlNets is added with +."""
+    """What SD3 is told about an image of the condition, to be passed as `control`; that of several
+    ControlNets is added with +."""
 
     config_class = SD3ControlNetConfig
     class_name = SD3ControlNetConfig.class_name
@@ -57,21 +65,47 @@ class SD3ControlNetModel(nn.Module):
     def __init__(self, config: SD3ControlNetConfig) -> None:
         super().__init__()
         self.config, c, D, heads = config, config, config.dim, config.num_attention_heads
-        grid = c.pos_embed_max_size if one_of("pos_embed_type", c.pos_embed_type, [None, "sincos"]) else None
-        self.pos_embed = PatchEmbed(c.in_channels, D, c.patch_size, grid) if c.use_pos_embed else None
-        self.pos_embed_input = PatchEmbed(c.in_channels + c.extra_conditioning_channels, D, c.patch_size)
+        grid = (
+            c.pos_embed_max_size
+            if one_of("pos_embed_type", c.pos_embed_type, [None, "sincos"])
+            else None
+        )
+        self.pos_embed = (
+            PatchEmbed(c.in_channels, D, c.patch_size, grid) if c.use_pos_embed else None
+        )
+        self.pos_embed_input = PatchEmbed(
+            c.in_channels + c.extra_conditioning_channels, D, c.patch_size
+        )
         self.time_text_embed = Condition(D, c.pooled_projection_dim)
-        self.context_embedder = Linear(c.joint_attention_dim, c.caption_projection_dim) if c.joint_attention_dim else None
+        self.context_embedder = (
+            Linear(c.joint_attention_dim, c.caption_projection_dim)
+            if c.joint_attention_dim
+            else None
+        )
         self.transformer_blocks = nn.ModuleList(
-            JointBlock(D, heads, qk_norm=c.normed, dual=i in c.dual_attention_layers) if self.context_embedder else ImageBlock(D, heads)
+            JointBlock(D, heads, qk_norm=c.normed, dual=i in c.dual_attention_layers)
+            if self.context_embedder
+            else ImageBlock(D, heads)
             for i in range(c.num_layers)
         )
         self.controlnet_blocks = nn.ModuleList(Linear(D, D) for _ in range(c.num_layers))
 
-    def forward(self, x: Tensor, time: Tensor, text: Tensor | None, pooled: Tensor, hint: Tensor, *, scale: float = 1.0) -> Residuals:
-        """x, time, text and pooled as SD3 is given them (text None where it is not read); x is SD3's `embed(x)` where this network has no
-        embedding of its own. hint (B, in_channels + extra_conditioning_channels, H, W): the encoded condition, and a mask beside it."""
-        pooled = torch.zeros_like(pooled) if self.config.force_zeros_for_pooled_projection else pooled
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        text: Tensor | None,
+        pooled: Tensor,
+        hint: Tensor,
+        *,
+        scale: float = 1.0,
+    ) -> Residuals:
+        """x, time, text and pooled as SD3 is given them (text None where it is not read); x is
+        SD3's `embed(x)` where this network has no embedding of its own. hint (B, in_channels +
+        extra_conditioning_channels, H, W): the encoded condition, and a mask beside it."""
+        pooled = (
+            torch.zeros_like(pooled) if self.config.force_zeros_for_pooled_projection else pooled
+        )
         h = self.embed(x) + self.pos_embed_input(hint.to(x.dtype))
         condition, out = self.time_text_embed(h, time, pooled), []
         words = self.context_embedder(text_of(text).to(x.dtype)) if self.context_embedder else None
@@ -85,8 +119,14 @@ class SD3ControlNetModel(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         if (x.dim() == 3) == self.config.use_pos_embed:
-            wanted = "latents (B, C, H, W)" if self.config.use_pos_embed else "tokens, SD3's embed(latents)"
-            raise DaedalError(f"this ControlNet reads {wanted}, and was given {tuple(x.shape)}; pass those.")
+            wanted = (
+                "latents (B, C, H, W)"
+                if self.config.use_pos_embed
+                else "tokens, SD3's embed(latents)"
+            )
+            raise DaedalError(
+                f"this ControlNet reads {wanted}, and was given {tuple(x.shape)}; pass those."
+            )
         if self.pos_embed is None:
             return x
         return placed(self.pos_embed, x) if self.config.pos_embed_type else self.pos_embed(x)
@@ -100,8 +140,9 @@ def text_of(text: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class FluxControlNetConfig(FluxConfig):
-    """`num_mode`: one network for so many kinds of condition. `conditioning_embedding_channels`: it is given pictures (XLabs), not latents,
-    and packs what it makes of them in patches of `patch_size`."""
+    """`num_mode`: one network for so many kinds of condition. `conditioning_embedding_channels`: it
+    is given pictures (XLabs), not latents, and packs what it makes of them in patches of
+    `patch_size`."""
 
     patch_size: int = 1
     num_mode: int | None = None
@@ -113,7 +154,8 @@ class FluxControlNetConfig(FluxConfig):
 
 
 class FluxControlNetModel(FluxTrunk):
-    """What FLUX is told about an image of the condition, to be passed as `control`; that of several ControlNets is added with +."""
+    """What FLUX is told about an image of the condition, to be passed as `control`; that of several
+    ControlNets is added with +."""
 
     config_class = FluxControlNetConfig
     class_name = FluxControlNetConfig.class_name
@@ -123,7 +165,9 @@ class FluxControlNetModel(FluxTrunk):
         D, pictures = config.dim, config.conditioning_embedding_channels
         self.patch = config.patch_size
         self.controlnet_blocks = nn.ModuleList(Linear(D, D) for _ in range(config.num_layers))
-        self.controlnet_single_blocks = nn.ModuleList(Linear(D, D) for _ in range(config.num_single_layers))
+        self.controlnet_single_blocks = nn.ModuleList(
+            Linear(D, D) for _ in range(config.num_single_layers)
+        )
         self.controlnet_mode_embedder = Embedding(config.num_mode, D) if config.num_mode else None
         self.input_hint_block = HintEmbedding(3, (16, 16, 16, 16), pictures) if pictures else None
         self.controlnet_x_embedder = Linear(config.in_channels, D)
@@ -141,8 +185,9 @@ class FluxControlNetModel(FluxTrunk):
         mode: Tensor | None = None,
         scale: float = 1.0,
     ) -> Residuals:
-        """x, time, text, pooled, ids and guidance as FLUX is given them. hint (B, N, in_channels): the encoded and packed condition, or a
-        picture (B, 3, 8H, 8W). mode (B,) int64: which kind of condition it is, for networks of several."""
+        """x, time, text, pooled, ids and guidance as FLUX is given them. hint (B, N, in_channels):
+        the encoded and packed condition, or a picture (B, 3, 8H, 8W). mode (B,) int64: which kind
+        of condition it is, for networks of several."""
         condition = self.time_text_embed(x, time, pooled, guidance)
         h = self.x_embedder(x) + self.controlnet_x_embedder(self.hint_tokens(hint.to(x.dtype)))
         words = self.words(text.to(x.dtype), mode)
@@ -151,10 +196,14 @@ class FluxControlNetModel(FluxTrunk):
             h, words = block(h, words, condition, turns)
             double.append(zero(h) * scale)
         h = torch.cat([words, h], 1)
-        for block, zero in zip(self.single_transformer_blocks, self.controlnet_single_blocks, strict=True):
+        for block, zero in zip(
+            self.single_transformer_blocks, self.controlnet_single_blocks, strict=True
+        ):
             h = block(h, condition, turns)
             single.append(zero(h[:, words.shape[1] :]) * scale)
-        return Residuals(tuple(double), tuple(single), "runs" if self.input_hint_block is None else "cycle")
+        return Residuals(
+            tuple(double), tuple(single), "runs" if self.input_hint_block is None else "cycle"
+        )
 
     def hint_tokens(self, hint: Tensor) -> Tensor:
         if self.input_hint_block is None:
@@ -168,5 +217,10 @@ class FluxControlNetModel(FluxTrunk):
             return words
         if mode is None:
             count = self.controlnet_mode_embedder.num_embeddings
-            raise DaedalError(f"this ControlNet serves {count} kinds of condition, and mode was not given; pass which, from 0 to {count - 1}.")
-        return torch.cat([self.controlnet_mode_embedder(mode.expand(len(text)))[:, None].to(words.dtype), words], 1)
+            raise DaedalError(
+                f"this ControlNet serves {count} kinds of condition, and mode was not given; pass which, from 0 to {count - 1}."
+            )
+        return torch.cat(
+            [self.controlnet_mode_embedder(mode.expand(len(text)))[:, None].to(words.dtype), words],
+            1,
+        )

@@ -1,7 +1,9 @@
-"""The decoder-only transformer (Vaswani et al. 2017, Radford et al. 2018) that every language-model family here is an instance of.
+"""The decoder-only transformer (Vaswani et al. 2017, Radford et al. 2018) that every language-model
+family here is an instance of.
 
-A family is a short file beside this one: a config dataclass that speaks `config.json`'s names, a `build` that composes blocks, and
-a `Names` map to the tensors on disk. The decoder runs the blocks; it knows nothing of families, caches or files.
+A family is a short file beside this one: a config dataclass that speaks `config.json`'s names, a
+`build` that composes blocks, and a `Names` map to the tensors on disk. The decoder runs the blocks;
+it knows nothing of families, caches or files.
 
 Legend: B batch, T tokens, D width, H heads, K head dim, V vocabulary, L layers.
 """
@@ -62,8 +64,14 @@ class DecoderConfig:
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """What the family assumes where the file is silent. Families extend this."""
         raw = dict(raw)
-        raw["num_key_value_heads"] = raw.get("num_key_value_heads") or raw.get("num_attention_heads")
-        if raw.get("head_dim") is None and raw.get("hidden_size") and raw.get("num_attention_heads"):
+        raw["num_key_value_heads"] = raw.get("num_key_value_heads") or raw.get(
+            "num_attention_heads"
+        )
+        if (
+            raw.get("head_dim") is None
+            and raw.get("hidden_size")
+            and raw.get("num_attention_heads")
+        ):
             raw["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
         return raw
 
@@ -80,7 +88,9 @@ class DecoderConfig:
     def ropes(self) -> dict[str, Rope]:
         """The rotary tables that layers name: one here; Gemma 3 has two, GPT-2 none."""
         dim = int(self.head_dim * self.partial_rotary_factor)
-        return {"global": Rope(dim, self.rope_theta, self.max_position_embeddings, self.rope_scaling)}
+        return {
+            "global": Rope(dim, self.rope_theta, self.max_position_embeddings, self.rope_scaling)
+        }
 
 
 def frozen(value: Any) -> Any:
@@ -107,15 +117,23 @@ def flat_rope(raw: dict[str, Any]) -> dict[str, Any]:
         found.pop(key, None)
     scaling = found or raw.get("rope_scaling") or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    raw["rope_scaling"] = {} if kind == "default" else {"rope_type": kind, **{k: v for k, v in scaling.items() if k != "type"}}
-    if raw["rope_scaling"] and raw.get("original_max_position_embeddings"):  # Phi-3 keeps it at the top level
-        raw["rope_scaling"].setdefault("original_max_position_embeddings", raw["original_max_position_embeddings"])
+    raw["rope_scaling"] = (
+        {}
+        if kind == "default"
+        else {"rope_type": kind, **{k: v for k, v in scaling.items() if k != "type"}}
+    )
+    # Phi-3 keeps it at the top level
+    if raw["rope_scaling"] and raw.get("original_max_position_embeddings"):
+        raw["rope_scaling"].setdefault(
+            "original_max_position_embeddings", raw["original_max_position_embeddings"]
+        )
     return {key: value for key, value in raw.items() if value is not None}
 
 
 @dataclass
 class Context:
-    """What one call hands to every block: rotary tables, the attention to use, and a list for router logits if they are wanted."""
+    """What one call hands to every block: rotary tables, the attention to use, and a list for
+    router logits if they are wanted."""
 
     rope: dict[str, tuple[Tensor, Tensor]]
     attend: Callable[..., Tensor]
@@ -123,7 +141,8 @@ class Context:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block of GPT-2, Llama, Mistral, Qwen."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block of GPT-2, Llama, Mistral,
+    Qwen."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -136,18 +155,24 @@ class Block(nn.Module):
 
 
 # Constants that old files of these families hold beside weights.
-CONSTANTS = ("rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attn", "attention") for b in ("bias", "masked_bias")))
+CONSTANTS = (
+    "rotary_emb.inv_freq",
+    *(f".{a}.{b}" for a in ("attn", "attention") for b in ("bias", "masked_bias")),
+)
 decoder_names = partial(Names, prefix="model.", skipped=CONSTANTS)
 
 
 class Decoder(nn.Module):
-    """Embeddings, blocks, a last norm and a head. Call it for logits; `hidden` and `head` are its two halves.
+    """Embeddings, blocks, a last norm and a head. Call it for logits; `hidden` and `head` are its
+    two halves.
 
-    `embed_scale` multiplies embeddings (Gemma), `embed_positions` adds learned positions (GPT-2), `softcap` bounds the logits.
-    `compute_dtype`, when set, is the dtype of activations; weights keep their own (fp32 masters, bf16 compute)."""
+    `embed_scale` multiplies embeddings (Gemma), `embed_positions` adds learned positions (GPT-2),
+    `softcap` bounds the logits. `compute_dtype`, when set, is the dtype of activations; weights
+    keep their own (fp32 masters, bf16 compute)."""
 
     title = "language model"
-    ties = {"lm_head.weight": "embed_tokens.weight"}  # one tensor, where the config says so or a file leaves the head out
+    # one tensor, where the config says so or a file leaves the head out
+    ties = {"lm_head.weight": "embed_tokens.weight"}
 
     def __init__(
         self,
@@ -161,19 +186,35 @@ class Decoder(nn.Module):
         softcap: float | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.names, self.embed_scale, self.softcap = config, names, embed_scale, softcap
+        self.config, self.names, self.embed_scale, self.softcap = (
+            config,
+            names,
+            embed_scale,
+            softcap,
+        )
         self.compute_dtype: torch.dtype | None = None
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size) if learned_positions else None
+        self.embed_positions = (
+            Embedding(config.max_position_embeddings, config.hidden_size)
+            if learned_positions
+            else None
+        )
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, cache: Any = None, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """tokens (B, T) int64 -> logits (B, T, V). `cache` is a step of a KV cache (daedal.nn.cache), `positions` (B, T) override
-        0..T-1, `mask` (B, T) is False at padding (without a cache)."""
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: Any = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """tokens (B, T) int64 -> logits (B, T, V). `cache` is a step of a KV cache
+        (daedal.nn.cache), `positions` (B, T) override 0..T-1, `mask` (B, T) is False at padding
+        (without a cache)."""
         return self.head(self.hidden(tokens, cache, positions, mask))
 
     def hidden(
@@ -186,11 +227,18 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """tokens (B, T) -> normalised last hidden states (B, T, D)."""
         if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape) if cache is None else cache.positions
+            positions = (
+                torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+                if cache is None
+                else cache.positions
+            )
         positions = positions.view(tokens.shape)
         lengths = None if cache is None else cache.lengths.view(tokens.shape)
         x = self.embed(tokens, positions)
-        rope = {name: tables(rope, positions, lengths, x.dtype) for name, rope in self.config.ropes().items()}
+        rope = {
+            name: tables(rope, positions, lengths, x.dtype)
+            for name, rope in self.config.ropes().items()
+        }
 
         def plain(layer: int, q: Tensor, k: Tensor, v: Tensor, **kind: Any) -> Tensor:
             return attend(q, k, v, mask=mask, **kind)
@@ -218,23 +266,35 @@ class Decoder(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, context: int, train: bool = False) -> float:
-        """Multiply-adds as 2 operations, for a token that sees `context` keys on average; times 3 for a training step
-        (Kaplan et al. 2020, with attention and the head counted). A mixture of experts counts its active experts."""
+        """Multiply-adds as 2 operations, for a token that sees `context` keys on average; times 3
+        for a training step (Kaplan et al. 2020, with attention and the head counted). A mixture of
+        experts counts its active experts."""
         layers = [
-            (name, m) for name, m in self.named_modules() if isinstance(m, nn.Linear | QuantLinear | TiedHead) and not isinstance(m, QuantEmbedding)
+            (name, m)
+            for name, m in self.named_modules()
+            if isinstance(m, nn.Linear | QuantLinear | TiedHead)
+            and not isinstance(m, QuantEmbedding)
         ]
-        matrices = sum(m.in_features * m.out_features * self._active_share(name) for name, m in layers)
+        matrices = sum(
+            m.in_features * m.out_features * self._active_share(name) for name, m in layers
+        )
         c = self.config
         seen = sum(min(context, c.window(layer) or context) for layer in range(c.num_hidden_layers))
-        return (3 if train else 1) * 2.0 * (matrices + 2 * seen * c.num_attention_heads * c.head_dim)
+        return (
+            (3 if train else 1) * 2.0 * (matrices + 2 * seen * c.num_attention_heads * c.head_dim)
+        )
 
     def _active_share(self, name: str) -> float:
         experts = getattr(self.config, "num_local_experts", 0)
         return self.config.num_experts_per_tok / experts if ".experts." in name else 1.0  # type: ignore[attr-defined]
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights as stored; a decode step reads these once (less the embedding rows it does not touch)."""
-        seen = {t.data_ptr(): t.numel() * t.element_size() for t in [*self.parameters(), *self.buffers()]}
+        """Bytes of all weights as stored; a decode step reads these once (less the embedding rows
+        it does not touch)."""
+        seen = {
+            t.data_ptr(): t.numel() * t.element_size()
+            for t in [*self.parameters(), *self.buffers()]
+        }
         return sum(seen.values())
 
     def cache_bytes_per_token(self, dtype: torch.dtype = torch.float32) -> int:
@@ -244,20 +304,28 @@ class Decoder(nn.Module):
 
     def costs(self) -> dict[str, float]:
         """For people: what a token costs."""
-        return {"cache_bytes_per_token": self.cache_bytes_per_token(), "flops_per_token": self.flops_per_token(1)}
+        return {
+            "cache_bytes_per_token": self.cache_bytes_per_token(),
+            "flops_per_token": self.flops_per_token(1),
+        }
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> Self:
-        """Weights for training from scratch: embeddings N(0, 0.02), matrices U(+-sqrt(3/fan_in)), projections that write to the
-        residual stream zero (so every block starts as the identity), norms as built."""
+        """Weights for training from scratch: embeddings N(0, 0.02), matrices U(+-sqrt(3/fan_in)),
+        projections that write to the residual stream zero (so every block starts as the identity),
+        norms as built."""
         g = torch.Generator().manual_seed(seed)
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding):
                 module.weight.normal_(0, 0.02, generator=g)
-            elif isinstance(module, nn.Linear) and not (name == "lm_head" and self.config.tie_word_embeddings):
+            elif isinstance(module, nn.Linear) and not (
+                name == "lm_head" and self.config.tie_word_embeddings
+            ):
                 bound = (3 / module.in_features) ** 0.5
                 writes = name.endswith(("o_proj", "down_proj", "lm_head"))
-                module.weight.zero_() if writes else module.weight.uniform_(-bound, bound, generator=g)
+                module.weight.zero_() if writes else module.weight.uniform_(
+                    -bound, bound, generator=g
+                )
                 if module.bias is not None:
                     module.bias.zero_()
         return self

@@ -1,6 +1,7 @@
-"""Gemma 2 and the text half of Gemma 3 (Gemma Team 2024, 2025): norms before and after each half of a block, embeddings scaled by
-sqrt(D), local and global layers in turn. Gemma 2 caps its scores and logits; Gemma 3 normalises queries and keys instead and
-rotates its local layers with a base of their own."""
+"""Gemma 2 and the text half of Gemma 3 (Gemma Team 2024, 2025): norms before and after each half of
+a block, embeddings scaled by sqrt(D), local and global layers in turn. Gemma 2 caps its scores and
+logits; Gemma 3 normalises queries and keys instead and rotates its local layers with a base of
+their own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ class Gemma2Config(DecoderConfig):
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
         raw = super().defaults({"head_dim": 256, **raw})
         every = raw.get("_sliding_window_pattern") or raw.get("sliding_window_pattern") or cls.every
-        kinds = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(raw.get("num_hidden_layers", 0))]
+        kinds = [
+            "sliding_attention" if (i + 1) % every else "full_attention"
+            for i in range(raw.get("num_hidden_layers", 0))
+        ]
         return {"layer_types": kinds, **raw}
 
     def rope_of(self, layer: int) -> str:
@@ -53,7 +57,9 @@ class Gemma3Config(Gemma2Config):
     every: ClassVar[int] = 6
 
     def ropes(self) -> dict[str, Rope]:
-        return super().ropes() | {"local": Rope(self.head_dim, self.rope_local_base_freq, self.max_position_embeddings)}
+        return super().ropes() | {
+            "local": Rope(self.head_dim, self.rope_local_base_freq, self.max_position_embeddings)
+        }
 
     def rope_of(self, layer: int) -> str:
         return "local" if self.window(layer) else "global"
@@ -64,12 +70,22 @@ class SandwichBlock(nn.Module):
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.input_layernorm, self.self_attn, self.post_attention_layernorm = norm(), attention, norm()
-        self.pre_feedforward_layernorm, self.mlp, self.post_feedforward_layernorm = norm(), mlp, norm()
+        self.input_layernorm, self.self_attn, self.post_attention_layernorm = (
+            norm(),
+            attention,
+            norm(),
+        )
+        self.pre_feedforward_layernorm, self.mlp, self.post_feedforward_layernorm = (
+            norm(),
+            mlp,
+            norm(),
+        )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D) -> (B, T, D)
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), context))
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x), context))
+        return x + self.post_feedforward_layernorm(
+            self.mlp(self.pre_feedforward_layernorm(x), context)
+        )
 
 
 def build(config: Gemma2Config) -> Decoder:
@@ -79,8 +95,16 @@ def build(config: Gemma2Config) -> Decoder:
         kind = {"scale": config.query_pre_attn_scalar**-0.5, "softcap": config.attn_logit_softcapping, "rope": config.rope_of(layer),
                 "bias": config.attention_bias, "out_bias": config.attention_bias}  # fmt: skip
         normed = isinstance(config, Gemma3Config)
-        attention = NormedAttention(config, layer, offset=1.0, **kind) if normed else Attention(config, layer, **kind)
-        return SandwichBlock(attention, GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act), norm)
+        attention = (
+            NormedAttention(config, layer, offset=1.0, **kind)
+            if normed
+            else Attention(config, layer, **kind)
+        )
+        return SandwichBlock(
+            attention,
+            GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act),
+            norm,
+        )
 
     blocks = [block(i) for i in range(config.num_hidden_layers)]
     cap, scale = config.final_logit_softcapping, config.hidden_size**0.5

@@ -1,6 +1,7 @@
-"""GPT-2 (Radford et al. 2019), GPT-NeoX and Pythia (Black et al. 2022, Biderman et al. 2023) and StarCoder 2 (Lozhkov et al. 2024): LayerNorm, biases
-everywhere, a plain feed-forward. GPT-2 learns its positions, NeoX rotates a quarter of each head and runs attention and
-feed-forward side by side, StarCoder 2 has rotary positions, grouped queries and a sliding window."""
+"""GPT-2 (Radford et al. 2019), GPT-NeoX and Pythia (Black et al. 2022, Biderman et al. 2023) and
+StarCoder 2 (Lozhkov et al. 2024): LayerNorm, biases everywhere, a plain feed-forward. GPT-2 learns
+its positions, NeoX rotates a quarter of each head and runs attention and feed-forward side by side,
+StarCoder 2 has rotary positions, grouped queries and a sliding window."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,15 @@ from daedal.nn.mlp import MLP
 from daedal.nn.norm import LayerNorm
 from daedal.nn.rope import Rope
 
-NOT_IN_GPT2 = {"num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "partial_rotary_factor", "sliding_window", "layer_types"}
+NOT_IN_GPT2 = {
+    "num_key_value_heads",
+    "head_dim",
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "sliding_window",
+    "layer_types",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,10 @@ class GPT2Config(DecoderConfig):
     @classmethod
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
         raw = super().defaults(raw)
-        return {**raw, "intermediate_size": raw.get("intermediate_size") or 4 * raw.get("hidden_size", 0)}
+        return {
+            **raw,
+            "intermediate_size": raw.get("intermediate_size") or 4 * raw.get("hidden_size", 0),
+        }
 
     def ropes(self) -> dict[str, Rope]:
         return {}
@@ -54,7 +66,9 @@ class GPTNeoXConfig(DecoderConfig):
     aliases: ClassVar[dict[str, str]] = {
         "layer_norm_eps": "rms_norm_eps", "rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta",
     }  # fmt: skip
-    absent: ClassVar[frozenset[str]] = frozenset({"num_key_value_heads", "head_dim", "sliding_window", "layer_types"})
+    absent: ClassVar[frozenset[str]] = frozenset(
+        {"num_key_value_heads", "head_dim", "sliding_window", "layer_types"}
+    )
 
     @classmethod
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +96,11 @@ class ParallelBlock(nn.Module):
         self.post_attention_layernorm, self.mlp = norm(), mlp
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D) -> (B, T, D)
-        return x + self.self_attn(self.input_layernorm(x), context) + self.mlp(self.post_attention_layernorm(x), context)
+        return (
+            x
+            + self.self_attn(self.input_layernorm(x), context)
+            + self.mlp(self.post_attention_layernorm(x), context)
+        )
 
 
 def interleaved(disk: str, heads: int, *ours: str) -> Fused:
@@ -107,7 +125,9 @@ GPT2_NAMES = decoder_names(
     fused=(stacked("c_attn", "q_proj", "k_proj", "v_proj"),),
     transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
 )  # fmt: skip
-STARCODER2_NAMES = decoder_names(renames=(("mlp.up_proj.", "mlp.c_fc."), ("mlp.down_proj.", "mlp.c_proj.")))
+STARCODER2_NAMES = decoder_names(
+    renames=(("mlp.up_proj.", "mlp.c_fc."), ("mlp.down_proj.", "mlp.c_proj."))
+)
 
 
 def neox_names(heads: int) -> Names:
@@ -116,11 +136,14 @@ def neox_names(heads: int) -> Names:
         ("mlp.up_proj.", "mlp.dense_h_to_4h."), ("mlp.down_proj.", "mlp.dense_4h_to_h."),
     )  # fmt: skip
     fused = interleaved("query_key_value", heads, "q_proj", "k_proj", "v_proj")
-    return decoder_names(prefix="gpt_neox.", last_norm="final_layer_norm.", renames=renames, fused=(fused,))
+    return decoder_names(
+        prefix="gpt_neox.", last_norm="final_layer_norm.", renames=renames, fused=(fused,)
+    )
 
 
 def build(config: GPT2Config | GPTNeoXConfig | Starcoder2Config) -> Decoder:
-    """One builder: the three differ in positions, in which biases exist, and in whether a block's halves run side by side."""
+    """One builder: the three differ in positions, in which biases exist, and in whether a block's
+    halves run side by side."""
     norm = partial(LayerNorm, config.hidden_size, config.rms_norm_eps)
     bias = config.use_bias if isinstance(config, Starcoder2Config) else True
     attention_bias = config.attention_bias if isinstance(config, GPTNeoXConfig) else bias
@@ -130,11 +153,19 @@ def build(config: GPT2Config | GPTNeoXConfig | Starcoder2Config) -> Decoder:
     def block(layer: int) -> nn.Module:
         inverse = getattr(config, "scale_attn_by_inverse_layer_idx", False)
         scale = config.head_dim**-0.5 / (layer + 1) if inverse else None
-        attention = Attention(config, layer, bias=attention_bias, out_bias=attention_bias, rope=rope, scale=scale)
+        attention = Attention(
+            config, layer, bias=attention_bias, out_bias=attention_bias, rope=rope, scale=scale
+        )
         mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias)
         return (ParallelBlock if parallel else Block)(attention, mlp, norm)
 
-    names = neox_names(config.num_attention_heads) if isinstance(config, GPTNeoXConfig) else STARCODER2_NAMES
+    names = (
+        neox_names(config.num_attention_heads)
+        if isinstance(config, GPTNeoXConfig)
+        else STARCODER2_NAMES
+    )
     names = GPT2_NAMES if isinstance(config, GPT2Config) else names
     blocks = [block(i) for i in range(config.num_hidden_layers)]
-    return Decoder(config, blocks, norm(), names=names, learned_positions=isinstance(config, GPT2Config))
+    return Decoder(
+        config, blocks, norm(), names=names, learned_positions=isinstance(config, GPT2Config)
+    )

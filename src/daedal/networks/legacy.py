@@ -1,5 +1,6 @@
-"""Keys that versions of transformers wrote into every model's `config.json`, and that change nothing in what an encoder computes: training,
-generation, labels. (A config class names those of its own family beside them.)"""
+"""Keys that versions of transformers wrote into every model's `config.json`, and that change
+nothing in what an encoder computes: training, generation, labels. (A config class names those of
+its own family beside them.)"""
 
 UNUSED = frozenset(
     {

@@ -1,5 +1,6 @@
-"""Llama 1-3.x and Code Llama (Touvron et al. 2023, Dubey et al. 2024), Mistral (Jiang et al. 2023) and SmolLM 2-3: pre-norm RMSNorm, rotary
-positions, grouped queries, SiLU-gated feed-forward. Mistral adds a sliding window, SmolLM3 leaves some layers without positions."""
+"""Llama 1-3.x and Code Llama (Touvron et al. 2023, Dubey et al. 2024), Mistral (Jiang et al. 2023)
+and SmolLM 2-3: pre-norm RMSNorm, rotary positions, grouped queries, SiLU-gated feed-forward.
+Mistral adds a sliding window, SmolLM3 leaves some layers without positions."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,14 @@ class SmolLM3Config(LlamaConfig):
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
         raw, layers = super().defaults(raw), range(raw.get("num_hidden_layers", 0))
         every = raw.get("no_rope_layer_interval", 4)
-        raw["no_rope_layers"] = raw.get("no_rope_layers") or [int((i + 1) % every != 0) for i in layers]
+        raw["no_rope_layers"] = raw.get("no_rope_layers") or [
+            int((i + 1) % every != 0) for i in layers
+        ]
         sliding = bool(raw.get("use_sliding_window") and raw.get("sliding_window"))
-        kinds = ["sliding_attention" if sliding and not rotary else "full_attention" for rotary in raw["no_rope_layers"]]
+        kinds = [
+            "sliding_attention" if sliding and not rotary else "full_attention"
+            for rotary in raw["no_rope_layers"]
+        ]
         return {"layer_types": kinds, **raw}
 
     def rope_of(self, layer: int) -> str | None:
@@ -54,6 +60,14 @@ def build(config: LlamaConfig) -> Decoder:
     def block(layer: int) -> Block:
         bias = config.attention_bias
         attention = Attention(config, layer, bias=bias, out_bias=bias, rope=config.rope_of(layer))
-        return Block(attention, GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias), norm)
+        return Block(
+            attention,
+            GatedMLP(
+                config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias
+            ),
+            norm,
+        )
 
-    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names())
+    return Decoder(
+        config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names()
+    )

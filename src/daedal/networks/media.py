@@ -1,16 +1,18 @@
-"""The house's media transformer: one diffusion transformer for pictures, and later music, speech and video.
+"""The house's media transformer: one diffusion transformer for pictures, and later music, speech
+and video.
 
-A medium is a row of tokens, each with a position on one to three axes in physical units (pixels, seconds)
-and its own *noise level*. The network takes tokens, positions, levels and text, and nothing else: which
-pixels a token stands for, where it lies and how large a picture is are its codec's to say
-(networks.media_codecs). A token that is given has level 0: it is clean, is read by the others and carries
-no loss, so text-to-image, inpainting, outpainting and variation are a mask, not four networks. It follows
-DiT (Peebles & Xie 2023) with PixArt's shared adaLN (Chen et al. 2023), RMS norms on queries and keys, axial
-rotary positions and a gated feed-forward. Text tokens are not updated by the blocks: their keys and values
-are made once a prompt (`encode_text`) and serve every step. Tokens come in with where they lie (sines of
-their positions), so that words can say a place; among themselves they see how far apart they are. With a
-`sketch` they also see their part of a small picture that the text alone tells: what a thing looks like is
-then looked up once, not spelled out place by place by the blocks.
+A medium is a row of tokens, each with a position on one to three axes in physical units (pixels,
+seconds) and its own *noise level*. The network takes tokens, positions, levels and text, and
+nothing else: which pixels a token stands for, where it lies and how large a picture is are its
+codec's to say (networks.media_codecs). A token that is given has level 0: it is clean, is read by
+the others and carries no loss, so text-to-image, inpainting, outpainting and variation are a mask,
+not four networks. It follows DiT (Peebles & Xie 2023) with PixArt's shared adaLN (Chen et al.
+2023), RMS norms on queries and keys, axial rotary positions and a gated feed-forward. Text tokens
+are not updated by the blocks: their keys and values are made once a prompt (`encode_text`) and
+serve every step. Tokens come in with where they lie (sines of their positions), so that words can
+say a place; among themselves they see how far apart they are. With a `sketch` they also see their
+part of a small picture that the text alone tells: what a thing looks like is then looked up once,
+not spelled out place by place by the blocks.
 
 Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
 """
@@ -40,7 +42,8 @@ class MediaConfig:
     intermediate_size: int = 704
     token_size: int = 192  # values of a token: channels x patch x patch
     axes: int = 2
-    longest_wave: float = 256.0  # in units of the positions, of the rotary embedding; the shortest is `shortest_wave`
+    # in units of the positions, of the rotary embedding; the shortest is `shortest_wave`
+    longest_wave: float = 256.0
     shortest_wave: float = 8.0
     prediction: str = "x0"  # what the output is: "x0" or "flow" (noise minus clean)
     vocab_size: int = 4096
@@ -50,15 +53,21 @@ class MediaConfig:
     patch_size: int = 8  # pixels a side of a token, or cells of the codec's latents
     channels: int = 3
     sample_size: int = 64  # pixels
-    control_size: int = 0  # values of a control picture's token (edges: patch x patch), added where tokens come in; 0: none
-    codec: dict[str, Any] | None = None  # the config of an autoencoder: tokens are patches of its latents
-    sketch: int = 0  # cells a side of a small picture that the text alone tells and the tokens see; 0: none
-    spans: bool = False  # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
+    # values of a control picture's token (edges: patch x patch), added where tokens come in; 0:
+    # none
+    control_size: int = 0
+    # the config of an autoencoder: tokens are patches of its latents
+    codec: dict[str, Any] | None = None
+    # cells a side of a small picture that the text alone tells and the tokens see; 0: none
+    sketch: int = 0
+    # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
+    spans: bool = False
 
 
 @dataclass
 class Text:
-    """A prompt, ready for every step: keys and values (B, L, H, K) of each block, and a vector (B, D) for the modulation."""
+    """A prompt, ready for every step: keys and values (B, L, H, K) of each block, and a vector (B,
+    D) for the modulation."""
 
     kv: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     pooled: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -74,10 +83,13 @@ class MediaTransformer(nn.Module):
         self.config = config
         D = config.hidden_size
         self.codec = codec_of(config)
-        self.waves = D // config.num_attention_heads // 2 // config.axes  # of each axis, in the positions
+        # of each axis, in the positions
+        self.waves = D // config.num_attention_heads // 2 // config.axes
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
-        self.control_in = Linear(config.control_size, D, bias=False) if config.control_size else None
+        self.control_in = (
+            Linear(config.control_size, D, bias=False) if config.control_size else None
+        )
         self.sketch = Sketch(config) if config.sketch else None
         self.position_in = Linear(2 * self.waves * config.axes, D, bias=False)
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
@@ -90,24 +102,42 @@ class MediaTransformer(nn.Module):
         self.compute_dtype: torch.dtype | None = None
 
     def init_weights(self, seed: int = 0) -> "MediaTransformer":
-        """Scaled normal matrices; every gate and the output start at zero, so that each block starts as the identity (adaLN-zero). Words and
-        their places start as large as what a block adds: smaller ones drown, and the text encoder forgets who stood where. The codec starts
-        as it would for training: load one."""
+        """Scaled normal matrices; every gate and the output start at zero, so that each block
+        starts as the identity (adaLN-zero). Words and their places start as large as what a block
+        adds: smaller ones drown, and the text encoder forgets who stood where. The codec starts as
+        it would for training: load one."""
         draw = torch.Generator().manual_seed(seed)
         self.codec.init_weights(seed)
         for name, p in self.named_parameters():
             if name.startswith("codec."):
                 continue
             if p.dim() == 2:
-                zero = name.startswith(("modulation", "final_modulation", "proj_out", "control_in", "sketch.proj_out", "span_in", "position_in"))
-                std = 0.0 if zero else 1.0 if name in ("text.embed.weight", "text.position") else p.shape[1] ** -0.5
+                zero = name.startswith(
+                    (
+                        "modulation",
+                        "final_modulation",
+                        "proj_out",
+                        "control_in",
+                        "sketch.proj_out",
+                        "span_in",
+                        "position_in",
+                    )
+                )
+                std = (
+                    0.0
+                    if zero
+                    else 1.0
+                    if name in ("text.embed.weight", "text.position")
+                    else p.shape[1] ** -0.5
+                )
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
                 p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
         return self
 
     def encode_text(self, tokens: Tensor) -> Text:
-        """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and values for every block."""
+        """tokens (B, L) int64, padded with the pad token (which is read like any other) -> keys and
+        values for every block."""
         x = self.text(tokens, self.compute_dtype or torch.float32)  # (B, L, D)
         return Text([layer.text_heads(x) for layer in self.layers], self.text.gist(x))  # type: ignore[operator]
 
@@ -121,20 +151,26 @@ class MediaTransformer(nn.Module):
         states: list[Tensor] | None = None,
         until: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens of a sample share it, in [0, 1], control
-        (B, T, control_size) -> (B, T, C), in the form of `config.prediction`. What leaves each block is put into `states`. A network with
-        `config.spans` says where the path from `level` down to `until` (as level; 0 by default) leads on average."""
+        """x (B, T, C) noisy tokens, positions (T, axes), level (B, T), or (B, 1) where all tokens
+        of a sample share it, in [0, 1], control (B, T, control_size) -> (B, T, C), in the form of
+        `config.prediction`. What leaves each block is put into `states`. A network with
+        `config.spans` says where the path from `level` down to `until` (as level; 0 by default)
+        leads on average."""
         time = self.time_in(self.wave(level))
         if self.span_in is not None:
             time = time + self.span_in(self.wave(level if until is None else level - until))
         condition = F.silu(self.time_out(F.silu(time)) + text.pooled[:, None])  # (B, T or 1, D)
         shared = self.modulation(condition)
         angle = self.angles(positions)
-        h = self.proj_in(self.cast(x)) + self.position_in(self.cast(torch.cat([angle.cos(), angle.sin()], -1)))
+        h = self.proj_in(self.cast(x)) + self.position_in(
+            self.cast(torch.cat([angle.cos(), angle.sin()], -1))
+        )
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
         if self.sketch is not None:
-            h = h + self.sketch.proj_out(self.cast(cells(self.sketch(text.pooled), positions, self.codec.side)))
+            h = h + self.sketch.proj_out(
+                self.cast(cells(self.sketch(text.pooled), positions, self.codec.side))
+            )
         rope = self.rope(angle)
         for layer, kv in zip(self.layers, text.kv, strict=True):
             h = layer(h, shared, rope, kv)
@@ -150,30 +186,50 @@ class MediaTransformer(nn.Module):
         return x.to(self.compute_dtype) if self.compute_dtype else x
 
     def angles(self, positions: Tensor) -> Tensor:
-        """(T, axes) -> (T, axes * waves): each axis has its own, with wavelengths from `shortest_wave` to `longest_wave`."""
+        """(T, axes) -> (T, axes * waves): each axis has its own, with wavelengths from
+        `shortest_wave` to `longest_wave`."""
         c = self.config
-        wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(0, 1, self.waves, device=positions.device)
+        wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(
+            0, 1, self.waves, device=positions.device
+        )
         return (positions.float()[:, :, None] * (2 * math.pi / wave)).flatten(1)
 
     def rope(self, angle: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (T, 1, K/2) of how far each pair of a head turns; pairs left over do not turn."""
+        """cos and sin (T, 1, K/2) of how far each pair of a head turns; pairs left over do not
+        turn."""
         pairs = self.config.hidden_size // self.config.num_attention_heads // 2
         angle = F.pad(angle, (0, pairs - angle.shape[1]))[:, None]
         return angle.cos(), angle.sin()
 
     def flops(self, tokens: int, *, train: bool = False) -> float:
-        """Of one forward pass over `tokens` media tokens of one sample (text once), or with its backward pass."""
+        """Of one forward pass over `tokens` media tokens of one sample (text once), or with its
+        backward pass."""
         c = self.config
-        block = sum(p.numel() for name, p in self.layers.named_parameters() if p.dim() == 2 and ".text_" not in name)
+        block = sum(
+            p.numel()
+            for name, p in self.layers.named_parameters()
+            if p.dim() == 2 and ".text_" not in name
+        )
         heads = 2 * c.hidden_size**2 * c.num_hidden_layers  # the text's keys and values
         attention = 2 * c.hidden_size * (tokens + c.text_length) * c.num_hidden_layers
-        once = self.modulation.weight.numel() + self.time_in.weight.numel() + self.time_out.weight.numel()
-        total = 2 * (tokens * (block + attention + 2 * c.token_size * c.hidden_size) + c.text_length * heads + once)
+        once = (
+            self.modulation.weight.numel()
+            + self.time_in.weight.numel()
+            + self.time_out.weight.numel()
+        )
+        total = 2 * (
+            tokens * (block + attention + 2 * c.token_size * c.hidden_size)
+            + c.text_length * heads
+            + once
+        )
         return total * (3 if train else 1) + self.text_flops(train=train)
 
     def text_flops(self, *, train: bool = False) -> float:
         """Of a prompt's states and sketch, or with their backward pass."""
-        layers, told = ([p.numel() for p in part.parameters() if p.dim() == 2] if part else [] for part in (self.text.layers, self.sketch))
+        layers, told = (
+            [p.numel() for p in part.parameters() if p.dim() == 2] if part else []
+            for part in (self.text.layers, self.sketch)
+        )
         return 2 * (self.config.text_length * sum(layers) + sum(told)) * (3 if train else 1)
 
     def parameter_count(self) -> int:
@@ -194,9 +250,14 @@ class MediaAttention(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.heads, self.head_dim = config.num_attention_heads, D // config.num_attention_heads
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(D, D, bias=False) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            Linear(D, D, bias=False) for _ in range(4)
+        )
         self.text_k_proj, self.text_v_proj = Linear(D, D, bias=False), Linear(D, D, bias=False)
-        self.q_norm, self.k_norm = RMSNorm(self.head_dim, config.norm_eps), RMSNorm(self.head_dim, config.norm_eps)
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.head_dim, config.norm_eps),
+            RMSNorm(self.head_dim, config.norm_eps),
+        )
 
     def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, H, K)
         return x.unflatten(-1, (self.heads, self.head_dim))
@@ -204,29 +265,43 @@ class MediaAttention(nn.Module):
     def text_heads(self, text: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> two of (B, L, H, K)
         return self.k_norm(self.split(self.text_k_proj(text))), self.split(self.text_v_proj(text))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]) -> Tensor:  # (B, T, D) -> (B, T, D)
+    # (B, T, D) -> (B, T, D)
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]
+    ) -> Tensor:
         q, k, v = (self.split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
         k, v = torch.cat([text[0], k], 1), torch.cat([text[1], v], 1)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
 class MediaBlock(nn.Module):
-    """x + gate * attention(scale * norm(x) + shift), then the same with the feed-forward (DiT's adaLN-zero block)."""
+    """x + gate * attention(scale * norm(x) + shift), then the same with the feed-forward (DiT's
+    adaLN-zero block)."""
 
     def __init__(self, config: MediaConfig) -> None:
         super().__init__()
         D = config.hidden_size
         self.attention_norm, self.attention = RMSNorm(D, config.norm_eps), MediaAttention(config)
-        self.mlp_norm, self.mlp = RMSNorm(D, config.norm_eps), GatedMLP(D, config.intermediate_size, "silu")
+        self.mlp_norm, self.mlp = (
+            RMSNorm(D, config.norm_eps),
+            GatedMLP(D, config.intermediate_size, "silu"),
+        )
         self.table = nn.Parameter(torch.zeros(6 * D))
 
-    def text_heads(self, text: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> keys and values (B, L, H, K)
+    # (B, L, D) -> keys and values (B, L, H, K)
+    def text_heads(self, text: Tensor) -> tuple[Tensor, Tensor]:
         return self.attention.text_heads(text)
 
-    def forward(self, x: Tensor, shared: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = (shared + self.table.to(x.dtype)).chunk(6, -1)
+    def forward(
+        self, x: Tensor, shared: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = (shared + self.table.to(x.dtype)).chunk(
+            6, -1
+        )
         x = x + gate1 * self.attention(self.attention_norm(x) * (1 + scale1) + shift1, rope, text)
         return x + gate2 * self.mlp(self.mlp_norm(x) * (1 + scale2) + shift2)
 
@@ -237,7 +312,10 @@ class TextEncoder(nn.Module):
     def __init__(self, config: MediaConfig) -> None:
         super().__init__()
         D = config.hidden_size
-        self.embed, self.position = Embedding(config.vocab_size, D), nn.Parameter(torch.empty(config.text_length, D))
+        self.embed, self.position = (
+            Embedding(config.vocab_size, D),
+            nn.Parameter(torch.empty(config.text_length, D)),
+        )
         self.layers = nn.ModuleList(TextBlock(config) for _ in range(config.text_layers))
         self.norm, self.pool = RMSNorm(D, config.norm_eps), Linear(D, D)
 
@@ -258,19 +336,26 @@ class TextBlock(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.heads = config.num_attention_heads
-        self.attention_norm, self.mlp_norm = RMSNorm(D, config.norm_eps), RMSNorm(D, config.norm_eps)
+        self.attention_norm, self.mlp_norm = (
+            RMSNorm(D, config.norm_eps),
+            RMSNorm(D, config.norm_eps),
+        )
         self.qkv_proj, self.o_proj = Linear(D, 3 * D, bias=False), Linear(D, D, bias=False)
         self.mlp = GatedMLP(D, config.intermediate_size, "silu")
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, D) -> (B, L, D)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv_proj(self.attention_norm(x)).chunk(3, -1))
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in self.qkv_proj(self.attention_norm(x)).chunk(3, -1)
+        )
         x = x + self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Sketch(nn.Module):
-    """What a prompt looks like at a glance: a small picture told by the text alone, which the tokens see (`proj_out`) beside their noise. From
-    its error a text encoder learns what names look like with a fraction of the samples that it takes through noise and blocks (docs/log.md)."""
+    """What a prompt looks like at a glance: a small picture told by the text alone, which the
+    tokens see (`proj_out`) beside their noise. From its error a text encoder learns what names look
+    like with a fraction of the samples that it takes through noise and blocks (docs/log.md)."""
 
     def __init__(self, config: MediaConfig) -> None:
         super().__init__()
@@ -280,13 +365,25 @@ class Sketch(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`Text.pooled` (B, D) -> (B, 3, side, side) in [-1, 1] or so."""
-        return self.down_proj(F.silu(self.up_proj(F.silu(pooled)))).unflatten(-1, (3, self.side, self.side))
+        return self.down_proj(F.silu(self.up_proj(F.silu(pooled)))).unflatten(
+            -1, (3, self.side, self.side)
+        )
 
 
 def cells(small: Tensor, positions: Tensor, side: float) -> Tensor:
-    """What tokens of `side` pixels at `positions` (T, 2) see of a small picture (B, 3, h, w) drawn out over theirs: the middles of their four
-    quarters (B, T, 12)."""
-    quarters = positions[:, None] + side / 4 * positions.new_tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])  # (T, 4, 2)
-    grid = (quarters / (positions.amin(0) + positions.amax(0)) * 2 - 1).flip(-1)  # (right, down) in [-1, 1]
-    seen = F.grid_sample(small.float(), grid.expand(len(small), -1, -1, -1), padding_mode="border", align_corners=False)  # (B, 3, T, 4)
+    """What tokens of `side` pixels at `positions` (T, 2) see of a small picture (B, 3, h, w) drawn
+    out over theirs: the middles of their four quarters (B, T, 12)."""
+    # (T, 4, 2)
+    quarters = positions[:, None] + side / 4 * positions.new_tensor(
+        [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    )
+    # (right, down) in [-1, 1]
+    grid = (quarters / (positions.amin(0) + positions.amax(0)) * 2 - 1).flip(-1)
+    # (B, 3, T, 4)
+    seen = F.grid_sample(
+        small.float(),
+        grid.expand(len(small), -1, -1, -1),
+        padding_mode="border",
+        align_corners=False,
+    )
     return seen.transpose(1, 2).flatten(2)

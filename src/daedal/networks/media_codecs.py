@@ -1,5 +1,5 @@
-"""Codecs of the house's media transformer: content to tokens and back, where the tokens lie, and how many
-there are. One a kind of content; the network knows none of this.
+"""Codecs of the house's media transformer: content to tokens and back, where the tokens lie, and
+how many there are. One a kind of content; the network knows none of this.
 
 Legend: B batch, T tokens, C values of a token, C' channels.
 """
@@ -15,8 +15,8 @@ from daedal.networks.config import parse
 
 
 class PictureCodec(nn.Module):
-    """Patches of pixels, or of the latents of an autoencoder that was trained before and stays as it is.
-    Positions are pixels, (down, right)."""
+    """Patches of pixels, or of the latents of an autoencoder that was trained before and stays as
+    it is. Positions are pixels, (down, right)."""
 
     axes = 2
 
@@ -24,7 +24,9 @@ class PictureCodec(nn.Module):
         super().__init__()
         self.patch, self.autoencoder = patch, None
         if latents:
-            self.autoencoder = AutoencoderKL(parse(AutoencoderKLConfig, latents)).requires_grad_(False)
+            self.autoencoder = AutoencoderKL(parse(AutoencoderKLConfig, latents)).requires_grad_(
+                False
+            )
 
     @property
     def side(self) -> int:
@@ -85,14 +87,20 @@ def codec_of(config: Any) -> Any:
     if config.axes == PictureCodec.axes:
         return PictureCodec(config.patch_size, config.codec)
     if config.codec or config.sketch or config.control_size:
-        raise DaedalError(f"axes={config.axes} has no pictures; leave codec, sketch and control_size out, or give axes=2.")
+        raise DaedalError(
+            f"axes={config.axes} has no pictures; leave codec, sketch and control_size out, or give axes=2."
+        )
     return PlainCodec()
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
     """images (B, C, H, W) -> tokens (B, H/patch * W/patch, C * patch * patch), row by row."""
     B, C, H, W = images.shape
-    return images.view(B, C, H // patch, patch, W // patch, patch).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * patch * patch)
+    return (
+        images.view(B, C, H // patch, patch, W // patch, patch)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(B, -1, C * patch * patch)
+    )
 
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:

@@ -21,7 +21,12 @@ class MixtralConfig(DecoderConfig):
 
 
 NAMES = decoder_names(
-    renames=(("mlp.", "block_sparse_moe."), ("gate_proj.", "w1."), ("down_proj.", "w2."), ("up_proj.", "w3.")),
+    renames=(
+        ("mlp.", "block_sparse_moe."),
+        ("gate_proj.", "w1."),
+        ("down_proj.", "w2."),
+        ("up_proj.", "w3."),
+    ),
 )
 
 
@@ -30,6 +35,10 @@ def build(config: MixtralConfig) -> Decoder:
 
     def block(layer: int) -> Block:
         sizes = config.hidden_size, config.intermediate_size, config.hidden_act
-        return Block(Attention(config, layer), MoE(*sizes, config.num_local_experts, config.num_experts_per_tok, normalise=True), norm)
+        return Block(
+            Attention(config, layer),
+            MoE(*sizes, config.num_local_experts, config.num_experts_per_tok, normalise=True),
+            norm,
+        )
 
     return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=NAMES)

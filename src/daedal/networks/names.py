@@ -1,4 +1,5 @@
-"""From a module's parameter names to the tensors on disk and back: renamed, transposed, or fused several into one."""
+"""From a module's parameter names to the tensors on disk and back: renamed, transposed, or fused
+several into one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ Split = Callable[[Tensor, list[int]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Fused:
-    """Several of our tensors are one on disk: `ours` in order, and how to join and split them (rows of ours are given as sizes)."""
+    """Several of our tensors are one on disk: `ours` in order, and how to join and split them (rows
+    of ours are given as sizes)."""
 
     disk: str
     ours: tuple[str, ...]
@@ -32,9 +34,9 @@ def stacked(disk: str, *ours: str) -> Fused:
 
 @dataclass(frozen=True)
 class Names:
-    """How the parameters of a network are called in files. On disk all but `bare` ones carry `prefix`;
-    `renames` are (our substring, disk substring), applied in order; `transposed` lists disk endings
-    stored (in, out) as GPT-2's Conv1D does. Of what files hold beside today's names:
+    """How the parameters of a network are called in files. On disk all but `bare` ones carry
+    `prefix`; `renames` are (our substring, disk substring), applied in order; `transposed` lists
+    disk endings stored (in, out) as GPT-2's Conv1D does. Of what files hold beside today's names:
 
     former   (old, new) substrings of disk names, for tensors that only an old version's name fits
     copies   disk name -> disk name of the tensor that it repeats; read where that one is left out
@@ -73,7 +75,9 @@ class Names:
         """Disk name -> how it is fused, and which of our parameters it holds, in order."""
         table: dict[str, tuple[Fused | None, list[str]]] = {}
         for name in ours:
-            fused = next((f for f in self.fused if any(f".{part}." in f".{name}" for part in f.ours)), None)
+            fused = next(
+                (f for f in self.fused if any(f".{part}." in f".{name}" for part in f.ours)), None
+            )
             if fused is None:
                 table[self.rename(name)] = (None, [name])
                 continue
@@ -85,7 +89,9 @@ class Names:
     def is_transposed(self, disk: str) -> bool:
         return disk.endswith(self.transposed) if self.transposed else False
 
-    def to_ours(self, disk: str, tensor: Tensor, fused: Fused | None, rows: list[int]) -> list[Tensor]:
+    def to_ours(
+        self, disk: str, tensor: Tensor, fused: Fused | None, rows: list[int]
+    ) -> list[Tensor]:
         """One tensor on disk as our tensors, whose leading sizes are `rows`."""
         tensor = tensor.mT if self.is_transposed(disk) else tensor
         return [tensor] if fused is None else fused.split(tensor, rows)

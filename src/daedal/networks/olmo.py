@@ -1,4 +1,5 @@
-"""OLMo 2 (OLMo Team 2024): norms after attention and feed-forward instead of before, queries and keys normalised over all heads at once."""
+"""OLMo 2 (OLMo Team 2024): norms after attention and feed-forward instead of before, queries and
+keys normalised over all heads at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class WideNormAttention(Attention):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = linears(x, self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in (self.q_norm(q), self.k_norm(k), v))
+        q, k, v = (
+            t.unflatten(-1, (-1, self.head_dim)) for t in (self.q_norm(q), self.k_norm(k), v)
+        )
         return q, k, v
 
 
@@ -53,7 +56,15 @@ def build(config: Olmo2Config) -> Decoder:
     norm = partial(RMSNorm, config.hidden_size, config.rms_norm_eps)
 
     def block(layer: int) -> PostNormBlock:
-        attention = WideNormAttention(config, layer, bias=config.attention_bias, out_bias=config.attention_bias)
-        return PostNormBlock(attention, GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act), norm)
+        attention = WideNormAttention(
+            config, layer, bias=config.attention_bias, out_bias=config.attention_bias
+        )
+        return PostNormBlock(
+            attention,
+            GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act),
+            norm,
+        )
 
-    return Decoder(config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names())
+    return Decoder(
+        config, [block(i) for i in range(config.num_hidden_layers)], norm(), names=decoder_names()
+    )

@@ -1,7 +1,8 @@
-"""PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024): DiT with cross-attention to T5's text, and one adaLN for all blocks, to which each
-adds a table of its own.
+"""PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024): DiT with cross-attention to T5's text,
+and one adaLN for all blocks, to which each adds a table of its own.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, T patches, L text tokens, D width.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, T
+patches, L text tokens, D width.
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ from daedal.nn.timestep import TimestepEmbedding, sinusoidal
 
 @dataclass(frozen=True, kw_only=True)
 class PixArtConfig(DiTConfig):
-    """`use_additional_conditions` (the size of the image; alpha at 1024 pixels) and `interpolation_scale` (how much further apart positions
-    are in the pictures than in the sinusoids) follow from `sample_size` where they are None."""
+    """`use_additional_conditions` (the size of the image; alpha at 1024 pixels) and
+    `interpolation_scale` (how much further apart positions are in the pictures than in the
+    sinusoids) follow from `sample_size` where they are None."""
 
     out_channels: int | None = 8
     cross_attention_dim: int = 1152
@@ -37,11 +39,18 @@ class PixArtConfig(DiTConfig):
     caption_channels: int | None = None
 
     class_name: ClassVar[str] = "PixArtTransformer2DModel"
-    fixed: ClassVar[dict[str, Any]] = DiTConfig.fixed | {"norm_type": "ada_norm_single", "attention_type": "default"}
+    fixed: ClassVar[dict[str, Any]] = DiTConfig.fixed | {
+        "norm_type": "ada_norm_single",
+        "attention_type": "default",
+    }
 
     @property
     def told_size(self) -> bool:
-        return self.sample_size == 128 if self.use_additional_conditions is None else self.use_additional_conditions
+        return (
+            self.sample_size == 128
+            if self.use_additional_conditions is None
+            else self.use_additional_conditions
+        )
 
     @property
     def scale(self) -> float:
@@ -49,7 +58,8 @@ class PixArtConfig(DiTConfig):
 
 
 class Condition(nn.Module):
-    """The noise level as a vector, to which some models add the size of the image and its aspect ratio."""
+    """The noise level as a vector, to which some models add the size of the image and its aspect
+    ratio."""
 
     def __init__(self, c: PixArtConfig) -> None:
         super().__init__()
@@ -63,8 +73,13 @@ class Condition(nn.Module):
             return e
         parts = {"resolution": self.resolution_embedder, "aspect_ratio": self.aspect_ratio_embedder}
         if missing := [key for key in parts if key not in added]:
-            raise DaedalError(f"this PixArt is told the size of the image, and added[{missing[0]!r}] was not given; pass it.")
-        sizes = [embed(sinusoidal(added[key].flatten(), 256).to(x.dtype)).view(len(x), -1) for key, embed in parts.items()]
+            raise DaedalError(
+                f"this PixArt is told the size of the image, and added[{missing[0]!r}] was not given; pass it."
+            )
+        sizes = [
+            embed(sinusoidal(added[key].flatten(), 256).to(x.dtype)).view(len(x), -1)
+            for key, embed in parts.items()
+        ]
         return e + torch.cat(sizes, -1)
 
 
@@ -79,14 +94,19 @@ class CrossAttention(nn.Module):
         super().__init__()
         D, text, bias = c.dim, c.cross_attention_dim, c.attention_bias
         self.heads = c.num_attention_heads
-        self.to_q, self.to_k, self.to_v = Linear(D, D, bias=bias), Linear(text, D, bias=bias), Linear(text, D, bias=bias)
+        self.to_q, self.to_k, self.to_v = (
+            Linear(D, D, bias=bias),
+            Linear(text, D, bias=bias),
+            Linear(text, D, bias=bias),
+        )
         self.to_out = nn.ModuleList([Linear(D, D)])
 
     def keys(self, text: Tensor) -> Keys:  # (B, L, D)
         k, v = linears(text, self.to_k, self.to_v)
         return Keys(k, v)
 
-    def forward(self, x: Tensor, keys: Keys, mask: Tensor | None) -> Tensor:  # (B, T, D), mask (B, 1, 1, L) -> (B, T, D)
+    # (B, T, D), mask (B, 1, 1, L) -> (B, T, D)
+    def forward(self, x: Tensor, keys: Keys, mask: Tensor | None) -> Tensor:
         return self.to_out[0](multi_head(self.to_q(x), keys.k, keys.v, self.heads, mask))
 
 
@@ -100,7 +120,8 @@ class PixArtBlock(nn.Module):
         self.attn2 = CrossAttention(c)
         self.ff = FeedForward(c.dim)
 
-    def forward(self, x: Tensor, shared: Tensor, keys: Keys, mask: Tensor | None) -> Tensor:  # (B, T, D), (B, 6, D) -> (B, T, D)
+    # (B, T, D), (B, 6, D) -> (B, T, D)
+    def forward(self, x: Tensor, shared: Tensor, keys: Keys, mask: Tensor | None) -> Tensor:
         shift, scale, gate, *feed = (self.scale_shift_table.to(x.dtype) + shared).chunk(6, 1)
         x = x + gate * self.attn1(modulated(x, shift, scale, self.eps))
         x = x + self.attn2(x, keys, mask)
@@ -120,12 +141,15 @@ class PixArtTransformer2DModel(nn.Module):
         self.adaln_single = SharedNorm(config)
         text = config.caption_channels
         self.caption_projection = TimestepEmbedding(text, D, "gelu_pytorch_tanh") if text else None
-        self.transformer_blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.num_layers))
+        self.transformer_blocks = nn.ModuleList(
+            PixArtBlock(config) for _ in range(config.num_layers)
+        )
         self.scale_shift_table = nn.Parameter(torch.empty(2, D))
         self.proj_out = Linear(D, config.patch_size**2 * config.outputs)
 
     def text_keys(self, text: Tensor) -> list[Keys]:
-        """text (B, L, caption_channels) -> the keys and values of every block. They depend on nothing else, so once a prompt is enough."""
+        """text (B, L, caption_channels) -> the keys and values of every block. They depend on
+        nothing else, so once a prompt is enough."""
         text = text if self.caption_projection is None else self.caption_projection(text)
         blocks: list[Any] = list(self.transformer_blocks)
         return [block.attn2.keys(text) for block in blocks]
@@ -140,10 +164,12 @@ class PixArtTransformer2DModel(nn.Module):
         added: dict[str, Tensor] | None = None,
         text_kv: Sequence[Keys] | None = None,
     ) -> Tensor:
-        """x (B, in_channels, H, W), time (B,) or (1,) in 0..999, text (B, L, caption_channels), or text_kv = text_keys(text) in its place
-        -> (B, out_channels, H, W): the noise, then its variance, which samplers drop: out[:, :in_channels].
+        """x (B, in_channels, H, W), time (B,) or (1,) in 0..999, text (B, L, caption_channels), or
+        text_kv = text_keys(text) in its place -> (B, out_channels, H, W): the noise, then its
+        variance, which samplers drop: out[:, :in_channels].
 
-        text_mask (B, L), True where a token exists; added: "resolution" (B, 2), height and width in pixels, and "aspect_ratio" (B, 1)."""
+        text_mask (B, L), True where a token exists; added: "resolution" (B, 2), height and width in
+        pixels, and "aspect_ratio" (B, 1)."""
         keys = self.text_keys(text_of(text).to(x.dtype)) if text_kv is None else text_kv
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
         condition = self.adaln_single.emb(x, time, added or {})
@@ -152,10 +178,13 @@ class PixArtTransformer2DModel(nn.Module):
         for block, key in zip(self.transformer_blocks, keys, strict=True):
             h = block(h, shared, key, mask)
         shift, scale = (self.scale_shift_table.to(x.dtype) + condition[:, None]).chunk(2, 1)
-        return unpatchify(self.proj_out(modulated(h, shift, scale)), self.pos_embed.patch, *x.shape[2:])
+        return unpatchify(
+            self.proj_out(modulated(h, shift, scale)), self.pos_embed.patch, *x.shape[2:]
+        )
 
     def flops(self, height: int, width: int, text_tokens: int = 120) -> int:
-        """Floating-point operations of one call on one latent of that size, the text's keys included; a multiply-add is two."""
+        """Floating-point operations of one call on one latent of that size, the text's keys
+        included; a multiply-add is two."""
         c = self.config
 
         def call(pixart: Any) -> None:
@@ -174,7 +203,8 @@ def text_of(text: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer2DConfig(PixArtConfig):
-    """The config of a `Transformer2DModel`, which is what the published folders of DiT and PixArt call both; `norm_type` tells them apart."""
+    """The config of a `Transformer2DModel`, which is what the published folders of DiT and PixArt
+    call both; `norm_type` tells them apart."""
 
     out_channels: int | None = None
     num_attention_heads: int = 16
@@ -191,11 +221,22 @@ class Transformer2DConfig(PixArtConfig):
 
 
 class Transformer2DModel:
-    """Calling it makes the DiT or the PixArt that the config means. They are saved under their own names."""
+    """Calling it makes the DiT or the PixArt that the config means. They are saved under their own
+    names."""
 
     config_class = Transformer2DConfig
 
     def __new__(cls, config: Transformer2DConfig) -> Any:
-        kinds: dict[str, Any] = {"ada_norm_zero": DiTTransformer2DModel, "ada_norm_single": PixArtTransformer2DModel}
+        kinds: dict[str, Any] = {
+            "ada_norm_zero": DiTTransformer2DModel,
+            "ada_norm_single": PixArtTransformer2DModel,
+        }
         kind = kinds[one_of("norm_type", config.norm_type, list(kinds))]
-        return kind(kind.config_class(**{key.name: getattr(config, key.name) for key in dataclasses.fields(kind.config_class)}))
+        return kind(
+            kind.config_class(
+                **{
+                    key.name: getattr(config, key.name)
+                    for key in dataclasses.fields(kind.config_class)
+                }
+            )
+        )

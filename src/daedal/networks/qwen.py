@@ -1,4 +1,5 @@
-"""Qwen 2 and 2.5 (biased queries, keys and values), Qwen 3 (normalised queries and keys) and Qwen 3 MoE (Yang et al. 2024, 2025)."""
+"""Qwen 2 and 2.5 (biased queries, keys and values), Qwen 3 (normalised queries and keys) and Qwen 3
+MoE (Yang et al. 2024, 2025)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,15 @@ class Qwen2Config(DecoderConfig):
         raw = super().defaults(raw)
         if not raw.get("use_sliding_window"):
             raw.pop("sliding_window", None)
-        first = raw.get("max_window_layers", cls.max_window_layers) if raw.get("sliding_window") else raw.get("num_hidden_layers", 0)
-        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(raw.get("num_hidden_layers", 0))]
+        first = (
+            raw.get("max_window_layers", cls.max_window_layers)
+            if raw.get("sliding_window")
+            else raw.get("num_hidden_layers", 0)
+        )
+        kinds = [
+            "sliding_attention" if i >= first else "full_attention"
+            for i in range(raw.get("num_hidden_layers", 0))
+        ]
         return {"layer_types": kinds, **raw}
 
 
@@ -58,18 +66,29 @@ class Qwen3MoeConfig(Qwen3Config):
     @classmethod
     def defaults(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """Unlike Qwen 3, every layer slides when the window is on."""
-        kinds = ["sliding_attention" if raw.get("use_sliding_window") else "full_attention"] * raw.get("num_hidden_layers", 0)
-        head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // (raw.get("num_attention_heads") or 1)
+        kinds = [
+            "sliding_attention" if raw.get("use_sliding_window") else "full_attention"
+        ] * raw.get("num_hidden_layers", 0)
+        head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // (
+            raw.get("num_attention_heads") or 1
+        )
         return super().defaults({**raw, "layer_types": kinds, "head_dim": head_dim})
 
     def is_sparse(self, layer: int) -> bool:
-        return layer not in self.mlp_only_layers and self.num_local_experts > 0 and (layer + 1) % self.decoder_sparse_step == 0
+        return (
+            layer not in self.mlp_only_layers
+            and self.num_local_experts > 0
+            and (layer + 1) % self.decoder_sparse_step == 0
+        )
 
 
 class NormedAttention(Attention):
-    """Queries and keys are RMS-normalised head by head (Henry et al. 2020), which bounds the scores."""
+    """Queries and keys are RMS-normalised head by head (Henry et al. 2020), which bounds the
+    scores."""
 
-    def __init__(self, config: DecoderConfig, layer: int, *, offset: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, config: DecoderConfig, layer: int, *, offset: float = 0.0, **options: Any
+    ) -> None:
         super().__init__(config, layer, **options)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, offset)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, offset)
@@ -81,18 +100,25 @@ class NormedAttention(Attention):
 
 def attention(config: Qwen2Config, layer: int) -> Attention:
     if isinstance(config, Qwen3Config):
-        return NormedAttention(config, layer, bias=config.attention_bias, out_bias=config.attention_bias)
+        return NormedAttention(
+            config, layer, bias=config.attention_bias, out_bias=config.attention_bias
+        )
     return Attention(config, layer, bias=True)
 
 
 def feed_forward(config: Qwen2Config, layer: int) -> nn.Module:
     if isinstance(config, Qwen3MoeConfig) and config.is_sparse(layer):
         sizes = config.hidden_size, config.moe_intermediate_size, config.hidden_act
-        return MoE(*sizes, config.num_local_experts, config.num_experts_per_tok, config.norm_topk_prob)
+        return MoE(
+            *sizes, config.num_local_experts, config.num_experts_per_tok, config.norm_topk_prob
+        )
     return GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act)
 
 
 def build(config: Qwen2Config) -> Decoder:
     norm = partial(RMSNorm, config.hidden_size, config.rms_norm_eps)
-    blocks = [Block(attention(config, i), feed_forward(config, i), norm) for i in range(config.num_hidden_layers)]
+    blocks = [
+        Block(attention(config, i), feed_forward(config, i), norm)
+        for i in range(config.num_hidden_layers)
+    ]
     return Decoder(config, blocks, norm(), names=decoder_names())

@@ -1,5 +1,6 @@
-"""A decoder with one number a token instead of logits: the reward model and the value function of RLHF (Stiennon et al. 2020, Ouyang et al.
-2022). On disk it is transformers' `...ForSequenceClassification` with one label.
+"""A decoder with one number a token instead of logits: the reward model and the value function of
+RLHF (Stiennon et al. 2020, Ouyang et al. 2022). On disk it is transformers'
+`...ForSequenceClassification` with one label.
 
 Legend: B batch, T tokens, D width.
 """
@@ -16,8 +17,8 @@ from daedal.nn.linear import Linear
 
 
 class ScalarModel(nn.Module):
-    """tokens (B, T) -> values (B, T) fp32. The head starts at zero, so everything is worth nothing until it is trained. The decoder's own
-    head goes, where it is not the embeddings too."""
+    """tokens (B, T) -> values (B, T) fp32. The head starts at zero, so everything is worth nothing
+    until it is trained. The decoder's own head goes, where it is not the embeddings too."""
 
     title = "reward model"
     ending = "ForSequenceClassification"  # of what config.json calls it
@@ -32,7 +33,13 @@ class ScalarModel(nn.Module):
         nn.init.zeros_(self.score.weight)
         self.score.to(decoder.embed_tokens.weight.device)
 
-    def forward(self, tokens: Tensor, cache: Any = None, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: Any = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Arguments as for `Decoder`."""
         return self.score(self.model.hidden(tokens, cache, positions, mask).float())[..., 0]
 

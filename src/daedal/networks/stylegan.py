@@ -1,8 +1,9 @@
-"""StyleGAN2 (Karras et al. 2020): a mapping network turns z into styles w, which scale the weights of every convolution of the generator; a residual
-discriminator. Parameter names are those of the authors' later releases, so that converted weights load as they are.
+"""StyleGAN2 (Karras et al. 2020): a mapping network turns z into styles w, which scale the weights
+of every convolution of the generator; a residual discriminator. Parameter names are those of the
+authors' later releases, so that converted weights load as they are.
 
-Everything is equalised: parameters are stored at unit scale and multiplied by 1/sqrt(fan-in) (times a learning-rate factor in the mapping) when
-they are used, so that Adam moves all of them alike.
+Everything is equalised: parameters are stored at unit scale and multiplied by 1/sqrt(fan-in) (times
+a learning-rate factor in the mapping) when they are used, so that Adam moves all of them alike.
 
 Legend: B batch, C channels, W width of the styles, L layers that take a style.
 """
@@ -57,7 +58,7 @@ class StyleGANDiscriminatorConfig(StyleGANConfig):
     class_name: ClassVar[str] = "StyleGAN2Discriminator"
 
 
-# ---- layers ------------------------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
 def leaky(x: Tensor, gain: float = GAIN) -> Tensor:
@@ -93,20 +94,26 @@ def downsample(x: Tensor) -> Tensor:
 class Dense(nn.Module):
     """Equalised linear layer; `lr` slows it down."""
 
-    def __init__(self, inp: int, out: int, act: bool = False, lr: float = 1.0, bias: float = 0.0) -> None:
+    def __init__(
+        self, inp: int, out: int, act: bool = False, lr: float = 1.0, bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.act, self.lr, self.start = act, lr, bias
         self.weight, self.bias = nn.Parameter(torch.empty(out, inp)), nn.Parameter(torch.empty(out))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, in) -> (B, out)
-        x = F.linear(x, self.weight * (self.lr / math.sqrt(self.weight.shape[1])), self.bias * self.lr)
+        x = F.linear(
+            x, self.weight * (self.lr / math.sqrt(self.weight.shape[1])), self.bias * self.lr
+        )
         return leaky(x) if self.act else x
 
 
 class Conv(nn.Module):
     """Equalised convolution of the discriminator, with downsampling."""
 
-    def __init__(self, inp: int, out: int, size: int, down: bool = False, bias: bool = True, act: bool = True) -> None:
+    def __init__(
+        self, inp: int, out: int, size: int, down: bool = False, bias: bool = True, act: bool = True
+    ) -> None:
         super().__init__()
         self.down, self.act, self.size = down, act, size
         self.weight = nn.Parameter(torch.empty(out, inp, size, size))
@@ -124,16 +131,26 @@ class Conv(nn.Module):
         return leaky(x, GAIN * gain) if self.act else x * gain
 
 
-def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, up: bool = False, demodulate: bool = True, padding: int | None = None) -> Tensor:
-    """x (B, C, H, W), weight (C', C, k, k), styles (B, C): each sample has its own weights, scaled by its style and, demodulated, brought back to
-    unit norm for every output channel (Karras et al. 2020, eq. 1 and 3). None pads so that the size stays."""
+def modulated_conv(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    up: bool = False,
+    demodulate: bool = True,
+    padding: int | None = None,
+) -> Tensor:
+    """x (B, C, H, W), weight (C', C, k, k), styles (B, C): each sample has its own weights, scaled
+    by its style and, demodulated, brought back to unit norm for every output channel (Karras et al.
+    2020, eq. 1 and 3). None pads so that the size stays."""
     B, size = len(x), weight.shape[-1]
     own = weight[None] * styles[:, None, :, None, None]  # (B, C', C, k, k)
     if demodulate:
         own = own * (own.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     flat = x.reshape(1, -1, *x.shape[2:])
     if not up:
-        out = F.conv2d(flat, own.flatten(0, 1), padding=size // 2 if padding is None else padding, groups=B)
+        out = F.conv2d(
+            flat, own.flatten(0, 1), padding=size // 2 if padding is None else padding, groups=B
+        )
     else:
         turned = own.transpose(1, 2).flatten(0, 1)  # (B C, C', k, k)
         out = F.conv_transpose2d(flat, turned, stride=2, groups=B)  # (1, B C', 2H + 1, 2W + 1)
@@ -141,11 +158,12 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, up: bool = False, 
     return out.view(B, -1, *out.shape[2:])
 
 
-# ---- generator ---------------------------------------------------------------------------------------------------------------------
+# ---- generator -----------------------------------------------------------------------------------
 
 
 class Mapping(nn.Module):
-    """z (B, Z) and a class (B, c_dim), or a class alone, to w (B, W). With z it keeps `w_avg`, the mean that truncation pulls towards."""
+    """z (B, Z) and a class (B, c_dim), or a class alone, to w (B, W). With z it keeps `w_avg`, the
+    mean that truncation pulls towards."""
 
     def __init__(self, c: StyleGANConfig, z_dim: int) -> None:
         super().__init__()
@@ -162,7 +180,9 @@ class Mapping(nn.Module):
         parts = [] if z is None else [normalised(z)]
         if self.embed is not None:
             if label is None:
-                raise DaedalError("this network was trained with classes; give label, one row of zeros and a one a picture.")
+                raise DaedalError(
+                    "this network was trained with classes; give label, one row of zeros and a one a picture."
+                )
             parts.append(normalised(self.embed(label)))
         x = torch.cat(parts, 1)
         for i in range(self.depth):
@@ -180,14 +200,21 @@ class StyledConv(nn.Module):
         super().__init__()
         self.up = up
         self.affine = Dense(w_dim, inp, bias=1.0)
-        self.weight, self.bias = nn.Parameter(torch.empty(out, inp, 3, 3)), nn.Parameter(torch.empty(out))
+        self.weight, self.bias = (
+            nn.Parameter(torch.empty(out, inp, 3, 3)),
+            nn.Parameter(torch.empty(out)),
+        )
         self.noise_const: Tensor
         self.register_buffer("noise_const", torch.zeros(side, side))
         self.noise_strength = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, w: Tensor, noise: torch.Generator | None) -> Tensor:
         x = modulated_conv(x, self.weight, self.affine(w), self.up)
-        drawn = self.noise_const if noise is None else torch.randn(len(x), 1, *x.shape[2:], generator=noise).to(x)
+        drawn = (
+            self.noise_const
+            if noise is None
+            else torch.randn(len(x), 1, *x.shape[2:], generator=noise).to(x)
+        )
         return leaky(x + drawn * self.noise_strength + self.bias[:, None, None])
 
 
@@ -195,7 +222,10 @@ class ToRGB(nn.Module):
     def __init__(self, inp: int, out: int, w_dim: int) -> None:
         super().__init__()
         self.affine = Dense(w_dim, inp, bias=1.0)
-        self.weight, self.bias = nn.Parameter(torch.empty(out, inp, 1, 1)), nn.Parameter(torch.empty(out))
+        self.weight, self.bias = (
+            nn.Parameter(torch.empty(out, inp, 1, 1)),
+            nn.Parameter(torch.empty(out)),
+        )
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
@@ -210,9 +240,15 @@ class SynthesisBlock(nn.Module):
             self.const = nn.Parameter(torch.empty(out, 4, 4))
         else:
             self.conv0 = StyledConv(c.channels(side // 2), out, c.w_dim, side, up=True)
-        self.conv1, self.torgb, self.first = StyledConv(out, out, c.w_dim, side), ToRGB(out, c.img_channels, c.w_dim), side == 4
+        self.conv1, self.torgb, self.first = (
+            StyledConv(out, out, c.w_dim, side),
+            ToRGB(out, c.img_channels, c.w_dim),
+            side == 4,
+        )
 
-    def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """ws (B, 2 or 3, W): of the convolutions, and of the picture."""
         styles = iter(ws.unbind(1))
         if x is None or self.first:
@@ -232,10 +268,12 @@ class Synthesis(nn.Module):
             self.add_module(f"b{side}", SynthesisBlock(c, side))
 
     def forward(self, ws: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """ws (B, L, W) -> pictures (B, C, side, side). Without `noise` every layer uses its constant noise."""
+        """ws (B, L, W) -> pictures (B, C, side, side). Without `noise` every layer uses its
+        constant noise."""
         x, image, at = None, None, 0
         for side in self.sides:
-            count = 1 if side == 4 else 2  # convolutions; the picture's style is the next block's first
+            # convolutions; the picture's style is the next block's first
+            count = 1 if side == 4 else 2
             x, image = self.get_submodule(f"b{side}")(x, image, ws[:, at : at + count + 1], noise)
             at += count
         assert image is not None
@@ -251,10 +289,21 @@ class StyleGAN2Generator(nn.Module):
 
     def __init__(self, config: StyleGANConfig) -> None:
         super().__init__()
-        self.config, self.mapping, self.synthesis = config, Mapping(config, config.z_dim), Synthesis(config)
+        self.config, self.mapping, self.synthesis = (
+            config,
+            Mapping(config, config.z_dim),
+            Synthesis(config),
+        )
 
-    def styles(self, z: Tensor, label: Tensor | None = None, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
-        """z (B, Z) -> ws (B, L, W), the first `cutoff` of them pulled towards the mean by `truncation` (1: as drawn, 0: the mean)."""
+    def styles(
+        self,
+        z: Tensor,
+        label: Tensor | None = None,
+        truncation: float = 1.0,
+        cutoff: int | None = None,
+    ) -> Tensor:
+        """z (B, Z) -> ws (B, L, W), the first `cutoff` of them pulled towards the mean by
+        `truncation` (1: as drawn, 0: the mean)."""
         ws = self.mapping(z, label)[:, None].repeat(1, self.config.num_ws, 1)
         pulled = self.mapping.w_avg.lerp(ws, truncation)
         return torch.cat([pulled[:, :cutoff], ws[:, cutoff:]], 1) if cutoff is not None else pulled
@@ -268,17 +317,20 @@ class StyleGAN2Generator(nn.Module):
         mix: tuple[Tensor, int] | None = None,
         noise: torch.Generator | None = None,
     ) -> Tensor:
-        """z (B, Z) -> pictures (B, C, side, side) in about [-1, 1]. `mix` = (z', layer): styles from that layer on come from z' (style mixing)."""
+        """z (B, Z) -> pictures (B, C, side, side) in about [-1, 1]. `mix` = (z', layer): styles
+        from that layer on come from z' (style mixing)."""
         ws = self.styles(z, label, truncation)
         if mix is not None:
-            ws = torch.cat([ws[:, : mix[1]], self.styles(mix[0], label, truncation)[:, mix[1] :]], 1)
+            ws = torch.cat(
+                [ws[:, : mix[1]], self.styles(mix[0], label, truncation)[:, mix[1] :]], 1
+            )
         return self.synthesis(ws, noise)
 
     def init_weights(self, seed: int = 0) -> Self:
         return init_equalised(self, seed)
 
 
-# ---- discriminator -----------------------------------------------------------------------------------------------------------------
+# ---- discriminator -------------------------------------------------------------------------------
 
 
 class DiscriminatorBlock(nn.Module):
@@ -298,7 +350,8 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """The last 4 x 4: how much samples of a group differ as one more channel (Karras et al. 2018), and a score."""
+    """The last 4 x 4: how much samples of a group differ as one more channel (Karras et al. 2018),
+    and a score."""
 
     def __init__(self, c: StyleGANConfig) -> None:
         super().__init__()
@@ -312,7 +365,8 @@ class Epilogue(nn.Module):
         return x if label is None else (x * label).sum(1, keepdim=True) / math.sqrt(x.shape[1])
 
     def spread(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W): the standard deviation within groups of samples, averaged over channels and pixels."""
+        """(B, 1, H, W): the standard deviation within groups of samples, averaged over channels and
+        pixels."""
         groups = x.view(min(self.group, len(x)), -1, *x.shape[1:])  # (G, B / G, C, H, W)
         deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # (B / G)
         return deviation.repeat(len(groups))[:, None, None, None].expand(-1, 1, *x.shape[2:])
@@ -329,12 +383,15 @@ class StyleGAN2Discriminator(nn.Module):
         super().__init__()
         self.config, self.sides = config, config.sides[:0:-1]  # largest first, without 4
         for side in self.sides:
-            self.add_module(f"b{side}", DiscriminatorBlock(config, side, side == config.img_resolution))
+            self.add_module(
+                f"b{side}", DiscriminatorBlock(config, side, side == config.img_resolution)
+            )
         self.b4 = Epilogue(config)
         self.mapping = Mapping(config, 0) if config.c_dim else None
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
-        """images (B, C, side, side) -> scores (B, 1), higher for real ones; B a multiple of the group (or below it)."""
+        """images (B, C, side, side) -> scores (B, 1), higher for real ones; B a multiple of the
+        group (or below it)."""
         x = images
         for side in self.sides:
             x = self.get_submodule(f"b{side}")(x)
@@ -345,7 +402,8 @@ class StyleGAN2Discriminator(nn.Module):
 
 
 def init_equalised(module: M, seed: int) -> M:
-    """Unit normals (divided by the learning-rate factor where there is one), biases at their start, constant noise drawn once."""
+    """Unit normals (divided by the learning-rate factor where there is one), biases at their start,
+    constant noise drawn once."""
     draw = torch.Generator().manual_seed(seed)
     for part in module.modules():
         scale = 1 / part.lr if isinstance(part, Dense) else 1.0

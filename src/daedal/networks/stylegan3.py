@@ -1,10 +1,13 @@
-"""StyleGAN3 (Karras et al. 2021): a generator without aliasing, whose details move with the picture. Features are samples of band-limited signals: it
-starts from Fourier features, and every leaky ReLU works at a higher sampling rate between two low-pass filters. Mapping and discriminator are
-StyleGAN2's. Parameter names are the authors', so converted weights load as they are.
+"""StyleGAN3 (Karras et al. 2021): a generator without aliasing, whose details move with the
+picture. Features are samples of band-limited signals: it starts from Fourier features, and every
+leaky ReLU works at a higher sampling rate between two low-pass filters. Mapping and discriminator
+are StyleGAN2's. Parameter names are the authors', so converted weights load as they are.
 
-"Stylegan3-t" is the default; "stylegan3-r", which turns too, has conv_kernel=1, use_radial_filters and twice the channels.
+"Stylegan3-t" is the default; "stylegan3-r", which turns too, has conv_kernel=1, use_radial_filters
+and twice the channels.
 
-Legend: B batch, C channels, W width of the styles, s sampling rate, f_c cutoff, f_t stopband, all in cycles or samples a picture's side.
+Legend: B batch, C channels, W width of the styles, s sampling rate, f_c cutoff, f_t stopband, all
+in cycles or samples a picture's side.
 """
 
 import math
@@ -17,7 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.networks.names import Names
-from daedal.networks.stylegan import GAIN, Dense, Mapping, StyleGAN2Generator, StyleGANConfig, init_equalised, modulated_conv
+from daedal.networks.stylegan import (
+    GAIN,
+    Dense,
+    Mapping,
+    StyleGAN2Generator,
+    StyleGANConfig,
+    init_equalised,
+    modulated_conv,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +54,33 @@ class StyleGAN3Config(StyleGANConfig):
         return self.num_layers + 2
 
     def bands(self) -> "list[Band]":
-        """What each layer puts out (Karras et al. 2021, section 3.3): cutoffs and stopbands grow geometrically up to the last critical layers."""
+        """What each layer puts out (Karras et al. 2021, section 3.3): cutoffs and stopbands grow
+        geometrically up to the last critical layers."""
         last = self.img_resolution / 2
-        grown = [min(i / (self.num_layers - self.num_critical), 1.0) for i in range(self.num_layers + 1)]
+        grown = [
+            min(i / (self.num_layers - self.num_critical), 1.0) for i in range(self.num_layers + 1)
+        ]
         found = []
         for i, x in enumerate(grown):
             cutoff = self.first_cutoff * (last / self.first_cutoff) ** x
-            stopband = self.first_stopband * (last * self.last_stopband_rel / self.first_stopband) ** x
+            stopband = (
+                self.first_stopband * (last * self.last_stopband_rel / self.first_stopband) ** x
+            )
             rate = 2 ** math.ceil(math.log2(min(2 * stopband, self.img_resolution)))
             size = self.img_resolution if i >= self.num_layers - 1 else rate + 2 * self.margin_size
-            channels = self.img_channels if i == self.num_layers else round(min(self.channel_base / 2 / cutoff, self.channel_max))
+            channels = (
+                self.img_channels
+                if i == self.num_layers
+                else round(min(self.channel_base / 2 / cutoff, self.channel_max))
+            )
             found.append(Band(cutoff, max(stopband, rate / 2) - cutoff, rate, size, channels))
         return found
 
 
 @dataclass(frozen=True)
 class Band:
-    """A signal: its cutoff, half the width of the transition to its stopband, samples a picture's side, samples with margins, channels."""
+    """A signal: its cutoff, half the width of the transition to its stopband, samples a picture's
+    side, samples with margins, channels."""
 
     cutoff: float
     half_width: float
@@ -68,20 +89,30 @@ class Band:
     channels: int
 
 
-# ---- filters -----------------------------------------------------------------------------------------------------------------------
+# ---- filters -------------------------------------------------------------------------------------
 
 
 def lowpass(taps: int, band: Band, rate: int, radial: bool = False) -> Tensor | None:
-    """A Kaiser-windowed low-pass filter of unit sum for signals of `rate` samples: (taps,) to be used on either axis, or radial, a jinc
-    (taps, taps) (Karras et al. 2021, appendix C.1). One tap changes nothing: None."""
+    """A Kaiser-windowed low-pass filter of unit sum for signals of `rate` samples: (taps,) to be
+    used on either axis, or radial, a jinc (taps, taps) (Karras et al. 2021, appendix C.1). One tap
+    changes nothing: None."""
     if taps == 1:
         return None
-    attenuation = 2.285 * (taps - 1) * math.pi * (4 * band.half_width / rate) + 7.95  # of Kaiser's formula
-    beta = 0.1102 * (attenuation - 8.7) if attenuation > 50 else 0.5842 * max(attenuation - 21, 0) ** 0.4 + 0.07886 * max(attenuation - 21, 0)
+    # of Kaiser's formula
+    attenuation = 2.285 * (taps - 1) * math.pi * (4 * band.half_width / rate) + 7.95
+    beta = (
+        0.1102 * (attenuation - 8.7)
+        if attenuation > 50
+        else 0.5842 * max(attenuation - 21, 0) ** 0.4 + 0.07886 * max(attenuation - 21, 0)
+    )
     window, at = np.kaiser(taps, beta), (np.arange(taps) - (taps - 1) / 2) / rate
     if radial:
         r = np.hypot(*np.meshgrid(at, at))
-        taps_of = torch.special.bessel_j1(torch.from_numpy(2 * np.pi * band.cutoff * r)).numpy() / (np.pi * r) * np.outer(window, window)
+        taps_of = (
+            torch.special.bessel_j1(torch.from_numpy(2 * np.pi * band.cutoff * r)).numpy()
+            / (np.pi * r)
+            * np.outer(window, window)
+        )
     else:
         taps_of = np.sinc(2 * band.cutoff * at) * window
     return torch.from_numpy(taps_of / taps_of.sum()).float()
@@ -107,27 +138,36 @@ def stretched(x: Tensor, up: int) -> Tensor:
     return wide.view(B, C, up * H, up * W)
 
 
-# ---- layers ------------------------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
 class FourierInput(nn.Module):
-    """Sines of frequencies within the first band, turned and shifted as the style says (section 4, "transformed Fourier features").
-    `transform` (3, 3) moves the picture: the inverse of what it shall do, in units of its side."""
+    """Sines of frequencies within the first band, turned and shifted as the style says (section 4,
+    "transformed Fourier features"). `transform` (3, 3) moves the picture: the inverse of what it
+    shall do, in units of its side."""
 
     def __init__(self, w_dim: int, band: Band) -> None:
         super().__init__()
         self.band = band
-        self.weight, self.affine = nn.Parameter(torch.empty(band.channels, band.channels)), Dense(w_dim, 4)
+        self.weight, self.affine = (
+            nn.Parameter(torch.empty(band.channels, band.channels)),
+            Dense(w_dim, 4),
+        )
         self.transform: Tensor
         self.freqs: Tensor
         self.phases: Tensor
-        for name, shape in (("transform", (3, 3)), ("freqs", (band.channels, 2)), ("phases", (band.channels,))):
+        for name, shape in (
+            ("transform", (3, 3)),
+            ("freqs", (band.channels, 2)),
+            ("phases", (band.channels,)),
+        ):
             self.register_buffer(name, torch.empty(shape))
 
     def init_weights(self, draw: torch.Generator) -> None:
         freqs = torch.randn(self.freqs.shape, generator=draw)
         radii = freqs.norm(dim=1, keepdim=True)
-        self.freqs = freqs / radii * (1 - (-radii.square() / 2).exp()).sqrt() * self.band.cutoff  # even over a disc
+        # even over a disc
+        self.freqs = freqs / radii * (1 - (-radii.square() / 2).exp()).sqrt() * self.band.cutoff
         self.phases = torch.rand(self.phases.shape, generator=draw) - 0.5
         self.transform = torch.eye(3)
         self.affine.weight.data.zero_()
@@ -143,7 +183,10 @@ class FourierInput(nn.Module):
         phases = self.phases + (self.freqs @ moved[:, :2, 2:])[..., 0]  # (B, C)
         freqs = self.freqs @ moved[:, :2, :2]  # (B, C, 2)
         rate, size = self.band.rate, self.band.size
-        heard = (1 - (freqs.norm(dim=2) - self.band.cutoff) / (rate / 2 - self.band.cutoff)).clamp(0, 1)  # (B, C)
+        # (B, C)
+        heard = (1 - (freqs.norm(dim=2) - self.band.cutoff) / (rate / 2 - self.band.cutoff)).clamp(
+            0, 1
+        )
         at = (torch.arange(size, device=w.device) + 0.5 - size / 2) / rate
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)  # (H, W, 2): right, down
         waves = torch.einsum("hwk,bck->bhwc", grid, freqs) + phases[:, None, None]
@@ -152,24 +195,40 @@ class FourierInput(nn.Module):
 
 
 class AliasFreeLayer(nn.Module):
-    """A modulated convolution and a leaky ReLU at a higher rate, from one band to the next; the last one only makes colours."""
+    """A modulated convolution and a leaky ReLU at a higher rate, from one band to the next; the
+    last one only makes colours."""
 
     def __init__(self, c: StyleGAN3Config, index: int, before: Band, after: Band) -> None:
         super().__init__()
         self.colours, self.clamp, self.after = index == c.num_layers, c.conv_clamp, after
         self.size = 1 if self.colours else c.conv_kernel
         self.affine = Dense(c.w_dim, before.channels, bias=1.0)
-        self.weight = nn.Parameter(torch.empty(after.channels, before.channels, self.size, self.size))
+        self.weight = nn.Parameter(
+            torch.empty(after.channels, before.channels, self.size, self.size)
+        )
         self.bias = nn.Parameter(torch.empty(after.channels))
         self.magnitude_ema: Tensor
         self.register_buffer("magnitude_ema", torch.empty(()))
         middle = max(before.rate, after.rate) * (1 if self.colours else c.lrelu_upsampling)
         self.up, self.down = middle // before.rate, middle // after.rate
-        up_taps, down_taps = (1 if self.colours or factor == 1 else c.filter_size * factor for factor in (self.up, self.down))
+        up_taps, down_taps = (
+            1 if self.colours or factor == 1 else c.filter_size * factor
+            for factor in (self.up, self.down)
+        )
         radial = c.use_radial_filters and index < c.num_layers - c.num_critical
         with torch.device("cpu"):  # constants, wherever the module is built
-            self.up_filter, self.down_filter = lowpass(up_taps, before, middle), lowpass(down_taps, after, middle, radial)
-        total = (after.size - 1) * self.down + 1 - (before.size + self.size - 1) * self.up + up_taps + down_taps - 2
+            self.up_filter, self.down_filter = (
+                lowpass(up_taps, before, middle),
+                lowpass(down_taps, after, middle, radial),
+            )
+        total = (
+            (after.size - 1) * self.down
+            + 1
+            - (before.size + self.size - 1) * self.up
+            + up_taps
+            + down_taps
+            - 2
+        )
         low = (total + self.up) // 2
         self.padding = (low, total - low)
 
@@ -177,11 +236,19 @@ class AliasFreeLayer(nn.Module):
         if self.training and torch.is_grad_enabled():
             self.magnitude_ema = x.detach().square().mean().lerp(self.magnitude_ema, 0.999)
         styles = self.affine(w) / (math.sqrt(x.shape[1]) if self.colours else 1.0)
-        x = modulated_conv(x * self.magnitude_ema.rsqrt(), self.weight, styles, demodulate=not self.colours, padding=self.size - 1)
+        x = modulated_conv(
+            x * self.magnitude_ema.rsqrt(),
+            self.weight,
+            styles,
+            demodulate=not self.colours,
+            padding=self.size - 1,
+        )
         x = stretched(x + self.bias[:, None, None], self.up)
         x = filtered(F.pad(x, (*self.padding, *self.padding)), self.up_filter, self.up**2)
         x = x if self.colours else F.leaky_relu(x, 0.2) * GAIN
-        return filtered(x.clamp(-self.clamp, self.clamp), self.down_filter)[:, :, :: self.down, :: self.down]
+        return filtered(x.clamp(-self.clamp, self.clamp), self.down_filter)[
+            :, :, :: self.down, :: self.down
+        ]
 
 
 class AliasFreeSynthesis(nn.Module):
@@ -194,7 +261,8 @@ class AliasFreeSynthesis(nn.Module):
             self.add_module(self.names[-1], AliasFreeLayer(c, i, bands[max(i - 1, 0)], band))
 
     def forward(self, ws: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """ws (B, L, W) -> pictures (B, C, side, side). There is no noise: details hang on the signal, not on the pixel grid."""
+        """ws (B, L, W) -> pictures (B, C, side, side). There is no noise: details hang on the
+        signal, not on the pixel grid."""
         x = self.input(ws[:, 0])
         for i, name in enumerate(self.names):
             x = self.get_submodule(name)(x, ws[:, i + 1])
@@ -210,7 +278,8 @@ class StyleGAN3Generator(StyleGAN2Generator):
 
     def __init__(self, config: StyleGAN3Config) -> None:
         nn.Module.__init__(self)
-        self.config, self.mapping, self.synthesis = config, Mapping(config, config.z_dim), AliasFreeSynthesis(config)  # type: ignore[assignment]
+        self.config, self.mapping = config, Mapping(config, config.z_dim)
+        self.synthesis = AliasFreeSynthesis(config)  # type: ignore[assignment]
 
     def init_weights(self, seed: int = 0) -> Self:
         init_equalised(self, seed)

@@ -1,5 +1,6 @@
-"""T2I-Adapter (Mou et al. 2023): a small convolutional network that reads an image of a condition once and gives the U-Net one feature map
-a level, added at every step. The full adapter of Stable Diffusion 1 and 2, and SDXL's.
+"""T2I-Adapter (Mou et al. 2023): a small convolutional network that reads an image of a condition
+once and gives the U-Net one feature map a level, added at every step. The full adapter of Stable
+Diffusion 1 and 2, and SDXL's.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels.
 """
@@ -30,7 +31,10 @@ class AdapterResnet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block1, self.block2 = Conv2d(channels, channels, 3, padding=1), Conv2d(channels, channels, 1)
+        self.block1, self.block2 = (
+            Conv2d(channels, channels, 3, padding=1),
+            Conv2d(channels, channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, h, w)
         return x + self.block2(F.relu(self.block1(x)))
@@ -54,12 +58,19 @@ class Adapter(nn.Module):
     def __init__(self, config: T2IAdapterConfig) -> None:
         super().__init__()
         sizes, factor = config.channels, config.downscale_factor
-        xl = one_of("adapter_type", config.adapter_type, ["full_adapter", "full_adapter_xl"]) == "full_adapter_xl"
-        halved = {2} if xl else set(range(1, len(sizes)))  # SDXL's latents are halved once before its second level, and once after
+        xl = (
+            one_of("adapter_type", config.adapter_type, ["full_adapter", "full_adapter_xl"])
+            == "full_adapter_xl"
+        )
+        # SDXL's latents are halved once before its second level, and once after
+        halved = {2} if xl else set(range(1, len(sizes)))
         self.factor = factor
         self.conv_in = Conv2d(config.in_channels * factor**2, sizes[0], 3, padding=1)
         inputs = [sizes[0], *sizes]
-        self.body = nn.ModuleList(AdapterLevel(inputs[i], sizes[i], config.num_res_blocks, i in halved) for i in range(len(sizes)))
+        self.body = nn.ModuleList(
+            AdapterLevel(inputs[i], sizes[i], config.num_res_blocks, i in halved)
+            for i in range(len(sizes))
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x, features = self.conv_in(F.pixel_unshuffle(image, self.factor)), []
@@ -70,8 +81,8 @@ class Adapter(nn.Module):
 
 
 class T2IAdapter(nn.Module):
-    """Condition images (B, in_channels, H, W) in [0, 1] -> one feature map a level, what the U-Net takes as `features`. The maps of
-    several adapters, weighed, are added level by level."""
+    """Condition images (B, in_channels, H, W) in [0, 1] -> one feature map a level, what the U-Net
+    takes as `features`. The maps of several adapters, weighed, are added level by level."""
 
     config_class = T2IAdapterConfig
     class_name = T2IAdapterConfig.class_name

@@ -1,5 +1,6 @@
-"""The encoders of T5 (Raffel et al. 2020), T5 1.1 and UMT5 (Chung et al. 2023), which read the prompts of PixArt, SD3, FLUX, DeepFloyd IF,
-MusicGen and the open video models. Positions are learned biases on the attention scores, scores are not scaled, norms have no mean.
+"""The encoders of T5 (Raffel et al. 2020), T5 1.1 and UMT5 (Chung et al. 2023), which read the
+prompts of PixArt, SD3, FLUX, DeepFloyd IF, MusicGen and the open video models. Positions are
+learned biases on the attention scores, scores are not scaled, norms have no mean.
 
 Legend: B batch, T tokens, D width, H heads, K head dim.
 """
@@ -22,7 +23,8 @@ from daedal.nn.norm import RMSNorm
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """`feed_forward_proj` is an activation, "gated-" before it where the feed-forward is gated ("gated-gelu": the tanh form of gelu)."""
+    """`feed_forward_proj` is an activation, "gated-" before it where the feed-forward is gated
+    ("gated-gelu": the tanh form of gelu)."""
 
     vocab_size: int = 32128
     d_model: int = 512
@@ -58,40 +60,57 @@ class UMT5Config(T5Config):
 
 
 def position_buckets(length: int, count: int, farthest: int, device: torch.device) -> Tensor:
-    """(T, T) int64: the bucket of how far key j is from query i (Raffel et al. 2020, section 2.1). Half of the `count` buckets are for keys
-    behind the query; of each half, half hold one distance each, the rest distances up to `farthest` on a logarithmic scale, and all beyond."""
+    """(T, T) int64: the bucket of how far key j is from query i (Raffel et al. 2020, section 2.1).
+    Half of the `count` buckets are for keys behind the query; of each half, half hold one distance
+    each, the rest distances up to `farthest` on a logarithmic scale, and all beyond."""
     at = torch.arange(length, device=device)
     distance, half = at[None] - at[:, None], count // 2
     near, exact = distance.abs(), half // 2
     steps = (near.clamp(min=1).float() / exact).log() / math.log(farthest / exact) * (half - exact)
-    return half * (distance > 0) + torch.where(near < exact, near, (exact + steps.long()).clamp(max=half - 1))
+    return half * (distance > 0) + torch.where(
+        near < exact, near, (exact + steps.long()).clamp(max=half - 1)
+    )
 
 
 class Attention(nn.Module):
-    """`biased` layers have their own bias of each head for each bucket; the others are given the first layer's."""
+    """`biased` layers have their own bias of each head for each bucket; the others are given the
+    first layer's."""
 
     def __init__(self, c: T5Config, biased: bool) -> None:
         super().__init__()
         D, self.heads, inner = c.d_model, c.num_heads, c.num_heads * c.d_kv
         self.q, self.k, self.v = (Linear(D, inner, bias=False) for _ in range(3))
         self.o = Linear(inner, D, bias=False)
-        self.relative_attention_bias = Embedding(c.relative_attention_num_buckets, self.heads) if biased else None
+        self.relative_attention_bias = (
+            Embedding(c.relative_attention_num_buckets, self.heads) if biased else None
+        )
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, T, D), (B or 1, H, T, T) -> (B, T, D)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in linears(x, self.q, self.k, self.v))  # (B, H, T, K)
+    # (B, T, D), (B or 1, H, T, T) -> (B, T, D)
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        # (B, H, T, K)
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in linears(x, self.q, self.k, self.v)
+        )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """wo(act(wi_0(x)) * wi_1(x)), or wo(act(wi(x))). In float16 the product can overflow: `wo` is then taken in float32."""
+    """wo(act(wi_0(x)) * wi_1(x)), or wo(act(wi(x))). In float16 the product can overflow: `wo` is
+    then taken in float32."""
 
     def __init__(self, c: T5Config) -> None:
         super().__init__()
-        kind, gated = c.feed_forward_proj.removeprefix("gated-"), c.feed_forward_proj.startswith("gated-")
+        kind, gated = (
+            c.feed_forward_proj.removeprefix("gated-"),
+            c.feed_forward_proj.startswith("gated-"),
+        )
         self.act = activation("gelu_new" if c.feed_forward_proj == "gated-gelu" else kind)
         self.wi = None if gated else Linear(c.d_model, c.d_ff, bias=False)
-        self.wi_0, self.wi_1 = (Linear(c.d_model, c.d_ff, bias=False) if gated else None for _ in range(2))
+        self.wi_0, self.wi_1 = (
+            Linear(c.d_model, c.d_ff, bias=False) if gated else None for _ in range(2)
+        )
         self.wo = Linear(c.d_ff, c.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
@@ -110,20 +129,26 @@ def safe(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm and added to the stream, which is wider than the layers' `dtype` in float16."""
+    """Attention and feed-forward, each behind a norm and added to the stream, which is wider than
+    the layers' `dtype` in float16."""
 
     def __init__(self, c: T5Config, biased: bool) -> None:
         super().__init__()
-        self.attention_norm, self.attention = RMSNorm(c.d_model, c.layer_norm_epsilon), Attention(c, biased)
+        self.attention_norm, self.attention = (
+            RMSNorm(c.d_model, c.layer_norm_epsilon),
+            Attention(c, biased),
+        )
         self.mlp_norm, self.mlp = RMSNorm(c.d_model, c.layer_norm_epsilon), FeedForward(c)
 
-    def forward(self, x: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:  # (B, T, D) -> (B, T, D)
+    # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         x = x + self.attention(self.attention_norm(x).to(dtype), bias)
         return x + self.mlp(self.mlp_norm(x).to(dtype))
 
 
 class T5EncoderModel(nn.Module):
-    """A prompt as states of its tokens. `compute_dtype`, when set, is the dtype of activations; weights keep their own."""
+    """A prompt as states of its tokens. `compute_dtype`, when set, is the dtype of activations;
+    weights keep their own."""
 
     config_class: type[T5Config] = T5Config
     shares_bias = True  # only the first layer has position biases, and all read them
@@ -137,12 +162,14 @@ class T5EncoderModel(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.shared = Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, i == 0 or not self.shares_bias) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(config, i == 0 or not self.shares_bias) for i in range(config.num_layers)
+        )
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """tokens (B, T) int64 -> the normalised states of the last layer (B, T, D). `mask` (B, T) is False at padding, which is then not
-        read; what comes out at padding means nothing."""
+        """tokens (B, T) int64 -> the normalised states of the last layer (B, T, D). `mask` (B, T)
+        is False at padding, which is then not read; what comes out at padding means nothing."""
         x = self.shared(tokens)
         dtype = self.compute_dtype or x.dtype
         x, buckets = safe(x.to(dtype)), self.buckets(tokens)
@@ -155,7 +182,12 @@ class T5EncoderModel(nn.Module):
 
     def buckets(self, tokens: Tensor) -> Tensor:
         c = self.config
-        return position_buckets(tokens.shape[1], c.relative_attention_num_buckets, c.relative_attention_max_distance, tokens.device)
+        return position_buckets(
+            tokens.shape[1],
+            c.relative_attention_num_buckets,
+            c.relative_attention_max_distance,
+            tokens.device,
+        )
 
     def flops(self, tokens: int = 256) -> int:
         """Floating-point operations of one prompt of that many tokens; a multiply-add is two."""
@@ -170,5 +202,10 @@ class UMT5EncoderModel(T5EncoderModel):
 
 
 def masked(bias: Tensor, mask: Tensor | None) -> Tensor:
-    """bias (1, H, T, T), least where `mask` (B, T) says that a key is padding. (Not minus infinity: a row of padding would be no number.)"""
-    return bias if mask is None else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)
+    """bias (1, H, T, T), least where `mask` (B, T) says that a key is padding. (Not minus infinity:
+    a row of padding would be no number.)"""
+    return (
+        bias
+        if mask is None
+        else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)
+    )

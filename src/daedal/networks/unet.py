@@ -1,7 +1,9 @@
-"""The text-conditioned U-Net (Ronneberger et al. 2015, Ho et al. 2020, Rombach et al. 2022) of Stable Diffusion 1, 2, XL and its refiner,
-of the x4 upscaler, and of DeepFloyd IF's pixel cascade (after Saharia et al. 2022). Its blocks are in networks.unet_blocks.
+"""The text-conditioned U-Net (Ronneberger et al. 2015, Ho et al. 2020, Rombach et al. 2022) of
+Stable Diffusion 1, 2, XL and its refiner, of the x4 upscaler, and of DeepFloyd IF's pixel cascade
+(after Saharia et al. 2022). Its blocks are in networks.unet_blocks.
 
-Legend: B batch, C channels, H and W height and width, T text tokens, D text width, E width of the time embedding.
+Legend: B batch, C channels, H and W height and width, T text tokens, D text width, E width of the
+time embedding.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,8 @@ from daedal.nn.timestep import TimestepEmbedding, sinusoidal
 
 
 class TextPooling(nn.Module):
-    """One vector of the whole text: attention whose query is the mean of the tokens (IF; after Radford et al. 2021)."""
+    """One vector of the whole text: attention whose query is the mean of the tokens (IF; after
+    Radford et al. 2021)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -35,7 +38,9 @@ class TextPooling(nn.Module):
     def forward(self, text: Tensor) -> Tensor:  # (B, T, D) -> (B, D)
         query = text.mean(1, keepdim=True) + self.positional_embedding.to(text.dtype)
         text = torch.cat([query, text], 1)
-        return multi_head(self.q_proj(query), self.k_proj(text), self.v_proj(text), self.heads)[:, 0]
+        return multi_head(self.q_proj(query), self.k_proj(text), self.v_proj(text), self.heads)[
+            :, 0
+        ]
 
 
 class TextEmbedding(nn.Module):
@@ -43,7 +48,12 @@ class TextEmbedding(nn.Module):
 
     def __init__(self, dim: int, out: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.pool, self.proj, self.norm2 = LayerNorm(dim), TextPooling(dim, heads), Linear(dim, out), LayerNorm(out)
+        self.norm1, self.pool, self.proj, self.norm2 = (
+            LayerNorm(dim),
+            TextPooling(dim, heads),
+            Linear(dim, out),
+            LayerNorm(out),
+        )
 
     def forward(self, text: Tensor) -> Tensor:  # (B, T, D) -> (B, E)
         return self.norm2(self.proj(self.pool(self.norm1(text))))
@@ -71,12 +81,22 @@ def addition_embedding(c: EncoderConfig) -> nn.Module | None:
     """The pooled text (IF), or SDXL's pooled text with sizes and crops."""
     one_of("addition_embed_type", c.addition_embed_type, [None, "text", "text_time"])
     if c.addition_embed_type == "text":
-        return TextEmbedding(c.encoder_hid_dim or text_width(c), c.time_dim, c.addition_embed_type_num_heads)
-    return TimestepEmbedding(c.projection_class_embeddings_input_dim or 0, c.time_dim) if c.addition_embed_type else None
+        return TextEmbedding(
+            c.encoder_hid_dim or text_width(c), c.time_dim, c.addition_embed_type_num_heads
+        )
+    return (
+        TimestepEmbedding(c.projection_class_embeddings_input_dim or 0, c.time_dim)
+        if c.addition_embed_type
+        else None
+    )
 
 
 def text_width(c: EncoderConfig) -> int:
-    return c.cross_attention_dim if isinstance(c.cross_attention_dim, int) else c.cross_attention_dim[0]
+    return (
+        c.cross_attention_dim
+        if isinstance(c.cross_attention_dim, int)
+        else c.cross_attention_dim[0]
+    )
 
 
 def needed(name: str, value: Tensor | None, why: str) -> Tensor:
@@ -86,32 +106,49 @@ def needed(name: str, value: Tensor | None, why: str) -> Tensor:
 
 
 class UNetEncoder(nn.Module):
-    """The half that U-Net and ControlNet share: the embedding of time and conditions, and the way down."""
+    """The half that U-Net and ControlNet share: the embedding of time and conditions, and the way
+    down."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config: Any = config
         sizes, E = config.block_out_channels, config.time_dim
-        self.conv_in = Conv2d(config.in_channels, sizes[0], config.conv_in_kernel, padding=config.conv_in_kernel // 2)
-        self.time_embedding = TimestepEmbedding(sizes[0], E, config.act_fn, config.time_cond_proj_dim)
-        self.time_act = activation(config.time_embedding_act_fn) if config.time_embedding_act_fn else None
+        self.conv_in = Conv2d(
+            config.in_channels, sizes[0], config.conv_in_kernel, padding=config.conv_in_kernel // 2
+        )
+        self.time_embedding = TimestepEmbedding(
+            sizes[0], E, config.act_fn, config.time_cond_proj_dim
+        )
+        self.time_act = (
+            activation(config.time_embedding_act_fn) if config.time_embedding_act_fn else None
+        )
         self.encoder_hid_proj = text_projection(config)
         self.class_embedding = class_embedding(config)
         self.add_embedding = addition_embedding(config)
         rows = zip([sizes[0], *sizes], levels(config), strict=False)
-        self.down_blocks = nn.ModuleList(DownBlock(config, level, inp, i == len(sizes) - 1) for i, (inp, level) in enumerate(rows))
+        self.down_blocks = nn.ModuleList(
+            DownBlock(config, level, inp, i == len(sizes) - 1)
+            for i, (inp, level) in enumerate(rows)
+        )
 
     def text_layers(self) -> list[Any]:
         """The attention layers that read the text, in the order of `text_keys` and of their index."""
         parts: list[Any] = [self.down_blocks, getattr(self, "up_blocks", None), self.mid_block]
-        return [layer for part in parts if part is not None for layer in part.modules() if getattr(layer, "reads_text", False)]
+        return [
+            layer
+            for part in parts
+            if part is not None
+            for layer in part.modules()
+            if getattr(layer, "reads_text", False)
+        ]
 
     def number_text_layers(self) -> None:
         for index, layer in enumerate(self.text_layers()):
             layer.index = index
 
     def text_keys(self, text: Tensor) -> list[Keys]:
-        """text (B, T, D) -> the keys and values of every layer that reads it. They depend on nothing else, so once a prompt is enough."""
+        """text (B, T, D) -> the keys and values of every layer that reads it. They depend on
+        nothing else, so once a prompt is enough."""
         text = text if self.encoder_hid_proj is None else self.encoder_hid_proj(text)
         return [layer.keys(text) for layer in self.text_layers()]
 
@@ -128,20 +165,31 @@ class UNetEncoder(nn.Module):
     ) -> Context:
         """Everything but the image, in the dtype of the image."""
         text = None if text is None else text.to(x.dtype)
-        e = self.embed_time(x, time, guidance) + self.embed_added(x, text, added or {}) + self.embed_labels(x, labels)
+        e = (
+            self.embed_time(x, time, guidance)
+            + self.embed_added(x, text, added or {})
+            + self.embed_labels(x, labels)
+        )
         keys = self.text_keys(needed("text", text, "attention")) if text_kv is None else text_kv
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
         return Context(e if self.time_act is None else self.time_act(e), keys, mask)
 
     def sinusoids(self, values: Tensor, dim: int, like: Tensor) -> Tensor:  # (B,) -> (B, dim)
-        return sinusoidal(values, dim, cos_first=self.config.flip_sin_to_cos, shift=self.config.freq_shift).to(like.dtype)
+        return sinusoidal(
+            values, dim, cos_first=self.config.flip_sin_to_cos, shift=self.config.freq_shift
+        ).to(like.dtype)
 
-    def embed_time(self, x: Tensor, time: Tensor, guidance: Tensor | None) -> Tensor:  # (B,) -> (B, E)
+    # (B,) -> (B, E)
+    def embed_time(self, x: Tensor, time: Tensor, guidance: Tensor | None) -> Tensor:
         c, scale = self.config, None
         if c.time_cond_proj_dim:
             guidance = needed("guidance", guidance, "time_cond_proj_dim")
-            scale = sinusoidal((guidance - 1) * 1000, c.time_cond_proj_dim, cos_first=False, shift=1).to(x.dtype)
-        return self.time_embedding(self.sinusoids(time.expand(len(x)), c.block_out_channels[0], x), scale)
+            scale = sinusoidal(
+                (guidance - 1) * 1000, c.time_cond_proj_dim, cos_first=False, shift=1
+            ).to(x.dtype)
+        return self.time_embedding(
+            self.sinusoids(time.expand(len(x)), c.block_out_channels[0], x), scale
+        )
 
     def embed_labels(self, x: Tensor, labels: Tensor | None) -> Tensor | float:
         c = self.config
@@ -150,19 +198,28 @@ class UNetEncoder(nn.Module):
         labels = needed("labels", labels, f"class embedding ({c.class_embed_type or 'classes'})")
         if c.class_embed_type == "timestep":
             labels = self.sinusoids(labels.expand(len(x)), c.block_out_channels[0], x)
-        return self.class_embedding(labels.to(x.dtype) if c.class_embed_type else labels.long()).to(x.dtype)
+        return self.class_embedding(labels.to(x.dtype) if c.class_embed_type else labels.long()).to(
+            x.dtype
+        )
 
-    def embed_added(self, x: Tensor, text: Tensor | None, added: dict[str, Tensor]) -> Tensor | float:
+    def embed_added(
+        self, x: Tensor, text: Tensor | None, added: dict[str, Tensor]
+    ) -> Tensor | float:
         c = self.config
         if self.add_embedding is None:
             return 0.0
         if c.addition_embed_type == "text":
             return self.add_embedding(needed("text", text, "addition_embed_type 'text'"))
-        pooled, sizes = (needed(f"added[{key!r}]", added.get(key), "addition_embed_type 'text_time'") for key in ("text_embeds", "time_ids"))
+        pooled, sizes = (
+            needed(f"added[{key!r}]", added.get(key), "addition_embed_type 'text_time'")
+            for key in ("text_embeds", "time_ids")
+        )
         sizes = self.sinusoids(sizes.flatten(), c.addition_time_embed_dim, x).view(len(sizes), -1)
         return self.add_embedding(torch.cat([pooled.to(x.dtype), sizes], -1))
 
-    def down(self, x: Tensor, context: Context, features: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+    def down(
+        self, x: Tensor, context: Context, features: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         """x behind conv_in -> what leaves the last level, and all skips, x first."""
         skips = [x]
         for block, feature in zip_longest(self.down_blocks, features[: len(self.down_blocks)]):
@@ -172,7 +229,8 @@ class UNetEncoder(nn.Module):
 
 
 class UNet2DConditionModel(UNetEncoder):
-    """Noisy images or latents, a noise level and a text -> the prediction that the model's parametrisation names."""
+    """Noisy images or latents, a noise level and a text -> the prediction that the model's
+    parametrisation names."""
 
     config_class = UNet2DConditionConfig
     class_name = UNet2DConditionConfig.class_name
@@ -181,14 +239,30 @@ class UNet2DConditionModel(UNetEncoder):
         super().__init__(config)
         sizes, mid = config.block_out_channels, middle(config)
         self.mid_block = None if mid is None else MidBlock(config, mid)
-        skips = [sizes[0], *(C for level in levels(config) for C in [level.channels] * (level.layers + 1))][:-1]
+        skips = [
+            sizes[0],
+            *(C for level in levels(config) for C in [level.channels] * (level.layers + 1)),
+        ][:-1]
         self.up_blocks, inp = nn.ModuleList(), sizes[-1]
         for i, level in enumerate(upward(config)):
-            self.up_blocks.append(UpBlock(config, level, inp, [skips.pop() for _ in range(level.layers)], i == len(sizes) - 1))
+            self.up_blocks.append(
+                UpBlock(
+                    config,
+                    level,
+                    inp,
+                    [skips.pop() for _ in range(level.layers)],
+                    i == len(sizes) - 1,
+                )
+            )
             inp = level.channels
         self.conv_norm_out = GroupNorm(config.norm_num_groups, sizes[0], config.norm_eps)
         self.act = activation(config.act_fn)
-        self.conv_out = Conv2d(sizes[0], config.out_channels, config.conv_out_kernel, padding=config.conv_out_kernel // 2)
+        self.conv_out = Conv2d(
+            sizes[0],
+            config.out_channels,
+            config.conv_out_kernel,
+            padding=config.conv_out_kernel // 2,
+        )
         self.number_text_layers()
 
     def forward(
@@ -203,9 +277,11 @@ class UNet2DConditionModel(UNetEncoder):
     ) -> Tensor:
         """x (B, in_channels, H, W), time (B,) or (1,), text (B, T, D) -> (B, out_channels, H, W).
 
-        control: a ControlNet's residuals; features: a T2I-Adapter's. `conditions`, see `context`: text_mask (B, T), True where a token
-        exists; text_kv = text_keys(text), in place of text; added: "text_embeds" (B, D') and "time_ids" (B, 5 or 6) of SDXL; labels
-        (B,): classes, or the noise level of IF's upscalers; guidance (B,): the scale that a guidance-distilled (LCM) network is told."""
+        control: a ControlNet's residuals; features: a T2I-Adapter's. `conditions`, see `context`:
+        text_mask (B, T), True where a token exists; text_kv = text_keys(text), in place of text;
+        added: "text_embeds" (B, D') and "time_ids" (B, 5 or 6) of SDXL; labels (B,): classes, or
+        the noise level of IF's upscalers; guidance (B,): the scale that a guidance-distilled (LCM)
+        network is told."""
         context = self.context(x, time, text, **conditions)
         x, skips = self.down(self.conv_in(x), context, features)
         if control is not None:
@@ -222,14 +298,28 @@ class UNet2DConditionModel(UNetEncoder):
         return init_(self, seed, zero=("conv2", "proj_out", "conv_out"))
 
     def flops(self, height: int, width: int, text_tokens: int = 77) -> int:
-        """Floating-point operations of one call on one latent (or image, in pixel models) of that size; a multiply-add is two."""
+        """Floating-point operations of one call on one latent (or image, in pixel models) of that
+        size; a multiply-add is two."""
         c = self.config
-        pooled = (c.projection_class_embeddings_input_dim or 0) - 6 * (c.addition_time_embed_dim or 0)
+        pooled = (c.projection_class_embeddings_input_dim or 0) - 6 * (
+            c.addition_time_embed_dim or 0
+        )
 
         def call(unet: Any) -> None:
             text = torch.empty(1, text_tokens, c.encoder_hid_dim or text_width(c))
             added = {"text_embeds": torch.empty(1, max(pooled, 0)), "time_ids": torch.empty(1, 6)}
-            labels = torch.empty(1, c.projection_class_embeddings_input_dim) if c.class_embed_type == "projection" else torch.empty(1)
-            unet(torch.empty(1, c.in_channels, height, width), torch.empty(1), text, added=added, labels=labels, guidance=torch.empty(1))
+            labels = (
+                torch.empty(1, c.projection_class_embeddings_input_dim)
+                if c.class_embed_type == "projection"
+                else torch.empty(1)
+            )
+            unet(
+                torch.empty(1, c.in_channels, height, width),
+                torch.empty(1),
+                text,
+                added=added,
+                labels=labels,
+                guidance=torch.empty(1),
+            )
 
         return count_flops(self, call)

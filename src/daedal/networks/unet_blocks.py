@@ -1,8 +1,9 @@
-"""What U-Nets are made of (networks.unet): blocks of one level each, and the two kinds of attention in them: a transformer with self- and
-cross-attention (Stable Diffusion; Rombach et al. 2022), and one attention over text and pixels side by side (DeepFloyd IF).
+"""What U-Nets are made of (networks.unet): blocks of one level each, and the two kinds of attention
+in them: a transformer with self- and cross-attention (Stable Diffusion; Rombach et al. 2022), and
+one attention over text and pixels side by side (DeepFloyd IF).
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W height and width, T text tokens, D text width, E width
-of the time embedding.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W height and
+width, T text tokens, D text width, E width of the time embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,25 @@ from torch import Tensor, nn
 
 from daedal.networks.config import one_of
 from daedal.networks.unet_config import EncoderConfig, Level
-from daedal.nn.conv import Conv2d, Downsample, GroupNorm, Resample, ResnetBlock, Upsample, multi_head, to_image, to_tokens
+from daedal.nn.conv import (
+    Conv2d,
+    Downsample,
+    GroupNorm,
+    Resample,
+    ResnetBlock,
+    Upsample,
+    multi_head,
+    to_image,
+    to_tokens,
+)
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import LayerNorm
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What one attention layer needs of the prompt: keys and values (B, T, C), and those of image prompts (IP-Adapter), which are
-    attended apart from the text and weighed."""
+    """What one attention layer needs of the prompt: keys and values (B, T, C), and those of image
+    prompts (IP-Adapter), which are attended apart from the text and weighed."""
 
     k: Tensor
     v: Tensor
@@ -33,19 +44,22 @@ class Keys:
 
 @dataclass(frozen=True)
 class Residuals:
-    """What side networks (ControlNet) add to the skips, in order, and to the middle. Several are summed with +."""
+    """What side networks (ControlNet) add to the skips, in order, and to the middle. Several are
+    summed with +."""
 
     down: tuple[Tensor, ...]
     mid: Tensor
 
     def __add__(self, other: "Residuals") -> "Residuals":
-        return Residuals(tuple(a + b for a, b in zip(self.down, other.down, strict=True)), self.mid + other.mid)
+        return Residuals(
+            tuple(a + b for a, b in zip(self.down, other.down, strict=True)), self.mid + other.mid
+        )
 
 
 @dataclass(frozen=True)
 class Context:
-    """What one call hands to every block: the time embedding (B, E), the keys of each text-reading layer by its index, and which text
-    tokens exist (B, 1, 1, T)."""
+    """What one call hands to every block: the time embedding (B, E), the keys of each text-reading
+    layer by its index, and which text tokens exist (B, 1, 1, T)."""
 
     time: Tensor
     keys: Sequence[Keys]
@@ -67,14 +81,16 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])  # the middle one was a dropout
+        # the middle one was a dropout
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
         return self.net[2](self.net[0](x))
 
 
 class Attention(nn.Module):
-    """Multi-head attention of pixels (B, H*W, C) over themselves, or over the text when it has a width."""
+    """Multi-head attention of pixels (B, H*W, C) over themselves, or over the text when it has a
+    width."""
 
     def __init__(self, dim: int, heads: int, text_dim: int | None = None) -> None:
         super().__init__()
@@ -100,12 +116,15 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each behind a layer norm and added to the stream. With `only_cross` the first
-    attention reads the text too."""
+    """Self-attention, cross-attention, feed-forward, each behind a layer norm and added to the
+    stream. With `only_cross` the first attention reads the text too."""
 
     def __init__(self, dim: int, heads: int, text_dim: int, only_cross: bool) -> None:
         super().__init__()
-        self.norm1, self.attn1 = LayerNorm(dim), Attention(dim, heads, text_dim if only_cross else None)
+        self.norm1, self.attn1 = (
+            LayerNorm(dim),
+            Attention(dim, heads, text_dim if only_cross else None),
+        )
         self.norm2, self.attn2 = LayerNorm(dim), Attention(dim, heads, text_dim)
         self.norm3, self.ff = LayerNorm(dim), FeedForward(dim)
 
@@ -116,7 +135,8 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a level, between two projections (Rombach et al. 2022, appendix E.2.1)."""
+    """Transformer blocks over the pixels of a level, between two projections (Rombach et al. 2022,
+    appendix E.2.1)."""
 
     def __init__(self, config: EncoderConfig, level: Level, layer: int) -> None:
         super().__init__()
@@ -130,14 +150,23 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
         h = self.norm(x)
-        h = self.proj_in(to_tokens(h)) if isinstance(self.proj_in, Linear) else to_tokens(self.proj_in(h))
+        h = (
+            self.proj_in(to_tokens(h))
+            if isinstance(self.proj_in, Linear)
+            else to_tokens(self.proj_in(h))
+        )
         for block in self.transformer_blocks:
             h = block(h, context)
-        return x + (to_image(self.proj_out(h), x) if isinstance(self.proj_out, Linear) else self.proj_out(to_image(h, x)))
+        return x + (
+            to_image(self.proj_out(h), x)
+            if isinstance(self.proj_out, Linear)
+            else self.proj_out(to_image(h, x))
+        )
 
 
 class AddedAttention(nn.Module):
-    """IF's attention: queries from the pixels, keys and values from the text and (unless `only_cross`) the pixels side by side."""
+    """IF's attention: queries from the pixels, keys and values from the text and (unless
+    `only_cross`) the pixels side by side."""
 
     def __init__(self, config: EncoderConfig, level: Level) -> None:
         super().__init__()
@@ -169,7 +198,9 @@ class AddedAttention(nn.Module):
 class Blocks(nn.Module):
     """The residual blocks of one level and the attention after each."""
 
-    def __init__(self, config: EncoderConfig, level: Level, inputs: Sequence[int], scale: float) -> None:
+    def __init__(
+        self, config: EncoderConfig, level: Level, inputs: Sequence[int], scale: float
+    ) -> None:
         super().__init__()
         self.kind = level.kind
         attend = level.layers if level.kind.attention else 0
@@ -181,10 +212,16 @@ class Blocks(nn.Module):
 
 
 def attention(config: EncoderConfig, level: Level, layer: int) -> nn.Module:
-    return AddedAttention(config, level) if level.kind.attention == "added" else SpatialTransformer(config, level, layer)
+    return (
+        AddedAttention(config, level)
+        if level.kind.attention == "added"
+        else SpatialTransformer(config, level, layer)
+    )
 
 
-def resnet(config: EncoderConfig, level: Level, inp: int, scale: float, resample: Resample | None = None) -> ResnetBlock:
+def resnet(
+    config: EncoderConfig, level: Level, inp: int, scale: float, resample: Resample | None = None
+) -> ResnetBlock:
     """A residual block as this config wants it."""
     c, own = config, level.kind.resnet_resampling
     one_of("resnet_time_scale_shift", c.resnet_time_scale_shift, ["default", "scale_shift"])
@@ -195,7 +232,8 @@ def resnet(config: EncoderConfig, level: Level, inp: int, scale: float, resample
 
 
 class DownBlock(Blocks):
-    """One level of the encoder. The state after every layer, and after the downsampling, is kept as a skip."""
+    """One level of the encoder. The state after every layer, and after the downsampling, is kept as
+    a skip."""
 
     def __init__(self, config: EncoderConfig, level: Level, inp: int, last: bool) -> None:
         C, own = level.channels, level.kind.resnet_resampling
@@ -203,11 +241,18 @@ class DownBlock(Blocks):
         super().__init__(config, level, [inp] + [C] * (level.layers - 1), scale)
         self.downsamplers = nn.ModuleList()
         if not last:
-            self.downsamplers.append(resnet(config, level, C, scale, "down") if own else Downsample(C, config.downsample_padding))
+            self.downsamplers.append(
+                resnet(config, level, C, scale, "down")
+                if own
+                else Downsample(C, config.downsample_padding)
+            )
 
-    def forward(self, x: Tensor, context: Context, feature: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """(B, C, H, W) -> (B, C', H/2, W/2) and the skips. `feature` of a T2I-Adapter is added to the last layer's output where the
-        level has attention, and to the level's output where it has none."""
+    def forward(
+        self, x: Tensor, context: Context, feature: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(B, C, H, W) -> (B, C', H/2, W/2) and the skips. `feature` of a T2I-Adapter is added to
+        the last layer's output where the level has attention, and to the level's output where it
+        has none."""
         skips = []
         for resnet, attention in self.pairs():
             x = resnet(x, context.time)
@@ -227,7 +272,12 @@ class MidBlock(Blocks):
     """Residual block, and attention and another residual block where the middle has attention."""
 
     def __init__(self, config: EncoderConfig, level: Level) -> None:
-        super().__init__(config, level, [level.channels] * (2 if level.kind.attention else 1), config.mid_block_scale_factor)
+        super().__init__(
+            config,
+            level,
+            [level.channels] * (2 if level.kind.attention else 1),
+            config.mid_block_scale_factor,
+        )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
         for resnet, attention in self.pairs():
@@ -239,14 +289,24 @@ class MidBlock(Blocks):
 class UpBlock(Blocks):
     """One level of the decoder; every layer reads a skip."""
 
-    def __init__(self, config: EncoderConfig, level: Level, inp: int, skips: Sequence[int], last: bool) -> None:
+    def __init__(
+        self, config: EncoderConfig, level: Level, inp: int, skips: Sequence[int], last: bool
+    ) -> None:
         C, own = level.channels, level.kind.resnet_resampling
         scale = config.resnet_out_scale_factor if own else 1.0
-        super().__init__(config, level, [a + b for a, b in zip([inp] + [C] * level.layers, skips, strict=False)], scale)
-        self.upsamplers = nn.ModuleList([] if last else [resnet(config, level, C, scale, "up") if own else Upsample(C)])
+        super().__init__(
+            config,
+            level,
+            [a + b for a, b in zip([inp] + [C] * level.layers, skips, strict=False)],
+            scale,
+        )
+        self.upsamplers = nn.ModuleList(
+            [] if last else [resnet(config, level, C, scale, "up") if own else Upsample(C)]
+        )
 
     def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
-        """(B, C, H, W) -> (B, C', 2H, 2W), or the size of the next skip; takes its skips from the end of the list."""
+        """(B, C, H, W) -> (B, C', 2H, 2W), or the size of the next skip; takes its skips from the
+        end of the list."""
         for resnet, attention in self.pairs():
             x = resnet(torch.cat([x, skips.pop()], 1), context.time)
             x = x if attention is None else attention(x, context)

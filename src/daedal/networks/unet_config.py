@@ -1,4 +1,5 @@
-"""What a U-Net's config.json says (networks.unet), and the same spread over its levels: block types, heads, depths and widths of each."""
+"""What a U-Net's config.json says (networks.unet), and the same spread over its levels: block
+types, heads, depths and widths of each."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,7 +10,8 @@ from daedal.networks.config import one_of, per_level
 
 @dataclass(frozen=True)
 class Kind:
-    """What a block type of the config files says: which attention, and whether convolutions or residual blocks resample."""
+    """What a block type of the config files says: which attention, and whether convolutions or
+    residual blocks resample."""
 
     attention: str | None  # None, "transformer" or "added"
     resnet_resampling: bool = False
@@ -26,13 +28,19 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What the U-Net shares with the ControlNet. `attention_head_dim` is the *number* of heads in transformer levels (a misnomer that
-    40 000 files keep) and really the width of a head in IF's levels."""
+    """What the U-Net shares with the ControlNet. `attention_head_dim` is the *number* of heads in
+    transformer levels (a misnomer that 40 000 files keep) and really the width of a head in IF's
+    levels."""
 
     in_channels: int = 4
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
-    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+    down_block_types: tuple[str, ...] = (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    )
     mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     only_cross_attention: bool | tuple[bool, ...] = False
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -52,7 +60,8 @@ class EncoderConfig:
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
     num_class_embeds: int | None = None
-    upcast_attention: bool = False  # kept for the file: attention here always sums its scores in float32
+    # kept for the file: attention here always sums its scores in float32
+    upcast_attention: bool = False
     resnet_time_scale_shift: str = "default"
     projection_class_embeddings_input_dim: int | None = None
     addition_embed_type_num_heads: int = 64
@@ -77,7 +86,12 @@ class EncoderConfig:
 class UNet2DConditionConfig(EncoderConfig):
     sample_size: int | tuple[int, int] | None = None
     out_channels: int = 4
-    up_block_types: tuple[str, ...] = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
+    up_block_types: tuple[str, ...] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
     reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
     conv_out_kernel: int = 3
 
@@ -102,17 +116,31 @@ class Level:
 
 
 def levels(config: EncoderConfig) -> list[Level]:
-    """The encoder's levels, finest first: every key that may be one value or one a level is spread here."""
+    """The encoder's levels, finest first: every key that may be one value or one a level is spread
+    here."""
     c, n = config, len(config.block_out_channels)
     if len(c.down_block_types) != n:
-        raise DaedalError(f"down_block_types names {len(c.down_block_types)} blocks for {n} block_out_channels; give one a level.")
-    layers, heads = per_level("layers_per_block", c.layers_per_block, n), per_level("attention_head_dim", c.attention_head_dim, n)
+        raise DaedalError(
+            f"down_block_types names {len(c.down_block_types)} blocks for {n} block_out_channels; give one a level."
+        )
+    layers, heads = (
+        per_level("layers_per_block", c.layers_per_block, n),
+        per_level("attention_head_dim", c.attention_head_dim, n),
+    )
     depths = per_level("transformer_layers_per_block", c.transformer_layers_per_block, n)
     widths = per_level("cross_attention_dim", c.cross_attention_dim, n)
     only = per_level("only_cross_attention", c.only_cross_attention, n)
     kinds = [KINDS[one_of("down_block_types", name, list(KINDS))] for name in c.down_block_types]
     return [
-        Level(kinds[i], C, layers[i], head_count(kinds[i], C, heads[i]), spread(depths[i], layers[i]), widths[i], only[i])
+        Level(
+            kinds[i],
+            C,
+            layers[i],
+            head_count(kinds[i], C, heads[i]),
+            spread(depths[i], layers[i]),
+            widths[i],
+            only[i],
+        )
         for i, C in enumerate(c.block_out_channels)
     ]
 
@@ -125,21 +153,38 @@ def upward(config: UNet2DConditionConfig) -> list[Level]:
         kind, layers = KINDS[one_of("up_block_types", name, list(KINDS))], level.layers + 1
         head = per_level("attention_head_dim", c.attention_head_dim, len(mirrored))[::-1][i]
         depth = spread(depths[i] if depths else level.depths[0], layers)
-        out.append(replace(level, kind=kind, layers=layers, heads=head_count(kind, level.channels, head), depths=depth))
+        out.append(
+            replace(
+                level,
+                kind=kind,
+                layers=layers,
+                heads=head_count(kind, level.channels, head),
+                depths=depth,
+            )
+        )
     return out
 
 
 def middle(config: EncoderConfig) -> Level | None:
-    """The level below the last, or None. Its self-attention is dropped when `only_cross_attention` is one value and says so."""
+    """The level below the last, or None. Its self-attention is dropped when `only_cross_attention`
+    is one value and says so."""
     c = config
     if c.mid_block_type is None:
         return None
     kind = KINDS[one_of("mid_block_type", c.mid_block_type, list(KINDS))]
-    last, head = levels(c)[-1], per_level("attention_head_dim", c.attention_head_dim, len(c.block_out_channels))[-1]
+    last, head = (
+        levels(c)[-1],
+        per_level("attention_head_dim", c.attention_head_dim, len(c.block_out_channels))[-1],
+    )
     only = c.mid_block_only_cross_attention
     only = only if only is not None else c.only_cross_attention is True
     return replace(
-        last, kind=kind, layers=1, heads=head_count(kind, last.channels, head), depths=last.depths[:1], only_cross=only and kind.attention == "added"
+        last,
+        kind=kind,
+        layers=1,
+        heads=head_count(kind, last.channels, head),
+        depths=last.depths[:1],
+        only_cross=only and kind.attention == "added",
     )
 
 
@@ -147,7 +192,9 @@ def head_count(kind: Kind, channels: int, head: int) -> int:
     """The naming trap: `attention_head_dim` counts heads, but in IF's blocks it is their width."""
     heads = channels // head if kind.attention == "added" else head
     if kind.attention and channels % heads:
-        raise DaedalError(f"attention_head_dim {head} gives {heads} heads, which do not divide {channels} channels; correct the config.")
+        raise DaedalError(
+            f"attention_head_dim {head} gives {heads} heads, which do not divide {channels} channels; correct the config."
+        )
     return heads
 
 

@@ -1,7 +1,9 @@
-"""The vector-quantised autoencoder: VQ-VAE (van den Oord et al. 2017) in the architecture of VQGAN (Esser et al. 2021) and of latent
-diffusion's VQ-regularised models (Rombach et al. 2022). Images become a grid of codes that an autoregressive decoder can model.
+"""The vector-quantised autoencoder: VQ-VAE (van den Oord et al. 2017) in the architecture of VQGAN
+(Esser et al. 2021) and of latent diffusion's VQ-regularised models (Rombach et al. 2022). Images
+become a grid of codes that an autoregressive decoder can model.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels, h and w cells, D width of a code.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels, h and w
+cells, D width of a code.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ class VQModelConfig(CodecConfig):
 
 
 class VQModel(nn.Module):
-    """`tokens` of images and images `from_tokens`; `encode` and `decode` give a diffusion model the continuous latents instead."""
+    """`tokens` of images and images `from_tokens`; `encode` and `decode` give a diffusion model the
+    continuous latents instead."""
 
     config_class = VQModelConfig
     class_name = VQModelConfig.class_name
@@ -51,7 +54,8 @@ class VQModel(nn.Module):
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
-        """images (B, 3, H, W) in [-1, 1] -> their reconstruction, and what the codes are and cost (fields with channels last)."""
+        """images (B, 3, H, W) in [-1, 1] -> their reconstruction, and what the codes are and cost
+        (fields with channels last)."""
         quantized = self.quantize(self.vectors(images))
         return self.draw(quantized.values), quantized
 
@@ -77,18 +81,33 @@ class VQModel(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`; quantises on the way."""
-        return self.draw(self.quantize(latents.permute(0, 2, 3, 1) / self.config.scaling_factor).values)
+        return self.draw(
+            self.quantize(latents.permute(0, 2, 3, 1) / self.config.scaling_factor).values
+        )
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> Self:
-        """Weights for training from scratch; codes start in the small cube U(+-1/N), near every vector."""
+        """Weights for training from scratch; codes start in the small cube U(+-1/N), near every
+        vector."""
         init_(self, seed)
         bound, weight = 1 / self.config.num_vq_embeddings, self.quantize.embedding.weight
-        weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed)))
+        weight.copy_(
+            torch.empty(weight.shape).uniform_(
+                -bound, bound, generator=torch.Generator().manual_seed(seed)
+            )
+        )
         return self
 
     def flops(self, height: int, width: int) -> dict[str, int]:
-        """Floating-point operations (a multiply-add is two) to encode to tokens and to decode one image of that many pixels."""
+        """Floating-point operations (a multiply-add is two) to encode to tokens and to decode one
+        image of that many pixels."""
         shape = (1, height // self.factor, width // self.factor)
-        encode = count_flops(self, lambda vq: vq.tokens(torch.empty(1, self.config.in_channels, height, width)))
-        return {"encode": encode, "decode": count_flops(self, lambda vq: vq.from_tokens(torch.zeros(shape, dtype=torch.long)))}
+        encode = count_flops(
+            self, lambda vq: vq.tokens(torch.empty(1, self.config.in_channels, height, width))
+        )
+        return {
+            "encode": encode,
+            "decode": count_flops(
+                self, lambda vq: vq.from_tokens(torch.zeros(shape, dtype=torch.long))
+            ),
+        }

@@ -1,1 +1,2 @@
-"""Layers that more than one network uses: norms, rotary positions, attention, feed-forward, caches, quantised linears."""
+"""Layers that more than one network uses: norms, rotary positions, attention, feed-forward, caches,
+quantised linears."""

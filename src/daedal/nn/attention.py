@@ -1,5 +1,5 @@
-"""Scaled dot-product attention with grouped queries, a sliding window, soft-capped scores and padding, as one pure function,
-and the attention layer that families share.
+"""Scaled dot-product attention with grouped queries, a sliding window, soft-capped scores and
+padding, as one pure function, and the attention layer that families share.
 
 Legend: B batch, T query tokens, S key tokens, H heads, K head dim, D width.
 """
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from daedal.networks.decoder import Context, DecoderConfig
 
 
-def visible(queries: int, keys: int, offset: int, window: int | None, device: torch.device) -> Tensor:
-    """(T, S) bool: key j is seen by query i when j <= offset+i and, with a window, j > offset+i-window."""
+def visible(
+    queries: int, keys: int, offset: int, window: int | None, device: torch.device
+) -> Tensor:
+    """(T, S) bool: key j is seen by query i when j <= offset+i and, with a window, j >
+    offset+i-window."""
     i = torch.arange(offset, offset + queries, device=device)[:, None]
     j = torch.arange(keys, device=device)[None]
     seen = j <= i
@@ -36,21 +39,26 @@ def attend(
     mask: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """q (B, T, H, K), k and v (B, S, Hkv, K) -> (B, T, H, K). Query i stands at position offset+i, key j at j.
-    `mask` (B, S) is True where a key exists; `softcap` bounds scores by c*tanh(s/c) (Gemma 2)."""
+    """q (B, T, H, K), k and v (B, S, Hkv, K) -> (B, T, H, K). Query i stands at position offset+i,
+    key j at j. `mask` (B, S) is True where a key exists; `softcap` bounds scores by c*tanh(s/c)
+    (Gemma 2)."""
     T, S = q.shape[1], k.shape[1]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
     grouped = q.shape[1] != k.shape[1]
     whole = window is None or window >= S
     if softcap is None and mask is None and whole and (T == S or T == 1):
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=T == S and T > 1, scale=scale, enable_gqa=grouped
+        )
         return out.transpose(1, 2)
     seen = visible(T, S, offset, window, q.device)[None, None]  # (1, 1, T, S)
     if mask is not None:  # a padded query still sees itself, so that its row stays finite
         itself = torch.eye(S, dtype=torch.bool, device=q.device)[offset : offset + T]
         seen = seen & (mask[:, None, None] | itself)
     if softcap is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped
+        )
         return out.transpose(1, 2)
     k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) if grouped else t for t in (k, v))
     scores = torch.tanh(q @ k.mT * (scale / softcap)) * softcap
@@ -61,7 +69,8 @@ def attend(
 class Attention(nn.Module):
     """Grouped-query self-attention. Families that normalise queries and keys override `heads`.
 
-    `rope` names the rotary table of this layer, or None for no positions (NoPE); `window` is the sliding window in tokens."""
+    `rope` names the rotary table of this layer, or None for no positions (NoPE); `window` is the
+    sliding window in tokens."""
 
     def __init__(
         self,
@@ -75,7 +84,12 @@ class Attention(nn.Module):
         softcap: float | None = None,
     ) -> None:
         super().__init__()
-        D, H, G, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        D, H, G, K = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
         self.layer, self.rope, self.head_dim = layer, rope, K
         self.window, self.softcap, self.scale = config.window(layer), softcap, scale or K**-0.5
         self.q_proj = Linear(D, H * K, bias=bias)
@@ -85,7 +99,10 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D) -> q (B, T, H, K), k and v (B, T, Hkv, K), before rotation."""
-        q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in linears(x, self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            t.unflatten(-1, (-1, self.head_dim))
+            for t in linears(x, self.q_proj, self.k_proj, self.v_proj)
+        )
         return q, k, v
 
     def forward(self, x: Tensor, context: "Context") -> Tensor:  # (B, T, D) -> (B, T, D)
@@ -93,5 +110,7 @@ class Attention(nn.Module):
         if self.rope:
             cos, sin = context.rope[self.rope]
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        out = context.attend(self.layer, q, k, v, scale=self.scale, window=self.window, softcap=self.softcap)
+        out = context.attend(
+            self.layer, q, k, v, scale=self.scale, window=self.window, softcap=self.softcap
+        )
         return self.o_proj(out.flatten(-2))

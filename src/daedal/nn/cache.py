@@ -1,9 +1,12 @@
-"""The key-value cache as an explicit value: contiguous slots, one (slots, Hkv, max_len, K) tensor pair a layer.
+"""The key-value cache as an explicit value: contiguous slots, one (slots, Hkv, max_len, K) tensor
+pair a layer.
 
 cache = KVCache(network.config, slots=4, max_len=1024)
-step = cache.step([(0, 12), (1, 1)])      # 12 new tokens for slot 0, one for slot 1: a ragged batch of N = 13
+step = cache.step([(0, 12), (1, 1)])      # 12 new tokens for slot 0, one for slot 1: a ragged batch
+of N = 13
 logits = network(tokens, cache=step)      # tokens (1, 13)
-step.commit()                             # lengths advance; cache.lengths[slot] = n takes tokens back
+step.commit()                             # lengths advance; cache.lengths[slot] = n takes tokens
+back
 """
 
 from typing import TYPE_CHECKING
@@ -22,11 +25,20 @@ class KVCache:
     """Keys and values of up to `slots` sequences of up to `max_len` tokens."""
 
     def __init__(
-        self, config: "DecoderConfig", slots: int, max_len: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        self,
+        config: "DecoderConfig",
+        slots: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         shape = (slots, config.num_key_value_heads, max_len, config.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.keys = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
+        ]
+        self.values = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
+        ]
         self.lengths = [0] * slots
         self.max_len = max_len
 
@@ -34,26 +46,44 @@ class KVCache:
         """One call of the network: `segments` are (slot, new tokens), laid out one after another."""
         for slot, count in segments:
             if self.lengths[slot] + count > self.max_len:
-                raise DaedalError(f"{self.lengths[slot] + count} tokens do not fit a cache of {self.max_len}; shorten the prompt or raise max_len.")
+                raise DaedalError(
+                    f"{self.lengths[slot] + count} tokens do not fit a cache of {self.max_len}; shorten the prompt or raise max_len."
+                )
         return Step(self, segments)
 
 
 class Step:
-    """Which slots a call of the network writes and reads; `positions` and `lengths` (1, N) and `attend` are what the network uses."""
+    """Which slots a call of the network writes and reads; `positions` and `lengths` (1, N) and
+    `attend` are what the network uses."""
 
     def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
         self.cache, self.segments = cache, segments
         device = cache.keys[0].device
         starts = [cache.lengths[slot] for slot, _ in segments]
-        self.positions = torch.cat([torch.arange(start, start + count, device=device) for start, (_, count) in zip(starts, segments, strict=True)])[
-            None
-        ]
+        self.positions = torch.cat(
+            [
+                torch.arange(start, start + count, device=device)
+                for start, (_, count) in zip(starts, segments, strict=True)
+            ]
+        )[None]
         ends = [start + count for start, (_, count) in zip(starts, segments, strict=True)]
         counts = torch.tensor([count for _, count in segments], device=device)
-        self.lengths = torch.tensor(ends, device=device).repeat_interleave(counts)[None]  # (1, N) of each token's sequence
+        # (1, N) of each token's sequence
+        self.lengths = torch.tensor(ends, device=device).repeat_interleave(counts)[None]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
-        """q (1, N, H, K), k and v (1, N, Hkv, K), or (B, T, ...) whose rows are the segments in order -> like q."""
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """q (1, N, H, K), k and v (1, N, Hkv, K), or (B, T, ...) whose rows are the segments in
+        order -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         outs, at = [], 0
@@ -62,9 +92,22 @@ class Step:
             rows = slice(at, at + count)
             keys[slot, :, old:new] = k[rows].transpose(0, 1)
             values[slot, :, old:new] = v[rows].transpose(0, 1)
-            low = 0 if window is None else max(0, old + 1 - window)  # keys before `low` are seen by no query
-            seen_k, seen_v = (t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values))
-            outs.append(attend(q[rows][None], seen_k, seen_v, scale=scale, window=window, softcap=softcap, offset=old - low)[0])
+            # keys before `low` are seen by no query
+            low = 0 if window is None else max(0, old + 1 - window)
+            seen_k, seen_v = (
+                t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values)
+            )
+            outs.append(
+                attend(
+                    q[rows][None],
+                    seen_k,
+                    seen_v,
+                    scale=scale,
+                    window=window,
+                    softcap=softcap,
+                    offset=old - low,
+                )[0]
+            )
             at += count
         return torch.cat(outs).view(shape)
 

@@ -1,7 +1,9 @@
-"""Vectors to discrete codes and back: vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by a moving
-average, and finite scalar quantisation (Mentzer et al. 2023), which has no codebook to learn.
+"""Vectors to discrete codes and back: vector quantisation (van den Oord et al. 2017) with a
+codebook that follows its vectors by a moving average, and finite scalar quantisation (Mentzer et
+al. 2023), which has no codebook to learn.
 
-Legend: D width of a vector, N codes; leading dimensions (...) are free: positions of an image, frames of a sound.
+Legend: D width of a vector, N codes; leading dimensions (...) are free: positions of an image,
+frames of a sound.
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from daedal.nn.linear import Embedding
 
 @dataclass(frozen=True)
 class Quantized:
-    """`values` (..., D) with the gradient passed straight through to the input, `indices` (...) int64, and the two mean squared distances
-    of eq. 3: `codebook` pulls codes to their vectors, `commitment` vectors to their codes (weighed by 0.25 in the paper)."""
+    """`values` (..., D) with the gradient passed straight through to the input, `indices` (...)
+    int64, and the two mean squared distances of eq. 3: `codebook` pulls codes to their vectors,
+    `commitment` vectors to their codes (weighed by 0.25 in the paper)."""
 
     values: Tensor
     indices: Tensor
@@ -42,17 +45,21 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """(..., D) -> (...) int64; |z - e|^2 less the |z|^2 that all codes share, in float32."""
         codes, flat = self.embedding.weight.float(), z.float().flatten(0, -2)
-        return torch.addmm(codes.square().sum(1), flat, codes.T, alpha=-2).argmin(1).view(z.shape[:-1])
+        return (
+            torch.addmm(codes.square().sum(1), flat, codes.T, alpha=-2).argmin(1).view(z.shape[:-1])
+        )
 
     def lookup(self, indices: Tensor) -> Tensor:  # (...) -> (..., D)
         return self.embedding(indices)
 
 
 class CodebookAverage(nn.Module):
-    """Lets a codebook follow its vectors instead of a gradient: code i is the exponentially weighted mean of the vectors assigned to it
-    (van den Oord et al. 2017, appendix A.1). Training state, kept apart from the quantiser so that the model's file stays as it is.
+    """Lets a codebook follow its vectors instead of a gradient: code i is the exponentially
+    weighted mean of the vectors assigned to it (van den Oord et al. 2017, appendix A.1). Training
+    state, kept apart from the quantiser so that the model's file stays as it is.
 
-    Count and sum start at zero and decay alike, so their quotient needs no correction for the start; a code that was never chosen stays."""
+    Count and sum start at zero and decay alike, so their quotient needs no correction for the
+    start; a code that was never chosen stays."""
 
     count: Tensor
     total: Tensor
@@ -75,24 +82,37 @@ class CodebookAverage(nn.Module):
         weight[seen] = (self.total[seen] / self.count[seen, None]).to(weight.dtype)
 
     @torch.no_grad()
-    def revive(self, quantizer: VectorQuantizer, z: Tensor, threshold: float = 0.01, generator: torch.Generator | None = None) -> int:
-        """Codes chosen fewer than `threshold` times a step, on average, move to vectors drawn from z (..., D); how many did."""
+    def revive(
+        self,
+        quantizer: VectorQuantizer,
+        z: Tensor,
+        threshold: float = 0.01,
+        generator: torch.Generator | None = None,
+    ) -> int:
+        """Codes chosen fewer than `threshold` times a step, on average, move to vectors drawn from
+        z (..., D); how many did."""
         dead, flat = (self.count < threshold).nonzero()[:, 0], z.float().flatten(0, -2)
         drawn = flat[torch.randint(len(flat), (len(dead),), generator=generator).to(flat.device)]
-        self.count[dead], self.total[dead] = 1 - self.decay, drawn * (1 - self.decay)  # as if just chosen once
+        # as if just chosen once
+        self.count[dead], self.total[dead] = 1 - self.decay, drawn * (1 - self.decay)
         quantizer.embedding.weight[dead] = drawn.to(quantizer.embedding.weight.dtype)
         return len(dead)
 
 
 def code_use(indices: Tensor, codes: int) -> dict[str, float]:
-    """How much of a codebook `indices` (...) use: the share of codes that occur, and the perplexity exp(entropy), `codes` at best."""
+    """How much of a codebook `indices` (...) use: the share of codes that occur, and the perplexity
+    exp(entropy), `codes` at best."""
     share = torch.bincount(indices.flatten(), minlength=codes).double() / indices.numel()
-    return {"used": (share > 0).double().mean().item(), "perplexity": torch.special.entr(share).sum().exp().item()}
+    return {
+        "used": (share > 0).double().mean().item(),
+        "perplexity": torch.special.entr(share).sum().exp().item(),
+    }
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation: channel i is squashed into (-1, 1) and rounded to one of `levels[i]` values; the product of the levels
-    is the size of the implied codebook. The paper suggests (8, 6, 5) for 2**8 codes, (8, 5, 5, 5) for 2**10, (7, 5, 5, 5, 5) for 2**12."""
+    """Finite scalar quantisation: channel i is squashed into (-1, 1) and rounded to one of
+    `levels[i]` values; the product of the levels is the size of the implied codebook. The paper
+    suggests (8, 6, 5) for 2**8 codes, (8, 5, 5, 5) for 2**10, (7, 5, 5, 5, 5) for 2**12."""
 
     sizes: Tensor
     strides: Tensor
@@ -100,24 +120,30 @@ class FSQ(nn.Module):
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         if min(levels, default=0) < 2:
-            raise DaedalError(f"levels {levels} of a finite scalar quantiser must be numbers of at least 2; (8, 5, 5, 5) makes 1000 codes.")
+            raise DaedalError(
+                f"levels {levels} of a finite scalar quantiser must be numbers of at least 2; (8, 5, 5, 5) makes 1000 codes."
+            )
         self.levels = levels
         self.register_buffer("sizes", torch.tensor(levels), persistent=False)
-        self.register_buffer("strides", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)
+        self.register_buffer(
+            "strides", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False
+        )
 
     @property
     def codes(self) -> int:
         return int(self.sizes.prod())
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) with D = len(levels) -> values in [-1, 1] with the gradient of the squashing, and indices (...) int64."""
+        """(..., D) with D = len(levels) -> values in [-1, 1] with the gradient of the squashing,
+        and indices (...) int64."""
         bounded = self.bound(z)
         values = straight_through(bounded, bounded.round()) / (self.sizes // 2)
         return values, self.indices(values)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Squashed so that rounding gives `levels` values: -2..2 for 5, -4..3 for 8. Zero goes to zero: that takes the inverse of tanh,
-        where the paper's listing has a tangent, and a range a thousandth wider, not narrower, so that two levels work too."""
+        """Squashed so that rounding gives `levels` values: -2..2 for 5, -4..3 for 8. Zero goes to
+        zero: that takes the inverse of tanh, where the paper's listing has a tangent, and a range a
+        thousandth wider, not narrower, so that two levels work too."""
         half = (self.sizes - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.sizes % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset

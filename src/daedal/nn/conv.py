@@ -1,7 +1,9 @@
-"""What convolutional encoders, decoders and U-Nets of images are made of: convolutions and group norms that follow the dtype of their
-input, the residual block (He et al. 2016, as in Ho et al. 2020), resampling by two, and self-attention over pixels.
+"""What convolutional encoders, decoders and U-Nets of images are made of: convolutions and group
+norms that follow the dtype of their input, the residual block (He et al. 2016, as in Ho et al.
+2020), resampling by two, and self-attention over pixels.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H heads or height, W width, E width of the time embedding.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H heads or height, W
+width, E width of the time embedding.
 """
 
 from typing import Literal, TypeVar
@@ -19,8 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` whose weight is cast to the dtype of its input, and which is not filled when built. Without gradients it may have a quicker
-    way (daedal.nn.quick.quicken)."""
+    """`nn.Conv2d` whose weight is cast to the dtype of its input, and which is not filled when
+    built. Without gradients it may have a quicker way (daedal.nn.quick.quicken)."""
 
     quick: Winograd | None = None
 
@@ -30,14 +32,18 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
         if self.quick and x.dtype == torch.float32 and not torch.is_grad_enabled():
             return self.quick(x, self)
-        return self._conv_forward(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self._conv_forward(
+            x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        )
 
 
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` (Wu & He 2018) whose weight and bias follow the dtype of the input."""
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, ...) -> (B, C, ...)
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return F.group_norm(
+            x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )
 
 
 def to_tokens(image: Tensor) -> Tensor:
@@ -51,23 +57,28 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def multi_head(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention of q (B, T, D) over k and v (B, S, D) in `heads` heads -> (B, T, D). `mask` (B, 1, 1, S) is True where a key exists."""
+    """Attention of q (B, T, D) over k and v (B, S, D) in `heads` heads -> (B, T, D). `mask` (B, 1,
+    1, S) is True where a key exists."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, H, T, K)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def resized(x: Tensor, resample: Resample | None, size: torch.Size | None = None) -> Tensor:
-    """Nearest-neighbour doubling (to `size` where the double would not be it), the mean of 2 x 2, or x itself."""
+    """Nearest-neighbour doubling (to `size` where the double would not be it), the mean of 2 x 2,
+    or x itself."""
     if resample == "up":
-        return F.interpolate(x, size=size or torch.Size([2 * side for side in x.shape[2:]]), mode="nearest")
+        return F.interpolate(
+            x, size=size or torch.Size([2 * side for side in x.shape[2:]]), mode="nearest"
+        )
     return F.avg_pool2d(x, 2) if resample == "down" else x
 
 
 class ResnetBlock(nn.Module):
     """(shortcut(x) + conv2(act(norm2(conv1(act(norm1(x))) + time)))) / scale.
 
-    `scale_shift` lets the time embedding scale and shift the second norm (Dhariwal & Nichol 2021) instead of adding to its input;
-    `time_act` is False where the embedding has been activated already; `resample` resizes both branches before the first convolution."""
+    `scale_shift` lets the time embedding scale and shift the second norm (Dhariwal & Nichol 2021)
+    instead of adding to its input; `time_act` is False where the embedding has been activated
+    already; `resample` resizes both branches before the first convolution."""
 
     def __init__(
         self,
@@ -84,7 +95,13 @@ class ResnetBlock(nn.Module):
         resample: Resample | None = None,
     ) -> None:
         super().__init__()
-        self.act, self.scale_shift, self.time_act, self.scale, self.resample = activation(act), scale_shift, time_act, scale, resample
+        self.act, self.scale_shift, self.time_act, self.scale, self.resample = (
+            activation(act),
+            scale_shift,
+            time_act,
+            scale,
+            resample,
+        )
         self.norm1 = GroupNorm(groups, inp, eps)
         self.conv1 = Conv2d(inp, out, 3, padding=1)
         self.time_emb_proj = Linear(time_dim, 2 * out if scale_shift else out) if time_dim else None
@@ -92,7 +109,10 @@ class ResnetBlock(nn.Module):
         self.conv2 = Conv2d(out, out, 3, padding=1)
         self.conv_shortcut = Conv2d(inp, out, 1) if inp != out else None
 
-    def forward(self, x: Tensor, time: Tensor | None = None, size: torch.Size | None = None) -> Tensor:  # (B, C, H, W), (B, E)
+    # (B, C, H, W), (B, E)
+    def forward(
+        self, x: Tensor, time: Tensor | None = None, size: torch.Size | None = None
+    ) -> Tensor:
         h = self.conv1(resized(self.act(self.norm1(x)), self.resample, size))
         h = self.conv2(self.act(self.conditioned(h, time)))
         x = resized(x, self.resample, size)
@@ -111,13 +131,15 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A 3 x 3 convolution of stride 2. Padding 0 means one row and column of zeros at the far edges only, as in autoencoders."""
+    """A 3 x 3 convolution of stride 2. Padding 0 means one row and column of zeros at the far edges
+    only, as in autoencoders."""
 
     def __init__(self, channels: int, padding: int = 1) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:  # (B, C, H, W) -> (B, C, H/2, W/2)
+    # (B, C, H, W) -> (B, C, H/2, W/2)
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -128,7 +150,10 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, time: Tensor | None = None, size: torch.Size | None = None) -> Tensor:  # (B, C, H, W) -> (B, C, 2H, 2W)
+    # (B, C, H, W) -> (B, C, 2H, 2W)
+    def forward(
+        self, x: Tensor, time: Tensor | None = None, size: torch.Size | None = None
+    ) -> Tensor:
         return self.conv(resized(x, "up", size))
 
 
@@ -149,13 +174,16 @@ class PixelAttention(nn.Module):
 
 @torch.no_grad()
 def init_(module: M, seed: int = 0, zero: tuple[str, ...] = ()) -> M:
-    """Weights for training from scratch: convolutions and linears U(+-1/sqrt(fan_in)), biases zero, norms one, embeddings N(0, 0.02).
-    Layers whose name ends in one of `zero` start at zero, so that what they write to is at first left alone."""
+    """Weights for training from scratch: convolutions and linears U(+-1/sqrt(fan_in)), biases zero,
+    norms one, embeddings N(0, 0.02). Layers whose name ends in one of `zero` start at zero, so that
+    what they write to is at first left alone."""
     g = torch.Generator().manual_seed(seed)
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = layer.weight[0].numel() ** -0.5
-            layer.weight.zero_() if name.endswith(zero) else layer.weight.copy_(torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=g))
+            layer.weight.zero_() if name.endswith(zero) else layer.weight.copy_(
+                torch.empty(layer.weight.shape).uniform_(-bound, bound, generator=g)
+            )
         elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
             layer.weight.fill_(1.0)
         elif isinstance(layer, nn.Embedding):

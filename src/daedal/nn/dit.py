@@ -1,8 +1,9 @@
-"""What diffusion transformers of images are made of (Peebles & Xie 2023): patches with positions, norms that a condition scales and shifts,
-feed-forward layers, self-attention. (nn.joint has what text and image need to attend to each other.)
+"""What diffusion transformers of images are made of (Peebles & Xie 2023): patches with positions,
+norms that a condition scales and shifts, feed-forward layers, self-attention. (nn.joint has what
+text and image need to attend to each other.)
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, p patch side, h and w patches, T tokens, D width, H heads, K head
-dim.
+Parameter names are those of diffusers' files. Legend: B batch, C channels, p patch side, h and w
+patches, T tokens, D width, H heads, K head dim.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ Rope = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, K/2) float32
 
 
 class PatchEmbed(nn.Module):
-    """Images (B, C, p*h, p*w) as tokens (B, h*w, D), row by row. `grid` is the side of a table of positions that the file holds."""
+    """Images (B, C, p*h, p*w) as tokens (B, h*w, D), row by row. `grid` is the side of a table of
+    positions that the file holds."""
 
     pos_embed: Tensor
 
@@ -35,22 +37,36 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width, p = *x.shape[2:], self.patch
         if height % p or width % p:
-            raise DaedalError(f"{height} x {width} cells cannot be cut into patches of {p} x {p}; change the image's size.")
+            raise DaedalError(
+                f"{height} x {width} cells cannot be cut into patches of {p} x {p}; change the image's size."
+            )
         return to_tokens(self.proj(x))
 
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """tokens (B, h*w, p*p*C), the values of a pixel side by side -> images (B, C, height, width)."""
-    cells = tokens.view(len(tokens), height // patch, width // patch, patch, patch, -1)  # (B, h, w, p, p, C)
+    # (B, h, w, p, p, C)
+    cells = tokens.view(len(tokens), height // patch, width // patch, patch, patch, -1)
     return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, height, width)
 
 
-def sincos_grid(height: int, width: int, dim: int, base: int, scale: float = 1.0, device: torch.device | None = None) -> Tensor:
-    """(height * width, dim) float32: half sinusoids of the column, half of the row, each counted from 0 to `base` / `scale` whatever the size
-    of the grid."""
+def sincos_grid(
+    height: int,
+    width: int,
+    dim: int,
+    base: int,
+    scale: float = 1.0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """(height * width, dim) float32: half sinusoids of the column, half of the row, each counted
+    from 0 to `base` / `scale` whatever the size of the grid."""
     rows, columns = (torch.arange(n, device=device) * (base / n / scale) for n in (height, width))
-    down, across = (sinusoidal(positions, dim // 2, cos_first=False) for positions in (rows, columns))
-    return torch.cat([across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], -1).flatten(0, 1)
+    down, across = (
+        sinusoidal(positions, dim // 2, cos_first=False) for positions in (rows, columns)
+    )
+    return torch.cat(
+        [across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)], -1
+    ).flatten(0, 1)
 
 
 class Modulation(nn.Module):
@@ -65,7 +81,8 @@ class Modulation(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """norm(x) * (1 + scale) + shift, the norm without weights of its own; x (B, T, D), shift and scale (B, 1, D)."""
+    """norm(x) * (1 + scale) + shift, the norm without weights of its own; x (B, T, D), shift and
+    scale (B, 1, D)."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
@@ -93,7 +110,8 @@ class GELU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GELU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])  # the middle one was a dropout
+        # the middle one was a dropout
+        self.net = nn.ModuleList([GELU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
         return self.net[2](self.net[0](x))
@@ -105,7 +123,8 @@ class FeedForward(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """q (B, T, H, K), k and v (B, S, H, K) -> (B, T, H*K). `mask` (B, 1, 1, S) is True where a key exists."""
+    """q (B, T, H, K), k and v (B, S, H, K) -> (B, T, H*K). `mask` (B, 1, 1, S) is True where a key
+    exists."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -120,17 +139,23 @@ def rotated(x: Tensor, rope: Rope | None) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Attention of tokens over themselves. `qk_norm`: queries and keys have an RMS norm. `out`: the result is projected."""
+    """Attention of tokens over themselves. `qk_norm`: queries and keys have an RMS norm. `out`: the
+    result is projected."""
 
-    def __init__(self, dim: int, heads: int, *, bias: bool = True, qk_norm: bool = False, out: bool = True) -> None:
+    def __init__(
+        self, dim: int, heads: int, *, bias: bool = True, qk_norm: bool = False, out: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.to_q, self.to_k, self.to_v = (Linear(dim, dim, bias=bias) for _ in range(3))
         self.norm_q, self.norm_k = (head_norm(dim // heads, qk_norm) for _ in range(2))
         self.to_out = nn.ModuleList([Linear(dim, dim)] if out else [nn.Identity()])
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, T, D) -> q, k, v (B, T, H, K)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in linears(x, self.to_q, self.to_k, self.to_v))
+    # (B, T, D) -> q, k, v (B, T, H, K)
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)) for t in linears(x, self.to_q, self.to_k, self.to_v)
+        )
         return self.norm_q(q), self.norm_k(k), v
 
     def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:  # (B, T, D) -> (B, T, D)

@@ -1,7 +1,8 @@
 """GPTQ (Frantar et al. 2022): int4 rounding that follows the data.
 
-Columns of a weight are rounded one after another; the error of each is spread over the columns still to come so that the layer's
-output on the calibration data, not the weight, stays close. Layers go in order, each on the outputs of the rounded ones before it.
+Columns of a weight are rounded one after another; the error of each is spread over the columns
+still to come so that the layer's output on the calibration data, not the weight, stays close.
+Layers go in order, each on the outputs of the rounded ones before it.
 
 Legend: N outputs, K inputs, G = 32 inputs of a group, B batch, T tokens, D width.
 """
@@ -16,18 +17,27 @@ from daedal.errors import DaedalError
 from daedal.nn.packing import GROUP, int4_scales, pack_int4, pad, round_int4
 from daedal.nn.quantized import QuantLinear, finish_, quantize_, swappable
 
-DAMPING = 0.01  # of the mean diagonal, added to the Hessian: inputs that calibration hardly saw keep their nearest level
+# of the mean diagonal, added to the Hessian: inputs that calibration hardly saw keep their nearest
+# level
+DAMPING = 0.01
 
 
 def gptq(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """weight (N, K) and X^T X (K, K), K a multiple of 32 -> levels (N, K) in -8..7 and scales (N, K/32)."""
+    """weight (N, K) and X^T X (K, K), K a multiple of 32 -> levels (N, K) in -8..7 and scales (N,
+    K/32)."""
     weight, hessian = weight.clone(), hessian.clone()
     diagonal = hessian.diagonal()
     diagonal += DAMPING * diagonal.mean() + 1e-8
-    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)  # rows: how errors spread
+    # rows: how errors spread
+    inverse = torch.linalg.cholesky(
+        torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True
+    )
     levels, scales = torch.empty_like(weight), []
     for start in range(0, weight.shape[1], GROUP):
-        group, spread = slice(start, start + GROUP), inverse[start : start + GROUP, start : start + GROUP]
+        group, spread = (
+            slice(start, start + GROUP),
+            inverse[start : start + GROUP, start : start + GROUP],
+        )
         block = weight[:, group].clone()
         scale = int4_scales(block)  # (N, 1), of the group as the errors before it left it
         errors = torch.empty_like(block)
@@ -44,7 +54,9 @@ def gptq(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
 def gptq_linear(linear: nn.Linear, hessian: Tensor) -> QuantLinear:
     packed = QuantLinear(linear.in_features, linear.out_features, 4, linear.bias is not None)
     extra = packed.in_features_padded - linear.in_features
-    levels, scale = gptq(pad(linear.weight.float(), 8), nn.functional.pad(hessian, (0, extra, 0, extra)))
+    levels, scale = gptq(
+        pad(linear.weight.float(), 8), nn.functional.pad(hessian, (0, extra, 0, extra))
+    )
     packed.weight, packed.scale = pack_int4(levels, scale)
     packed.bias = None if linear.bias is None else linear.bias.detach().float()
     return packed
@@ -52,8 +64,9 @@ def gptq_linear(linear: nn.Linear, hessian: Tensor) -> QuantLinear:
 
 @torch.no_grad()
 def gptq_(network: Any, calibration: Iterable[Tensor]) -> Any:
-    """Swap the linear layers of a decoder's blocks for int4 ones, calibrated on batches of token ids (B, T); the head follows as
-    `quantize_` does it. A layer that no calibration token reaches (an idle expert) is rounded to the nearest."""
+    """Swap the linear layers of a decoder's blocks for int4 ones, calibrated on batches of token
+    ids (B, T); the head follows as `quantize_` does it. A layer that no calibration token reaches
+    (an idle expert) is rounded to the nearest."""
     states = [first_states(network, tokens) for tokens in calibration]
     if not states:
         raise DaedalError("calibration has no batches; give at least one of token ids (B, T).")
@@ -62,7 +75,12 @@ def gptq_(network: Any, calibration: Iterable[Tensor]) -> Any:
         hessians = gather(block, layers, states)
         for name, module in layers.items():
             hessian = hessians[name]
-            block.set_submodule(name, QuantLinear.of(module.weight, module.bias, 4) if hessian is None else gptq_linear(module, hessian))
+            block.set_submodule(
+                name,
+                QuantLinear.of(module.weight, module.bias, 4)
+                if hessian is None
+                else gptq_linear(module, hessian),
+            )
         states = [(block(x, *rest), *rest) for x, *rest in states]
     return finish_(quantize_(network, 4))
 
@@ -88,7 +106,9 @@ def first_states(network: Any, tokens: Tensor) -> tuple[Any, ...]:
     raise DaedalError("the network did not call its first block.")
 
 
-def gather(block: nn.Module, layers: dict[str, nn.Linear], states: list[tuple[Any, ...]]) -> dict[str, Tensor | None]:
+def gather(
+    block: nn.Module, layers: dict[str, nn.Linear], states: list[tuple[Any, ...]]
+) -> dict[str, Tensor | None]:
     """X^T X (K, K) of the inputs of each layer."""
     sums: dict[str, Tensor | None] = dict.fromkeys(layers)
 

@@ -1,7 +1,9 @@
-"""Linear layers with fp32 master weights and a compute dtype that follows the activations (no autocast).
+"""Linear layers with fp32 master weights and a compute dtype that follows the activations (no
+autocast).
 
-Nothing here fills its weights when it is built: they are loaded, or drawn by `Decoder.init_weights`. (torch's own initialisation costs
-seconds, and on the meta device imports its compiler.)
+Nothing here fills its weights when it is built: they are loaded, or drawn by
+`Decoder.init_weights`. (torch's own initialisation costs seconds, and on the meta device imports
+its compiler.)
 """
 
 import torch.nn.functional as F
@@ -27,6 +29,7 @@ class Embedding(nn.Embedding):
 
 
 def linears(x: Tensor, *modules: nn.Module) -> tuple[Tensor, ...]:
-    """Several projections of one input. Quantised modules share one kernel call and one quantisation of `x`."""
+    """Several projections of one input. Quantised modules share one kernel call and one
+    quantisation of `x`."""
     together = getattr(modules[0], "call_together", None)
     return together(x, modules) if together else tuple(module(x) for module in modules)

@@ -1,10 +1,13 @@
-"""LoRA (Hu et al. 2022): a frozen layer plus a trained update of low rank, y = W x + scale * B A x, in any module; with the scale
-alpha / sqrt(R) where it is stabilised for high ranks (Kalajdzievski 2023), and DoRA's magnitude of each row (Liu et al. 2024).
+"""LoRA (Hu et al. 2022): a frozen layer plus a trained update of low rank, y = W x + scale * B A x,
+in any module; with the scale alpha / sqrt(R) where it is stabilised for high ranks (Kalajdzievski
+2023), and DoRA's magnitude of each row (Liu et al. 2024).
 
     names = add_lora(network, rank=16, targets=("to_q", "to_v"))    # all else is frozen
     ...                                                             # train what requires a gradient
-    lora_state(network)                                             # {"....to_q.lora_A.weight": ...}, names as in peft
-    merge_lora(network)                                             # plain layers again, the updates in their weights
+    lora_state(network)                                             # {"....to_q.lora_A.weight":
+    ...}, names as in peft
+    merge_lora(network)                                             # plain layers again, the
+    updates in their weights
 
 Legend: R rank, I and O features of a layer, C and D channels of a convolution.
 """
@@ -23,19 +26,31 @@ from daedal.nn.linear import Linear
 
 
 class LoRALayer(nn.Module):
-    """A layer and its update: lora_A is (R, I) or a convolution (R, C, h, w) like the layer's own, lora_B (O, R) or (D, R, 1, 1). The update
-    is nothing until it is trained, as lora_B starts at zero."""
+    """A layer and its update: lora_A is (R, I) or a convolution (R, C, h, w) like the layer's own,
+    lora_B (O, R) or (D, R, 1, 1). The update is nothing until it is trained, as lora_B starts at
+    zero."""
 
     base_layer: Any
     lora_A: Linear | Conv2d
     lora_B: Linear | Conv2d
     lora_magnitude_vector: nn.Parameter | None
 
-    def __init__(self, layer: Any, rank: int, scale: float, dora: bool = False, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        rank: int,
+        scale: float,
+        dora: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.base_layer, self.scale = layer.requires_grad_(False), scale
-        self.lora_A, self.lora_B = convolutions(layer, rank) if isinstance(layer, nn.Conv2d) else linears(layer, rank)
-        self.lora_magnitude_vector = nn.Parameter(layer.weight.float().norm(dim=1)) if dora else None
+        self.lora_A, self.lora_B = (
+            convolutions(layer, rank) if isinstance(layer, nn.Conv2d) else linears(layer, rank)
+        )
+        self.lora_magnitude_vector = (
+            nn.Parameter(layer.weight.float().norm(dim=1)) if dora else None
+        )
         with torch.no_grad():
             bound = self.lora_A.weight[0].numel() ** -0.5
             self.lora_A.weight.uniform_(-bound, bound, generator=generator)
@@ -64,15 +79,20 @@ class LoRALayer(nn.Module):
         return (self.scale * up.flatten(1) @ down.flatten(1)).view(len(up), *down.shape[1:])
 
     def gain(self) -> Tensor:
-        """DoRA: magnitude over norm of each row (O,); the norm is a constant to the gradient (section 4.3)."""
+        """DoRA: magnitude over norm of each row (O,); the norm is a constant to the gradient
+        (section 4.3)."""
         assert self.lora_magnitude_vector is not None
-        return self.lora_magnitude_vector / (self.weight.float() + self.delta()).detach().norm(dim=1)
+        return self.lora_magnitude_vector / (self.weight.float() + self.delta()).detach().norm(
+            dim=1
+        )
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The plain layer, the update in its weight."""
         if not isinstance(self.base_layer, nn.Linear | nn.Conv2d):
-            raise DaedalError("an update cannot be merged into quantised weights; merge it into the folder they were made from.")
+            raise DaedalError(
+                "an update cannot be merged into quantised weights; merge it into the folder they were made from."
+            )
         full = self.weight.float() + self.delta()
         full = full if self.lora_magnitude_vector is None else full * self.gain()[:, None]
         self.base_layer.weight.copy_(full)
@@ -84,8 +104,12 @@ def linears(layer: Any, rank: int) -> tuple[Linear, Linear]:
 
 
 def convolutions(layer: nn.Conv2d, rank: int) -> tuple[Conv2d, Conv2d]:
-    kernel, stride, padding = (cast(tuple[int, int], each) for each in (layer.kernel_size, layer.stride, layer.padding))
-    return Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False), Conv2d(rank, layer.out_channels, 1, bias=False)
+    kernel, stride, padding = (
+        cast(tuple[int, int], each) for each in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    return Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False), Conv2d(
+        rank, layer.out_channels, 1, bias=False
+    )
 
 
 def adaptable(layer: nn.Module) -> bool:
@@ -94,20 +118,39 @@ def adaptable(layer: nn.Module) -> bool:
 
 
 def add_lora(
-    module: nn.Module, rank: int, alpha: float | None = None, targets: Sequence[str] = (), *, rslora: bool = False, dora: bool = False, seed: int = 0
+    module: nn.Module,
+    rank: int,
+    alpha: float | None = None,
+    targets: Sequence[str] = (),
+    *,
+    rslora: bool = False,
+    dora: bool = False,
+    seed: int = 0,
 ) -> list[str]:
-    """Freeze `module` and put an update of this rank (fp32) on every layer whose name is one of `targets` or ends in one ("to_q",
-    "mlp.down_proj"); the names. The scale is alpha / rank, with `rslora` alpha / sqrt(rank); alpha None is the rank. DoRA is for linear layers."""
+    """Freeze `module` and put an update of this rank (fp32) on every layer whose name is one of
+    `targets` or ends in one ("to_q", "mlp.down_proj"); the names. The scale is alpha / rank, with
+    `rslora` alpha / sqrt(rank); alpha None is the rank. DoRA is for linear layers."""
     layers = {name: layer for name, layer in module.named_modules() if adaptable(layer)}
-    found = [name for name in layers if f".{name}".endswith(tuple(f".{target}" for target in targets))]
-    if absent := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)] or (not targets and ["none"]):
+    found = [
+        name for name in layers if f".{name}".endswith(tuple(f".{target}" for target in targets))
+    ]
+    if absent := [
+        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)
+    ] or (not targets and ["none"]):
         leaves = sorted({leaf(name) for name in layers})
-        raise DaedalError(f"no layer is called {absent[0]!r}{nearest(absent[0], leaves)}; {type(module).__name__} has {', '.join(leaves)}.")
+        raise DaedalError(
+            f"no layer is called {absent[0]!r}{nearest(absent[0], leaves)}; {type(module).__name__} has {', '.join(leaves)}."
+        )
     if dora and (odd := [name for name in found if not isinstance(layers[name], nn.Linear)]):
-        raise DaedalError(f"DoRA is for plain linear layers, and {odd[0]} is {type(layers[odd[0]]).__name__}; leave it out of targets, or dora.")
+        raise DaedalError(
+            f"DoRA is for plain linear layers, and {odd[0]} is {type(layers[odd[0]]).__name__}; leave it out of targets, or dora."
+        )
     for name, p in module.named_parameters():
         p.requires_grad_(p.requires_grad and ".lora_" in name)
-    scale, generator = (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank), torch.Generator().manual_seed(seed)
+    scale, generator = (
+        (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank),
+        torch.Generator().manual_seed(seed),
+    )
     for name in found:
         put(module, name, LoRALayer(layers[name], rank, scale, dora, generator))
     return found
@@ -130,8 +173,14 @@ def adapters(module: nn.Module) -> dict[str, LoRALayer]:
 
 
 def lora_state(module: nn.Module) -> dict[str, Tensor]:
-    """The trained tensors, named as peft and diffusers name them (without their prefix for the whole)."""
-    return {f"{name}.{key}": p.detach() for name, layer in adapters(module).items() for key, p in layer.named_parameters() if key.startswith("lora_")}
+    """The trained tensors, named as peft and diffusers name them (without their prefix for the
+    whole)."""
+    return {
+        f"{name}.{key}": p.detach()
+        for name, layer in adapters(module).items()
+        for key, p in layer.named_parameters()
+        if key.startswith("lora_")
+    }
 
 
 def merge_lora(module: nn.Module) -> None:

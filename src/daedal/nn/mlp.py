@@ -1,4 +1,5 @@
-"""Feed-forward layers: gated (Shazeer 2020), plain, and a mixture of experts (Shazeer et al. 2017, Jiang et al. 2024)."""
+"""Feed-forward layers: gated (Shazeer 2020), plain, and a mixture of experts (Shazeer et al. 2017,
+Jiang et al. 2024)."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -37,7 +38,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in ACTIVATIONS:
         known = sorted(ACTIVATIONS)
-        raise DaedalError(f"hidden_act {name!r} is not one of {', '.join(known)}{nearest(name, known)}.")
+        raise DaedalError(
+            f"hidden_act {name!r} is not one of {', '.join(known)}{nearest(name, known)}."
+        )
     return ACTIVATIONS[name]
 
 
@@ -51,7 +54,8 @@ class GatedMLP(nn.Module):
         self.up_proj = Linear(dim, inner, bias=bias)
         self.down_proj = Linear(inner, dim, bias=bias)
 
-    def forward(self, x: Tensor, context: "Context | None" = None) -> Tensor:  # (..., D) -> (..., D)
+    # (..., D) -> (..., D)
+    def forward(self, x: Tensor, context: "Context | None" = None) -> Tensor:
         gate, up = linears(x, self.gate_proj, self.up_proj)
         return self.down_proj(self.act(gate) * up)
 
@@ -65,15 +69,19 @@ class MLP(nn.Module):
         self.up_proj = Linear(dim, inner, bias=bias)
         self.down_proj = Linear(inner, dim, bias=bias)
 
-    def forward(self, x: Tensor, context: "Context | None" = None) -> Tensor:  # (..., D) -> (..., D)
+    # (..., D) -> (..., D)
+    def forward(self, x: Tensor, context: "Context | None" = None) -> Tensor:
         return self.down_proj(self.act(self.up_proj(x)))
 
 
 class MoE(nn.Module):
-    """Each token goes to its `top_k` experts; their outputs are mixed by the router's softmax, renormalised over the chosen
-    when `normalise`. Router logits (N, E) are appended to `context.router_logits` when a trainer put a list there."""
+    """Each token goes to its `top_k` experts; their outputs are mixed by the router's softmax,
+    renormalised over the chosen when `normalise`. Router logits (N, E) are appended to
+    `context.router_logits` when a trainer put a list there."""
 
-    def __init__(self, dim: int, inner: int, act: str, experts: int, top_k: int, normalise: bool) -> None:
+    def __init__(
+        self, dim: int, inner: int, act: str, experts: int, top_k: int, normalise: bool
+    ) -> None:
         super().__init__()
         self.top_k, self.normalise = top_k, normalise
         self.gate = Linear(dim, experts, bias=False)
@@ -91,13 +99,15 @@ class MoE(nn.Module):
         for index, expert in enumerate(self.experts):
             rows, places = (chosen == index).nonzero(as_tuple=True)
             if len(rows):
-                out = out.index_add(0, rows, expert(flat[rows]) * weights[rows, places, None].to(flat.dtype))
+                out = out.index_add(
+                    0, rows, expert(flat[rows]) * weights[rows, places, None].to(flat.dtype)
+                )
         return out.view_as(x)
 
 
 def balance_loss(router_logits: list[Tensor], top_k: int) -> Tensor:
-    """Load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4), averaged over layers; 1 at perfect balance when
-    top_k = 1, top_k in general. Each logits tensor is (N, E)."""
+    """Load-balancing loss of Switch Transformers (Fedus et al. 2021, eq. 4), averaged over layers;
+    1 at perfect balance when top_k = 1, top_k in general. Each logits tensor is (N, E)."""
     losses = []
     for logits in router_logits:
         probabilities = logits.float().softmax(-1)

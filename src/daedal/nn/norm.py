@@ -1,4 +1,5 @@
-"""Normalisation: RMSNorm (Zhang & Sennrich 2019) and LayerNorm, with weights that follow the activations' dtype."""
+"""Normalisation: RMSNorm (Zhang & Sennrich 2019) and LayerNorm, with weights that follow the
+activations' dtype."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +7,8 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (weight + offset). `offset=1` is Gemma's form, whose stored weight is zero-centred."""
+    """x / rms(x) * (weight + offset). `offset=1` is Gemma's form, whose stored weight is
+    zero-centred."""
 
     def __init__(self, dim: int, eps: float = 1e-6, offset: float = 0.0) -> None:
         super().__init__()

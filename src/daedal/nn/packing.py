@@ -1,4 +1,5 @@
-"""Weights as 4, 8 or 16 bits: how they are rounded and laid out, as pure functions. The layout is the kernels' own and the one on disk.
+"""Weights as 4, 8 or 16 bits: how they are rounded and laid out, as pure functions. The layout is
+the kernels' own and the one on disk.
 
 Legend: N outputs, K inputs.
 """
@@ -22,8 +23,8 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int4_scales(groups: Tensor, steps: int = 12) -> Tensor:
-    """(..., G) -> (..., 1): the scale of each group that loses least in squares, among those that put its extreme weight on
-    level -8 (the side with one level more) or clip it a little."""
+    """(..., G) -> (..., 1): the scale of each group that loses least in squares, among those that
+    put its extreme weight on level -8 (the side with one level more) or clip it a little."""
     extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     best, scale = torch.full_like(extreme, torch.inf), torch.ones_like(extreme)
     for step in range(steps):
@@ -39,12 +40,18 @@ def round_int4(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def pack_int4(levels: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """levels (N, K) in -8..7 and scale (N, K/32), N a multiple of 8 -> bytes (N/8, K/32, 128) and fp16 (N/8, K/32, 8).
-    A group's bytes are (4, 8 rows, 4): the low nibble is input 4v+j of row r, the high nibble input 16+4v+j."""
+    """levels (N, K) in -8..7 and scale (N, K/32), N a multiple of 8 -> bytes (N/8, K/32, 128) and
+    fp16 (N/8, K/32, 8). A group's bytes are (4, 8 rows, 4): the low nibble is input 4v+j of row r,
+    the high nibble input 16+4v+j."""
     N, K = levels.shape
-    nibbles = (levels + 8).to(torch.uint8).view(N // 8, 8, K // 32, 2, 4, 4).permute(0, 2, 3, 4, 1, 5)  # block, group, half, v, r, j
+    # block, group, half, v, r, j
+    nibbles = (
+        (levels + 8).to(torch.uint8).view(N // 8, 8, K // 32, 2, 4, 4).permute(0, 2, 3, 4, 1, 5)
+    )
     packed = nibbles[:, :, 0] | nibbles[:, :, 1] << 4
-    return packed.reshape(N // 8, K // 32, 128), scale.half().view(N // 8, 8, K // 32).transpose(1, 2).contiguous()
+    return packed.reshape(N // 8, K // 32, 128), scale.half().view(N // 8, 8, K // 32).transpose(
+        1, 2
+    ).contiguous()
 
 
 def unpack_int4(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,17 +1,21 @@
 """Decode steps captured once and replayed: what CUDA graphs are to a GPU, for the CPU.
 
-A decode step of a small network is a few hundred tiny operations; calling them from Python costs as much time as reading the
-weights. So the step runs once under a dispatch mode that watches which tensors follow from the inputs, and keeps what it saw:
+A decode step of a small network is a few hundred tiny operations; calling them from Python costs as
+much time as reading the weights. So the step runs once under a dispatch mode that watches which
+tensors follow from the inputs, and keeps what it saw:
 
-- operations that have a kernel (daedal.nn.kernels) become records, and a run of records is one call into one parallel region;
+- operations that have a kernel (daedal.nn.kernels) become records, and a run of records is one call
+into one parallel region;
 - any other operation is kept as itself and called again with its result copied to the same place;
 - what does not depend on the inputs is kept as a constant; views need nothing.
 
-The network stays the readable single definition: it is never rewritten, only watched. A step whose course depends on the values of
-tensors can't be captured and raises `NotCapturable`; run it in the ordinary way.
+The network stays the readable single definition: it is never rewritten, only watched. A step whose
+course depends on the values of tensors can't be captured and raises `NotCapturable`; run it in the
+ordinary way.
 
     step = DecodeReplay(network, cache, batch=4)
-    logits = step(tokens, slots)          # (B,) ids and (B,) slots, one new token each -> (B, V); lengths advance
+    logits = step(tokens, slots)          # (B,) ids and (B,) slots, one new token each -> (B, V);
+    lengths advance
 """
 
 import threading
@@ -29,7 +33,13 @@ from daedal.nn.cache import KVCache
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
 CAPTURING = threading.Lock()  # a function is rebound
-VALUE_DEPENDENT = {aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default}
+VALUE_DEPENDENT = {
+    aten._local_scalar_dense.default,
+    aten.item.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten.nonzero.default,
+}
 VALUE_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
@@ -46,7 +56,8 @@ class Capture(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """torch's switch: True would import its compiler, two seconds, to keep it out of a mode that no compiled code ever enters."""
+        """torch's switch: True would import its compiler, two seconds, to keep it out of a mode
+        that no compiled code ever enters."""
         return False
 
     def __init__(self, inputs: list[Tensor]) -> None:
@@ -64,7 +75,13 @@ class Capture(TorchDispatchMode):
         self.live |= {memory_of(t) for t in tensors}
         self.keep += tensors
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         native = NATIVE.get(func)
         if native is not None and (result := native(*args, **kwargs)) is not None:
@@ -77,8 +94,12 @@ class Capture(TorchDispatchMode):
         self.keep_call(func, args, kwargs, result)
         return result
 
-    def keep_call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        given = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    def keep_call(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        given = [
+            t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        ]
         made = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor)]
         self.keep += made
         if func in ALLOCATIONS or not any(memory_of(t) in self.live for t in given):
@@ -92,7 +113,8 @@ class Capture(TorchDispatchMode):
 
 
 def looks_at_values(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the result's shape, or a Python value, depends on what tensors hold. Indexing does so by bool masks only."""
+    """Whether the result's shape, or a Python value, depends on what tensors hold. Indexing does so
+    by bool masks only."""
     if func is aten.index.Tensor:
         return any(index is not None and index.dtype == torch.bool for index in args[1])
     return func in VALUE_DEPENDENT or bool(VALUE_TAGS & set(func.tags))
@@ -103,11 +125,17 @@ def copy_all(targets: list[Tensor], result: Any) -> None:
         target.copy_(value)
 
 
-# ---- operations with a kernel: None when this call is not one the kernel takes -------------------------------------------------
+# ---- operations with a kernel: None when this call is not one the kernel takes -------------------
 
 
 def plain(*tensors: Any) -> bool:
-    return all(isinstance(t, Tensor) and t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+    return all(
+        isinstance(t, Tensor)
+        and t.dtype == torch.float32
+        and t.device.type == "cpu"
+        and t.is_contiguous()
+        for t in tensors
+    )
 
 
 def binary(name: str) -> Callable[..., Tensor | None]:
@@ -118,7 +146,9 @@ def binary(name: str) -> Callable[..., Tensor | None]:
     return call
 
 
-def rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor | None:
+def rms_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor | None:
     if weight is None or eps is None or not plain(x, weight) or list(shape) != [x.shape[-1]]:
         return None
     return kernels.rms_norm(x, weight, eps)
@@ -137,10 +167,18 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor | None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     kinds = {torch.float32: 32, torch.bfloat16: 16}
-    fits = plain(x) and weight.is_contiguous() and weight.dtype in kinds and x.shape[-1] % 32 == 0 and (bias is None or plain(bias))
+    fits = (
+        plain(x)
+        and weight.is_contiguous()
+        and weight.dtype in kinds
+        and x.shape[-1] % 32 == 0
+        and (bias is None or plain(bias))
+    )
     if not fits:
         return None
-    out = kernels.linear(x.view(-1, x.shape[-1]), [(weight, None, bias, weight.shape[0])], kinds[weight.dtype])[0]
+    out = kernels.linear(
+        x.view(-1, x.shape[-1]), [(weight, None, bias, weight.shape[0])], kinds[weight.dtype]
+    )[0]
     return out.view(*x.shape[:-1], -1)
 
 
@@ -150,26 +188,52 @@ NATIVE: dict[Any, Callable[..., Tensor | None]] = {
 }  # fmt: skip
 
 
-# ---- the decode step --------------------------------------------------------------------------------------------------------------
+# ---- the decode step -----------------------------------------------------------------------------
 
 
 class Slots:
-    """The step that a captured network sees as its cache: one new token for each of B rows, whose slot and position are tensors."""
+    """The step that a captured network sees as its cache: one new token for each of B rows, whose
+    slot and position are tensors."""
 
     def __init__(self, cache: KVCache, batch: int) -> None:
         self.cache = cache
-        self.slots, self.positions = torch.zeros(batch, dtype=torch.int64), torch.zeros(1, batch, dtype=torch.int64)
+        self.slots, self.positions = (
+            torch.zeros(batch, dtype=torch.int64),
+            torch.zeros(1, batch, dtype=torch.int64),
+        )
         self.lengths = torch.ones(1, batch, dtype=torch.int64)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """q (1, B, H, K), k and v (1, B, Hkv, K) -> like q."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        out = kernels.attend(q[0], k[0], v[0], keys, values, self.slots, self.positions, scale=scale, window=window, softcap=softcap)
+        out = kernels.attend(
+            q[0],
+            k[0],
+            v[0],
+            keys,
+            values,
+            self.slots,
+            self.positions,
+            scale=scale,
+            window=window,
+            softcap=softcap,
+        )
         return out[None]
 
 
 def fits(network: Any, cache: KVCache) -> bool:
-    """Whether the kernels, which read fp32 activations, can run this network's decode step on this cache at all."""
+    """Whether the kernels, which read fp32 activations, can run this network's decode step on this
+    cache at all."""
     keys = cache.keys[0]
     if (network.compute_dtype or next(network.norm.parameters()).dtype) != torch.float32:
         return False
@@ -179,12 +243,14 @@ def fits(network: Any, cache: KVCache) -> bool:
 
 
 class DecodeReplay:
-    """The decode step of `network` for `batch` sequences in `cache`, captured at once. See the head of the file."""
+    """The decode step of `network` for `batch` sequences in `cache`, captured at once. See the head
+    of the file."""
 
     def __init__(self, network: nn.Module, cache: KVCache, batch: int) -> None:
         self.step, self.cache = Slots(cache, batch), cache
         self.tokens = torch.zeros(1, batch, dtype=torch.int64)
-        spare = cache.values[-1].shape[2] - 1  # the capture runs for real: let it write where no sequence is
+        # the capture runs for real: let it write where no sequence is
+        spare = cache.values[-1].shape[2] - 1
         self.step.positions.fill_(spare)
         self.step.lengths.fill_(spare + 1)
         self.threads = torch.get_num_threads()
@@ -192,7 +258,8 @@ class DecodeReplay:
         with torch.inference_mode(), CAPTURING, kernels.watched_by(capture := Capture(inputs)):
             rotate, here = attention_module.apply_rope, threading.get_ident()
 
-            def watched(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # other threads, which see it too, go on as before
+            # other threads, which see it too, go on as before
+            def watched(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
                 return (kernels.rope if threading.get_ident() == here else rotate)(x, cos, sin)
 
             attention_module.apply_rope = watched
@@ -201,13 +268,22 @@ class DecodeReplay:
                     self.logits = network(self.tokens, cache=self.step)[0]  # (B, V)
             finally:
                 attention_module.apply_rope = rotate
-        self.steps, self.keep = [kernels.program(s) if isinstance(s, list) else s for s in capture.steps], capture.keep
+        self.steps, self.keep = (
+            [kernels.program(s) if isinstance(s, list) else s for s in capture.steps],
+            capture.keep,
+        )
 
     def __call__(self, tokens: list[int], slots: list[int]) -> Tensor:
-        """The logits (B, V) after one more token in each slot; valid until the next call. The cache's lengths advance."""
+        """The logits (B, V) after one more token in each slot; valid until the next call. The
+        cache's lengths advance."""
         at = torch.tensor([self.cache.lengths[slot] for slot in slots])
         with torch.inference_mode():
-            self.tokens[0], self.step.slots[:], self.step.positions[0], self.step.lengths[0] = torch.tensor(tokens), torch.tensor(slots), at, at + 1
+            self.tokens[0], self.step.slots[:], self.step.positions[0], self.step.lengths[0] = (
+                torch.tensor(tokens),
+                torch.tensor(slots),
+                at,
+                at + 1,
+            )
             for step in self.steps:
                 step()
         for slot in slots:

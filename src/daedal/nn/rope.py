@@ -1,8 +1,10 @@
-"""Rotary position embeddings (Su et al. 2021) and the ways to stretch them past the trained context:
-linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), LongRoPE (Ding et al. 2024) and Llama 3.1's.
+"""Rotary position embeddings (Su et al. 2021) and the ways to stretch them past the trained
+context: linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), LongRoPE (Ding et al.
+2024) and Llama 3.1's.
 
-Each scaling is a function from a `Rope` to (inverse frequencies, attention factor); `tables` turns positions into cosines and
-sines. Dynamic NTK and LongRoPE depend on how long the whole sequence is, so `tables` is told that length per token.
+Each scaling is a function from a `Rope` to (inverse frequencies, attention factor); `tables` turns
+positions into cosines and sines. Dynamic NTK and LongRoPE depend on how long the whole sequence is,
+so `tables` is told that length per token.
 """
 
 import math
@@ -18,12 +20,14 @@ from daedal.errors import DaedalError, nearest
 
 @dataclass(frozen=True)
 class Rope:
-    """What fixes the rotation: `dim` rotated channels of a head, base `theta`, the trained context, and a scaling."""
+    """What fixes the rotation: `dim` rotated channels of a head, base `theta`, the trained context,
+    and a scaling."""
 
     dim: int
     theta: float
     max_positions: int
-    scaling: tuple[tuple[str, Any], ...] = field(default=())  # rope_scaling of config.json as sorted pairs (hashable)
+    # rope_scaling of config.json as sorted pairs (hashable)
+    scaling: tuple[tuple[str, Any], ...] = field(default=())
 
     @property
     def type(self) -> str:
@@ -69,11 +73,14 @@ def llama3(rope: Rope, length: int) -> tuple[Tensor, float]:
 
 
 def yarn(rope: Rope, length: int) -> tuple[Tensor, float]:
-    """Interpolate the channels that turn less than beta_slow times over the trained context, keep those above beta_fast."""
+    """Interpolate the channels that turn less than beta_slow times over the trained context, keep
+    those above beta_fast."""
     factor = rope.option("factor") or rope.max_positions / rope.original
 
     def channel(turns: float) -> float:
-        return rope.dim * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+        return (
+            rope.dim * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+        )
 
     low, high = channel(rope.option("beta_fast", 32)), channel(rope.option("beta_slow", 1))
     if rope.option("truncate", True):
@@ -89,7 +96,11 @@ def yarn_attention_factor(rope: Rope, factor: float) -> float:
     def mscale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    given, top, bottom = rope.option("attention_factor"), rope.option("mscale"), rope.option("mscale_all_dim")
+    given, top, bottom = (
+        rope.option("attention_factor"),
+        rope.option("mscale"),
+        rope.option("mscale_all_dim"),
+    )
     if given is not None:
         return given
     return mscale(top) / mscale(bottom) if top and bottom else mscale(1)
@@ -104,26 +115,44 @@ def longrope(rope: Rope, length: int) -> tuple[Tensor, float]:
     return freqs, rope.option("attention_factor", grown)
 
 
-SCALINGS = {"default": default, "linear": linear, "dynamic": dynamic, "llama3": llama3, "yarn": yarn, "longrope": longrope, "su": longrope}
+SCALINGS = {
+    "default": default,
+    "linear": linear,
+    "dynamic": dynamic,
+    "llama3": llama3,
+    "yarn": yarn,
+    "longrope": longrope,
+    "su": longrope,
+}
 
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, length: int) -> tuple[Tensor, float]:
-    """Inverse frequencies (dim/2,) float32 and the factor on cos and sin, for a sequence of `length` tokens."""
+    """Inverse frequencies (dim/2,) float32 and the factor on cos and sin, for a sequence of
+    `length` tokens."""
     if rope.type not in SCALINGS:
         known = sorted(SCALINGS)
-        raise DaedalError(f"rope_scaling type {rope.type!r} is not one of {', '.join(known)}{nearest(rope.type, known)}.")
+        raise DaedalError(
+            f"rope_scaling type {rope.type!r} is not one of {', '.join(known)}{nearest(rope.type, known)}."
+        )
     return SCALINGS[rope.type](rope, length)
 
 
-def tables(rope: Rope, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (B, T, 1, dim/2), of positions (B, T). `lengths`, (B, 1) or (B, T), is how long the sequence of each row or
-    token is in all; only the length-dependent scalings look at it."""
+def tables(
+    rope: Rope, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (B, T, 1, dim/2), of positions (B, T). `lengths`, (B, 1) or (B, T), is how
+    long the sequence of each row or token is in all; only the length-dependent scalings look at it.
+    """
     if rope.type in ("dynamic", "longrope", "su"):
         lengths = positions.amax(-1, keepdim=True) + 1 if lengths is None else lengths
         totals, which = lengths.unique(return_inverse=True)
         pairs = [frequencies(rope, total) for total in totals.tolist()]
-        freqs, factor = torch.stack([pair[0] for pair in pairs]).to(positions.device)[which], pairs[0][1]  # (B, 1|T, dim/2)
+        # (B, 1|T, dim/2)
+        freqs, factor = (
+            torch.stack([pair[0] for pair in pairs]).to(positions.device)[which],
+            pairs[0][1],
+        )
     else:
         freqs, factor = frequencies(rope, 0)
         freqs = freqs.to(positions.device)

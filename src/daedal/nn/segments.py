@@ -1,8 +1,11 @@
-"""Packed rows without cross-talk: several texts in one row, each at positions from 0 and seeing itself only.
+"""Packed rows without cross-talk: several texts in one row, each at positions from 0 and seeing
+itself only.
 
-    hidden = network.hidden(tokens, cache=Segments(numbers))     # tokens, numbers (B, T); a new number begins a new text
+    hidden = network.hidden(tokens, cache=Segments(numbers))     # tokens, numbers (B, T); a new
+    number begins a new text
 
-It stands where a step of a KV cache stands (daedal.nn.cache), so a network needs no mask for it and no attention is spent between texts.
+It stands where a step of a KV cache stands (daedal.nn.cache), so a network needs no mask for it and
+no attention is spent between texts.
 """
 
 import torch
@@ -12,7 +15,8 @@ from daedal.nn.attention import attend
 
 
 class Segments:
-    """`positions` and `lengths` (B, T) and `attend` are what a network uses. A row's end ends its last text."""
+    """`positions` and `lengths` (B, T) and `attend` are what a network uses. A row's end ends its
+    last text."""
 
     def __init__(self, numbers: Tensor) -> None:
         begins = torch.ones_like(numbers, dtype=torch.bool)
@@ -24,7 +28,17 @@ class Segments:
         places = torch.arange(numbers.numel(), device=numbers.device)
         self.positions = (places - starts.repeat_interleave(counts)).view(numbers.shape)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """q (B, T, H, K), k and v (B, T, Hkv, K) -> like q."""
         parts = zip(*(t.flatten(0, 1)[None].split(self.sizes, 1) for t in (q, k, v)), strict=True)
         outs = [attend(*part, scale=scale, window=window, softcap=softcap) for part in parts]

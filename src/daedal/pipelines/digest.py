@@ -1,4 +1,5 @@
-"""The digest of a model folder, or single file: SHA-256 over its config, weights and tokenizer, remembered while no file changes."""
+"""The digest of a model folder, or single file: SHA-256 over its config, weights and tokenizer,
+remembered while no file changes."""
 
 import hashlib
 import json
@@ -8,12 +9,17 @@ from pathlib import Path
 from daedal.files import cache_folder
 
 FILES = ("*config.json", "*.safetensors", "tokenizer.json", "*.model", "vocab.json", "merges.txt")
-PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))  # a pipeline's parts are folders
+# a pipeline's parts are folders
+PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))
 
 
 def digest(folder: Path) -> str:
     """64 hex digits that change when the model or its tokenizer does."""
-    files = [folder] if folder.is_file() else sorted({path for pattern in PARTS for path in folder.glob(pattern)})
+    files = (
+        [folder]
+        if folder.is_file()
+        else sorted({path for pattern in PARTS for path in folder.glob(pattern)})
+    )
     stamp = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
     remembered = cache_folder() / "digests" / key

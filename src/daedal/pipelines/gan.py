@@ -1,4 +1,5 @@
-"""StyleGAN and BigGAN generators behind the image pipeline: a seed is a picture; the prompt names the class, where there are classes."""
+"""StyleGAN and BigGAN generators behind the image pipeline: a seed is a picture; the prompt names
+the class, where there are classes."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ class GanPainter:
     def __init__(self, network: nn.Module, settings: dict[str, Any]) -> None:
         self.network, self.gan = network, Gan(network, settings.get("classes", []))
         self.multiple = side = self.gan.side
-        self.defaults = {"width": side, "height": side, "steps": 1, "guidance_scale": 1.0, "sampler": "euler"}
+        self.defaults = {
+            "width": side,
+            "height": side,
+            "steps": 1,
+            "guidance_scale": 1.0,
+            "sampler": "euler",
+        }
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "GanPainter":
@@ -33,7 +40,9 @@ class GanPainter:
     @torch.no_grad()
     def paint(self, job: Job) -> Steps:
         if job.init is not None or (job.width, job.height) != (self.multiple, self.multiple):
-            raise DaedalError(f"a GAN makes pictures of {self.multiple}x{self.multiple} out of nothing; leave init and size out.")
+            raise DaedalError(
+                f"a GAN makes pictures of {self.multiple}x{self.multiple} out of nothing; leave init and size out."
+            )
         z = seeded_noise(job.seeds, (self.gan.z_dim,), self.gan.device, job.params.like)()
         made = self.gan.paint(z, self.gan.encode(job.prompts), job.params.truncation)
         yield 0, made, made

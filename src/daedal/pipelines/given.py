@@ -1,6 +1,8 @@
-"""What a call to an image pipeline is given beside words: pictures to start from, to be controlled by or to refer to, LoRAs, embeddings.
+"""What a call to an image pipeline is given beside words: pictures to start from, to be controlled
+by or to refer to, LoRAs, embeddings.
 
-Recipes name a file together with the digest of its content, "FILE#SHA256", and a file that is no longer what it was is an error.
+Recipes name a file together with the digest of its content, "FILE#SHA256", and a file that is no
+longer what it was is an error.
 """
 
 import hashlib
@@ -37,7 +39,13 @@ class Extras:
 
 
 def listed(given: Listed) -> list[str]:
-    return [] if given is None else [str(given)] if isinstance(given, str | Path) else [str(each) for each in given]
+    return (
+        []
+        if given is None
+        else [str(given)]
+        if isinstance(given, str | Path)
+        else [str(each) for each in given]
+    )
 
 
 def control_of(text: str) -> tuple[str, str]:
@@ -55,7 +63,8 @@ def scaled_file(text: str) -> tuple[str, float]:
 
 
 def remembered(given: Given | None) -> str | None:
-    """How a recipe names a file or picture that was given: its path and the digest of its content, or the digest alone."""
+    """How a recipe names a file or picture that was given: its path and the digest of its content,
+    or the digest alone."""
     if given is None or (isinstance(given, str) and DIGEST.search(given)):
         return given
     if isinstance(given, np.ndarray):
@@ -77,7 +86,9 @@ def content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DaedalError(f"{path} cannot be read ({error.strerror}); give a file that is there.") from None
+        raise DaedalError(
+            f"{path} cannot be read ({error.strerror}); give a file that is there."
+        ) from None
 
 
 def unchanged(given: str | Path) -> Path:
@@ -86,15 +97,20 @@ def unchanged(given: str | Path) -> Path:
         return Path(given)
     path, _, wanted = str(given).rpartition("#")
     if not path or hashlib.sha256(content(Path(path))).hexdigest() != wanted:
-        raise DaedalError(f"{path or 'the picture given as an array'} is no longer what the recipe used; give it again.")
+        raise DaedalError(
+            f"{path or 'the picture given as an array'} is no longer what the recipe used; give it again."
+        )
     return Path(path)
 
 
 def opened(given: Given) -> np.ndarray:
-    """(H, W, 3) uint8, from a file, an array, or a name that `remembered` gave, whose file must be what it was."""
+    """(H, W, 3) uint8, from a file, an array, or a name that `remembered` gave, whose file must be
+    what it was."""
     if isinstance(given, np.ndarray):
         if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
-            raise DaedalError(f"a picture is an array (height, width, 3) of uint8, and this one is {given.shape} of {given.dtype}.")
+            raise DaedalError(
+                f"a picture is an array (height, width, 3) of uint8, and this one is {given.shape} of {given.dtype}."
+            )
         return given
     return images.over(images.open_image(unchanged(given)))
 
@@ -103,7 +119,9 @@ def opened_mask(given: Given, picture: np.ndarray) -> np.ndarray:
     """(H, W) bool of the picture's size, true where to paint."""
     if isinstance(given, np.ndarray):
         if given.shape != picture.shape[:2]:
-            raise DaedalError(f"the mask is {given.shape} and the picture {picture.shape[:2]}; they must have one size.")
+            raise DaedalError(
+                f"the mask is {given.shape} and the picture {picture.shape[:2]}; they must have one size."
+            )
         return given > (0 if given.dtype == bool else 127)
     return images.open_mask(unchanged(given), picture) >= 0.5
 
@@ -121,14 +139,22 @@ def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def extended(picture: np.ndarray, text: str, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture with "LEFT,TOP,RIGHT,BOTTOM" pixels more (right and bottom up to a legal size), filled from its border, and the mask
-    (H, W) bool of what is new."""
+    """The picture with "LEFT,TOP,RIGHT,BOTTOM" pixels more (right and bottom up to a legal size),
+    filled from its border, and the mask (H, W) bool of what is new."""
     parts = text.replace(" ", "").split(",")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts) or not any(int(part) for part in parts):
-        raise DaedalError(f'extend={text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels; write for example "0,0,64,0" for more on the right.')
+    if (
+        len(parts) != 4
+        or not all(part.isdigit() for part in parts)
+        or not any(int(part) for part in parts)
+    ):
+        raise DaedalError(
+            f'extend={text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels; write for example "0,0,64,0" for more on the right.'
+        )
     left, top, right, bottom = map(int, parts)
     height, width = picture.shape[:2]
     right += -(left + width + right) % multiple
     bottom += -(top + height + bottom) % multiple
     around = ((top, bottom), (left, right))
-    return np.pad(picture, (*around, (0, 0)), mode="edge"), np.pad(np.zeros((height, width), bool), around, constant_values=True)
+    return np.pad(picture, (*around, (0, 0)), mode="edge"), np.pad(
+        np.zeros((height, width), bool), around, constant_values=True
+    )

@@ -1,4 +1,5 @@
-"""Every generation, in one SQLite file on this machine: what was asked, of which weights, with which seed, and what came.
+"""Every generation, in one SQLite file on this machine: what was asked, of which weights, with
+which seed, and what came.
 
 `DAEDAL_HISTORY=0` turns the log off; `DAEDAL_HISTORY=/path/file.db` moves it.
 """
@@ -64,7 +65,9 @@ def connected() -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except (OSError, sqlite3.Error) as error:
-        raise DaedalError(f"the history {path} cannot be used ({error}); move it away, or set DAEDAL_HISTORY to another file.") from None
+        raise DaedalError(
+            f"the history {path} cannot be used ({error}); move it away, or set DAEDAL_HISTORY to another file."
+        ) from None
 
 
 def add(result: Result) -> int | None:
@@ -78,13 +81,21 @@ def add(result: Result) -> int | None:
         "tokens": result.amount, "finish_reason": result.finish_reason,
     }  # fmt: skip
     with connected() as connection:
-        return connection.execute(f"INSERT INTO generations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())).lastrowid
+        return connection.execute(
+            f"INSERT INTO generations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+            tuple(row.values()),
+        ).lastrowid
 
 
 def entries(limit: int = 20) -> list[Entry]:
     """The latest, newest first."""
     with connected() as connection:
-        return [entry(row) for row in connection.execute("SELECT * FROM generations ORDER BY id DESC LIMIT ?", (limit,))]
+        return [
+            entry(row)
+            for row in connection.execute(
+                "SELECT * FROM generations ORDER BY id DESC LIMIT ?", (limit,)
+            )
+        ]
 
 
 def get(number: int) -> Entry:
@@ -92,10 +103,15 @@ def get(number: int) -> Entry:
         row = connection.execute("SELECT * FROM generations WHERE id = ?", (number,)).fetchone()
         if row is None:
             last = connection.execute("SELECT max(id) FROM generations").fetchone()[0]
-            raise DaedalError(f"the history has no generation {number}; " + (f"its newest is {last}." if last else "it is empty."))
+            raise DaedalError(
+                f"the history has no generation {number}; "
+                + (f"its newest is {last}." if last else "it is empty.")
+            )
         return entry(row)
 
 
 def entry(row: tuple[Any, ...]) -> Entry:
     values = dict(zip([field.name for field in fields(Entry)], row, strict=True))
-    return Entry(**values | {key: json.loads(values[key]) for key in ("prompt", "settings", "runtime")})
+    return Entry(
+        **values | {key: json.loads(values[key]) for key in ("prompt", "settings", "runtime")}
+    )

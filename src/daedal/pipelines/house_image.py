@@ -23,7 +23,9 @@ class HousePainter:
     upscales = False
     scale: int | None = None
 
-    def __init__(self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]
+    ) -> None:
         self.network, self.tokenizer, c = network, tokenizer, network.config
         self.multiple = network.codec.side
         self.takes = frozenset({"control"} if c.control_size else ())
@@ -42,8 +44,12 @@ class HousePainter:
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
     def paint(self, job: Job) -> Steps:
-        tokens, negative = (encode(self.network, self.tokenizer, texts) for texts in (job.prompts, job.negatives))
-        start = None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
+        tokens, negative = (
+            encode(self.network, self.tokenizer, texts) for texts in (job.prompts, job.negatives)
+        )
+        start = (
+            None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
+        )
         levels = flow_levels(job.steps, self.shift)
         return painting(
             self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
@@ -56,10 +62,16 @@ class HousePainter:
         if not job.extras.controls:
             return None
         if len(job.extras.controls) > 1:
-            raise DaedalError(f"the house model follows one control picture, and {len(job.extras.controls)} were given; leave one.")
+            raise DaedalError(
+                f"the house model follows one control picture, and {len(job.extras.controls)} were given; leave one."
+            )
         ((kind, picture),) = job.extras.controls
         image = from_pixels(picture)  # (1, 3, H, W)
-        found = edges(image) if known_kind(kind, ("edges", "edges-of")) == "edges-of" else (image.mean(1, keepdim=True) > 0).float()
+        found = (
+            edges(image)
+            if known_kind(kind, ("edges", "edges-of")) == "edges-of"
+            else (image.mean(1, keepdim=True) > 0).float()
+        )
         return found * job.params.control_scale
 
     def kept(self, mask: np.ndarray | None) -> Tensor | None:
@@ -67,7 +79,9 @@ class HousePainter:
         if mask is None:
             return None
         p = self.multiple
-        return torch.from_numpy(~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))).flatten()
+        return torch.from_numpy(
+            ~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))
+        ).flatten()
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         return pixels(self.network.codec.decode(x0, job.height, job.width))

@@ -3,7 +3,8 @@
 pipeline = daedal.load("house/image")
 picture = pipeline("a red circle left of a blue star", seed=1)
 picture.save("scene.png")                                          # the recipe goes into the file
-pipeline("a green heart", init="scene.png", mask="mask.png")       # repaint what the mask shows white, keep every other pixel
+pipeline("a green heart", init="scene.png", mask="mask.png")       # repaint what the mask shows
+white, keep every other pixel
 """
 
 import hashlib
@@ -68,31 +69,58 @@ class Picture(Result):
 
 
 class ImagePipeline(Pipeline):
-    """A painter behind one call. Settings are those of `ImageParams`; init, mask and reference may also be arrays."""
+    """A painter behind one call. Settings are those of `ImageParams`; init, mask and reference may
+    also be arrays."""
 
     medium = IMAGE
 
-    def __init__(self, painter: Painter, name: str = "model", folder: Path | None = None, loading: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        painter: Painter,
+        name: str = "model",
+        folder: Path | None = None,
+        loading: dict[str, Any] | None = None,
+    ) -> None:
         self.painter, self.name, self.folder, self.loading = painter, name, folder, loading or {}
         self.lane = GeneratorLane()
 
-    def start(self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any) -> "Painting":
+    def start(
+        self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
+    ) -> "Painting":
         remarks = []
         if writer := settings.pop("expand", None):
             prompt = longer(prompt, writer)
             remarks.append(f"painting {prompt!r}")
         if size := settings.pop("size", None):
-            settings["width"], settings["height"], remark = images.parse_size(size, self.painter.multiple)
+            settings["width"], settings["height"], remark = images.parse_size(
+                size, self.painter.multiple
+            )
             remarks.append(remark)
         params, job = self.job(prompt, settings)
         remarks.append(self.painter.remark(prompt))
-        return Painting(self, prompt, params, job, client, priority, tuple(remark for remark in remarks if remark))
+        return Painting(
+            self,
+            prompt,
+            params,
+            job,
+            client,
+            priority,
+            tuple(remark for remark in remarks if remark),
+        )
 
     def runtime(self) -> dict[str, Any]:
-        module = next(value for value in vars(self.painter).values() if isinstance(value, torch.nn.Module))
+        module = next(
+            value for value in vars(self.painter).values() if isinstance(value, torch.nn.Module)
+        )
         weight = next(module.parameters())
         dtype = str(weight.dtype).removeprefix("torch.")
-        return {"device": weight.device.type, "dtype": dtype, "bits": [], "threads": torch.get_num_threads(), "loading": self.loading}
+        return {
+            "device": weight.device.type,
+            "dtype": dtype,
+            "bits": [],
+            "threads": torch.get_num_threads(),
+            "loading": self.loading,
+        }
 
     def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
         """One picture of each prompt, side by side; picture i has seed + i."""
@@ -100,7 +128,12 @@ class ImagePipeline(Pipeline):
         painted = Painting(self, prompts[0], chosen, replace(job, prompts=prompts)).pixels()
         recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
         return [
-            Picture({**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}}, "stop", picture, job.steps)
+            Picture(
+                {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}},
+                "stop",
+                picture,
+                job.steps,
+            )
             for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True)
         ]
 
@@ -108,13 +141,26 @@ class ImagePipeline(Pipeline):
         """The settings with every None filled in, and the work they mean."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise DaedalError('the prompt is empty; say what to paint, for example "a red circle".')
-        if strange := [name for name in EXTRAS if name not in self.painter.takes and is_given(settings.get(name))]:
+        if strange := [
+            name
+            for name in EXTRAS
+            if name not in self.painter.takes and is_given(settings.get(name))
+        ]:
             takes = ", ".join(sorted(self.painter.takes)) or "none of them"
-            raise DaedalError(f"{self.name} cannot be given {strange[0]}; of {', '.join(EXTRAS)} it takes {takes}.")
+            raise DaedalError(
+                f"{self.name} cannot be given {strange[0]}; of {', '.join(EXTRAS)} it takes {takes}."
+            )
         asked, d = noted(settings), self.painter.defaults
         asked = replace(asked, then=d.get("then", ()) if asked.then is None else asked.then)
-        picture, mask, width, height = self.canvas(asked, settings.get("init"), settings.get("mask"))
-        p = replace(asked, width=width, height=height, **{key: d[key] for key in CHOICES if getattr(asked, key) is None})
+        picture, mask, width, height = self.canvas(
+            asked, settings.get("init"), settings.get("mask")
+        )
+        p = replace(
+            asked,
+            width=width,
+            height=height,
+            **{key: d[key] for key in CHOICES if getattr(asked, key) is None},
+        )
         p = p if p.seed is not None else replace(p, seed=secrets.randbelow(2**31))
         sampler_named(str(p.sampler))
         job = Job(
@@ -124,13 +170,23 @@ class ImagePipeline(Pipeline):
         )  # fmt: skip
         return p, job
 
-    def canvas(self, p: ImageParams, init: given.Given | None, mask: given.Given | None) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
-        """The picture to start from or to enlarge, the mask, and the legal width and height that are painted."""
+    def canvas(
+        self, p: ImageParams, init: given.Given | None, mask: given.Given | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
+        """The picture to start from or to enlarge, the mask, and the legal width and height that
+        are painted."""
         if mask is not None and init is None:
-            raise DaedalError("a mask needs the picture it belongs to; give init= (--init) as well.")
+            raise DaedalError(
+                "a mask needs the picture it belongs to; give init= (--init) as well."
+            )
         if mask is not None and (self.painter.upscales or p.then):
-            raise DaedalError("a model that enlarges a picture, or one that follows another, takes no mask; leave it out, or paint in two calls.")
-        picture, shape = None if init is None else given.opened(init), (self.painter.defaults["height"], self.painter.defaults["width"])
+            raise DaedalError(
+                "a model that enlarges a picture, or one that follows another, takes no mask; leave it out, or paint in two calls."
+            )
+        picture, shape = (
+            None if init is None else given.opened(init),
+            (self.painter.defaults["height"], self.painter.defaults["width"]),
+        )
         if p.extend:
             if picture is None or mask is not None or self.painter.upscales or p.then:
                 raise DaedalError(
@@ -139,14 +195,28 @@ class ImagePipeline(Pipeline):
             picture, mask = given.extended(picture, p.extend, self.painter.multiple)
             height, width = picture.shape[:2]
             if (p.width or width, p.height or height) != (width, height):
-                raise DaedalError(f"extend makes the picture {width}x{height}, and {p.width}x{p.height} was asked for; leave the size out.")
+                raise DaedalError(
+                    f"extend makes the picture {width}x{height}, and {p.width}x{p.height} was asked for; leave the size out."
+                )
             return picture, mask, width, height
         if picture is not None:
-            shape = enlarged(picture, shape, self.painter.scale) if self.painter.upscales else picture.shape[:2]
-        width, height = (snapped(size or shape[1 - i], self.painter.multiple) for i, size in enumerate((p.width, p.height)))
+            shape = (
+                enlarged(picture, shape, self.painter.scale)
+                if self.painter.upscales
+                else picture.shape[:2]
+            )
+        width, height = (
+            snapped(size or shape[1 - i], self.painter.multiple)
+            for i, size in enumerate((p.width, p.height))
+        )
         if picture is not None and not self.painter.upscales:
             picture = given.resized(picture, width, height)
-        return picture, None if mask is None or picture is None else given.opened_mask(mask, picture), width, height
+        return (
+            picture,
+            None if mask is None or picture is None else given.opened_mask(mask, picture),
+            width,
+            height,
+        )
 
 
 @dataclass(frozen=True)
@@ -171,9 +241,17 @@ class Painting(SteppedHandle):
         priority: int = 0,
         remarks: tuple[str, ...] = (),
     ) -> None:
-        self.pipeline, self.prompt, self.params, self.job, self.remarks = pipeline, prompt, params, job, remarks
+        self.pipeline, self.prompt, self.params, self.job, self.remarks = (
+            pipeline,
+            prompt,
+            params,
+            job,
+            remarks,
+        )
         weights = (job.extras.loras, job.extras.embeddings)
-        super().__init__(pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority)))
+        super().__init__(
+            pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority))
+        )
 
     def event(self, state: Any) -> Progress:
         i, _, x0 = state
@@ -192,7 +270,10 @@ class Painting(SteppedHandle):
             params = replace(params, **{key: getattr(job.params, key) for key in CHOICES})
         settings = {key: value for key, value in asdict(params).items() if value not in (None, ())}
         recipe = pipeline.recipe(self.prompt, settings)
-        return [Picture(recipe | {"sample": i}, "stop", picture, job.steps) for i, picture in enumerate(painted)]
+        return [
+            Picture(recipe | {"sample": i}, "stop", picture, job.steps)
+            for i, picture in enumerate(painted)
+        ]
 
 
 def longer(prompt: str, model: str) -> str:
@@ -207,14 +288,31 @@ def is_given(value: Any) -> bool:
 
 def noted(settings: dict[str, Any]) -> ImageParams:
     """The settings as a recipe keeps them: files with their digests."""
-    pictures = {name: given.remembered(settings.get(name)) for name in ("init", "mask", "reference")}
-    several = {"control": given.remembered_control, "lora": given.remembered_lora, "embedding": given.remembered}
-    lists = {name: tuple(map(note, given.listed(settings.get(name)))) for name, note in several.items()}
+    pictures = {
+        name: given.remembered(settings.get(name)) for name in ("init", "mask", "reference")
+    }
+    several = {
+        "control": given.remembered_control,
+        "lora": given.remembered_lora,
+        "embedding": given.remembered,
+    }
+    lists = {
+        name: tuple(map(note, given.listed(settings.get(name)))) for name, note in several.items()
+    }
     then = settings.get("then")
-    return params({**settings, **pictures, **lists, "then": None if then is None else tuple(given.listed(then))})
+    return params(
+        {
+            **settings,
+            **pictures,
+            **lists,
+            "then": None if then is None else tuple(given.listed(then)),
+        }
+    )
 
 
-def extras_of(p: ImageParams, reference: given.Given | None, width: int, height: int) -> given.Extras:
+def extras_of(
+    p: ImageParams, reference: given.Given | None, width: int, height: int
+) -> given.Extras:
     """What the settings name, opened."""
     files = [given.scaled_file(text) for text in p.lora]
     return given.Extras(
@@ -226,9 +324,13 @@ def extras_of(p: ImageParams, reference: given.Given | None, width: int, height:
 def params(settings: dict[str, Any]) -> ImageParams:
     p = read(ImageParams, settings, "pictures")
     if p.strength is not None and not 0 < p.strength <= 1:
-        raise DaedalError(f"strength={p.strength} must be above 0 (the picture as it is) and at most 1 (all steps, from noise).")
+        raise DaedalError(
+            f"strength={p.strength} must be above 0 (the picture as it is) and at most 1 (all steps, from noise)."
+        )
     if p.like not in LIKE:
-        raise DaedalError(f"like={p.like!r} is not a tool whose noise is known{nearest(p.like, list(LIKE))}; choose from {', '.join(LIKE)}.")
+        raise DaedalError(
+            f"like={p.like!r} is not a tool whose noise is known{nearest(p.like, list(LIKE))}; choose from {', '.join(LIKE)}."
+        )
     return p
 
 
@@ -239,7 +341,12 @@ def strength_of(p: ImageParams) -> float:
 def holds(folder: Path) -> bool:
     """Whether a folder, or a single file, holds an image model."""
     config = folder / "config.json"
-    if folder.is_file() or (folder / "model_index.json").exists() or (folder / "picture.json").exists() or is_cascade(folder):
+    if (
+        folder.is_file()
+        or (folder / "model_index.json").exists()
+        or (folder / "picture.json").exists()
+        or is_cascade(folder)
+    ):
         return True
     return config.exists() and "_class_name" in json.loads(config.read_text())
 
@@ -250,13 +357,16 @@ def is_cascade(folder: Path) -> bool:
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> ImagePipeline:
-    """A pipeline for a house model, a folder that diffusers saved (or one of several, which follow one another), a Hub name, or a single
-    file of an open model. `dtype` auto computes in bf16 where the device has units for it, else in fp32."""
+    """A pipeline for a house model, a folder that diffusers saved (or one of several, which follow
+    one another), a Hub name, or a single file of an open model. `dtype` auto computes in bf16 where
+    the device has units for it, else in fp32."""
     folder = located(name_or_folder)
     where = machine.pick_device(device)
     compute = machine.compute_dtype(dtype, where)
     loading = {"device": where.type, "dtype": dtype}
-    return ImagePipeline(painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder, loading)
+    return ImagePipeline(
+        painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder, loading
+    )
 
 
 def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:

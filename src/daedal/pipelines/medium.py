@@ -1,7 +1,8 @@
-"""What a medium is: its settings, its models, its results. The command line, history, `again` and evaluation know media only through this.
+"""What a medium is: its settings, its models, its results. The command line, history, `again` and
+evaluation know media only through this.
 
-A new medium is a file of settings that ends in a `Medium`, a pipeline (a subclass of `Pipeline`) with its handle and result, and a line in
-daedal.pipelines.registry. Nothing here imports torch.
+A new medium is a file of settings that ends in a `Medium`, a pipeline (a subclass of `Pipeline`)
+with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch.
 """
 
 import importlib
@@ -27,8 +28,8 @@ class Loading:
 
 @dataclass(frozen=True)
 class Medium:
-    """A kind of content. `module` (imported when it is used) has `holds(path) -> bool`, whether a folder or file is a model of this medium,
-    and `load(name, **loading) -> Pipeline`."""
+    """A kind of content. `module` (imported when it is used) has `holds(path) -> bool`, whether a
+    folder or file is a model of this medium, and `load(name, **loading) -> Pipeline`."""
 
     name: str  # also the verb
     help: str  # of the verb
@@ -39,7 +40,8 @@ class Medium:
     measuring: type  # what `daedal eval` can be asked
     model: str  # the house's own
     module: str
-    metrics: str  # a module with `evaluate(pipeline, asked: measuring) -> daedal.evals.measured.Report`
+    # a module with `evaluate(pipeline, asked: measuring) -> daedal.evals.measured.Report`
+    metrics: str
     suffix: str  # of its files
     readable: bool = False  # a result is text, which a terminal can print
 
@@ -78,15 +80,21 @@ class Result(ABC):
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         r = self.recipe
-        known = {"prompt": r["prompt"], "finish_reason": self.finish_reason, "model": r["model"], "digest": r["digest"]}
+        known = {
+            "prompt": r["prompt"],
+            "finish_reason": self.finish_reason,
+            "model": r["model"],
+            "digest": r["digest"],
+        }
         return known | {"seed": r["settings"].get("seed"), "sample": r["sample"]}
 
 
 class Handle(ABC):
     """A generation under way, of one or several results. Any thread may use it.
 
-    Iterating yields events as they come, each with `done` and `total`, and for text with the `text` that became final; closing the iterator
-    stops the work. Every handle ends once: its results are done, cancelled, or raise what went wrong.
+    Iterating yields events as they come, each with `done` and `total`, and for text with the `text`
+    that became final; closing the iterator stops the work. Every handle ends once: its results are
+    done, cancelled, or raise what went wrong.
     """
 
     remarks: tuple[str, ...] = ()  # what the model does not do of what was asked, a sentence each
@@ -98,7 +106,8 @@ class Handle(ABC):
 
     @abstractmethod
     def advance(self) -> None:
-        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed on."""
+        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed
+        on."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -195,26 +204,36 @@ class Pipeline(ABC):
 
     @abstractmethod
     def start(self, prompt: Any, *, client: str = "", priority: int = 0, **settings: Any) -> Any:
-        """Queue a prompt and return its handle. Clients share the model evenly; a higher `priority` is served first."""
+        """Queue a prompt and return its handle. Clients share the model evenly; a higher `priority`
+        is served first."""
 
     @abstractmethod
     def runtime(self) -> dict[str, Any]:
-        """What the last bits of a result may depend on beside the weights, and how the model was loaded."""
+        """What the last bits of a result may depend on beside the weights, and how the model was
+        loaded."""
 
     def recipe(self, prompt: Any, settings: dict[str, Any]) -> dict[str, Any]:
         """What makes a result again, but for which `sample` of the n it is."""
         whose = {"model": self.name, "digest": digest(self.folder) if self.folder else None}
         return whose | {"prompt": prompt, "settings": settings, "runtime": self.runtime()}
 
-    def __call__(self, prompt: Any, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any) -> Any:
+    def __call__(
+        self, prompt: Any, *, on_progress: Callable[[int, int], None] | None = None, **settings: Any
+    ) -> Any:
         """The result of a prompt; a list of results when n > 1."""
         results = self.results(prompt, on_progress=on_progress, **settings)
         return results if settings.get("n", 1) > 1 else results[0]
 
     def results(
-        self, prompt: Any, *, on_progress: Callable[[int, int], None] | None = None, on_event: Callable[[Any], None] | None = None, **settings: Any
+        self,
+        prompt: Any,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
+        **settings: Any,
     ) -> list[Any]:
-        """All n results, made side by side. `on_progress` hears (done, total), `on_event` each event."""
+        """All n results, made side by side. `on_progress` hears (done, total), `on_event` each
+        event."""
         handle = self.start(prompt, **settings)
         for event in handle:
             if on_progress:
@@ -228,5 +247,6 @@ class Pipeline(ABC):
         return self.start(prompt, **{**settings, "n": 1})
 
     def reproduce(self, recipe: dict[str, Any], amount: int | None = None) -> Any:
-        """A result again from its recipe. One that was cancelled, where a part is a result, ends after `amount`."""
+        """A result again from its recipe. One that was cancelled, where a part is a result, ends
+        after `amount`."""
         return self.results(recipe["prompt"], **recipe["settings"])[recipe["sample"]]

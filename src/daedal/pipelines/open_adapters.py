@@ -1,5 +1,6 @@
-"""LoRAs and learned words (textual inversion) that a call asks for: put on before it, kept for the next one that asks for the same, taken off
-when one does not. The weights are then what they were, bit for bit."""
+"""LoRAs and learned words (textual inversion) that a call asks for: put on before it, kept for the
+next one that asks for the same, taken off when one does not. The weights are then what they were,
+bit for bit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,59 +15,67 @@ from daedal.systems.text import Clip
 
 
 @dataclass(frozen=True)
-class Worn:
+class Active:
     """What is on: the files as they were when read, and scales."""
 
     loras: tuple[tuple[Path, int, float], ...] = ()
     embeddings: tuple[tuple[Path, int], ...] = ()
 
     @classmethod
-    def of(cls, extras: Extras) -> "Worn":
+    def of(cls, extras: Extras) -> "Active":
         loras = tuple((path, path.stat().st_mtime_ns, scale) for path, scale in extras.loras)
         return cls(loras, tuple((path, path.stat().st_mtime_ns) for path in extras.embeddings))
 
 
-class Wardrobe:
+class LoraManager:
     """The networks of a model by role, the CLIP towers among them, and what they wear."""
 
     def __init__(self, parts: dict[str, Any], towers: list[Clip]) -> None:
         self.parts, self.towers, self.adapters = parts, towers, Adapters(parts)
-        self.worn = Worn()
+        self.active = Active()
         self.undo: list[Callable[[], None]] = []
 
-    def wear(self, extras: Extras) -> None:
+    def apply(self, extras: Extras) -> None:
         """These LoRAs and words, and no others. If one does not fit, nothing is worn."""
-        wanted = Worn.of(extras)
-        if wanted == self.worn:
+        wanted = Active.of(extras)
+        if wanted == self.active:
             return
         loras = [(read_lora(path, self.parts), scale) for path, _, scale in wanted.loras]
         words = [read_embedding(path) for path, _ in wanted.embeddings]
-        self.take_off()
+        self.remove_all()
         try:
             for lora, scale in loras:
                 self.adapters.apply(lora, scale)
             if words:
                 self.undo = [restorer(clip) for clip in self.towers]
             for word in words:
-                learned = add_embedding(word, {clip.role: clip.tower for clip in self.towers}, {clip.role: clip.tokenizer for clip in self.towers})
+                learned = add_embedding(
+                    word,
+                    {clip.role: clip.tower for clip in self.towers},
+                    {clip.role: clip.tokenizer for clip in self.towers},
+                )
                 for clip in self.towers:
                     clip.tokenizer = learned[clip.role]
         except Exception:
-            self.take_off()
+            self.remove_all()
             raise
-        self.worn = wanted
+        self.active = wanted
 
-    def take_off(self) -> None:
+    def remove_all(self) -> None:
         for undo in self.undo:
             undo()
         for lora in list(self.adapters.applied):
             self.adapters.remove(lora)
-        self.worn, self.undo = Worn(), []
+        self.active, self.undo = Active(), []
 
 
 def restorer(clip: Clip) -> Callable[[], None]:
     """What puts a tower's vocabulary back as it is now."""
-    tokenizer, layer, tower = clip.tokenizer, clip.tower.text_model.embeddings.token_embedding, clip.tower
+    tokenizer, layer, tower = (
+        clip.tokenizer,
+        clip.tower.text_model.embeddings.token_embedding,
+        clip.tower,
+    )
     weight, config, eos = layer.weight, tower.config, tower.text_model.eos
 
     def undo() -> None:

@@ -1,7 +1,9 @@
-"""Pictures as conditions of open image models: ControlNets and T2I-Adapters by kind of picture, and IP-Adapters.
+"""Pictures as conditions of open image models: ControlNets and T2I-Adapters by kind of picture, and
+IP-Adapters.
 
-A network is found, in this order: in `control_model`, which is one network, or a folder of several named by kind ("canny", "depth", ...); in
-the model's own folder. Networks beside the model's own come from the model store, leased for as long as the job runs.
+A network is found, in this order: in `control_model`, which is one network, or a folder of several
+named by kind ("canny", "depth", ...); in the model's own folder. Networks beside the model's own
+come from the model store, leased for as long as the job runs.
 """
 
 from collections.abc import Callable
@@ -36,53 +38,88 @@ class Conditioners:
         self.dtype, self.device = dtype, device
 
     def controls(self, job: Job, kinds: frozenset[str], leases: ExitStack) -> list[Control]:
-        """One a control picture of the job. `kinds` are the networks' class names that fit the model."""
+        """One a control picture of the job. `kinds` are the networks' class names that fit the
+        model."""
         found: list[Control] = []
         if not kinds:  # the model reads the pictures itself
             return found
         for kind, picture in job.extras.controls:
             network = self.network(kind, job.params.control_model, leases)
             if type(network).__name__ not in kinds:
-                raise DaedalError(f"{type(network).__name__} is no control for this model; it takes {' or '.join(sorted(kinds))}.")
-            found.append(Control(kind, network, from_pixels(picture).to(self.device, self.dtype), job.params.control_scale))
+                raise DaedalError(
+                    f"{type(network).__name__} is no control for this model; it takes {' or '.join(sorted(kinds))}."
+                )
+            found.append(
+                Control(
+                    kind,
+                    network,
+                    from_pixels(picture).to(self.device, self.dtype),
+                    job.params.control_scale,
+                )
+            )
         return found
 
     def network(self, kind: str, where: str | None, leases: ExitStack) -> Any:
         if where is None:
             known_kind(kind, KINDS)
             if self.own is None:
-                raise DaedalError(f"control {kind!r} needs its network; give control_model= (--control-model), a ControlNet or T2I-Adapter folder.")
+                raise DaedalError(
+                    f"control {kind!r} needs its network; give control_model= (--control-model), a ControlNet or T2I-Adapter folder."
+                )
             return self.own
         folder = checkpoints.resolve(where)
         if (folder / "config.json").exists():
             known_kind(kind, KINDS)
         else:
-            folder = folder / known_kind(kind, [path.parent.name for path in folder.glob("*/config.json")])
-        return self.leased(folder, leases, lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)))
+            folder = folder / known_kind(
+                kind, [path.parent.name for path in folder.glob("*/config.json")]
+            )
+        return self.leased(
+            folder,
+            leases,
+            lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)),
+        )
 
     def reference(self, job: Job, leases: ExitStack) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""
         if job.extras.reference is None:
             return None
         if job.params.reference_model is None:
-            raise DaedalError("a reference picture needs an IP-Adapter; give reference_model= (--reference-model), its safetensors file.")
+            raise DaedalError(
+                "a reference picture needs an IP-Adapter; give reference_model= (--reference-model), its safetensors file."
+            )
         file = Path(job.params.reference_model)
         adapter = self.leased(file, leases, lambda: load_ip_adapter(file, self.dtype, self.device))
-        encoder = self.encoder or self.leased(file.parent / "image_encoder", leases, lambda: self.encoder_beside(file))
-        picture, pooled = for_clip(job.extras.reference, encoder.config.image_size).to(self.device, self.dtype), adapter_pools(adapter)
+        encoder = self.encoder or self.leased(
+            file.parent / "image_encoder", leases, lambda: self.encoder_beside(file)
+        )
+        picture, pooled = (
+            for_clip(job.extras.reference, encoder.config.image_size).to(self.device, self.dtype),
+            adapter_pools(adapter),
+        )
         seen = encoder(picture)
-        nothing = torch.zeros_like(seen.pooled) if pooled else encoder(torch.zeros_like(picture)).hidden[-2]
-        return Reference(adapter, seen.pooled if pooled else seen.hidden[-2], nothing, job.params.reference_scale)
+        nothing = (
+            torch.zeros_like(seen.pooled)
+            if pooled
+            else encoder(torch.zeros_like(picture)).hidden[-2]
+        )
+        return Reference(
+            adapter, seen.pooled if pooled else seen.hidden[-2], nothing, job.params.reference_scale
+        )
 
     def encoder_beside(self, file: Path) -> Any:
         folder = file.parent / "image_encoder"
         if not folder.is_dir():
-            raise DaedalError(f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}.")
+            raise DaedalError(
+                f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}."
+            )
         return checkpoints.load(folder, dtype=self.dtype, device=self.device)
 
     def leased(self, place: Path, leases: ExitStack, load: Callable[[], Any]) -> Any:
         """A network of the store, until `leases` are given back."""
-        return leases.enter_context(STORE.lease(("network", *stamp(place), self.dtype, self.device), load))
+        return leases.enter_context(
+            STORE.lease(("network", *stamp(place), self.dtype, self.device), load)
+        )
 
 
 def adapter_pools(adapter: Any) -> bool:
@@ -91,10 +128,19 @@ def adapter_pools(adapter: Any) -> bool:
 
 
 def for_clip(picture: np.ndarray, side: int) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out, normalised (Radford et al. 2021)."""
+    """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out,
+    normalised (Radford et al. 2021)."""
     height, width = picture.shape[:2]
-    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    size = (
+        (side, int(side * height / width))
+        if width <= height
+        else (int(side * width / height), side)
+    )
     image = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    values = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
-    return ((values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None])[None]
+    values = (
+        torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
+    )
+    return (
+        (values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    )[None]

@@ -1,7 +1,9 @@
-"""Open image models behind the image pipeline: folders that diffusers saves, by what their `model_index.json` holds, and single files.
+"""Open image models behind the image pipeline: folders that diffusers saves, by what their
+`model_index.json` holds, and single files.
 
-A system (daedal.systems) says how prompts become conditions and what the network predicts; image-to-image, inpainting and what follows one
-model after another are the same for all (daedal.processes.imaging).
+A system (daedal.systems) says how prompts become conditions and what the network predicts;
+image-to-image, inpainting and what follows one model after another are the same for all
+(daedal.processes.imaging).
 """
 
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from daedal.errors import DaedalError
 from daedal.networks.autoencoder import decode_tiled
 from daedal.nn.quick import quicken
 from daedal.pipelines.given import Extras
-from daedal.pipelines.open_adapters import Wardrobe
+from daedal.pipelines.open_adapters import LoraManager
 from daedal.pipelines.open_control import Conditioners
 from daedal.pipelines.open_parts import read_parts, stages_of
 from daedal.pipelines.painter import CHOICES, Job, enlarged, snapped
@@ -34,7 +36,8 @@ from daedal.systems.conditions import Conditions
 from daedal.systems.deepfloyd import DeepFloyd
 from daedal.systems.system import denoiser, guided_by
 
-WHOLE = 128 * 128  # latent cells that are decoded in one piece; more are decoded in tiles, for memory
+# latent cells that are decoded in one piece; more are decoded in tiles, for memory
+WHOLE = 128 * 128
 REFINED = 0.3  # share of the steps that a model which follows another runs on its picture
 
 
@@ -43,16 +46,28 @@ class OpenPainter:
 
     def __init__(self, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
         self.system = system = system_of(parts)
-        self.network, self.vae, self.schedule, self.dtype = system.network, system.codec, system.schedule, dtype
+        self.network, self.vae, self.schedule, self.dtype = (
+            system.network,
+            system.codec,
+            system.schedule,
+            dtype,
+        )
         self.multiple = self.vae.factor * system.patch
         self.defaults = {**system.defaults, "sampler": self.schedule.sampler}
         self.takes, self.upscales, self.scale = system.takes, system.upscales, system.scale
-        self.wardrobe = Wardrobe(parts, system.towers)
+        self.lora_manager = LoraManager(parts, system.towers)
         self.conditioners = Conditioners(parts, dtype, system.device)
 
     @classmethod
-    def load(cls, place: Path, device: torch.device, dtype: torch.dtype, shared: dict[str, Any] | None = None) -> "OpenPainter":
-        """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be read again."""
+    def load(
+        cls,
+        place: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        shared: dict[str, Any] | None = None,
+    ) -> "OpenPainter":
+        """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be
+        read again."""
         first, *later = stages_of(place)
         parts = read_parts(first, dtype, device, shared or {})
         quicken(nn.ModuleList(part for part in parts.values() if isinstance(part, nn.Module)))
@@ -62,21 +77,31 @@ class OpenPainter:
 
     @torch.no_grad()
     def paint(self, job: Job) -> Steps:
-        """Steps to pictures (B, 3, H, W) in [-1, 1]. Networks that the job asks for are leased until its end."""
+        """Steps to pictures (B, 3, H, W) in [-1, 1]. Networks that the job asks for are leased
+        until its end."""
         with ExitStack() as leases:
             return (yield from self.painting(job, leases))
 
     def painting(self, job: Job, leases: ExitStack) -> Steps:
-        self.wardrobe.wear(job.extras)
+        self.lora_manager.apply(job.extras)
         made, device = self.system, self.system.device
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
-        draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)  # x is float32, whatever the network computes in
-        noise = draw if made.told_first else begun(draw)
+        # x is float32, whatever the network computes in
+        draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)
+        noise = draw if made.conditioning_noise_first else begun(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
-        start = None if init is None or made.upscales or (made.inpaints and job.strength == 1) else self.vae.encode(init).float()
+        start = (
+            None
+            if init is None or made.upscales or (made.inpaints and job.strength == 1)
+            else self.vae.encode(init).float()
+        )
         yield None  # the picture to start from is encoded
         levels = self.levels(job, h * w)
-        mask = None if job.mask is None or made.inpaints else painted_cells(job.mask, self.vae.factor).to(device)
+        mask = (
+            None
+            if job.mask is None or made.inpaints
+            else painted_cells(job.mask, self.vae.factor).to(device)
+        )
         predict, sampler = self.predictor(job, init, draw, leases)
         yield None  # the prompts are encoded
         x = yield from generating(
@@ -90,14 +115,21 @@ class OpenPainter:
 
     def levels(self, job: Job, cells: int) -> Levels:
         """All levels, or with a picture to start from the last of them."""
-        levels = self.schedule.levels(job.steps, tokens=cells // self.system.patch**2, even=self.system.even)
+        levels = self.schedule.levels(
+            job.steps, tokens=cells // self.system.patch**2, evenly_spaced=self.system.evenly_spaced
+        )
         return levels if job.init is None or self.upscales else levels.tail(job.strength)
 
-    def predictor(self, job: Job, init: Tensor | None, draw: Noise, leases: ExitStack) -> tuple[Denoise, Sampler]:
-        """The denoiser of a job, and its sampler, which is told the variance that the network learned."""
+    def predictor(
+        self, job: Job, init: Tensor | None, draw: Noise, leases: ExitStack
+    ) -> tuple[Denoise, Sampler]:
+        """The denoiser of a job, and its sampler, which is told the variance that the network
+        learned."""
         made, scale = self.system, job.guidance_scale
         if made.distilled and any(job.negatives):
-            raise DaedalError("this model has guidance built in and reads no negative prompt; leave `negative` out.")
+            raise DaedalError(
+                "this model has guidance built in and reads no negative prompt; leave `negative` out."
+            )
         negatives = job.negatives if guided_by(made, scale) else []
         conditions = Conditions(
             (job.height, job.width),
@@ -109,10 +141,25 @@ class OpenPainter:
             [from_pixels(picture) for _, picture in job.extras.controls],
         )
         prepared = made.prepare(made.encode([*job.prompts, *negatives]), conditions)
-        mask = None if job.mask is None or init is None else torch.from_numpy(job.mask)[None, None].to(init)
-        beside = made.beside(conditions, len(job.seeds), init, mask, draw).to(self.dtype) if made.extra else None
+        mask = (
+            None
+            if job.mask is None or init is None
+            else torch.from_numpy(job.mask)[None, None].to(init)
+        )
+        channel_conditioning = (
+            made.channel_conditioning(conditions, len(job.seeds), init, mask, draw).to(self.dtype)
+            if made.extra
+            else None
+        )
         learned: list[Tensor] = []
-        predict = denoiser(made, prepared, guidance_scale=scale, dtype=self.dtype, beside=beside, learned=learned)
+        predict = denoiser(
+            made,
+            prepared,
+            guidance_scale=scale,
+            dtype=self.dtype,
+            channel_conditioning=channel_conditioning,
+            learned=learned,
+        )
         sampler = sampler_named(job.sampler)
         drawn = self.schedule.learned_variance and job.sampler == "ddpm"
         return predict, sampler.set(large=lambda: learned[0]) if drawn else sampler
@@ -127,22 +174,45 @@ class OpenPainter:
         return torch.cat(made)
 
     def followed(self, name: str, job: Job, pictures: Tensor, leases: ExitStack) -> Steps:
-        """The pictures as the model of that name makes them larger, or refines them: one after another, with the prompt and seed of each."""
+        """The pictures as the model of that name makes them larger, or refines them: one after
+        another, with the prompt and seed of each."""
         place = located(name)
         alike = isinstance(self.system, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
         shared = self.system.shared if alike else {}  # type: ignore[attr-defined]
-        key = ("painter", *stamp(place), self.system.device, self.dtype, id(shared.get("text_encoder")))
-        stage = leases.enter_context(STORE.lease(key, lambda: OpenPainter.load(place, self.system.device, self.dtype, shared)))
+        key = (
+            "painter",
+            *stamp(place),
+            self.system.device,
+            self.dtype,
+            id(shared.get("text_encoder")),
+        )
+        stage = leases.enter_context(
+            STORE.lease(
+                key, lambda: OpenPainter.load(place, self.system.device, self.dtype, shared)
+            )
+        )
         yield None
         made = []
         for i, picture in enumerate(pixels(pictures)):
-            made.append((yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1)))
+            made.append(
+                (yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1))
+            )
         return torch.cat(made)
 
     def job_after(self, job: Job, i: int, picture: np.ndarray) -> Job:
-        """The job of this model for picture i of another: what the user left open is its own choice."""
-        asked = {key: self.defaults[key] if getattr(job.params, key) is None else getattr(job.params, key) for key in CHOICES}
-        size = enlarged(picture, (self.defaults["height"], self.defaults["width"]), self.scale) if self.upscales else picture.shape[:2]
+        """The job of this model for picture i of another: what the user left open is its own
+        choice."""
+        asked = {
+            key: self.defaults[key]
+            if getattr(job.params, key) is None
+            else getattr(job.params, key)
+            for key in CHOICES
+        }
+        size = (
+            enlarged(picture, (self.defaults["height"], self.defaults["width"]), self.scale)
+            if self.upscales
+            else picture.shape[:2]
+        )
         height, width = (snapped(side, self.multiple) for side in size)
         return Job(
             [job.prompts[i]], [job.negatives[i]], [job.seeds[i]], width, height, **asked, strength=REFINED, init=picture, mask=None,
@@ -150,14 +220,24 @@ class OpenPainter:
         )  # fmt: skip
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
-        """The estimate at the size of the latents, in the colours of a linear map (no decoder runs)."""
+        """The estimate at the size of the latents, in the colours of a linear map (no decoder
+        runs)."""
         if self.vae.factor == 1:
             return pixels(x0)
-        return pixels(torch.einsum("bchw,cd->bdhw", F.pad(x0.float().cpu(), (0, 0, 0, 0, 0, 1), value=1.0), self.colours))
+        return pixels(
+            torch.einsum(
+                "bchw,cd->bdhw",
+                F.pad(x0.float().cpu(), (0, 0, 0, 0, 0, 1), value=1.0),
+                self.colours,
+            )
+        )
 
     @cached_property
     def colours(self) -> Tensor:
-        return colour_map(lambda picture: self.vae.encode(picture.to(self.system.device, self.dtype)), self.vae.factor)
+        return colour_map(
+            lambda picture: self.vae.encode(picture.to(self.system.device, self.dtype)),
+            self.vae.factor,
+        )
 
     def remark(self, prompt: str) -> str:
         readers = [*self.system.towers, self.system.t5]

@@ -1,5 +1,5 @@
-"""The parts of an open image model: of a folder that diffusers saved, of a folder of such folders, and of a single file with the tokenizers it
-lacks."""
+"""The parts of an open image model: of a folder that diffusers saved, of a folder of such folders,
+and of a single file with the tokenizers it lacks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,23 +20,43 @@ NEEDED = {  # by what diffusers calls the pipeline begins with
     "StableDiffusion": ("vae", "text_encoder"),
     "Flux": ("vae", "text_encoder", "text_encoder_2"),
 }
-VOCABULARIES = {"CLIP": "openai/clip-vit-large-patch14", "T5": "google/t5-v1_1-xxl"}  # what every one of these models reads its prompts with
+# what every one of these models reads its prompts with
+VOCABULARIES = {"CLIP": "openai/clip-vit-large-patch14", "T5": "google/t5-v1_1-xxl"}
 WORDS = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model"]
 
 
 def stages_of(place: Path) -> list[Path]:
-    """The model itself; of a folder of models the one that needs no other before it, then those that enlarge, smallest pictures first."""
+    """The model itself; of a folder of models the one that needs no other before it, then those
+    that enlarge, smallest pictures first."""
     if place.is_file() or (place / "model_index.json").exists():
         return [place]
     stages = [path.parent for path in sorted(place.glob("*/model_index.json"))]
-    later = [stage for stage in stages if any((stage / f"{name}_scheduler").is_dir() for name in ("image_noising", "low_res"))]
+    later = [
+        stage
+        for stage in stages
+        if any((stage / f"{name}_scheduler").is_dir() for name in ("image_noising", "low_res"))
+    ]
     first = [stage for stage in stages if stage not in later]
     if len(first) != 1:
-        raise DaedalError(f"{place} holds {len(first)} models that need no other before them; name the one to begin with, {place}/....")
-    return [*first, *sorted(later, key=lambda stage: ((stage / "vae").is_dir(), read_config(stage / "unet")["sample_size"]))]  # latents are small
+        raise DaedalError(
+            f"{place} holds {len(first)} models that need no other before them; name the one to begin with, {place}/...."
+        )
+    # latents are small
+    return [
+        *first,
+        *sorted(
+            later,
+            key=lambda stage: (
+                (stage / "vae").is_dir(),
+                read_config(stage / "unet")["sample_size"],
+            ),
+        ),
+    ]
 
 
-def read_parts(place: Path, dtype: torch.dtype, device: torch.device, shared: dict[str, Any]) -> dict[str, Any]:
+def read_parts(
+    place: Path, dtype: torch.dtype, device: torch.device, shared: dict[str, Any]
+) -> dict[str, Any]:
     """All parts but the `shared` ones, and these."""
     if place.is_file():
         return completed(place, load_single_file(place, dtype=dtype, device=device), dtype, device)
@@ -44,22 +64,35 @@ def read_parts(place: Path, dtype: torch.dtype, device: torch.device, shared: di
         return checkpoints.load_parts(place, dtype=dtype, device=device)
     index = read_index(place)
     kinds = {name: kind for name, kind in kinds_of(index).items() if name not in shared}
-    return {"model_index": index} | {name: load_part(place / name, kind, dtype, device, False) for name, kind in kinds.items()} | shared
+    return (
+        {"model_index": index}
+        | {
+            name: load_part(place / name, kind, dtype, device, False)
+            for name, kind in kinds.items()
+        }
+        | shared
+    )
 
 
-def completed(file: Path, parts: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """The parts of a single file with what it lacks: networks from folders beside it, named as in a pipeline folder, and tokenizers from there
-    or from the Hub."""
+def completed(
+    file: Path, parts: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """The parts of a single file with what it lacks: networks from folders beside it, named as in a
+    pipeline folder, and tokenizers from there or from the Hub."""
     beside = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
     kind = parts.get("model_index", {}).get("_class_name", "")
     needed = next((roles for name, roles in NEEDED.items() if kind.startswith(name)), None)
     if needed is None:
-        raise DaedalError(f"{file} holds {', '.join(parts)} and no denoiser; give the file of a whole model, or a model folder.")
+        raise DaedalError(
+            f"{file} holds {', '.join(parts)} and no denoiser; give the file of a whole model, or a model folder."
+        )
     for role in (*needed, "text_encoder", "text_encoder_2", "text_encoder_3"):
         if role not in parts and (found := first_folder(beside, role)):
             parts[role] = checkpoints.load(found, dtype=dtype, device=device)
     if missing := [role for role in needed if role not in parts]:
-        raise DaedalError(f"{file} has no {', '.join(missing)}; put these folders of a {kind} beside it, or open a model folder.")
+        raise DaedalError(
+            f"{file} has no {', '.join(missing)}; put these folders of a {kind} beside it, or open a model folder."
+        )
     return parts | dict(tokenizers_of(parts, beside))
 
 
@@ -70,7 +103,10 @@ def first_folder(places: list[Path], name: str) -> Path | None:
 def tokenizers_of(parts: dict[str, Any], beside: list[Path]) -> Iterator[tuple[str, Tokenizer]]:
     """One a text encoder. OpenCLIP's towers were trained with "!", token 0, as padding."""
     for role in [name for name in parts if name.startswith("text_encoder")]:
-        name, family = role.replace("text_encoder", "tokenizer"), "T5" if "T5" in type(parts[role]).__name__ else "CLIP"
+        name, family = (
+            role.replace("text_encoder", "tokenizer"),
+            "T5" if "T5" in type(parts[role]).__name__ else "CLIP",
+        )
         found = first_folder(beside, name)
         tokenizer = load_tokenizer(found or vocabulary(VOCABULARIES[family]))
         if found is None and family == "CLIP" and parts[role].config.hidden_act != "quick_gelu":

@@ -45,7 +45,8 @@ class Painter(Protocol):
     scale: int | None  # so many times; None: to its own size
 
     def paint(self, job: Job) -> Steps:
-        """Steps that return pictures (B, 3, H, W) in [-1, 1]. They may be run between the steps of other jobs of equal LoRAs and words."""
+        """Steps that return pictures (B, 3, H, W) in [-1, 1]. They may be run between the steps of
+        other jobs of equal LoRAs and words."""
         ...
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
@@ -58,7 +59,8 @@ class Painter(Protocol):
 
 
 def enlarged(picture: np.ndarray, wanted: tuple[int, int], times: int | None) -> tuple[int, int]:
-    """(height, width) of a picture that grows so many times, or until its shorter side is that of the size wanted."""
+    """(height, width) of a picture that grows so many times, or until its shorter side is that of
+    the size wanted."""
     height, width = picture.shape[:2]
     scale = times or min(wanted) / min(height, width)
     return round(height * scale), round(width * scale)

@@ -20,21 +20,27 @@ def medium_named(name: str) -> Medium:
         if medium.name == name:
             return medium
     names = [medium.name for medium in MEDIA]
-    raise DaedalError(f"{name!r} is not a medium that is known here{nearest(name, names)}; known are {', '.join(names)}.")
+    raise DaedalError(
+        f"{name!r} is not a medium that is known here{nearest(name, names)}; known are {', '.join(names)}."
+    )
 
 
 def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
-    """The pipeline of a model, by what its folder or file holds: "house/text", a folder, a file of weights, a Hub name, "BASE:ADAPTER".
-    `loading` are the medium's (device, dtype, of text also quantize); None is left out."""
+    """The pipeline of a model, by what its folder or file holds: "house/text", a folder, a file of
+    weights, a Hub name, "BASE:ADAPTER". `loading` are the medium's (device, dtype, of text also
+    quantize); None is left out."""
     from daedal.checkpoints.adapter import parted
     from daedal.engine.store import STORE
     from daedal.pipelines.place import located
 
     place = located(parted(name_or_folder)[0])
-    medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])  # the last says what it cannot read
+    # the last says what it cannot read
+    medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
     given = {key: value for key, value in loading.items() if value is not None}
     known = settings_of(medium.loading)
     if strange := [key for key in given if key not in known]:
         key = strange[0]
-        raise DaedalError(f"{key}={given[key]!r} does not apply to {name_or_folder}, a model of {medium.plural}; it takes {', '.join(known)}.")
+        raise DaedalError(
+            f"{key}={given[key]!r} does not apply to {name_or_folder}, a model of {medium.plural}; it takes {', '.join(known)}."
+        )
     return STORE.adopt(medium.code.load(name_or_folder, **given))

@@ -33,15 +33,17 @@ from daedal.pipelines.medium import Handle, Pipeline, Result
 from daedal.pipelines.text_params import TEXT, TextParams
 from daedal.settings import read
 
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")  # of a generation_config.json
+# of a generation_config.json
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 Prompt = str | Sequence[dict[str, Any]] | Sequence[int]
 BITS = {8: 8, 4: 4, 16: 16, "8": 8, "4": 4, "16": 16, "int8": 8, "int4": 4, "bf16": 16}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a stream: its id, the text that became final with it (may be empty), its log-probability, which of the n texts it belongs
-    to, and how many tokens are done of at most how many."""
+    """One token of a stream: its id, the text that became final with it (may be empty), its
+    log-probability, which of the n texts it belongs to, and how many tokens are done of at most how
+    many."""
 
     token: int
     text: str
@@ -53,7 +55,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Text(Result):
-    """One finished text. `finish_reason` is "stop" (the model or a stop string ended it), "length" (max_tokens did) or "cancelled"."""
+    """One finished text. `finish_reason` is "stop" (the model or a stop string ended it), "length"
+    (max_tokens did) or "cancelled"."""
 
     medium = TEXT
     text: str
@@ -82,7 +85,11 @@ class Text(Result):
         return prompt if isinstance(prompt, str) and settings["raw"] else ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"text": self.text} | super().as_dict() | {"tokens": list(self.tokens), "logprobs": list(self.logprobs)}
+        return (
+            {"text": self.text}
+            | super().as_dict()
+            | {"tokens": list(self.tokens), "logprobs": list(self.logprobs)}
+        )
 
     def _repr_markdown_(self) -> str:
         return f"**{self.front}**{self.text}\n\n<small>{self.recipe['model']}, seed {self.recipe['settings']['seed']}</small>"
@@ -94,23 +101,38 @@ class Text(Result):
 
 
 class TextPipeline(Pipeline):
-    """A network and its tokenizer behind one call. Settings are those of `TextParams`; a prompt is text, chat messages or token ids.
+    """A network and its tokenizer behind one call. Settings are those of `TextParams`; a prompt is
+    text, chat messages or token ids.
 
-    A model with a chat template answers a text; `raw=True` has it continue the text instead, as every other model does.
+    A model with a chat template answers a text; `raw=True` has it continue the text instead, as
+    every other model does.
     """
 
     medium = TEXT
 
     def __init__(
-        self, network: Decoder, tokenizer: Tokenizer, name: str = "model", folder: Path | None = None, loading: dict[str, Any] | None = None
+        self,
+        network: Decoder,
+        tokenizer: Tokenizer,
+        name: str = "model",
+        folder: Path | None = None,
+        loading: dict[str, Any] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.name, self.folder, self.loading = network, tokenizer, name, folder, loading or {}
+        self.network, self.tokenizer, self.name, self.folder, self.loading = (
+            network,
+            tokenizer,
+            name,
+            folder,
+            loading or {},
+        )
         self.defaults = generation_defaults(folder) if folder else {}
         self.serving: dict[str, Any] = {}  # arguments of the engine
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
-    def start(self, prompt: Prompt, *, client: str = "", priority: int = 0, **settings: Any) -> "Stream":
+    def start(
+        self, prompt: Prompt, *, client: str = "", priority: int = 0, **settings: Any
+    ) -> "Stream":
         params = self.params(settings)
         if isinstance(prompt, str) and not params.raw and not self.tokenizer.chat_template:
             params = dataclasses.replace(params, raw=True)
@@ -119,33 +141,47 @@ class TextPipeline(Pipeline):
 
     @property
     def engine(self) -> Engine:
-        """One engine for all calls, made by the first. A chat does not read its beginning again, and a text comes out the same to the bit
-        whatever was asked before it."""
+        """One engine for all calls, made by the first. A chat does not read its beginning again,
+        and a text comes out the same to the bit whatever was asked before it."""
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(self.network, self.tokenizer, exact_prefixes=True, **self.serving)
+                self._engine = Engine(
+                    self.network, self.tokenizer, exact_prefixes=True, **self.serving
+                )
                 RUNTIME.add(self._engine)
         return self._engine
 
     def encode(self, prompt: Prompt, raw: bool = True) -> list[int]:
-        """Token ids of a prompt. A plain text gets the bos token where the model has one, or unless `raw` the model's chat template."""
+        """Token ids of a prompt. A plain text gets the bos token where the model has one, or unless
+        `raw` the model's chat template."""
         if isinstance(prompt, str) and not raw:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, str):
             if self.tokenizer.bos_id is None and not prompt:
-                raise DaedalError("the prompt is empty and this model has no bos token to start from; give at least one word.")
+                raise DaedalError(
+                    "the prompt is empty and this model has no bos token to start from; give at least one word."
+                )
             ids = self.tokenizer.encode(prompt)
-            return ids[:-1] if len(ids) > 1 and ids[-1] in self.tokenizer.eos_ids else ids  # a frame may end in eos, a prompt must not
+            # a frame may end in eos, a prompt must not
+            return ids[:-1] if len(ids) > 1 and ids[-1] in self.tokenizer.eos_ids else ids
         ids = [item for item in prompt if isinstance(item, int)]
         if not ids:
-            return chat.encode(self.tokenizer, [item for item in prompt if not isinstance(item, int)])
+            return chat.encode(
+                self.tokenizer, [item for item in prompt if not isinstance(item, int)]
+            )
         if bad := [i for i in ids if not 0 <= i < self.network.config.vocab_size]:
-            raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {self.network.config.vocab_size}.")
+            raise DaedalError(
+                f"token id {bad[0]} is outside the vocabulary of {self.network.config.vocab_size}."
+            )
         return ids
 
     def params(self, settings: dict[str, Any]) -> TextParams:
-        """The settings with what was left out filled in: from the model's generation_config.json, else the medium's defaults."""
-        given = {**self.defaults, **{key: value for key, value in settings.items() if value is not None}}
+        """The settings with what was left out filled in: from the model's generation_config.json,
+        else the medium's defaults."""
+        given = {
+            **self.defaults,
+            **{key: value for key, value in settings.items() if value is not None},
+        }
         if isinstance(given.get("schema"), str | Path):
             given["schema"] = read_schema(Path(given["schema"]))
         params = read(TextParams, given, "text generation")
@@ -162,12 +198,16 @@ class TextPipeline(Pipeline):
         """`max_tokens` cut to what the context leaves; a prompt that leaves nothing is an error."""
         context = self.engine.max_len
         if len(ids) >= context:
-            raise DaedalError(f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it.")
+            raise DaedalError(
+                f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it."
+            )
         return dataclasses.replace(params, max_tokens=min(params.max_tokens, context - len(ids)))
 
     def runtime(self) -> dict[str, Any]:
         weight = self.network.embed_tokens.weight
-        bits = {m.bits for m in self.network.modules() if isinstance(m, QuantLinear | QuantEmbedding)}
+        bits = {
+            m.bits for m in self.network.modules() if isinstance(m, QuantLinear | QuantEmbedding)
+        }
         return {
             "device": weight.device.type,
             "dtype": str(weight.dtype).removeprefix("torch."),
@@ -189,7 +229,15 @@ class TextPipeline(Pipeline):
 class Stream(Handle):
     """Continuations under way."""
 
-    def __init__(self, pipeline: TextPipeline, prompt: Prompt, ids: list[int], params: TextParams, client: str, priority: int) -> None:
+    def __init__(
+        self,
+        pipeline: TextPipeline,
+        prompt: Prompt,
+        ids: list[int],
+        params: TextParams,
+        client: str,
+        priority: int,
+    ) -> None:
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
         wanted = dataclasses.replace(params, logprobs=params.logprobs or 0)
         self.samples = pipeline.engine.submit(ids, wanted, client=client, priority=priority).samples
@@ -227,7 +275,9 @@ class Stream(Handle):
             while self.shown[index] < len(sample.stream):
                 token = sample.stream[self.shown[index]]
                 self.shown[index] += 1
-                yield Piece(token.id, token.text, token.logprob or 0.0, index, sum(self.shown), total)
+                yield Piece(
+                    token.id, token.text, token.logprob or 0.0, index, sum(self.shown), total
+                )
             if sample.error:
                 raise sample.error
 
@@ -239,17 +289,30 @@ class Stream(Handle):
         sample, p = self.samples[index], self.pipeline
         if sample.error:
             raise sample.error
-        left_out = {"grammar": None, "adapter": None, "schema": None, "regex": None, "logprobs": None}
-        settings = {key: value for key, value in vars(self.params).items() if not ((key in left_out and value is None) or key == "grammar")}
+        left_out = {
+            "grammar": None,
+            "adapter": None,
+            "schema": None,
+            "regex": None,
+            "logprobs": None,
+        }
+        settings = {
+            key: value
+            for key, value in vars(self.params).items()
+            if not ((key in left_out and value is None) or key == "grammar")
+        }
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         recipe = p.recipe(prompt, settings) | {"sample": index}
         logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
-        return Text(recipe, sample.finished or "cancelled", sample.text, tuple(sample.output), logprobs)
+        return Text(
+            recipe, sample.finished or "cancelled", sample.text, tuple(sample.output), logprobs
+        )
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:
-    """The settings that a model's makers recommend in its generation_config.json. Where they recommend any way to draw, what they leave out of
-    it has no effect, as in the tools that they measured it with."""
+    """The settings that a model's makers recommend in its generation_config.json. Where they
+    recommend any way to draw, what they leave out of it has no effect, as in the tools that they
+    measured it with."""
     path = folder / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = {name: config[name] for name in DRAWING if config.get(name) is not None}
@@ -280,10 +343,12 @@ def load(
     quantize: int | str | None = None,
     **serving: Any,
 ) -> TextPipeline:
-    """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder, which names its base; an adapter is merged in, or
-    stays beside packed weights. `dtype` auto keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
-    which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs the weights to 8 or 4 bits, or 16 for bf16, on the way in. `serving`
-    are the rest of `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters."""
+    """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder,
+    which names its base; an adapter is merged in, or stays beside packed weights. `dtype` auto
+    keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
+    which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs
+    the weights to 8 or 4 bits, or 16 for bf16, on the way in. `serving` are the rest of
+    `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters."""
     name = f"{name_or_folder}:{adapter}" if adapter else str(name_or_folder)
     base, adapter = parted(name)
     folder = checkpoints.resolve(base)
@@ -309,12 +374,16 @@ def load(
         "quantize": quantize,
         **{key: str(value) if key == "draft" else value for key, value in serving.items()},
     }
-    pipeline = TextPipeline(network.eval(), Tokenizer.load(words, folder), name, Path(adapter or folder), loading)
+    pipeline = TextPipeline(
+        network.eval(), Tokenizer.load(words, folder), name, Path(adapter or folder), loading
+    )
     pipeline.serving = serving_options(serving, device, dtype, quantize)
     return pipeline
 
 
-def serving_options(given: dict[str, Any], device: str, dtype: str, quantize: int | str | None) -> dict[str, Any]:
+def serving_options(
+    given: dict[str, Any], device: str, dtype: str, quantize: int | str | None
+) -> dict[str, Any]:
     """Settings of `TextLoading` that are the engine's, as its arguments."""
     given = {key: value for key, value in given.items() if value is not None}
     if "draft" in given:

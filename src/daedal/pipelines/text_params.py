@@ -12,29 +12,62 @@ from daedal.settings import Setting
 
 @dataclass(frozen=True, kw_only=True)
 class TextParams(SamplingParams):
-    """Settings of one text. What is left out is the model's own choice (its generation_config.json), else the default here."""
+    """Settings of one text. What is left out is the model's own choice (its
+    generation_config.json), else the default here."""
 
     temperature: Annotated[float, Setting("0 is greedy, 1 the model's own distribution.")] = 0.8
     top_p: Annotated[float, Setting("Draw from the likeliest that hold this share.")] = 0.95
-    raw: Annotated[bool, Setting("Continue the prompt's own words, also where the model is one that answers.")] = False
-    schema: Annotated[Any, Setting("JSON schema that the text will satisfy: a file, or the schema itself.", metavar="FILE")] = None
+    raw: Annotated[
+        bool, Setting("Continue the prompt's own words, also where the model is one that answers.")
+    ] = False
+    schema: Annotated[
+        Any,
+        Setting(
+            "JSON schema that the text will satisfy: a file, or the schema itself.", metavar="FILE"
+        ),
+    ] = None
     regex: Annotated[str | None, Setting("Regular expression that the text will match.")] = None
 
 
 @dataclass(frozen=True)
 class TextLoading(Loading):
-    adapter: Annotated[str | Path | None, Setting("Folder or Hub name of a LoRA to put on the model.")] = None
-    quantize: Annotated[int | str | None, Setting("Pack the weights on loading: 8, 4, or 16 for bf16.")] = None
+    adapter: Annotated[
+        str | Path | None, Setting("Folder or Hub name of a LoRA to put on the model.")
+    ] = None
+    quantize: Annotated[
+        int | str | None, Setting("Pack the weights on loading: 8, 4, or 16 for bf16.")
+    ] = None
     draft: Annotated[
-        str | Path | None, Setting("A small model of the same tokenizer that guesses ahead; outputs stay the same.", metavar="MODEL")
+        str | Path | None,
+        Setting(
+            "A small model of the same tokenizer that guesses ahead; outputs stay the same.",
+            metavar="MODEL",
+        ),
     ] = None
     prompt_lookup: Annotated[
-        int | None, Setting("Guess so many tokens ahead from where the last ones stood before; outputs stay the same.", 0, 64)
+        int | None,
+        Setting(
+            "Guess so many tokens ahead from where the last ones stood before; outputs stay the same.",
+            0,
+            64,
+        ),
     ] = None
-    cache: Annotated[str | None, Setting("How keys and values are kept: slots, or paged for many sequences of unlike lengths.")] = None
-    cache_gb: Annotated[float | None, Setting("Most memory for keys and values, in GB.", 0, 10**6)] = None
-    context: Annotated[int | None, Setting("Longest text with its prompt, in tokens.", 2, 10**9)] = None
-    adapters: Annotated[Mapping[str, str | Path] | None, Setting("LoRA folders by the names that requests ask for.", typed=False)] = None
+    cache: Annotated[
+        str | None,
+        Setting(
+            "How keys and values are kept: slots, or paged for many sequences of unlike lengths."
+        ),
+    ] = None
+    cache_gb: Annotated[
+        float | None, Setting("Most memory for keys and values, in GB.", 0, 10**6)
+    ] = None
+    context: Annotated[
+        int | None, Setting("Longest text with its prompt, in tokens.", 2, 10**9)
+    ] = None
+    adapters: Annotated[
+        Mapping[str, str | Path] | None,
+        Setting("LoRA folders by the names that requests ask for.", typed=False),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +81,12 @@ class TextMeasuring:
     column: Annotated[str, Setting("Text column.")] = "text"
     split: Annotated[str | None, Setting("Keep rows whose `split` column has this value.")] = None
     documents: Annotated[int, Setting("At most so many documents.", 1, 10**9)] = 1000
-    context: Annotated[int | None, Setting("Window in tokens; the model's own by default.", 2, 10**9)] = None
-    tasks: Annotated[str | None, Setting("Comma-separated lm-evaluation-harness tasks (extra: evals).")] = None
+    context: Annotated[
+        int | None, Setting("Window in tokens; the model's own by default.", 2, 10**9)
+    ] = None
+    tasks: Annotated[
+        str | None, Setting("Comma-separated lm-evaluation-harness tasks (extra: evals).")
+    ] = None
     limit: Annotated[int | None, Setting("Examples a task.", 1, 10**9)] = None
 
 

@@ -1,9 +1,11 @@
-"""Text one token after another: the naive loop that every trick of the engine is compared with, and what can be done with logits in it.
+"""Text one token after another: the naive loop that every trick of the engine is compared with, and
+what can be done with logits in it.
 
     ids = generate(network, prompt_ids, SamplingParams(temperature=0, max_tokens=50), eos_ids=(2,))
 
-Here too: guidance by a second stream of logits (classifier-free, contrastive), beam search, speculation's rule of acceptance, guesses copied
-from the prompt, and stop strings that are held back while half seen.
+Here too: guidance by a second stream of logits (classifier-free, contrastive), beam search,
+speculation's rule of acceptance, guesses copied from the prompt, and stop strings that are held
+back while half seen.
 
 Legend: B batch, T tokens, V vocabulary, k guessed tokens.
 """
@@ -32,14 +34,19 @@ def activation_dtype(network: "Decoder") -> torch.dtype:
 class Feed:
     """One sequence through one network: `feed(new_ids)` returns the logits (V,) after them.
 
-    `max_len=None` keeps no cache and runs the whole sequence each time; otherwise keys and values of up to max_len tokens are kept.
+    `max_len=None` keeps no cache and runs the whole sequence each time; otherwise keys and values
+    of up to max_len tokens are kept.
     """
 
     def __init__(self, network: "Decoder", max_len: int | None = None) -> None:
         self.network = network
         self.ids: list[int] = []
         device = network.embed_tokens.weight.device
-        self.cache = KVCache(network.config, 1, max_len, activation_dtype(network), device) if max_len else None
+        self.cache = (
+            KVCache(network.config, 1, max_len, activation_dtype(network), device)
+            if max_len
+            else None
+        )
 
     def __call__(self, ids: Sequence[int]) -> Tensor:
         self.ids.extend(ids)
@@ -54,7 +61,8 @@ class Feed:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A second stream beside the first: its network, its (weaker) prompt, and how the two logits combine."""
+    """A second stream beside the first: its network, its (weaker) prompt, and how the two logits
+    combine."""
 
     network: "Decoder"
     prompt: Sequence[int]
@@ -62,7 +70,8 @@ class Contrast:
 
 
 def guided(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Classifier-free guidance for text (Sanchez et al. 2023): away from what the model says without the prompt. 1 is no guidance."""
+    """Classifier-free guidance for text (Sanchez et al. 2023): away from what the model says
+    without the prompt. 1 is no guidance."""
 
     def combine(conditional: Tensor, unconditional: Tensor) -> Tensor:
         with_prompt, without = conditional.log_softmax(-1), unconditional.log_softmax(-1)
@@ -72,8 +81,8 @@ def guided(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def contrastive(alpha: float = 0.1, beta: float = 0.5) -> Callable[[Tensor, Tensor], Tensor]:
-    """Contrastive decoding (Li et al. 2022, as scaled by O'Brien & Lewis 2023): away from an amateur, among tokens that the expert finds
-    at least alpha times as likely as its best."""
+    """Contrastive decoding (Li et al. 2022, as scaled by O'Brien & Lewis 2023): away from an
+    amateur, among tokens that the expert finds at least alpha times as likely as its best."""
 
     def combine(expert: Tensor, amateur: Tensor) -> Tensor:
         implausible = expert < expert.amax(-1, keepdim=True) + torch.tensor(alpha).log()
@@ -92,17 +101,24 @@ def stream(
     cached: bool = False,
     contrast: Contrast | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """Yield (token, log-probability under the network) until an end token, which is yielded too, the grammar's end, or `max_tokens`."""
+    """Yield (token, log-probability under the network) until an end token, which is yielded too,
+    the grammar's end, or `max_tokens`."""
     if not prompt:
         raise DaedalError("The prompt has no tokens; start with at least the bos token.")
     if params.adapter is not None:
-        raise DaedalError(f"adapter={params.adapter!r} is for an engine; put the adapter on the network with load_adapter.")
+        raise DaedalError(
+            f"adapter={params.adapter!r} is for an engine; put the adapter on the network with load_adapter."
+        )
     params.check(network.config.vocab_size)
     params, ends = params.seeded(), frozenset(() if params.ignore_eos else eos_ids)
     matcher = params.grammar.matcher() if params.grammar else None
     size = len(prompt) + params.max_tokens
     feed = Feed(network, size if cached else None)
-    other = Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None) if contrast else None
+    other = (
+        Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None)
+        if contrast
+        else None
+    )
     fresh, weaker = prompt, contrast.prompt if contrast else prompt
     output: list[int] = []
     while True:
@@ -117,22 +133,36 @@ def stream(
         fresh = weaker = [token]
 
 
-def generate(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any) -> list[int]:
+def generate(
+    network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any
+) -> list[int]:
     """The new token ids of one continuation; options as for `stream`."""
     return [token for token, _ in stream(network, prompt, params, **options)]
 
 
-def generate_n(network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any) -> list[list[int]]:
+def generate_n(
+    network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any
+) -> list[list[int]]:
     """`params.n` continuations, each with its own seed."""
     params = params.seeded()
     return [generate(network, prompt, params.sample_of(i), **options) for i in range(params.n)]
 
 
-def generate_text(network: "Decoder", tokenizer: "Tokenizer", prompt: Sequence[int], params: SamplingParams, **options: Any) -> str:
+def generate_text(
+    network: "Decoder",
+    tokenizer: "Tokenizer",
+    prompt: Sequence[int],
+    params: SamplingParams,
+    **options: Any,
+) -> str:
     """The text of one continuation, cut at the first stop string."""
     from daedal.data.detokenizer import Detokenizer
 
-    words, held, ends = Detokenizer(tokenizer, prompt), StopStrings(params.stop), stop_ids(tokenizer, params.stop)
+    words, held, ends = (
+        Detokenizer(tokenizer, prompt),
+        StopStrings(params.stop),
+        stop_ids(tokenizer, params.stop),
+    )
     text = ""
     for token, _ in stream(network, prompt, params, eos_ids=tokenizer.eos_ids, **options):
         text += held.push(words.push(token))
@@ -144,13 +174,15 @@ def generate_text(network: "Decoder", tokenizer: "Tokenizer", prompt: Sequence[i
 
 
 def stop_ids(tokenizer: "Tokenizer", stops: Iterable[str]) -> frozenset[int]:
-    """Ids of the control tokens among stop strings: they never show in a text, and end it all the same."""
+    """Ids of the control tokens among stop strings: they never show in a text, and end it all the
+    same."""
     ids = (tokenizer.backend.token_to_id(stop) for stop in stops)
     return frozenset(i for i in ids if i is not None and i in tokenizer.special_ids)
 
 
 class StopStrings:
-    """Text that may go out: `push(text)` returns it but for an ending that could become a stop string; `stopped` once one is whole."""
+    """Text that may go out: `push(text)` returns it but for an ending that could become a stop
+    string; `stopped` once one is whole."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops, self.stopped, self._held = tuple(stops), False, ""
@@ -164,7 +196,14 @@ class StopStrings:
             self.stopped = True
             return self._held[: min(found)]
         longest = min(len(self._held), max(map(len, self.stops)) - 1)
-        keep = next((n for n in range(longest, 0, -1) if any(s.startswith(self._held[-n:]) for s in self.stops)), 0)
+        keep = next(
+            (
+                n
+                for n in range(longest, 0, -1)
+                if any(s.startswith(self._held[-n:]) for s in self.stops)
+            ),
+            0,
+        )
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out
 
@@ -174,7 +213,7 @@ class StopStrings:
         return out
 
 
-# -- beam search ---------------------------------------------------------------------------------------------------------------------------
+# -- beam search -----------------------------------------------------------------------------------
 
 
 Hypothesis = tuple[tuple[int, ...], float]  # ids so far, summed log-probability
@@ -197,18 +236,29 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool = False,
 ) -> list[Beam]:
-    """The `beams` best finished continuations, best first. `early_stopping` ends when there are that many, else when none can get better."""
+    """The `beams` best finished continuations, best first. `early_stopping` ends when there are
+    that many, else when none can get better."""
     if beams < 1:
         raise DaedalError(f"beams={beams} must be at least 1.")
     ends = set(eos_ids)
-    cache = KVCache(network.config, beams, len(prompt) + max_tokens, activation_dtype(network), network.embed_tokens.weight.device)
+    cache = KVCache(
+        network.config,
+        beams,
+        len(prompt) + max_tokens,
+        activation_dtype(network),
+        network.embed_tokens.weight.device,
+    )
     logits = _beam_step(network, cache, [list(prompt)]).expand(beams, -1)
     _reorder(cache, [0] * beams, len(prompt))
-    running: list[Hypothesis] = [((), 0.0), *(((), -INF) for _ in range(beams - 1))]  # one real beam until they part
+    # one real beam until they part
+    running: list[Hypothesis] = [((), 0.0), *(((), -INF) for _ in range(beams - 1))]
     done: list[Beam] = []
     for length in range(1, max_tokens + 1):
         running, parents, ended = _extend(running, logits, ends if length < max_tokens else None)
-        done = sorted([*done, *(Beam(ids, total / length**length_penalty) for ids, total in ended)], key=lambda b: -b.score)[:beams]
+        done = sorted(
+            [*done, *(Beam(ids, total / length**length_penalty) for ids, total in ended)],
+            key=lambda b: -b.score,
+        )[:beams]
         best = running[0][1] / length**length_penalty if running else -INF
         if not running or (len(done) == beams and (early_stopping or best < done[-1].score)):
             break
@@ -217,10 +267,15 @@ def beam_search(
     return done
 
 
-def _extend(running: list[Hypothesis], logits: Tensor, ends: set[int] | None) -> tuple[list[Hypothesis], list[int], list[Hypothesis]]:
-    """(running beams, their parents, those that ended). An end counts only among the best `beams`; `ends=None`: everything ends here."""
+def _extend(
+    running: list[Hypothesis], logits: Tensor, ends: set[int] | None
+) -> tuple[list[Hypothesis], list[int], list[Hypothesis]]:
+    """(running beams, their parents, those that ended). An end counts only among the best `beams`;
+    `ends=None`: everything ends here."""
     beams = len(running)
-    scores = torch.tensor([total for _, total in running], device=logits.device)[:, None] + logits.float().log_softmax(-1)
+    scores = torch.tensor([total for _, total in running], device=logits.device)[
+        :, None
+    ] + logits.float().log_softmax(-1)
     values, flat = scores.flatten().topk(min(beams * (1 + max(1, len(ends or ()))), scores.numel()))
     going: list[Hypothesis] = []
     ended: list[Hypothesis] = []
@@ -238,7 +293,9 @@ def _extend(running: list[Hypothesis], logits: Tensor, ends: set[int] | None) ->
 
 def _beam_step(network: "Decoder", cache: KVCache, rows: list[list[int]]) -> Tensor:
     step = cache.step([(slot, len(ids)) for slot, ids in enumerate(rows)])
-    hidden = network.hidden(torch.tensor(rows, device=network.embed_tokens.weight.device), cache=step)[:, -1]
+    hidden = network.hidden(
+        torch.tensor(rows, device=network.embed_tokens.weight.device), cache=step
+    )[:, -1]
     step.commit()
     return network.head(hidden)  # (B, V)
 
@@ -250,13 +307,17 @@ def _reorder(cache: KVCache, parents: list[int], length: int) -> None:
     cache.lengths[: len(parents)] = [length] * len(parents)
 
 
-# -- speculation ---------------------------------------------------------------------------------------------------------------------------
+# -- speculation -----------------------------------------------------------------------------------
 
 
-def speculative_accept(target: Tensor, draft: Tensor, guesses: Sequence[int], uniforms: Sequence[float]) -> list[int]:
-    """The tokens that k guesses yield, 1 to k+1 of them, distributed as the target's own (Leviathan et al. 2023, algorithm 1).
+def speculative_accept(
+    target: Tensor, draft: Tensor, guesses: Sequence[int], uniforms: Sequence[float]
+) -> list[int]:
+    """The tokens that k guesses yield, 1 to k+1 of them, distributed as the target's own (Leviathan
+    et al. 2023, algorithm 1).
 
-    target (k+1, V) and draft (k, V) are probabilities, guesses were drawn from the draft's rows, uniforms are k+1 independent draws in (0, 1).
+    target (k+1, V) and draft (k, V) are probabilities, guesses were drawn from the draft's rows,
+    uniforms are k+1 independent draws in (0, 1).
     """
     for i, guess in enumerate(guesses):
         if uniforms[i] * float(draft[i, guess]) >= float(target[i, guess]):
@@ -274,7 +335,8 @@ def inverse_cdf(weights: Tensor, u: float) -> int:
 
 
 class PromptLookup:
-    """Guesses what follows by looking where the last tokens stood before (Saxena 2023); constant work a token.
+    """Guesses what follows by looking where the last tokens stood before (Saxena 2023); constant
+    work a token.
 
     The longest match of `longest` down to `shortest` tokens wins, its latest place first.
     """
@@ -282,7 +344,8 @@ class PromptLookup:
     def __init__(self, ids: Sequence[int] = (), longest: int = 3, shortest: int = 1) -> None:
         self.sizes = range(longest, shortest - 1, -1)
         self.ids: list[int] = []
-        self._after: dict[tuple[int, ...], tuple[int, int]] = {}  # n-gram -> (where it ended last, and the time before)
+        # n-gram -> (where it ended last, and the time before)
+        self._after: dict[tuple[int, ...], tuple[int, int]] = {}
         self.extend(ids)
 
     def extend(self, ids: Iterable[int]) -> None:
@@ -304,5 +367,6 @@ class PromptLookup:
 
 
 def prompt_lookup(ids: Sequence[int], k: int, longest: int = 3, shortest: int = 1) -> list[int]:
-    """One guess of up to k tokens for what follows `ids`; `PromptLookup` does it for a sequence that grows."""
+    """One guess of up to k tokens for what follows `ids`; `PromptLookup` does it for a sequence
+    that grows."""
     return PromptLookup(ids, longest, shortest).propose(k)

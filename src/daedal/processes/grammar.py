@@ -1,7 +1,8 @@
-"""Constrained decoding: only tokens that can still become a valid text keep their logits (Willard & Louf 2023; the parser is llguidance).
+"""Constrained decoding: only tokens that can still become a valid text keep their logits (Willard &
+Louf 2023; the parser is llguidance).
 
-    grammar = Grammar.json(tokenizer, {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})
-    params = SamplingParams(grammar=grammar)
+    grammar = Grammar.json(tokenizer, {"type": "object", "properties": {"age": {"type": "integer"}},
+    "required": ["age"]}) params = SamplingParams(grammar=grammar)
 
 A `Grammar` is compiled once and shared; each sequence walks it with a `Matcher` of its own.
 """
@@ -18,7 +19,8 @@ from torch import Tensor
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
-# One line with single spaces: with free white space a weak model can fill its whole budget with blanks.
+# One line with single spaces: with free white space a weak model can fill its whole budget with
+# blanks.
 STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -27,15 +29,20 @@ def _trie(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
     if "trie" not in tokenizer.derived:
         try:
             tokenizer.derived["trie"] = llguidance.LLTokenizer(
-                tokenizer.backend.to_str(), n_vocab=tokenizer.vocab_size, eos_token=list(tokenizer.eos_ids) or None
+                tokenizer.backend.to_str(),
+                n_vocab=tokenizer.vocab_size,
+                eos_token=list(tokenizer.eos_ids) or None,
             )
         except Exception as error:  # the Rust side raises bare exceptions
-            raise DaedalError(f"Constrained decoding cannot use this tokenizer: {error}.") from error
+            raise DaedalError(
+                f"Constrained decoding cannot use this tokenizer: {error}."
+            ) from error
     return tokenizer.derived["trie"]
 
 
 class Grammar:
-    """A compiled constraint for one tokenizer. Errors are raised here, before anything is generated."""
+    """A compiled constraint for one tokenizer. Errors are raised here, before anything is
+    generated."""
 
     def __init__(self, tokenizer: Tokenizer, source: str, what: str) -> None:
         self._first = llguidance.LLMatcher(_trie(tokenizer), source, log_level=0)
@@ -47,7 +54,8 @@ class Grammar:
 
     @classmethod
     def json(cls, tokenizer: Tokenizer, schema: Mapping[str, Any] | str | bool = True) -> "Grammar":
-        """Texts that are JSON and valid under a JSON schema, given as a mapping or its JSON source; without one, any JSON."""
+        """Texts that are JSON and valid under a JSON schema, given as a mapping or its JSON source;
+        without one, any JSON."""
         if isinstance(schema, str):
             try:
                 schema = json.loads(schema)
@@ -58,12 +66,18 @@ class Grammar:
         if not isinstance(schema, Mapping | bool):
             raise DaedalError(f"A JSON schema is an object, not {json.dumps(schema)[:60]}.")
         schema = {} if schema is True else schema
-        return cls(tokenizer, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=STYLE), "schema")
+        return cls(
+            tokenizer,
+            llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=STYLE),
+            "schema",
+        )
 
     @classmethod
     def regex(cls, tokenizer: Tokenizer, pattern: str) -> "Grammar":
         """Texts that match a regular expression whole (Rust's regex syntax)."""
-        return cls(tokenizer, llguidance.LLMatcher.grammar_from_regex(pattern), f"pattern {pattern!r}")
+        return cls(
+            tokenizer, llguidance.LLMatcher.grammar_from_regex(pattern), f"pattern {pattern!r}"
+        )
 
     @classmethod
     def lark(cls, tokenizer: Tokenizer, source: str) -> "Grammar":
@@ -78,19 +92,25 @@ class Grammar:
 def _reason(message: str) -> str:
     """The one telling line of llguidance's report."""
     lines = [line.strip() for line in message.splitlines() if line.strip(" ^|")]
-    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error:")), lines[0] if lines else "no reason given")
+    told = next(
+        (line.removeprefix("error: ") for line in lines if line.startswith("error:")),
+        lines[0] if lines else "no reason given",
+    )
     return told.rstrip(".")
 
 
 class Matcher:
-    """The state of one sequence in a grammar: `mask` before a draw, `accept` after it, `rollback` when speculation was wrong."""
+    """The state of one sequence in a grammar: `mask` before a draw, `accept` after it, `rollback`
+    when speculation was wrong."""
 
     def __init__(self, state: llguidance.LLMatcher) -> None:
         self._state = state
 
     def allowed(self, vocabulary: int) -> Tensor:
         """(V,) bool: the tokens that keep the text valid, an end token where it may end."""
-        bits = np.unpackbits(np.frombuffer(self._state.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        bits = np.unpackbits(
+            np.frombuffer(self._state.compute_bitmask(), dtype=np.uint8), bitorder="little"
+        )
         seen = np.zeros(vocabulary, dtype=bool)
         seen[: min(vocabulary, len(bits))] = bits[:vocabulary]
         return torch.from_numpy(seen)
@@ -102,7 +122,9 @@ class Matcher:
     def accept(self, token: int) -> bool:
         """Go on with this token; True when the text is complete and nothing can follow."""
         if not self._state.consume_token(token):
-            raise DaedalError(f"Token {token} breaks the grammar: {_reason(self._state.get_error())}.")
+            raise DaedalError(
+                f"Token {token} breaks the grammar: {_reason(self._state.get_error())}."
+            )
         return self._state.is_stopped()
 
     def fits(self, tokens: list[int]) -> int:

@@ -1,4 +1,5 @@
-"""Small measures of pictures and embeddings that training reports and evaluation puts error bars on.
+"""Small measures of pictures and embeddings that training reports and evaluation puts error bars
+on.
 
 Legend: N pictures, F features.
 """
@@ -11,12 +12,14 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor, peak: float = 2.0) -> Tensor:
-    """Peak signal to noise ratio in decibels of each picture (N, ...) -> (N,), values spanning `peak`."""
+    """Peak signal to noise ratio in decibels of each picture (N, ...) -> (N,), values spanning
+    `peak`."""
     return 10 * torch.log10(peak**2 / (a - b).square().flatten(1).mean(1).clamp(min=1e-12))
 
 
 def first_hits(pictures: Tensor, texts: Tensor) -> Tensor:
-    """(N,) bool: whether a picture's (N, F) own caption (N, F), of all N, is the nearest by cosine; the mean is R@1."""
+    """(N,) bool: whether a picture's (N, F) own caption (N, F), of all N, is the nearest by cosine;
+    the mean is R@1."""
     nearest = (F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).mT).argmax(1)
     return nearest == torch.arange(len(pictures), device=nearest.device)
 

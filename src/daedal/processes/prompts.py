@@ -1,7 +1,9 @@
-"""Prompts for CLIP: weights in the notation people know, and prompts longer than the tokens that CLIP reads.
+"""Prompts for CLIP: weights in the notation people know, and prompts longer than the tokens that
+CLIP reads.
 
-`(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.4)` what it says; they nest, and `\\(` is a bracket. A long prompt is encoded in chunks of 75
-tokens, whose states stand one after another. Weighted states are scaled back to their mean, as the AUTOMATIC1111 web UI does.
+`(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.4)` what it says; they nest, and `\\(` is a bracket. A
+long prompt is encoded in chunks of 75 tokens, whose states stand one after another. Weighted states
+are scaled back to their mean, as the AUTOMATIC1111 web UI does.
 """
 
 import re
@@ -15,11 +17,13 @@ from daedal.data.tokenizer import Tokenizer
 
 PIECES = re.compile(r"\\[\\()\[\]]|\(|\[|:\s*[+-]?\d*\.?\d+\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 ROUND, SQUARE = 1.1, 1 / 1.1
-WORD = re.compile(r"[^\W\d_]+|[^\w\s\u0000-\u2190]+")  # letters, or signs behind the typographic ones, as emoji
+# letters, or signs behind the typographic ones, as emoji
+WORD = re.compile(r"[^\W\d_]+|[^\w\s\u0000-\u2190]+")
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
-    """A prompt as runs of text with a weight each. A bracket that is never closed is text of the bracket's weight."""
+    """A prompt as runs of text with a weight each. A bracket that is never closed is text of the
+    bracket's weight."""
     runs: list[list] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
@@ -64,8 +68,16 @@ class Chunks:
 
 
 def chunked(tokenizer: Tokenizer, prompts: list[str], length: int, at_least: int = 1) -> Chunks:
-    """Every prompt in as many chunks as the longest needs, each framed by start and end and filled with the tokenizer's padding."""
-    rows = [[(i, weight) for text, weight in weighted(prompt) for i in tokenizer.encode(text, add_bos=False)] for prompt in prompts]
+    """Every prompt in as many chunks as the longest needs, each framed by start and end and filled
+    with the tokenizer's padding."""
+    rows = [
+        [
+            (i, weight)
+            for text, weight in weighted(prompt)
+            for i in tokenizer.encode(text, add_bos=False)
+        ]
+        for prompt in prompts
+    ]
     room = length - 2
     count = max(at_least, *(-(-len(row) // room) for row in rows))
     bos, eos, pad = tokenizer.bos_id or 0, tokenizer.eos_id or 0, tokenizer.pad_id
@@ -91,8 +103,8 @@ def apply_weights(states: Tensor, weights: Tensor) -> Tensor:
 
 
 def remark(prompt: str, tokenizers: Sequence[Tokenizer], most: int | None = None) -> str:
-    """What a model with these tokenizers does not read of a prompt, as a sentence; empty where it reads all. `most`: the tokens after which
-    the prompt is cut."""
+    """What a model with these tokenizers does not read of a prompt, as a sentence; empty where it
+    reads all. `most`: the tokens after which the prompt is cut."""
 
     def strange(word: str, tokenizer: Tokenizer) -> bool:
         """More tokens than letters are the bytes of letters that no training text had."""
@@ -100,7 +112,11 @@ def remark(prompt: str, tokenizers: Sequence[Tokenizer], most: int | None = None
         return len(ids) > len(word) or tokenizer.unk_id in ids
 
     for word in WORD.findall(prompt.lower()):
-        if not word.isascii() and tokenizers and all(strange(word, tokenizer) for tokenizer in tokenizers):
+        if (
+            not word.isascii()
+            and tokenizers
+            and all(strange(word, tokenizer) for tokenizer in tokenizers)
+        ):
             return f"{word!r} is in signs that this model never learnt to read; write the prompt in English words."
     if most and len(ids := tokenizers[0].encode(prompt.lower().strip(), add_bos=False)) > most:
         return f"the prompt has {len(ids)} tokens and this model reads {most}; it does not see {tokenizers[0].decode(ids[most:]).strip()!r}."

@@ -1,4 +1,5 @@
-"""How to continue a prompt, as settings; and the hash that turns a seed into noise. Imports no torch, so that --help is quick."""
+"""How to continue a prompt, as settings; and the hash that turns a seed into noise. Imports no
+torch, so that --help is quick."""
 
 import dataclasses
 import secrets
@@ -10,7 +11,9 @@ from daedal.errors import DaedalError
 from daedal.settings import Setting
 
 INF = float("inf")
-COLD = 1e-5  # a temperature below is greedy: logits divided by it would overflow, and its limit is the likeliest token
+# a temperature below is greedy: logits divided by it would overflow, and its limit is the likeliest
+# token
+COLD = 1e-5
 MASK = (1 << 64) - 1
 GOLDEN, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -28,23 +31,35 @@ def mix(seed: int, counter: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to continue one prompt. The defaults draw from the model's own distribution; `temperature=0` is greedy.
+    """How to continue one prompt. The defaults draw from the model's own distribution;
+    `temperature=0` is greedy.
 
-    `repetition_penalty` sees prompt and output (Keskar et al. 2019), `presence_penalty` and `frequency_penalty` the output (OpenAI).
-    `stop` strings end the text and are not part of it. `logprobs=k` also reports the k likeliest tokens at each step.
-    `adapter` names one of the engine's adapters; None is the base alone.
-    `grammar` is a compiled `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it.
+    `repetition_penalty` sees prompt and output (Keskar et al. 2019), `presence_penalty` and
+    `frequency_penalty` the output (OpenAI). `stop` strings end the text and are not part of it.
+    `logprobs=k` also reports the k likeliest tokens at each step. `adapter` names one of the
+    engine's adapters; None is the base alone. `grammar` is a compiled
+    `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it.
     """
 
     temperature: Annotated[float, Setting("0 is greedy, 1 the model's own distribution.")] = 1.0
     top_k: Annotated[int, Setting("Draw from the k likeliest; 0 for all.")] = 0  # 0: all
     top_p: Annotated[float, Setting("Draw from the likeliest that hold this share.")] = 1.0
     min_p: Annotated[float, Setting("Drop tokens below this share of the likeliest.")] = 0.0
-    typical_p: Annotated[float, Setting("Draw from the tokens of the most typical surprise that hold this share.")] = 1.0
-    repetition_penalty: Annotated[float, Setting("Above 1: tokens seen before become less likely.")] = 1.0
-    presence_penalty: Annotated[float, Setting("Taken from the logits of tokens written already.")] = 0.0
-    frequency_penalty: Annotated[float, Setting("The same for each time that a token was written.")] = 0.0
-    logit_bias: Annotated[Mapping[int, float], Setting("Added to the logits of tokens, by id.", typed=False)] = field(default_factory=dict)
+    typical_p: Annotated[
+        float, Setting("Draw from the tokens of the most typical surprise that hold this share.")
+    ] = 1.0
+    repetition_penalty: Annotated[
+        float, Setting("Above 1: tokens seen before become less likely.")
+    ] = 1.0
+    presence_penalty: Annotated[
+        float, Setting("Taken from the logits of tokens written already.")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, Setting("The same for each time that a token was written.")
+    ] = 0.0
+    logit_bias: Annotated[
+        Mapping[int, float], Setting("Added to the logits of tokens, by id.", typed=False)
+    ] = field(default_factory=dict)
     seed: Annotated[int | None, Setting("Same seed, same text.")] = None
     max_tokens: Annotated[int, Setting("Longest text, in tokens.")] = 256
     stop: Annotated[tuple[str, ...], Setting("End before this string; may be repeated.")] = ()
@@ -69,19 +84,29 @@ class SamplingParams:
 
     def seeded(self) -> "SamplingParams":
         """These settings with a seed, drawn now if there was none."""
-        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
+        return (
+            self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(32))
+        )
 
     def check(self, vocabulary: int) -> None:
-        """Raise a DaedalError where the settings ask for tokens that a vocabulary of this size has not."""
+        """Raise a DaedalError where the settings ask for tokens that a vocabulary of this size has
+        not."""
         if beyond := [i for i in self.logit_bias if i >= vocabulary]:
-            raise DaedalError(f"logit_bias names token {beyond[0]}, but the vocabulary ends at {vocabulary - 1}.")
+            raise DaedalError(
+                f"logit_bias names token {beyond[0]}, but the vocabulary ends at {vocabulary - 1}."
+            )
         if (self.logprobs or 0) > vocabulary:
-            raise DaedalError(f"logprobs={self.logprobs} asks for more tokens than the vocabulary of {vocabulary} has; ask for fewer.")
+            raise DaedalError(
+                f"logprobs={self.logprobs} asks for more tokens than the vocabulary of {vocabulary} has; ask for fewer."
+            )
 
     def sample_of(self, index: int) -> "SamplingParams":
-        """The settings of sample `index` out of n: the first keeps the seed, the others derive theirs from it."""
+        """The settings of sample `index` out of n: the first keeps the seed, the others derive
+        theirs from it."""
         assert self.seed is not None
-        return dataclasses.replace(self, n=1, seed=self.seed if index == 0 else mix(self.seed, index) & 0x7FFFFFFF)
+        return dataclasses.replace(
+            self, n=1, seed=self.seed if index == 0 else mix(self.seed, index) & 0x7FFFFFFF
+        )
 
     @property
     def greedy(self) -> bool:
@@ -90,7 +115,12 @@ class SamplingParams:
     @property
     def edits(self) -> bool:
         """Whether anything but temperature and truncation touches the logits."""
-        return bool(self.logit_bias or self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+        return bool(
+            self.logit_bias
+            or self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+        )
 
     @property
     def shape(self) -> tuple[float, ...]:
@@ -118,7 +148,10 @@ RULES: dict[str, tuple[Any, str]] = {
     "seed": (lambda x: x is None or (_integer(x) and x >= 0), "a whole number from 0 up, or None"),
     "max_tokens": (lambda x: _integer(x) and x >= 1, "a whole number from 1 up"),
     "stop": (lambda x: all(isinstance(s, str) and s for s in x), "strings that are not empty"),
-    "logprobs": (lambda x: x is None or (_integer(x) and x >= 0), "a whole number from 0 up, or None"),
+    "logprobs": (
+        lambda x: x is None or (_integer(x) and x >= 0),
+        "a whole number from 0 up, or None",
+    ),
     "n": (lambda x: _integer(x) and x >= 1, "a whole number from 1 up"),
     "adapter": (lambda x: x is None or isinstance(x, str), "a name, or None"),
 }

@@ -1,4 +1,5 @@
-"""How likely a network finds given tokens: the one place where log-probabilities of text are computed."""
+"""How likely a network finds given tokens: the one place where log-probabilities of text are
+computed."""
 
 import math
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from daedal.networks.decoder import Decoder
 
 
 @torch.inference_mode()
-def token_losses(network: Decoder, ids: list[int], context: int, stride: int | None = None) -> Tensor:
-    """-log p(ids[i] | ids[<i]) in nats for i >= 1, float32 (len(ids) - 1,). Windows of `context` tokens; each later window begins `stride`
-    tokens further and scores only what is new, so every token but the first window's sees at least context - stride tokens."""
+def token_losses(
+    network: Decoder, ids: list[int], context: int, stride: int | None = None
+) -> Tensor:
+    """-log p(ids[i] | ids[<i]) in nats for i >= 1, float32 (len(ids) - 1,). Windows of `context`
+    tokens; each later window begins `stride` tokens further and scores only what is new, so every
+    token but the first window's sees at least context - stride tokens."""
     stride = stride or context // 2
     device = network.embed_tokens.weight.device
     tokens, losses, scored = torch.tensor(ids, device=device), [], 1
@@ -30,7 +34,8 @@ def token_losses(network: Decoder, ids: list[int], context: int, stride: int | N
 
 @dataclass(frozen=True)
 class BitsPerByte:
-    """`value` over all documents; `error` is its standard error, documents resampled as wholes (ratio estimator)."""
+    """`value` over all documents; `error` is its standard error, documents resampled as wholes
+    (ratio estimator)."""
 
     value: float
     error: float
@@ -40,11 +45,18 @@ class BitsPerByte:
     perplexity: float  # per token
 
 
-def bits_per_byte(network: Decoder, tokenizer: Tokenizer, texts: list[str], context: int) -> BitsPerByte:
-    """Held-out compression: total nats of every document (bos in front, each token scored once) over ln 2 and its UTF-8 bytes."""
+def bits_per_byte(
+    network: Decoder, tokenizer: Tokenizer, texts: list[str], context: int
+) -> BitsPerByte:
+    """Held-out compression: total nats of every document (bos in front, each token scored once)
+    over ln 2 and its UTF-8 bytes."""
     nats, sizes, tokens = [], [], 0
     for text in texts:
-        ids = [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)] if tokenizer.bos_id is not None else tokenizer.encode(text)
+        ids = (
+            [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)]
+            if tokenizer.bos_id is not None
+            else tokenizer.encode(text)
+        )
         losses = token_losses(network, ids, context)
         nats.append(losses.double().sum().item())
         sizes.append(len(text.encode()))
@@ -53,4 +65,11 @@ def bits_per_byte(network: Decoder, tokenizer: Tokenizer, texts: list[str], cont
     n = len(texts)
     spread = sum((a - ratio * b) ** 2 for a, b in zip(nats, sizes, strict=True)) / max(1, n - 1)
     error = math.sqrt(spread / n) / (sum(sizes) / n)
-    return BitsPerByte(ratio / math.log(2), error / math.log(2), n, sum(sizes), tokens, math.exp(sum(nats) / tokens))
+    return BitsPerByte(
+        ratio / math.log(2),
+        error / math.log(2),
+        n,
+        sum(sizes),
+        tokens,
+        math.exp(sum(nats) / tokens),
+    )

@@ -1,5 +1,5 @@
-"""Systems, one file each: a codec, a conditioning, a network and a process as training and painting both need
-them. `system_of` finds the one of a model folder's parts."""
+"""Systems, one file each: a codec, a conditioning, a network and a process as training and painting
+both need them. `system_of` finds the one of a model folder's parts."""
 
 from typing import Any
 
@@ -27,7 +27,9 @@ def system_of(parts: dict[str, Any]) -> System:
     kind = type(parts.get("unet") or parts.get("transformer")).__name__
     if kind not in SYSTEMS:
         known = ", ".join(SYSTEMS)
-        raise DaedalError(f"the folder's {kind} is not an image network that can be painted with; known are {known}.")
+        raise DaedalError(
+            f"the folder's {kind} is not an image network that can be painted with; known are {known}."
+        )
     if "low_res_scheduler" in parts:
         return Upscaler(parts)
     return SYSTEMS[kind](parts) if "vae" in parts else DeepFloyd(parts)

@@ -1,5 +1,5 @@
-"""Pictures as conditions: a ControlNet or T2I-Adapter with what it is shown, an IP-Adapter with what it
-reads of a reference, and what an inpainting network must be given."""
+"""Pictures as conditions: a ControlNet or T2I-Adapter with what it is shown, an IP-Adapter with
+what it reads of a reference, and what an inpainting network must be given."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,13 +57,16 @@ class Reference:
     def rows(self, positive: int, negative: int) -> Tensor:
         """One a prompt; negative prompts see no picture."""
         shown, hidden = self.embeds, self.nothing
-        return torch.cat([shown.expand(positive, *shown.shape[1:]), hidden.expand(negative, *hidden.shape[1:])])
+        return torch.cat(
+            [shown.expand(positive, *shown.shape[1:]), hidden.expand(negative, *hidden.shape[1:])]
+        )
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a picture is asked for beside its prompts. The last `negatives` rows of what is told are of
-    negative prompts. `pictures` (1, 3, H, W) in [-1, 1] are for networks that read one themselves."""
+    """What a picture is asked for beside its prompts. The last `negatives` rows of what is told are
+    of negative prompts. `pictures` (1, 3, H, W) in [-1, 1] are for networks that read one
+    themselves."""
 
     size: tuple[int, int]  # H, W in pixels
     guidance_scale: float = 1.0
@@ -79,7 +82,9 @@ def known_kind(kind: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if kind not in names:
         near = nearest(kind, names)
-        raise DaedalError(f"control {kind!r} is not a kind this model knows{near}; it knows {', '.join(names)}.")
+        raise DaedalError(
+            f"control {kind!r} is not a kind this model knows{near}; it knows {', '.join(names)}."
+        )
     return kind
 
 

@@ -1,6 +1,6 @@
-"""DeepFloyd IF: a cascade of U-Nets on pixels that read T5 (after Saharia et al. 2022, Imagen). Stage I
-paints 64 pixels a side; stage II is told a small picture, made noisy, and paints it four times as large.
-(Stage III is the 4x upscaler.)"""
+"""DeepFloyd IF: a cascade of U-Nets on pixels that read T5 (after Saharia et al. 2022, Imagen).
+Stage I paints 64 pixels a side; stage II is told a small picture, made noisy, and paints it four
+times as large. (Stage III is the 4x upscaler.)"""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from daedal.processes import schedulers
 from daedal.processes.noise import noised
 from daedal.processes.samplers import Noise
 from daedal.systems.conditions import Conditions
-from daedal.systems.system import Prepared, System, Told, square, wanted_picture
+from daedal.systems.system import Conditioning, Prepared, System, square, wanted_picture
 from daedal.systems.text import T5
 
 AUGMENTATION = 250  # of 1000: how noisy stage II is told the small picture
@@ -27,7 +27,8 @@ class DeepFloyd(System):
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)
         self.t5 = T5(parts)
-        self.shared = {name: parts[name] for name in ("text_encoder", "tokenizer")}  # one T5 for all stages
+        # one T5 for all stages
+        self.shared = {name: parts[name] for name in ("text_encoder", "tokenizer")}
         noising = parts.get("image_noising_scheduler")
         self.channels, self.upscales = self.config.out_channels // 2, noising is not None
         self.extra = self.config.in_channels - self.channels
@@ -35,15 +36,19 @@ class DeepFloyd(System):
         steps, scale = (50, 4.0) if self.upscales else (100, 7.0)
         self.defaults = square(self.config.sample_size, steps=steps, guidance_scale=scale)
 
-    def encode(self, prompts: list[str], cut: bool = False) -> Told:
+    def encode(self, prompts: list[str], cut: bool = False) -> Conditioning:
         """{"text": (B, T, D)}"""
         return {"text": self.t5.read(lowered(prompts), LENGTH, masked=True, cut=cut)[0]}
 
-    def prepare(self, told: Told, conditions: Conditions) -> Prepared:
-        labels = torch.full((1,), self.noise_level(conditions), device=self.device) if self.upscales else None
+    def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
+        labels = (
+            torch.full((1,), self.noise_level(conditions), device=self.device)
+            if self.upscales
+            else None
+        )
         return {
-            "text": told["text"],
-            "text_kv": self.network.text_keys(told["text"]),
+            "text": conditioning["text"],
+            "text_kv": self.network.text_keys(conditioning["text"]),
             "labels": labels,
         }
 
@@ -53,7 +58,7 @@ class DeepFloyd(System):
     def predict(self, x: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
         return self.network(x, time, **prepared)
 
-    def beside(
+    def channel_conditioning(
         self,
         conditions: Conditions,
         rows: int,

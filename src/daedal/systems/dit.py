@@ -1,5 +1,5 @@
-"""DiT (Peebles & Xie 2023): latents by class. The prompt is a class: its number, or a name of it that
-model_index.json knows. An empty prompt is no class."""
+"""DiT (Peebles & Xie 2023): latents by class. The prompt is a class: its number, or a name of it
+that model_index.json knows. An empty prompt is no class."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from daedal.errors import DaedalError, nearest
 from daedal.systems.conditions import Conditions
-from daedal.systems.system import Prepared, System, Told, square
+from daedal.systems.system import Conditioning, Prepared, System, square
 
 
 class ClassConditional(System):
@@ -20,10 +20,14 @@ class ClassConditional(System):
         super().__init__(parts)
         self.patch = self.config.patch_size
         labels = (self.index.get("id2label") or {}).items()
-        self.classes = {name.strip(): int(number) for number, names in labels for name in names.split(",")}
-        self.defaults = square(self.config.sample_size * self.codec.factor, steps=50, guidance_scale=4.0)
+        self.classes = {
+            name.strip(): int(number) for number, names in labels for name in names.split(",")
+        }
+        self.defaults = square(
+            self.config.sample_size * self.codec.factor, steps=50, guidance_scale=4.0
+        )
 
-    def encode(self, prompts: list[str], cut: bool = False) -> Told:
+    def encode(self, prompts: list[str], cut: bool = False) -> Conditioning:
         """{"classes": (B,)}"""
         labels = [self.label(prompt.strip()) for prompt in prompts]
         return {"classes": torch.tensor(labels, device=self.device)}
@@ -42,8 +46,8 @@ class ClassConditional(System):
             f"{prompt!r} is not a class of this model{near}; give a number from 0 to {count - 1}{known}.",
         )
 
-    def prepare(self, told: Told, conditions: Conditions) -> Prepared:
-        return told
+    def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
+        return conditioning
 
     def predict(self, x: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
         return self.network(x, time, prepared["classes"])

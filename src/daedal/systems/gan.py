@@ -1,5 +1,5 @@
-"""Generators of one step (StyleGAN 2 and 3, BigGAN) as training and painting both use them: what they draw
-from, how a class is told, and the truncation of what is drawn."""
+"""Generators of one step (StyleGAN 2 and 3, BigGAN) as training and painting both use them: what
+they draw from, how a class is told, and the truncation of what is drawn."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,9 @@ class Gan:
                 ", ".join(self.classes[:20]) or f"a number below {self.count}",
                 nearest(prompt, self.classes),
             )
-            raise DaedalError(f"{prompt!r} names none of this model's classes{near}; give one of: {known}.")
+            raise DaedalError(
+                f"{prompt!r} names none of this model's classes{near}; give one of: {known}."
+            )
         return found[0]
 
     def condition(self, labels: Tensor) -> Tensor | None:
@@ -49,8 +51,8 @@ class Gan:
         return F.one_hot(labels, self.count).float() if self.count else None
 
     def paint(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """z (B, z_dim) -> pictures (B, 3, side, side) in [-1, 1]. Of BigGAN a narrower normal stands for a
-        cut one."""
+        """z (B, z_dim) -> pictures (B, 3, side, side) in [-1, 1]. Of BigGAN a narrower normal
+        stands for a cut one."""
         if self.biggan:
             return self.network(z * truncation, self.condition(labels))
         return self.network(z, self.condition(labels), truncation=truncation)

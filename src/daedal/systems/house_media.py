@@ -1,5 +1,5 @@
-"""The house's media transformer, as training and painting both use it: captions become tokens, tokens and
-noise become clean tokens, these a picture."""
+"""The house's media transformer, as training and painting both use it: captions become tokens,
+tokens and noise become clean tokens, these a picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,13 +31,17 @@ def ask(network: MediaTransformer, x: Tensor, t: Tensor, positions: Tensor, text
 
 
 def flow_levels(steps: int, shift: float = 1.0) -> Levels:
-    """`steps` even steps of flow time from noise to picture, moved towards noise by `shift` (Esser et al. 2024, eq. 23)."""
+    """`steps` even steps of flow time from noise to picture, moved towards noise by `shift` (Esser
+    et al. 2024, eq. 23)."""
     return Levels.flow(shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift))
 
 
 def together(cond: Text, uncond: Text) -> Text:
     """Two prompts as one batch: guided sampling asks for both in one pass."""
-    kv = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(cond.kv, uncond.kv, strict=True)]
+    kv = [
+        (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]]))
+        for a, b in zip(cond.kv, uncond.kv, strict=True)
+    ]
     return Text(kv, torch.cat([cond.pooled, uncond.pooled]))
 
 
@@ -53,8 +57,9 @@ def predictor(
     clean: Tensor | None = None,
     control: Tensor | None = None,
 ) -> Denoise:
-    """predict(x (B, T, C), level) -> x0, guided where sigma / alpha lies in `interval`. Tokens that are `kept` (1, T, 1) the network sees
-    clean, at level 0; `control` (1, T, control_size) it sees beside all."""
+    """predict(x (B, T, C), level) -> x0, guided where sigma / alpha lies in `interval`. Tokens that
+    are `kept` (1, T, 1) the network sees clean, at level 0; `control` (1, T, control_size) it sees
+    beside all."""
     meaning = PARAMETRISATIONS[network.config.prediction]
     both = together(text, uncond) if uncond is not None and guidance_scale != 1 else None
 
@@ -97,8 +102,9 @@ def painting(
     control: Tensor | None = None,
     like: str = "diffusers",
 ) -> Steps:
-    """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of `negative`. `start` (B, C, H, W) is noised
-    to the first level; tokens of it marked in `kept` (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
+    """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of
+    `negative`. `start` (B, C, H, W) is noised to the first level; tokens of it marked in `kept`
+    (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
     device = network.proj_in.weight.device
     positions = network.codec.positions(height, width, device)
     shape = (len(positions), network.config.token_size)
@@ -106,7 +112,16 @@ def painting(
     mask = None if kept is None else kept.to(device)[None, :, None]
     hint = None if control is None else network.codec.hint(control.to(device))
     text, uncond = network.encode_text(tokens.to(device)), network.encode_text(negative.to(device))
-    predict = predictor(network, text, positions, uncond=uncond, guidance_scale=guidance_scale, kept=mask, clean=clean, control=hint)
+    predict = predictor(
+        network,
+        text,
+        positions,
+        uncond=uncond,
+        guidance_scale=guidance_scale,
+        kept=mask,
+        clean=clean,
+        control=hint,
+    )
     yield None  # the prompt is read
     noise = seeded_noise(seeds, shape, device, like)
     x = yield from generating(predict, noise, levels, sampler=sampler, start=clean, kept=mask)

@@ -1,8 +1,8 @@
-"""Stable Diffusion 1, 2, XL and XL's refiner: U-Nets on latents that read CLIP (Rombach et al. 2022, Podell
-et al. 2023).
+"""Stable Diffusion 1, 2, XL and XL's refiner: U-Nets on latents that read CLIP (Rombach et al.
+2022, Podell et al. 2023).
 
-1 and 2 are told the last states of one tower; XL the last but one of two towers, the second's pooled state,
-and the picture's size.
+1 and 2 are told the last states of one tower; XL the last but one of two towers, the second's
+pooled state, and the picture's size.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.processes.samplers import Noise
 from daedal.systems.conditions import Conditions, Control, inpainted, summed
-from daedal.systems.system import Prepared, System, Told, square
+from daedal.systems.system import Conditioning, Prepared, System, square
 from daedal.systems.text import Clip, clip_text
 
 INPAINTING = 5  # channels beside the latents: the mask and the picture without what it hides
@@ -48,38 +48,51 @@ class StableDiffusion(System):
         side = (c.sample_size or 64) * self.codec.factor
         self.defaults = square(side, steps=steps, guidance_scale=scale)
 
-    def encode(self, prompts: list[str], cut: bool = False) -> Told:
-        """{"text": (B, T, D), "pooled": (B, P)}. An empty prompt is zeros where the model's folder says so,
-        as XL's does."""
+    def encode(self, prompts: list[str], cut: bool = False) -> Conditioning:
+        """{"text": (B, T, D), "pooled": (B, P)}. An empty prompt is zeros where the model's folder
+        says so, as XL's does."""
         text, pooled = clip_text(self.towers, prompts, -2 if self.xl else -1, cut)
-        told = {"text": text, "pooled": pooled[-1]}
+        conditioning = {"text": text, "pooled": pooled[-1]}
         if not self.index.get("force_zeros_for_empty_prompt"):
-            return told
+            return conditioning
         said = torch.tensor([bool(prompt) for prompt in prompts], device=text.device)
-        return {key: states * said.view(-1, *[1] * (states.dim() - 1)) for key, states in told.items()}
+        return {
+            key: states * said.view(-1, *[1] * (states.dim() - 1))
+            for key, states in conditioning.items()
+        }
 
-    def prepare(self, told: Told, conditions: Conditions) -> Prepared:
-        text, count = told["text"], len(told["text"])
+    def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
+        text, count = conditioning["text"], len(conditioning["text"])
         added = {
-            "text_embeds": told["pooled"],
-            "time_ids": self.sizes(conditions, count).to(told["pooled"]),
+            "text_embeds": conditioning["pooled"],
+            "time_ids": self.sizes(conditions, count).to(conditioning["pooled"]),
         }
         keys = self.network.text_keys(text)
         if reference := conditions.reference:
             rows = reference.rows(count - conditions.negatives, conditions.negatives)
             keys = reference.adapter.extend(keys, rows, reference.scale)
-        guidance = torch.full((1,), conditions.guidance_scale, device=text.device) if self.distilled else None
+        guidance = (
+            torch.full((1,), conditions.guidance_scale, device=text.device)
+            if self.distilled
+            else None
+        )
         made = {"text_kv": keys, "added": added if self.xl else None, "guidance": guidance}
-        nets = [self.controlled(c, text, made["added"]) for c in conditions.controls if c.name == "ControlNetModel"]
+        nets = [
+            self.controlled(c, text, made["added"])
+            for c in conditions.controls
+            if c.name == "ControlNetModel"
+        ]
         return made | {"features": self.features(conditions.controls), "controls": nets}
 
     def sizes(self, conditions: Conditions, rows: int) -> Tensor:
-        """Original size, crop and target size of each row; the refiner's original size, crop and aesthetic
-        score, low for negative prompts."""
+        """Original size, crop and target size of each row; the refiner's original size, crop and
+        aesthetic score, low for negative prompts."""
         size = [*conditions.size, 0, 0]
         if not self.refines:
             return torch.tensor([[*size, *conditions.size]] * rows)
-        return torch.tensor([[*size, AESTHETICS[row >= rows - conditions.negatives]] for row in range(rows)])
+        return torch.tensor(
+            [[*size, AESTHETICS[row >= rows - conditions.negatives]] for row in range(rows)]
+        )
 
     def controlled(
         self,
@@ -90,8 +103,10 @@ class StableDiffusion(System):
         """(latents, time) -> what a ControlNet adds."""
         alike = ("cross_attention_dim", "block_out_channels", "addition_embed_type")
         network, hint = control.check(self.network, alike).network, control.positive
-        told = {"text_kv": network.text_keys(text), "added": added, "scale": control.scale}
-        return lambda x, time: network(x, time, None, hint.expand(len(x), -1, -1, -1), **told)
+        conditioning = {"text_kv": network.text_keys(text), "added": added, "scale": control.scale}
+        return lambda x, time: network(
+            x, time, None, hint.expand(len(x), -1, -1, -1), **conditioning
+        )
 
     def features(self, controls: Sequence[Control]) -> list[Tensor]:
         """What the T2I-Adapters add to each level, the same at every step."""
@@ -107,11 +122,11 @@ class StableDiffusion(System):
         return [summed(list(level)) for level in zip(*made, strict=True)]
 
     def predict(self, x: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
-        told = {key: value for key, value in prepared.items() if key != "controls"}
+        conditioning = {key: value for key, value in prepared.items() if key != "controls"}
         control = summed([network(x[:, : self.channels], time) for network in prepared["controls"]])
-        return self.network(x, time, control=control, **told)
+        return self.network(x, time, control=control, **conditioning)
 
-    def beside(
+    def channel_conditioning(
         self,
         conditions: Conditions,
         rows: int,

@@ -1,7 +1,8 @@
-"""What a diffusion system is, for training and painting alike: how prompts become what the network is told,
-what the network predicts of noisy latents, and between which codec and schedule it stands.
+"""What a diffusion system is, for training and painting alike: how prompts become what the network
+is told, what the network predicts of noisy latents, and between which codec and schedule it stands.
 
-    system = system_of(parts)                                    # daedal.systems; parts as checkpoints.load_parts gives them
+    system = system_of(parts)                                    # daedal.systems; parts as
+    checkpoints.load_parts gives them
     told = system.encode(["a cat", ""])                          # one row a prompt
     prepared = system.prepare(told, Conditions((512, 512), negatives=1))
     predict = denoiser(system, prepared, guidance_scale=7.5)     # (x, level) -> x0, for any sampler
@@ -24,9 +25,9 @@ from daedal.processes.samplers import Denoise, Noise, sampler_named
 from daedal.systems.conditions import Conditions
 from daedal.systems.text import Clip
 
-Told = dict[str, Tensor]  # what a network is told of prompts, one row each
+Conditioning = dict[str, Tensor]  # what a network is told of prompts, one row each
 Prepared = dict[str, Any]  # the same with all that stays as it is from step to step
-Prepare = Callable[[Told, "Conditions"], Prepared]
+Prepare = Callable[[Conditioning, "Conditions"], Prepared]
 
 
 class Pixels:
@@ -46,13 +47,14 @@ class System:
 
     role = "transformer"  # what the network is called in a folder
     patch = 1  # latent cells a side of one token
-    even = False  # see Schedule.levels
+    evenly_spaced = False  # see Schedule.levels
     distilled = False  # the network is told the guidance scale, and asked once a step
     extra = 0  # channels that the network reads beside the latents:
     inpaints = False  # picture and mask,
     upscales = False  # or a smaller picture,
     scale: int | None = None  # so many times smaller; None: of any size
-    told_first = False  # the noise of what stands beside the latents is drawn before theirs
+    # the noise of what stands beside the latents is drawn before theirs
+    conditioning_noise_first = False
     trainable = True  # as it is; not one of a base model's children
     takes = frozenset({"lora", "then"})  # what may be given beside a prompt
     controls = frozenset[str]()  # class names of the control networks that fit
@@ -64,25 +66,26 @@ class System:
         self.codec: Any = parts.get("vae") or Pixels()
         self.channels: int = self.config.in_channels  # of the latents
         self.schedule = schedulers.read(parts["scheduler"])
-        self.dtype = next(p.dtype for p in self.network.parameters())  # what the network computes in
+        # what the network computes in
+        self.dtype = next(p.dtype for p in self.network.parameters())
         self.towers: list[Clip] = []
         self.t5: Any = None  # a T5, where there is one
 
-    def encode(self, prompts: list[str], cut: bool = False) -> Told:
-        """What the network is told of prompts, one row each and as long for all. Long prompts are read to
-        their end, or `cut` to the length that the network was trained with."""
+    def encode(self, prompts: list[str], cut: bool = False) -> Conditioning:
+        """What the network is told of prompts, one row each and as long for all. Long prompts are
+        read to their end, or `cut` to the length that the network was trained with."""
         raise NotImplementedError
 
-    def prepare(self, told: Told, conditions: Conditions) -> Prepared:
+    def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
         """What can be computed once for all steps."""
         raise NotImplementedError
 
     def predict(self, x: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
-        """The network's output (B, C or more, h, w), in its own parametrisation, for latents and what
-        stands beside them x (B, channels + extra, h, w) at times (B,)."""
+        """The network's output (B, C or more, h, w), in its own parametrisation, for latents and
+        what stands beside them x (B, channels + extra, h, w) at times (B,)."""
         raise NotImplementedError
 
-    def beside(
+    def channel_conditioning(
         self,
         conditions: Conditions,
         rows: int,
@@ -90,8 +93,8 @@ class System:
         mask: Tensor | None,
         noise: Noise,
     ) -> Tensor:
-        """What the network reads beside the latents (B or 1, extra, h, w), of a picture (1, 3, H, W) and a
-        mask (1, 1, H, W)."""
+        """What the network reads beside the latents (B or 1, extra, h, w), of a picture (1, 3, H,
+        W) and a mask (1, 1, H, W)."""
         raise NotImplementedError("no published model of this system reads more than latents")
 
     @property
@@ -99,9 +102,9 @@ class System:
         return next(self.network.parameters()).device
 
     def training_level(self, rows: int, cells: int) -> Level:
-        """Levels to train at, (B, 1, 1, 1) float32: a time of 0..N-1 drawn evenly, or for flow models
-        logit-normal (Esser et al. 2024, eq. 19) and shifted as the schedule shifts the times of a picture
-        of so many cells."""
+        """Levels to train at, (B, 1, 1, 1) float32: a time of 0..N-1 drawn evenly, or for flow
+        models logit-normal (Esser et al. 2024, eq. 19) and shifted as the schedule shifts the times
+        of a picture of so many cells."""
         c = self.schedule.config
         if isinstance(self.schedule.parametrisation, Flow):
             wanted = c["shift"] if "shift" in c else c["flow_shift"]
@@ -109,7 +112,9 @@ class System:
             t = shifted(torch.randn(rows).sigmoid(), shift)
             found = (1 - t, t, t)
         else:
-            levels = schedulers.trained_axis(c).at(torch.randint(c["num_train_timesteps"], (rows,)).double())
+            levels = schedulers.trained_axis(c).at(
+                torch.randint(c["num_train_timesteps"], (rows,)).double()
+            )
             found = (levels.alpha, levels.sigma, levels.time)
         return Level(*(value.float().view(-1, 1, 1, 1).to(self.device) for value in found))
 
@@ -122,9 +127,11 @@ def square(side: int, **settings: Any) -> dict[str, Any]:
     return {"width": side, "height": side, **settings}
 
 
-def stacked(told: list[Told], device: torch.device) -> Told:
+def stacked(conditioning: list[Conditioning], device: torch.device) -> Conditioning:
     """Rows of several prompts as one batch."""
-    return {key: torch.cat([each[key] for each in told]).to(device) for key in told[0]}
+    return {
+        key: torch.cat([each[key] for each in conditioning]).to(device) for key in conditioning[0]
+    }
 
 
 def denoiser(
@@ -133,18 +140,22 @@ def denoiser(
     *,
     guidance_scale: float = 1.0,
     dtype: torch.dtype | None = None,
-    beside: Tensor | None = None,
+    channel_conditioning: Tensor | None = None,
     learned: list[Tensor] | None = None,
 ) -> Denoise:
-    """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's config
-    asks for. `beside` goes to the network with x; of a network that learned its variance `learned` gets
-    that of the prompt."""
+    """predict(x, level) -> x0: both prompts in one pass, guidance on x0, then what the schedule's
+    config asks for. `channel_conditioning` goes to the network with x; of a network that learned
+    its variance `learned` gets that of the prompt."""
     meaning, schedule = system.schedule.parametrisation, system.schedule
     C, guided = system.channels, guided_by(system, guidance_scale)
 
     def predict(x: Tensor, level: Level) -> Tensor:
         seen = meaning.scaled(x, level).to(dtype or system.dtype)
-        seen = seen if beside is None else torch.cat([seen, beside.expand(len(x), -1, -1, -1)], 1)
+        seen = (
+            seen
+            if channel_conditioning is None
+            else torch.cat([seen, channel_conditioning.expand(len(x), -1, -1, -1)], 1)
+        )
         seen = torch.cat([seen, seen]) if guided else seen
         time = torch.full((len(seen),), float(level.time), device=x.device)
         output = system.predict(seen, time, prepared).float()
@@ -174,17 +185,21 @@ def paint(
     guidance_scale: float,
     prepare: Prepare | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, side, side) in [-1, 1], one a prompt and seed, of a system in training. `prepare`
-    stands in for the system's own."""
+    """Pictures (B, 3, side, side) in [-1, 1], one a prompt and seed, of a system in training.
+    `prepare` stands in for the system's own."""
     cells, negatives = side // system.codec.factor, len(prompts) * guided_by(system, guidance_scale)
-    told = stacked(
+    conditioning = stacked(
         [system.encode([prompt], cut=True) for prompt in [*prompts, *([""] * negatives)]],
         system.device,
     )
-    prepared = (prepare or system.prepare)(told, Conditions((side, side), guidance_scale, negatives))
+    prepared = (prepare or system.prepare)(
+        conditioning, Conditions((side, side), guidance_scale, negatives)
+    )
     predict = denoiser(system, prepared, guidance_scale=guidance_scale)
     noise = seeded_noise(seeds, (system.channels, cells, cells), system.device)
-    levels = system.schedule.levels(steps, tokens=cells**2 // system.patch**2, even=system.even)
+    levels = system.schedule.levels(
+        steps, tokens=cells**2 // system.patch**2, evenly_spaced=system.evenly_spaced
+    )
     sampler = sampler_named(system.schedule.sampler)
     x = generate(predict, noise, levels, sampler=sampler, opening=system.schedule.start)
     return system.codec.decode(x.to(next(system.codec.parameters()).dtype)).float()

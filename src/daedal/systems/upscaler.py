@@ -1,5 +1,6 @@
-"""Stable Diffusion's 4x upscaler, which is also DeepFloyd IF's third stage: a U-Net on latents that reads,
-beside them, a small picture made noisy (after Ho et al. 2021, noise conditioning augmentation)."""
+"""Stable Diffusion's 4x upscaler, which is also DeepFloyd IF's third stage: a U-Net on latents that
+reads, beside them, a small picture made noisy (after Ho et al. 2021, noise conditioning
+augmentation)."""
 
 from typing import Any
 
@@ -13,14 +14,14 @@ from daedal.processes.noise import noised
 from daedal.processes.samplers import Noise
 from daedal.systems.conditions import Conditions
 from daedal.systems.stable_diffusion import StableDiffusion
-from daedal.systems.system import Prepared, Told, wanted_picture
+from daedal.systems.system import Conditioning, Prepared, wanted_picture
 
 SEEN = 3  # channels of the small picture beside the latents
 AUGMENTATION = 20  # of the scheduler's steps: how noisy the network is told the small picture
 
 
 class Upscaler(StableDiffusion):
-    upscales, told_first = True, True
+    upscales, conditioning_noise_first = True, True
     takes = frozenset({"lora", "embedding", "then"})
     controls = frozenset()
     beside_known = SEEN
@@ -39,14 +40,16 @@ class Upscaler(StableDiffusion):
         level = AUGMENTATION if conditions.noise_level is None else conditions.noise_level
         if level > self.levels:
             most = f"choose 0 to {self.levels}"
-            raise DaedalError(f"noise_level={level} is more than this model was trained with; {most}.")
+            raise DaedalError(
+                f"noise_level={level} is more than this model was trained with; {most}."
+            )
         return level
 
-    def prepare(self, told: Told, conditions: Conditions) -> Prepared:
+    def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
         label = torch.tensor([self.noise_level(conditions)], device=self.device)
-        return super().prepare(told, conditions) | {"labels": label}
+        return super().prepare(conditioning, conditions) | {"labels": label}
 
-    def beside(
+    def channel_conditioning(
         self,
         conditions: Conditions,
         rows: int,
@@ -59,5 +62,7 @@ class Upscaler(StableDiffusion):
         small = (height // self.codec.factor, width // self.codec.factor)
         if init.shape[2:] != small:
             init = F.interpolate(init, small, mode="bicubic", antialias=True).clamp(-1, 1)
-        level = self.axis.at(torch.tensor([float(self.noise_level(conditions))], dtype=torch.float64))[0]
+        level = self.axis.at(
+            torch.tensor([float(self.noise_level(conditions))], dtype=torch.float64)
+        )[0]
         return noised(init.expand(rows, -1, -1, -1).float(), noise((SEEN, *small)), level)

@@ -1,8 +1,8 @@
-"""Pictures one code after another: a decoder over a caption and then the codes of a VQ autoencoder (van den Oord et al. 2017, Ramesh et al.
-2021), sampled as text is.
+"""Pictures one code after another: a decoder over a caption and then the codes of a VQ autoencoder
+(van den Oord et al. 2017, Ramesh et al. 2021), sampled as text is.
 
-The sequence is the caption, filled to its length, an end of text, and the codes row by row. Ids below `vocab_size` less the number of codes
-are text; a code's id is that offset and the code.
+The sequence is the caption, filled to its length, an end of text, and the codes row by row. Ids
+below `vocab_size` less the number of codes are text; a code's id is that offset and the code.
 
 Legend: B pictures, L caption tokens, h and w cells, V vocabulary.
 """
@@ -31,13 +31,17 @@ class CodesOnly:
         return self
 
     def mask(self, logits: Tensor) -> Tensor:  # (B, V) -> (B, V)
-        return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) < self.offset, -INF)
+        return logits.masked_fill(
+            torch.arange(logits.shape[-1], device=logits.device) < self.offset, -INF
+        )
 
     def accept(self, token: int) -> bool:
         return False  # a picture ends by its number of codes
 
 
-def among_codes(combine: Callable[[Tensor, Tensor], Tensor], offset: int) -> Callable[[Tensor, Tensor], Tensor]:
+def among_codes(
+    combine: Callable[[Tensor, Tensor], Tensor], offset: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The same for logits of which only the codes' were trained."""
 
     def combined(a: Tensor, b: Tensor) -> Tensor:
@@ -48,24 +52,52 @@ def among_codes(combine: Callable[[Tensor, Tensor], Tensor], offset: int) -> Cal
 
 
 def sample_codes(
-    network: Decoder, codes: int, prompts: Tensor, nothing: Tensor, shape: tuple[int, int], params: SamplingParams, guidance_scale: float = 1.0
+    network: Decoder,
+    codes: int,
+    prompts: Tensor,
+    nothing: Tensor,
+    shape: tuple[int, int],
+    params: SamplingParams,
+    guidance_scale: float = 1.0,
 ) -> Tensor:
-    """Codes (B, h, w) after `prompts` (B, L + 1), ids that end in an end of text; `nothing` (L + 1) is the empty caption, away from which
-    guidance goes. Picture i draws with the seed of sample i of `params`."""
+    """Codes (B, h, w) after `prompts` (B, L + 1), ids that end in an end of text; `nothing` (L + 1)
+    is the empty caption, away from which guidance goes. Picture i draws with the seed of sample i
+    of `params`."""
     offset, size = network.config.vocab_size - codes, shape[0] * shape[1]
     params = dataclasses.replace(params.seeded(), max_tokens=size, grammar=CodesOnly(offset))
-    without = Contrast(network, nothing.tolist(), among_codes(guided(guidance_scale), offset)) if guidance_scale != 1 else None
-    rows = [generate(network, prompt, params.sample_of(i), cached=True, contrast=without) for i, prompt in enumerate(prompts.tolist())]
+    without = (
+        Contrast(network, nothing.tolist(), among_codes(guided(guidance_scale), offset))
+        if guidance_scale != 1
+        else None
+    )
+    rows = [
+        generate(network, prompt, params.sample_of(i), cached=True, contrast=without)
+        for i, prompt in enumerate(prompts.tolist())
+    ]
     return torch.tensor(rows).view(-1, *shape) - offset
 
 
 @torch.no_grad()
 def paint_codes(
-    network: Decoder, codec: VQModel, prompts: Tensor, nothing: Tensor, side: int, params: SamplingParams, guidance_scale: float = 1.0
+    network: Decoder,
+    codec: VQModel,
+    prompts: Tensor,
+    nothing: Tensor,
+    side: int,
+    params: SamplingParams,
+    guidance_scale: float = 1.0,
 ) -> Tensor:
     """Pictures (B, 3, side, side) in [-1, 1]; arguments as for `sample_codes`."""
     cells = side // codec.factor
-    tokens = sample_codes(network, codec.config.num_vq_embeddings, prompts, nothing, (cells, cells), params, guidance_scale)
+    tokens = sample_codes(
+        network,
+        codec.config.num_vq_embeddings,
+        prompts,
+        nothing,
+        (cells, cells),
+        params,
+        guidance_scale,
+    )
     return codec.from_tokens(tokens.to(next(codec.parameters()).device)).float()
 
 

@@ -20,14 +20,15 @@ from daedal.networks.controlnet import ControlNetModel
 from daedal.nn.lora import adapters, add_lora
 from daedal.systems.conditions import Conditions
 from daedal.systems.stable_diffusion import StableDiffusion
-from daedal.systems.system import Prepared, System, Told
+from daedal.systems.system import Conditioning, Prepared, System
 from daedal.systems.text import Clip
 from daedal.train.recipe.pictures import AdaptRecipe
 
 
 class Method:
-    """`fixed_text`: the text encoders do not learn; `reads_hint`: the network is shown a condition (B, 3, H, W); `passes`: what a step costs, in
-    forward passes (frozen weights need no gradient)."""
+    """`fixed_text`: the text encoders do not learn; `reads_hint`: the network is shown a condition
+    (B, 3, H, W); `passes`: what a step costs, in forward passes (frozen weights need no gradient).
+    """
 
     fixed_text, reads_hint, passes = True, False, 2.0
 
@@ -41,8 +42,10 @@ class Method:
         """What a picture of this caption is called; `wording` is drawn anew each time."""
         return self.recipe.prompt or caption
 
-    def prepare(self, told: Told, conditions: Conditions, hint: Tensor | None = None) -> Prepared:
-        return self.model.prepare(told, conditions)
+    def prepare(
+        self, conditioning: Conditioning, conditions: Conditions, hint: Tensor | None = None
+    ) -> Prepared:
+        return self.model.prepare(conditioning, conditions)
 
     def save(self, folder: Path) -> None:
         raise NotImplementedError
@@ -52,32 +55,53 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class LoRA(Method):
-    """Low-rank updates of the denoiser's layers, and of the attention of CLIP's text encoders where the recipe asks for it. DreamBooth trains
-    these too, on one prompt for all pictures."""
+    """Low-rank updates of the denoiser's layers, and of the attention of CLIP's text encoders where
+    the recipe asks for it. DreamBooth trains these too, on one prompt for all pictures."""
 
     def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         m = recipe.model
         if m.text_encoders and not model.towers:
-            raise DaedalError("model.text_encoders is for models that read CLIP; this one reads T5 alone.")
+            raise DaedalError(
+                "model.text_encoders is for models that read CLIP; this one reads T5 alone."
+            )
         towers = {clip.role: clip.tower for clip in model.towers} if m.text_encoders else {}
         self.networks: dict[str, nn.Module] = {model.role: model.network, **towers}
         for i, (role, network) in enumerate(self.networks.items()):
             targets = TEXT_TARGETS if role in towers else m.targets
-            add_lora(network, m.rank, m.alpha, targets, rslora=m.rslora, dora=m.dora, seed=recipe.seed + i)
+            add_lora(
+                network,
+                m.rank,
+                m.alpha,
+                targets,
+                rslora=m.rslora,
+                dora=m.dora,
+                seed=recipe.seed + i,
+            )
         self.fixed_text = not towers
 
     def trained(self) -> list[nn.Parameter]:
-        layers = [layer for network in self.networks.values() for layer in adapters(network).values()]
+        layers = [
+            layer for network in self.networks.values() for layer in adapters(network).values()
+        ]
         return [p for layer in layers for p in layer.parameters() if p.requires_grad]
 
     def save(self, folder: Path) -> None:
         """One file, which `daedal image --lora` and diffusers' load_lora_weights open."""
-        updates = {role: trained(network, role).updates[role] for role, network in self.networks.items()}
+        updates = {
+            role: trained(network, role).updates[role] for role, network in self.networks.items()
+        }
         save_lora(Updates("lora", updates), folder / "pytorch_lora_weights.safetensors")
 
 
-SAYINGS = ("a photo of {}", "a picture of {}", "a photo of one {}", "a close-up of {}", "{} in the middle of the picture", "a drawing of {}")
+SAYINGS = (
+    "a photo of {}",
+    "a picture of {}",
+    "a photo of one {}",
+    "a close-up of {}",
+    "{} in the middle of the picture",
+    "a drawing of {}",
+)
 
 
 class Learned(nn.Module):
@@ -89,7 +113,11 @@ class Learned(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         new = (tokens >= self.first)[..., None]
-        return torch.where(new, self.vectors[(tokens - self.first).clamp(min=0)].to(self.old.weight.dtype), self.old(tokens))
+        return torch.where(
+            new,
+            self.vectors[(tokens - self.first).clamp(min=0)].to(self.old.weight.dtype),
+            self.old(tokens),
+        )
 
 
 class TextualInversion(Method):
@@ -100,31 +128,51 @@ class TextualInversion(Method):
     def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         if not model.towers:
-            raise DaedalError("textual inversion is for models that read CLIP; this one reads T5 alone.")
+            raise DaedalError(
+                "textual inversion is for models that read CLIP; this one reads T5 alone."
+            )
         self.token = str(recipe.model.token)
         started = {clip.role: self.started(clip) for clip in model.towers}
-        parts, tokenizers = {clip.role: clip.tower for clip in model.towers}, {clip.role: clip.tokenizer for clip in model.towers}
+        parts, tokenizers = (
+            {clip.role: clip.tower for clip in model.towers},
+            {clip.role: clip.tokenizer for clip in model.towers},
+        )
         firsts = {clip.role: clip.tokenizer.vocab_size for clip in model.towers}
-        extended = add_embedding(Embedding(self.token, {vectors.shape[1]: vectors for vectors in started.values()}), parts, tokenizers)
+        extended = add_embedding(
+            Embedding(self.token, {vectors.shape[1]: vectors for vectors in started.values()}),
+            parts,
+            tokenizers,
+        )
         self.vectors = {role: nn.Parameter(vectors) for role, vectors in started.items()}
         for clip in model.towers:
             embeddings = clip.tower.text_model.embeddings
             clip.tokenizer = extended[clip.role]
-            embeddings.token_embedding = Learned(embeddings.token_embedding.requires_grad_(False), firsts[clip.role], self.vectors[clip.role])
+            embeddings.token_embedding = Learned(
+                embeddings.token_embedding.requires_grad_(False),
+                firsts[clip.role],
+                self.vectors[clip.role],
+            )
 
     def started(self, clip: Clip) -> Tensor:
         """(V, D) float32: the vectors of the initialiser, over and over."""
         backend, asked = clip.tokenizer.backend, self.recipe.model
         if any(backend.token_to_id(word) is not None for word in (self.token, f"{self.token}</w>")):
-            raise DaedalError(f"the token {self.token!r} is in the vocabulary already; take one that is not, such as '<{self.token.strip('<>')}-1>'.")
-        ids = list(islice(cycle(clip.tokenizer.encode(str(asked.initializer), add_bos=False)), asked.vectors))
+            raise DaedalError(
+                f"the token {self.token!r} is in the vocabulary already; take one that is not, such as '<{self.token.strip('<>')}-1>'."
+            )
+        ids = list(
+            islice(
+                cycle(clip.tokenizer.encode(str(asked.initializer), add_bos=False)), asked.vectors
+            )
+        )
         return clip.tower.text_model.embeddings.token_embedding.weight.detach()[ids].float()
 
     def trained(self) -> list[nn.Parameter]:
         return list(self.vectors.values())
 
     def prompt(self, caption: str, wording: int) -> str:
-        """The recipe's prompt or the caption, if the token is in it; else one of a few sayings about it."""
+        """The recipe's prompt or the caption, if the token is in it; else one of a few sayings
+        about it."""
         said = self.recipe.prompt or caption
         return said if self.token in said else SAYINGS[wording % len(SAYINGS)].format(self.token)
 
@@ -145,20 +193,26 @@ class ControlNet(Method):
     def __init__(self, model: System, recipe: AdaptRecipe) -> None:
         super().__init__(model, recipe)
         if not isinstance(model, StableDiffusion):
-            raise DaedalError(f"a ControlNet is trained beside a U-Net, and this model is a {type(model.network).__name__}.")
+            raise DaedalError(
+                f"a ControlNet is trained beside a U-Net, and this model is a {type(model.network).__name__}."
+            )
         halvings = model.codec.factor.bit_length() - 1
         sizes = HINT_SIZES[: halvings + 1]
-        self.network = ControlNetModel.from_unet(model.network, recipe.seed, conditioning_embedding_out_channels=sizes).to(model.device)
+        self.network = ControlNetModel.from_unet(
+            model.network, recipe.seed, conditioning_embedding_out_channels=sizes
+        ).to(model.device)
 
     def trained(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
 
-    def prepare(self, told: Told, conditions: Conditions, hint: Tensor | None = None) -> Prepared:
-        prepared = self.model.prepare(told, conditions)
+    def prepare(
+        self, conditioning: Conditioning, conditions: Conditions, hint: Tensor | None = None
+    ) -> Prepared:
+        prepared = self.model.prepare(conditioning, conditions)
 
         def control(x: Tensor, time: Tensor) -> Any:
             shown = None if hint is None else hint.repeat(len(x) // len(hint), 1, 1, 1)
-            return self.network(x, time, told["text"], shown, added=prepared["added"])
+            return self.network(x, time, conditioning["text"], shown, added=prepared["added"])
 
         return prepared | {"controls": [control]}
 
@@ -183,7 +237,12 @@ class Whole(Method):
         """The start's folder with the new denoiser in it."""
         role = self.model.role
         start = checkpoints.resolve(self.recipe.model.start)
-        shutil.copytree(start, folder, ignore=lambda at, names: [role] if Path(at) == Path(start) else [], dirs_exist_ok=True)
+        shutil.copytree(
+            start,
+            folder,
+            ignore=lambda at, names: [role] if Path(at) == Path(start) else [],
+            dirs_exist_ok=True,
+        )
         checkpoints.save(self.model.network, folder / role)
 
 

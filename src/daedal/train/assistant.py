@@ -1,5 +1,6 @@
-"""What every run on conversations does before and after its loop: the model to start from with its chat template, an adapter on it, the answers
-it gives while it learns, and the folder that comes out.
+"""What every run on conversations does before and after its loop: the model to start from with its
+chat template, an adapter on it, the answers it gives while it learns, and the folder that comes
+out.
 
 Legend: B rows, T tokens.
 """
@@ -38,7 +39,7 @@ from daedal.train.trainer import Batches, Objective, Trainer
 from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
 
-# ---- the start ------------------------------------------------------------------------------------------------------------------------------
+# ---- the start -----------------------------------------------------------------------------------
 
 
 def tokenizer_of(recipe: ChatRun) -> Tokenizer:
@@ -61,11 +62,14 @@ def network_of(folder: str | Path) -> Decoder:
 
 
 def adapted(recipe: ChatRun, network: nn.Module) -> nn.Module:
-    """The network with the recipe's adapter on it, if it asks for one; what came before is frozen then."""
+    """The network with the recipe's adapter on it, if it asks for one; what came before is frozen
+    then."""
     if a := recipe.adapter:
         if a.bits:
             freeze_packed_(decoder_in(network), a.bits)
-        add_lora(network, a.rank, a.alpha, a.targets, rslora=a.rslora, dora=a.dora, seed=recipe.seed)
+        add_lora(
+            network, a.rank, a.alpha, a.targets, rslora=a.rslora, dora=a.dora, seed=recipe.seed
+        )
     return network
 
 
@@ -76,11 +80,13 @@ def decoder_in(network: nn.Module) -> nn.Module:
 def context_of(recipe: ChatRun, network: Decoder) -> int:
     most = network.config.max_position_embeddings
     if recipe.context and recipe.context > most:
-        raise DaedalError(f"context = {recipe.context} is beyond the {most} tokens of {recipe.start}; lower it.")
+        raise DaedalError(
+            f"context = {recipe.context} is beyond the {most} tokens of {recipe.start}; lower it."
+        )
     return recipe.context or most
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------
 
 
 def fit(
@@ -107,26 +113,44 @@ def fit(
 
 
 def optimizers(recipe: ChatRun, network: Any, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """The recipe's; of an adapter always AdamW, as its two thin factors are no map whose singular values mean something."""
+    """The recipe's; of an adapter always AdamW, as its two thin factors are no map whose singular
+    values mean something."""
     o = recipe.optimizer
     if not recipe.adapter:
         return recipe_optimizers(o, network, network.config.hidden_size, dtype)
     learned = [p for p in network.parameters() if p.requires_grad]
     rate = o.rates(network.config.hidden_size)[1]
-    return [torch.optim.AdamW(learned, lr=rate, betas=o.betas, weight_decay=o.weight_decay, eps=1e-10, fused=True)]
+    return [
+        torch.optim.AdamW(
+            learned, lr=rate, betas=o.betas, weight_decay=o.weight_decay, eps=1e-10, fused=True
+        )
+    ]
 
 
 def plan(recipe: ChatRun, passes: float = 1.0) -> dict[str, Any]:
-    """What a run will take; trains nothing. `passes` are rows that a step runs for each of the recipe's."""
+    """What a run will take; trains nothing. `passes` are rows that a step runs for each of the
+    recipe's."""
     device = machine.pick_device(recipe.device)
     dtype = machine.compute_dtype(recipe.dtype, device)
     with torch.device("meta"):
-        network = build(config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.start))))
+        network = build(
+            config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.start)))
+        )
     c, context = network.config, context_of(recipe, network)
     tokens = int(passes * recipe.rows * context)
     flops = tokens * network.flops_per_token(context // 2, train=True)
-    activations = passes * recipe.micro_rows * context * c.num_hidden_layers * (16 * c.hidden_size + 3 * c.intermediate_size) * dtype.itemsize
-    peak, held = machine.matrix_peak(device, dtype), (recipe.adapter.bits or 32) / 8 if recipe.adapter else 0
+    activations = (
+        passes
+        * recipe.micro_rows
+        * context
+        * c.num_hidden_layers
+        * (16 * c.hidden_size + 3 * c.intermediate_size)
+        * dtype.itemsize
+    )
+    peak, held = (
+        machine.matrix_peak(device, dtype),
+        (recipe.adapter.bits or 32) / 8 if recipe.adapter else 0,
+    )
     return {
         "parameters": network.parameter_count(), "units": f"{tokens * recipe.steps:,} tokens at most", "flops": flops * recipe.steps,
         "dtype": str(dtype).removeprefix("torch."), "device": str(device), "measured_peak_flops": peak,
@@ -135,8 +159,11 @@ def plan(recipe: ChatRun, passes: float = 1.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def publish(recipe: ChatRun, start: Start, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor]) -> Path:
-    """Write `out/model`, a chat model's folder, and of an adapter `out/adapter`, peft's; the folder to use."""
+def publish(
+    recipe: ChatRun, start: Start, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor]
+) -> Path:
+    """Write `out/model`, a chat model's folder, and of an adapter `out/adapter`, peft's; the folder
+    to use."""
     if start.rank == 0 and recipe.adapter:
         save_adapter(network, start.out / "adapter", recipe.start)
         tokenizer.save(start.out / "adapter")
@@ -150,19 +177,26 @@ def publish(recipe: ChatRun, start: Start, network: Decoder, tokenizer: Tokenize
 
 
 def merged(recipe: ChatRun, network: nn.Module) -> dict[str, Tensor]:
-    """The state of the network with its adapter merged in, in place. What was packed for training is read again from the start's folder, so that
-    the merged weights are not rounded."""
+    """The state of the network with its adapter merged in, in place. What was packed for training
+    is read again from the start's folder, so that the merged weights are not rounded."""
     if recipe.adapter and recipe.adapter.bits:
         whole, decoder = network_of(recipe.start), decoder_in(network)
         for name, module in list(decoder.named_modules()):
             if isinstance(module, QuantLinear):
-                put(decoder, name, whole.get_submodule(name.removesuffix(".base_layer")).to(module.weight.device))
+                put(
+                    decoder,
+                    name,
+                    whole.get_submodule(name.removesuffix(".base_layer")).to(module.weight.device),
+                )
     merge_lora(network)
     return network.state_dict()
 
 
-def write_model(base: str, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor], folder: Path) -> None:
-    """A model folder whose config.json, generation_config.json and tokenizer agree on what ends an answer."""
+def write_model(
+    base: str, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor], folder: Path
+) -> None:
+    """A model folder whose config.json, generation_config.json and tokenizer agree on what ends an
+    answer."""
     ends = {"eos_token_id": list(tokenizer.eos_ids), "bos_token_id": tokenizer.bos_id}
     network.config = dataclasses.replace(network.config, eos_token_id=tokenizer.eos_ids)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,17 +215,26 @@ def say(text: str, start: Start) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
-def answers(network: Decoder, tokenizer: Tokenizer, asked: Sequence[Messages], params: SamplingParams, max_batch: int = 16) -> list[list[str]]:
-    """`params.n` answers to each conversation, through the engine, the network in evaluation mode while it answers."""
+def answers(
+    network: Decoder,
+    tokenizer: Tokenizer,
+    asked: Sequence[Messages],
+    params: SamplingParams,
+    max_batch: int = 16,
+) -> list[list[str]]:
+    """`params.n` answers to each conversation, through the engine, the network in evaluation mode
+    while it answers."""
     training = network.training
     network.eval()
     try:
         prompts = [chat.encode(tokenizer, messages) for messages in asked]
         longest = max(map(len, prompts)) + params.max_tokens
-        requests = Engine(network, tokenizer, max_batch=max_batch, max_len=longest).generate(prompts, params)
+        requests = Engine(network, tokenizer, max_batch=max_batch, max_len=longest).generate(
+            prompts, params
+        )
     finally:
         network.train(training)
     return [[sample.text.strip() for sample in request.samples] for request in requests]
@@ -200,28 +243,51 @@ def answers(network: Decoder, tokenizer: Tokenizer, asked: Sequence[Messages], p
 def held_out_tasks(recipe: ChatRun) -> list[Task]:
     """The same held-out tasks each time, kinds in turn."""
     kinds = recipe.evaluate_kinds or instructions.KINDS
-    return [instructions.task(random.Random(f"held out/{i}"), [kinds[i % len(kinds)]], held_out=True) for i in range(recipe.evaluate_tasks)]
+    return [
+        instructions.task(random.Random(f"held out/{i}"), [kinds[i % len(kinds)]], held_out=True)
+        for i in range(recipe.evaluate_tasks)
+    ]
 
 
-def scored(network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], params: SamplingParams) -> dict[str, float]:
-    """Share of constraints met, over all tasks with its standard error, by kind, and the share of tasks with all of them met."""
-    earned = [task.check(texts[0]) for task, texts in zip(tasks, answers(network, tokenizer, [task.messages for task in tasks], params), strict=True)]
+def scored(
+    network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], params: SamplingParams
+) -> dict[str, float]:
+    """Share of constraints met, over all tasks with its standard error, by kind, and the share of
+    tasks with all of them met."""
+    earned = [
+        task.check(texts[0])
+        for task, texts in zip(
+            tasks,
+            answers(network, tokenizer, [task.messages for task in tasks], params),
+            strict=True,
+        )
+    ]
     kinds = defaultdict(list)
     for task, value in zip(tasks, earned, strict=True):
         kinds[task.kind].append(value)
     values = torch.tensor(earned)
     error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    whole = {"constraints_met": values.mean().item(), "standard_error": error, "all_met": (values == 1).float().mean().item()}
+    whole = {
+        "constraints_met": values.mean().item(),
+        "standard_error": error,
+        "all_met": (values == 1).float().mean().item(),
+    }
     return whole | {f"met/{kind}": sum(some) / len(some) for kind, some in kinds.items()}
 
 
 def sampling(recipe: ChatRun, tokenizer: Tokenizer) -> Callable[[Any, int], str]:
     """Answers to the recipe's prompts and to three held-out tasks, to look at while training."""
-    asked = [*([{"role": "user", "content": prompt}] for prompt in recipe.prompts), *(task.messages for task in held_out_tasks(recipe)[:3])]
+    asked = [
+        *([{"role": "user", "content": prompt}] for prompt in recipe.prompts),
+        *(task.messages for task in held_out_tasks(recipe)[:3]),
+    ]
     params = SamplingParams(max_tokens=recipe.answer_tokens, temperature=0.7, seed=recipe.seed)
 
     def sample(network: Decoder, step: int) -> str:
         given = answers(network, tokenizer, asked, params)
-        return "\n".join(f"  > {messages[-1]['content']}\n  | {texts[0]}".replace("\n", "\n  ") for messages, texts in zip(asked, given, strict=True))
+        return "\n".join(
+            f"  > {messages[-1]['content']}\n  | {texts[0]}".replace("\n", "\n  ")
+            for messages, texts in zip(asked, given, strict=True)
+        )
 
     return sample if asked else lambda network, step: ""

@@ -1,4 +1,5 @@
-"""Training state on disk: one file a checkpoint, written beside and renamed, so that a kill at any instant leaves a whole one."""
+"""Training state on disk: one file a checkpoint, written beside and renamed, so that a kill at any
+instant leaves a whole one."""
 
 import json
 import os
@@ -16,7 +17,8 @@ KEEP = 2  # the newest checkpoints that stay
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `folder/step-000100.pt` atomically; older ones beyond KEEP go. An OSError (full disk) leaves the older ones as they were."""
+    """Write `folder/step-000100.pt` atomically; older ones beyond KEEP go. An OSError (full disk)
+    leaves the older ones as they were."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".step-{step:08d}.{os.getpid()}.partial"
     try:
@@ -37,12 +39,17 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def resume(recipe: Run, now: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint that a run goes on from, or None. One that was made from something else than
-    `now` (see `fixed`) is an error; steps, rates, weights of terms and how a run is watched may change."""
+    `now` (see `fixed`) is an error; steps, rates, weights of terms and how a run is watched may
+    change."""
     state = newest(Path(recipe.out) / "checkpoints")
     if state:
         if "fixed" not in state:
-            raise DaedalError(f"{recipe.out} holds a run of an earlier version of Daedal; give a new out=, or delete it to start over.")
-        other = next((key for key, value in state["fixed"].items() if key in now and now[key] != value), None)
+            raise DaedalError(
+                f"{recipe.out} holds a run of an earlier version of Daedal; give a new out=, or delete it to start over."
+            )
+        other = next(
+            (key for key, value in state["fixed"].items() if key in now and now[key] != value), None
+        )
         if other:
             raise DaedalError(
                 f"{recipe.out} holds a run with another {other}{' (files or their contents)' if other == 'data' else ''}; "
@@ -52,7 +59,8 @@ def resume(recipe: Run, now: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def fixed(recipe: BaseModel) -> dict[str, Any]:
-    """What a run may not change when it resumes, as its fields say (daedal.train.recipe.base.Fixed)."""
+    """What a run may not change when it resumes, as its fields say
+    (daedal.train.recipe.base.Fixed)."""
     found: dict[str, Any] = {"task": recipe.task} if hasattr(recipe, "task") else {}
     for name in type(recipe).model_fields:
         value, marks = getattr(recipe, name), marks_of(type(recipe), name)

@@ -1,5 +1,6 @@
-"""Distillation of language models: a student learns a teacher's distributions over next tokens beside the text itself; on what the student
-writes, so that it learns where its own mistakes lead (on_policy: Agarwal et al. 2024); or from what the teacher writes (sequence: Kim & Rush 2016).
+"""Distillation of language models: a student learns a teacher's distributions over next tokens
+beside the text itself; on what the student writes, so that it learns where its own mistakes lead
+(on_policy: Agarwal et al. 2024); or from what the teacher writes (sequence: Kim & Rush 2016).
 
 Legend: B batch, T tokens, n positions, V vocabulary, D width (of each network its own).
 """
@@ -38,15 +39,19 @@ from daedal.train.trainer import Batch, Objective
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: str, beta: float = 0.5) -> Tensor:
-    """How far two distributions of log-probabilities (n, V) are apart, (n,) nats. forward: KL(teacher || student), which covers all that the
-    teacher says; reverse: KL(student || teacher), which keeps to its likeliest; js: the generalised Jensen-Shannon divergence with weight
-    beta (Agarwal et al. 2024, eq. 1), forward KL as beta -> 0 and reverse as beta -> 1, each divided by it."""
+    """How far two distributions of log-probabilities (n, V) are apart, (n,) nats. forward:
+    KL(teacher || student), which covers all that the teacher says; reverse: KL(student || teacher),
+    which keeps to its likeliest; js: the generalised Jensen-Shannon divergence with weight beta
+    (Agarwal et al. 2024, eq. 1), forward KL as beta -> 0 and reverse as beta -> 1, each divided by
+    it."""
     kl = lambda p, q: (p.exp() * (p - q)).sum(-1)  # noqa: E731
     if kind == "forward":
         return kl(teacher, student)
     if kind == "reverse":
         return kl(student, teacher)
-    middle = torch.logaddexp(teacher + torch.tensor(beta).log(), student + torch.tensor(1 - beta).log())
+    middle = torch.logaddexp(
+        teacher + torch.tensor(beta).log(), student + torch.tensor(1 - beta).log()
+    )
     return beta * kl(teacher, middle) + (1 - beta) * kl(student, middle)
 
 
@@ -58,23 +63,36 @@ def log_probabilities(hidden: Tensor, network: Decoder, temperature: float) -> T
     return (logits / temperature).log_softmax(-1)
 
 
-def distance(ours: Tensor, theirs: Tensor, student: Decoder, teacher: Decoder, recipe: DistilTextRecipe, chunk: int = 512) -> Tensor:
-    """Sum over positions of the divergence between two networks' next tokens, from their hidden states (n, D), in chunks whose logits are
-    made again for the backward pass; times T^2, so that gradients keep their size (Hinton et al. 2015, section 2)."""
+def distance(
+    ours: Tensor,
+    theirs: Tensor,
+    student: Decoder,
+    teacher: Decoder,
+    recipe: DistilTextRecipe,
+    chunk: int = 512,
+) -> Tensor:
+    """Sum over positions of the divergence between two networks' next tokens, from their hidden
+    states (n, D), in chunks whose logits are made again for the backward pass; times T^2, so that
+    gradients keep their size (Hinton et al. 2015, section 2)."""
 
     def of(a: Tensor, b: Tensor) -> Tensor:
         T = recipe.temperature
         with torch.no_grad():
             wanted = log_probabilities(b, teacher, T)
-        return T**2 * divergence(log_probabilities(a, student, T), wanted, recipe.divergence, recipe.beta).sum()
+        return (
+            T**2
+            * divergence(
+                log_probabilities(a, student, T), wanted, recipe.divergence, recipe.beta
+            ).sum()
+        )
 
     parts = zip(ours.split(chunk), theirs.split(chunk), strict=True)
     return torch.stack([recomputed(of, a, b, use_reentrant=False) for a, b in parts]).sum()  # type: ignore[arg-type]
 
 
 def distillation(recipe: DistilTextRecipe, teacher: Decoder) -> Objective:
-    """Sum over tokens of (1 - weight) next-token loss + weight times the divergence from the teacher; of what the student wrote, which has a
-    mask, the divergence alone."""
+    """Sum over tokens of (1 - weight) next-token loss + weight times the divergence from the
+    teacher; of what the student wrote, which has a mask, the divergence alone."""
     written = 0.0
 
     def loss(network: Decoder, part: Batch) -> Tensor:
@@ -89,28 +107,46 @@ def distillation(recipe: DistilTextRecipe, teacher: Decoder) -> Objective:
         away = distance(hidden[kept], theirs[kept], network, teacher, recipe)
         if written:
             return away
-        text = linear_cross_entropy(hidden, network.lm_head.weight, goal, softcap=network.softcap) if recipe.weight < 1 else torch.zeros(())
+        text = (
+            linear_cross_entropy(hidden, network.lm_head.weight, goal, softcap=network.softcap)
+            if recipe.weight < 1
+            else torch.zeros(())
+        )
         return (1 - recipe.weight) * text + recipe.weight * away
 
     def count(batch: Batch) -> int:
         return int(batch["mask"].sum()) if "mask" in batch else batch["tokens"][:, 1:].numel()
 
-    return Objective(loss, count, measured=(lambda: {"written": written}) if recipe.on_policy else None)
+    return Objective(
+        loss, count, measured=(lambda: {"written": written}) if recipe.on_policy else None
+    )
 
 
-# ---- on-policy ------------------------------------------------------------------------------------------------------------------------------
+# ---- on-policy -----------------------------------------------------------------------------------
 
 
 class Written:
-    """Rows of text, a share of the batches written by the student with the weights of the moment. What is drawn follows from the seed and the
-    number of the batch, so a run that goes on writes the same."""
+    """Rows of text, a share of the batches written by the student with the weights of the moment.
+    What is drawn follows from the seed and the number of the batch, so a run that goes on writes
+    the same."""
 
-    def __init__(self, recipe: DistilTextRecipe, rows: PackedRows, network: Decoder, tokenizer: Tokenizer, state: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        recipe: DistilTextRecipe,
+        rows: PackedRows,
+        network: Decoder,
+        tokenizer: Tokenizer,
+        state: dict[str, Any] | None,
+    ) -> None:
         assert recipe.on_policy is not None
         self.recipe, self.how, self.rows, self.network = recipe, recipe.on_policy, rows, network
         self.number = state["number"] if state else 0
         self.params = SamplingParams(temperature=self.how.temperature, max_tokens=self.how.tokens)
-        self.tokenizer, self.questions, longest = tokenizer, None, network.config.max_position_embeddings - self.how.tokens
+        self.tokenizer, self.questions, longest = (
+            tokenizer,
+            None,
+            network.config.max_position_embeddings - self.how.tokens,
+        )
         if longest < (1 if self.how.prompts else self.how.prompt_tokens):
             raise DaedalError(
                 f"on_policy.tokens = {self.how.tokens} after a prompt is beyond the student's context of {longest + self.how.tokens}; lower it."
@@ -130,22 +166,41 @@ class Written:
         return {**self.rows.state(), "number": self.number}
 
     def written(self, text: Tensor) -> Batch:
-        """tokens (B, T + 1) and mask (B, T). Every process writes its share, and all have the whole."""
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+        """tokens (B, T + 1) and mask (B, T). Every process writes its share, and all have the
+        whole."""
+        rank, world = (
+            (torch.distributed.get_rank(), torch.distributed.get_world_size())
+            if torch.distributed.is_initialized()
+            else (0, 1)
+        )
         share, first = len(text) // world, self.number * len(text)
         mine = range(rank * share, (rank + 1) * share)
         seeds = [seed_of(self.recipe.seed, first + i) for i in mine]
-        requests = complete(self.network, self.tokenizer, [self.prompt(text[i], first + i) for i in mine], self.params, seeds, group=1)
-        made = [Completion(request.prompt, request.output, request.finished == "stop") for request in requests]
+        requests = complete(
+            self.network,
+            self.tokenizer,
+            [self.prompt(text[i], first + i) for i in mine],
+            self.params,
+            seeds,
+            group=1,
+        )
+        made = [
+            Completion(request.prompt, request.output, request.finished == "stop")
+            for request in requests
+        ]
         tokens, mask = padded(parallel.everyones(made, world))
         return {"tokens": tokens, "mask": mask}
 
     def prompt(self, row: Tensor, number: int) -> list[int]:
         questions = self.questions
-        return questions.encoded(questions.question(number)) if questions else row[: self.how.prompt_tokens].tolist()
+        return (
+            questions.encoded(questions.question(number))
+            if questions
+            else row[: self.how.prompt_tokens].tolist()
+        )
 
 
-# ---- the teacher's text -----------------------------------------------------------------------------------------------------------------------
+# ---- the teacher's text --------------------------------------------------------------------------
 
 
 def teachers_text(recipe: DistilTextRecipe, teacher: Decoder) -> Source:
@@ -155,16 +210,40 @@ def teachers_text(recipe: DistilTextRecipe, teacher: Decoder) -> Source:
     file = out / f"teacher-{mark(recipe, 'sequence', 'data', 'seed', weights=recipe.teacher)}.jsonl"
     if not file.exists():
         tokenizer = Tokenizer.load(checkpoints.resolve(recipe.teacher))
-        prompts = [beginning(tokenizer, text, how.prompt_tokens) for text in islice(Mixture(recipe.data.train, recipe.seed), how.texts)]
+        prompts = [
+            beginning(tokenizer, text, how.prompt_tokens)
+            for text in islice(Mixture(recipe.data.train, recipe.seed), how.texts)
+        ]
         params = SamplingParams(temperature=how.temperature, max_tokens=how.tokens)
-        made = complete(teacher, tokenizer, prompts, params, [seed_of(recipe.seed, i) for i in range(len(prompts))], group=1)
-        texts = list(dict.fromkeys(tokenizer.decode(request.tokens) for request in made if request.finished == "stop"))
-        print(f"the teacher brought {len(texts)} different texts of {len(made)} to an end", file=sys.stderr, flush=True)
+        made = complete(
+            teacher,
+            tokenizer,
+            prompts,
+            params,
+            [seed_of(recipe.seed, i) for i in range(len(prompts))],
+            group=1,
+        )
+        texts = list(
+            dict.fromkeys(
+                tokenizer.decode(request.tokens) for request in made if request.finished == "stop"
+            )
+        )
+        print(
+            f"the teacher brought {len(texts)} different texts of {len(made)} to an end",
+            file=sys.stderr,
+            flush=True,
+        )
         if not texts:
-            raise DaedalError(f"none of {len(made)} texts of {recipe.teacher} ended within sequence.tokens = {how.tokens}; raise it.")
+            raise DaedalError(
+                f"none of {len(made)} texts of {recipe.teacher} ended within sequence.tokens = {how.tokens}; raise it."
+            )
         out.mkdir(parents=True, exist_ok=True)
-        partial_file = file.with_suffix(f".partial{os.environ.get('RANK', 0)}")  # every process made the same; one is kept
-        partial_file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+        # every process made the same; one is kept
+        partial_file = file.with_suffix(f".partial{os.environ.get('RANK', 0)}")
+        partial_file.write_text(
+            "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts),
+            encoding="utf-8",
+        )
         partial_file.replace(file)
     return Source(path=str(file))
 
@@ -175,7 +254,7 @@ def beginning(tokenizer: Tokenizer, text: str, size: int) -> list[int]:
     return start + tokenizer.encode(text, add_bos=False)[:size]
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def teacher_of(recipe: DistilTextRecipe) -> Decoder:
@@ -190,8 +269,14 @@ def run(recipe: DistilTextRecipe) -> Path:
     """Train the student, and write `out/model`. Its tokenizer is the teacher's."""
     teacher = teacher_of(recipe)
     if recipe.sequence:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": [teachers_text(recipe, teacher)]})})
-    return pretrain.run(recipe, partial(checked, teacher=teacher), Written if recipe.on_policy else None)
+        recipe = recipe.model_copy(
+            update={
+                "data": recipe.data.model_copy(update={"train": [teachers_text(recipe, teacher)]})
+            }
+        )
+    return pretrain.run(
+        recipe, partial(checked, teacher=teacher), Written if recipe.on_policy else None
+    )
 
 
 def checked(recipe: Any, network: Decoder, teacher: Decoder) -> Objective:

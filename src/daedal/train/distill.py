@@ -1,9 +1,12 @@
-"""Students of the media transformer: of one pass a step by guidance distillation (Meng et al. 2023, stage one), of few steps by progressive
-distillation (Salimans & Ho 2022) or by consistency (Song et al. 2023, latent form with guidance: Luo et al. 2023).
+"""Students of the media transformer: of one pass a step by guidance distillation (Meng et al. 2023,
+stage one), of few steps by progressive distillation (Salimans & Ho 2022) or by consistency (Song et
+al. 2023, latent form with guidance: Luo et al. 2023).
 
-A progressive student goes in one step where its guided teacher goes in several. For consistency the teacher walks one guided Euler step from a noise level to the next. The student must name the same picture from both ends, so that in the
-end it names it from pure noise at once: one to four steps with the `lcm` sampler, and no second pass for guidance. Consistency alone blurs what
-few steps cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (Sauer et al. 2024).
+A progressive student goes in one step where its guided teacher goes in several. For consistency the
+teacher walks one guided Euler step from a noise level to the next. The student must name the same
+picture from both ends, so that in the end it names it from pure noise at once: one to four steps
+with the `lcm` sampler, and no second pass for guidance. Consistency alone blurs what few steps
+cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (Sauer et al. 2024).
 """
 
 from collections.abc import Callable
@@ -28,14 +31,16 @@ from daedal.train.trainer import Batch, Objective
 
 
 def pseudo_huber(difference: Tensor) -> Tensor:
-    """sqrt(d^2 + c^2) - c of each sample, summed over its values (Song & Dhariwal 2023, eq. 7), c growing with the root of their number."""
+    """sqrt(d^2 + c^2) - c of each sample, summed over its values (Song & Dhariwal 2023, eq. 7), c
+    growing with the root of their number."""
     d = difference.flatten(1)
     c = 0.00054 * d.shape[1] ** 0.5
     return ((d.square().sum(1) + c * c).sqrt() - c) * d.shape[1] ** 0.5
 
 
 class Heads(nn.Module):
-    """A linear judgement of each block's tokens: states [(B, T, D)] -> logits (B, T, layers), zero at first."""
+    """A linear judgement of each block's tokens: states [(B, T, D)] -> logits (B, T, layers), zero
+    at first."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -43,7 +48,9 @@ class Heads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(layers))
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        return (F.layer_norm(torch.stack(states, 2).float(), self.weight.shape[-1:]) * self.weight).sum(-1) + self.bias
+        return (
+            F.layer_norm(torch.stack(states, 2).float(), self.weight.shape[-1:]) * self.weight
+        ).sum(-1) + self.bias
 
 
 class Critic(nn.Module):
@@ -57,8 +64,11 @@ class Critic(nn.Module):
         return self.heads(self.look(x))
 
 
-def looking(guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text, t: Tensor) -> Callable[[Tensor], list[Tensor]]:
-    """What each block of `guide` sees in pictures noised to times t (B, 1), with one noise for all pictures that are compared."""
+def looking(
+    guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text, t: Tensor
+) -> Callable[[Tensor], list[Tensor]]:
+    """What each block of `guide` sees in pictures noised to times t (B, 1), with one noise for all
+    pictures that are compared."""
     eps = torch.randn(like.shape).to(like)
     level = Level(1 - t[..., None], t[..., None], t[..., None])
 
@@ -73,8 +83,12 @@ def looking(guide: MediaTransformer, like: Tensor, positions: Tensor, text: Text
 class Teacher:
     """What a recipe's `model.start`, or another network, sees with guidance."""
 
-    def __init__(self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None) -> None:
-        self.network = network or checkpoints.load(checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer)
+    def __init__(
+        self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None
+    ) -> None:
+        self.network = network or checkpoints.load(
+            checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer
+        )
         self.tokenizer, self.scale = tokenizer, recipe.teacher_guidance
 
     def read(self, captions: Tensor) -> tuple[Text, Text]:
@@ -90,19 +104,33 @@ class Teacher:
 
 
 def towards(picture: Tensor, x: Tensor, t: Tensor, after: Tensor) -> Tensor:
-    """Euler from times t (B, 1) to `after`, on the straight path through x and the picture seen in it."""
+    """Euler from times t (B, 1) to `after`, on the straight path through x and the picture seen in
+    it."""
     return picture + (after / t)[..., None] * (x - picture)
 
 
-def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
-    """The student names without guidance what its teacher names with it, at every level: one pass instead of two."""
+def guidance(
+    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+) -> Objective:
+    """The student names without guidance what its teacher names with it, at every level: one pass
+    instead of two."""
     r = cast(DistillRecipe, recipe)
     guide = Teacher(r, tokenizer, teacher)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
-        x0, t = student.codec.encode(clean(part["images"])), flow.times(len(part["images"]), r).to(device)
-        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        device, positions = (
+            part["images"].device,
+            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
+        )
+        x0, t = (
+            student.codec.encode(clean(part["images"])),
+            flow.times(len(part["images"]), r).to(device),
+        )
+        x = noised(
+            x0,
+            torch.randn(x0.shape).to(device),
+            Level(1 - t[..., None], t[..., None], t[..., None]),
+        )
         with torch.no_grad():
             wanted = guide.sees(x, t, positions, guide.read(part["captions"]))
         error = ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted
@@ -111,16 +139,33 @@ def guidance(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def progressive(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
-    """The picture that takes the student in one step to where its teacher comes in several (Salimans & Ho 2022, section 3, with guidance)."""
+def progressive(
+    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+) -> Objective:
+    """The picture that takes the student in one step to where its teacher comes in several
+    (Salimans & Ho 2022, section 3, with guidance)."""
     r = cast(DistillRecipe, recipe)
-    guide, times, stride = Teacher(r, tokenizer, teacher), flow.flow_levels(r.levels, r.sample_shift).time.float(), r.levels // r.sample_steps
+    guide, times, stride = (
+        Teacher(r, tokenizer, teacher),
+        flow.flow_levels(r.levels, r.sample_shift).time.float(),
+        r.levels // r.sample_steps,
+    )
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
-        x0, at = student.codec.encode(clean(part["images"])), stride * torch.randint(r.sample_steps, (len(part["images"]), 1))
+        device, positions = (
+            part["images"].device,
+            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
+        )
+        x0, at = (
+            student.codec.encode(clean(part["images"])),
+            stride * torch.randint(r.sample_steps, (len(part["images"]), 1)),
+        )
         t, end = times[at].to(device), times[at + stride].to(device)  # (B, 1)
-        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        x = noised(
+            x0,
+            torch.randn(x0.shape).to(device),
+            Level(1 - t[..., None], t[..., None], t[..., None]),
+        )
         with torch.no_grad():
             y, texts = x, guide.read(part["captions"])
             for k in range(stride):
@@ -128,24 +173,42 @@ def progressive(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
                 y = towards(guide.sees(y, now, positions, texts), y, now, after)
             left = (end / t)[..., None]
             wanted = (y - left * x) / (1 - left)
-        return (ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted).square().sum()
+        return (
+            (ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted)
+            .square()
+            .sum()
+        )
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None) -> Objective:
-    """The student's answer at a level against its own at the teacher's next level, where it is held fixed; at the last, against the picture."""
+def consistency(
+    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+) -> Objective:
+    """The student's answer at a level against its own at the teacher's next level, where it is held
+    fixed; at the last, against the picture."""
     r = cast(DistillRecipe, recipe)
-    guide, times = Teacher(r, tokenizer, teacher), flow.flow_levels(r.levels, r.sample_shift).time.float()  # 1 ... 0
+    # 1 ... 0
+    guide, times = (
+        Teacher(r, tokenizer, teacher),
+        flow.flow_levels(r.levels, r.sample_shift).time.float(),
+    )
     if r.adversarial:
         guide.network.requires_grad_(False)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = part["images"].device, student.codec.positions(*part["images"].shape[-2:], device=part["images"].device)
+        device, positions = (
+            part["images"].device,
+            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
+        )
         x0 = student.codec.encode(clean(part["images"]))  # (B, T, C)
         at = torch.randint(r.levels, (len(x0), 1))
         t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
-        x = noised(x0, torch.randn(x0.shape).to(device), Level(1 - t[..., None], t[..., None], t[..., None]))
+        x = noised(
+            x0,
+            torch.randn(x0.shape).to(device),
+            Level(1 - t[..., None], t[..., None], t[..., None]),
+        )
         with torch.no_grad():
             texts = guide.read(part["captions"])
             moved = towards(guide.sees(x, t, positions, texts), x, t, after)
@@ -156,8 +219,12 @@ def consistency(recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransfor
         made = ask(student, x, t, positions, text)
         total = pseudo_huber(made - target).sum()
         if r.adversarial:
-            look = looking(guide.network, x0, positions, texts[0], flow.times(len(x0), r).to(device))
-            fooled, caught = duel(GAMES["hinge"], Critic(student.beside["heads"], look), x0, made)  # type: ignore[index]
+            look = looking(
+                guide.network, x0, positions, texts[0], flow.times(len(x0), r).to(device)
+            )
+            fooled, caught = duel(
+                GAMES["hinge"], Critic(student.auxiliary["heads"], look), x0, made
+            )  # type: ignore[index]
             total = total + (r.adversarial * fooled + caught).sum() * x0[0].numel()
         return total
 
@@ -168,13 +235,17 @@ def run(recipe: DistillRecipe) -> Path:
     """Train a student; its folder says to sample it without guidance, one of few steps with `lcm`."""
     if recipe.method != "consistency":
         return flow.run(recipe, {"guidance": guidance, "progressive": progressive}[recipe.method])
-    return flow.run(recipe, consistency, sampler="lcm", beside=beside)
+    return flow.run(recipe, consistency, sampler="lcm", auxiliary=auxiliary)
 
 
-def beside(recipe: FlowRecipe, student: MediaTransformer) -> nn.ModuleDict:
+def auxiliary(recipe: FlowRecipe, student: MediaTransformer) -> nn.ModuleDict:
     """The heads that judge, where the recipe asks for them."""
     c = student.config
-    return nn.ModuleDict({"heads": Heads(c.hidden_size, c.num_hidden_layers)} if cast(DistillRecipe, recipe).adversarial else {})
+    return nn.ModuleDict(
+        {"heads": Heads(c.hidden_size, c.num_hidden_layers)}
+        if cast(DistillRecipe, recipe).adversarial
+        else {}
+    )
 
 
 plan = flow.plan

@@ -41,7 +41,8 @@ def times(count: int, recipe: FlowRecipe) -> Tensor:
 
 
 def given_tokens(count: int, side: int, share: float) -> Tensor:
-    """(B, side * side) bool: for a share of the samples a rectangle of tokens, or all but a rectangle."""
+    """(B, side * side) bool: for a share of the samples a rectangle of tokens, or all but a
+    rectangle."""
     low, high = torch.rand(2, count, 2).sort(0).values  # corners
     at = (torch.arange(side) + 0.5) / side
     rows, columns = ((at >= low[:, i, None]) & (at <= high[:, i, None]) for i in range(2))
@@ -50,22 +51,35 @@ def given_tokens(count: int, side: int, share: float) -> Tensor:
 
 
 def sketch_error(network: MediaTransformer, pooled: Tensor, images: Tensor) -> Tensor:
-    """Squared error of the small picture that the text tells, from its pooled vectors (B, D), for images (B, 3, H, W) in [-1, 1]; a sum over
-    samples, each worth as many values as its picture has."""
+    """Squared error of the small picture that the text tells, from its pooled vectors (B, D), for
+    images (B, 3, H, W) in [-1, 1]; a sum over samples, each worth as many values as its picture
+    has."""
     told = network.sketch(pooled)  # type: ignore[misc]
-    return (told - F.interpolate(images, size=told.shape[2:], mode="area")).square().mean((1, 2, 3)).sum() * images[0].numel()
+    return (told - F.interpolate(images, size=told.shape[2:], mode="area")).square().mean(
+        (1, 2, 3)
+    ).sum() * images[0].numel()
 
 
 def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
-    """Sum over token values of the squared error of the velocity (noise minus clean), whatever the network predicts; given tokens are
-    clean and cost nothing (Lipman et al. 2022, eq. 14; x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
+    """Sum over token values of the squared error of the velocity (noise minus clean), whatever the
+    network predicts; given tokens are clean and cost nothing (Lipman et al. 2022, eq. 14;
+    x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
 
-    adds = terms.Additive(recipe, tokenizer, shape_of(recipe).text_length) if recipe.additive else None
+    adds = (
+        terms.Additive(recipe, tokenizer, shape_of(recipe).text_length) if recipe.additive else None
+    )
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, images = network.config, clean(part["images"])
-        x0, positions = network.codec.encode(images), network.codec.positions(*images.shape[-2:], device=images.device)  # (B, T, C)
-        free = ~given_tokens(len(x0), images.shape[-1] // network.codec.side, recipe.given).to(x0.device)  # (B, T)
+        # (B, T, C)
+        x0, positions = (
+            network.codec.encode(images),
+            network.codec.positions(*images.shape[-2:], device=images.device),
+        )
+        # (B, T)
+        free = ~given_tokens(len(x0), images.shape[-1] // network.codec.side, recipe.given).to(
+            x0.device
+        )
         t = (times(len(x0), recipe).to(x0.device) * free)[..., None]  # (B, T, 1)
         eps = terms.offset(x0.shape, recipe.offset_noise, c.channels).to(x0.device)
         level = Level(1 - t, t, t)
@@ -79,11 +93,11 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
         error = PARAMETRISATIONS[c.prediction].denoised(output, x, level) - x0
         value = error.square() * terms.weight(t, recipe.min_snr)
         if recipe.uncertainty:
-            u = network.beside["uncertainty"](t)  # type: ignore[operator,index]
+            u = network.auxiliary["uncertainty"](t)  # type: ignore[operator,index]
             value = value / u.exp() + u
         total = (value * free[..., None]).sum()
         if recipe.align:
-            align = network.beside["align"]  # type: ignore[index]
+            align = network.auxiliary["align"]  # type: ignore[index]
             away = align(states, align.wanted(network, images, x0, eps, t, positions, text))  # type: ignore[operator]
             total = total + recipe.align * (away * free).sum() * c.token_size
         if c.sketch:
@@ -92,16 +106,23 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
             total = total + recipe.additive * adds(network.text, len(images) // 2) * images.numel()
         return total
 
-    return Objective(loss, lambda batch: batch["images"].numel(), terms.follow if recipe.align_to == "self" and recipe.align else None)
+    return Objective(
+        loss,
+        lambda batch: batch["images"].numel(),
+        terms.follow if recipe.align_to == "self" and recipe.align else None,
+    )
 
 
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     if recipe.model.start:
-        start = checkpoints.load(checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=MediaTransformer)
+        start = checkpoints.load(
+            checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=MediaTransformer
+        )
         wanted = replace(start.config, **recipe.model.options)
         if wanted == start.config:
             return start.train()
-        grown, had = MediaTransformer(wanted).init_weights(recipe.seed), start.state_dict()  # with a control input, say, which starts at zero
+        # with a control input, say, which starts at zero
+        grown, had = MediaTransformer(wanted).init_weights(recipe.seed), start.state_dict()
         for name, p in grown.state_dict().items():
             if name in had and p.shape != had[name].shape:
                 sizes = f"{tuple(had[name].shape)} and not {tuple(p.shape)}"
@@ -112,21 +133,34 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
     if recipe.model.codec:
-        network.codec.autoencoder.load_state_dict(checkpoints.load(checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32).state_dict())
+        network.codec.autoencoder.load_state_dict(
+            checkpoints.load(
+                checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32
+            ).state_dict()
+        )
     return network.train()
 
 
 def new_config(recipe: FlowRecipe, vocab_size: int) -> MediaConfig:
-    codec = checkpoints.read_config(checkpoints.resolve(recipe.model.codec)) if recipe.model.codec else None
+    codec = (
+        checkpoints.read_config(checkpoints.resolve(recipe.model.codec))
+        if recipe.model.codec
+        else None
+    )
     if codec and codec.get("_class_name") != AutoencoderKL.class_name:
-        raise DaedalError(f"model.codec = {recipe.model.codec} holds a {codec.get('_class_name')}; give the folder of an {AutoencoderKL.class_name}.")
+        raise DaedalError(
+            f"model.codec = {recipe.model.codec} holds a {codec.get('_class_name')}; give the folder of an {AutoencoderKL.class_name}."
+        )
     return MediaConfig(**recipe.model.config(vocab_size, codec))
 
 
 def shape_of(recipe: FlowRecipe) -> MediaConfig:
     if not recipe.model.start:
         return new_config(recipe, recipe.vocab_size)
-    return replace(parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))), **recipe.model.options)
+    return replace(
+        parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))),
+        **recipe.model.options,
+    )
 
 
 def outline(recipe: FlowRecipe) -> MediaTransformer:
@@ -136,15 +170,24 @@ def outline(recipe: FlowRecipe) -> MediaTransformer:
 
 
 def kept(c: MediaConfig, states: int) -> int:
-    """Bytes of activations for the backward pass, as float32, of so many states in blocks (tokens times blocks)."""
+    """Bytes of activations for the backward pass, as float32, of so many states in blocks (tokens
+    times blocks)."""
     return 4 * states * (20 * c.hidden_size + 3 * c.intermediate_size)
 
 
 def plan(recipe: FlowRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
     network = outline(recipe)
-    c, tokens = network.config, network.codec.count(network.config.sample_size, network.config.sample_size)
-    return planned(recipe, network.parameter_count(), network.flops(tokens, train=True), kept(c, tokens * c.num_hidden_layers))
+    c, tokens = (
+        network.config,
+        network.codec.count(network.config.sample_size, network.config.sample_size),
+    )
+    return planned(
+        recipe,
+        network.parameter_count(),
+        network.flops(tokens, train=True),
+        kept(c, tokens * c.num_hidden_layers),
+    )
 
 
 def run(
@@ -152,42 +195,65 @@ def run(
     objective: Callable[[FlowRecipe, Tokenizer], Objective] | None = None,
     sampler: str = "euler",
     batches_of: Callable[..., PictureBatches] = PictureBatches,
-    beside: Callable[[FlowRecipe, MediaTransformer], nn.ModuleDict] = terms.beside,
+    auxiliary: Callable[[FlowRecipe, MediaTransformer], nn.ModuleDict] = terms.auxiliary,
     flops: Callable[[MediaTransformer], float] | None = None,
 ) -> Path:
-    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass theirs, their batches, what they keep
-    beside it, and what a sample costs them."""
+    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass
+    theirs, their batches, what they keep beside it, and what a sample costs them."""
     start, side = begin(recipe), recipe.model.options.get("sample_size", 64)
     train = sources(recipe.data.train, side)
     tokenizer = tokenizer_of(recipe, start, train)
     network = network_of(recipe, tokenizer.vocab_size)
-    c, network.beside = network.config, beside(recipe, network)
-    batches = batches_of(train, tokenizer, recipe.rows, c.text_length, recipe.seed, recipe.drop_caption, step=start.step)
+    c, network.auxiliary = network.config, auxiliary(recipe, network)
+    batches = batches_of(
+        train,
+        tokenizer,
+        recipe.rows,
+        c.text_length,
+        recipe.seed,
+        recipe.drop_caption,
+        step=start.step,
+    )
     fit(
         recipe, start, network, c.hidden_size, batches, (objective or flow_loss)(recipe, tokenizer),
         flops(network) if flops else network.flops(network.codec.count(side, side), train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
     )  # fmt: skip
-    del network.beside
+    del network.auxiliary
     if start.rank == 0:
         save(recipe, network, tokenizer, sampler, start)
     parallel.finish()
     return start.out / "model"
 
 
-def save(recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start) -> None:
+def save(
+    recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start
+) -> None:
     checkpoints.save(network, start.out / "model")
     tokenizer.save(start.out / "model")
-    settings = {"steps": recipe.sample_steps, "shift": recipe.sample_shift, "guidance_scale": recipe.guidance_scale, "sampler": sampler}
+    settings = {
+        "steps": recipe.sample_steps,
+        "shift": recipe.sample_shift,
+        "guidance_scale": recipe.guidance_scale,
+        "sampler": sampler,
+    }
     (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
 
 
 def painted(
-    recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, prompts: list[str], sampler: str = "euler", seed: int = 0
+    recipe: FlowRecipe,
+    network: MediaTransformer,
+    tokenizer: Tokenizer,
+    prompts: list[str],
+    sampler: str = "euler",
+    seed: int = 0,
 ) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 of a network in training."""
     c = network.config
     tokens, nothing = (encode(network, tokenizer, p) for p in (prompts, [""] * len(prompts)))
-    seeds, levels = list(range(seed, seed + len(prompts))), flow_levels(recipe.sample_steps, recipe.sample_shift)
+    seeds, levels = (
+        list(range(seed, seed + len(prompts))),
+        flow_levels(recipe.sample_steps, recipe.sample_shift),
+    )
     network.eval()
     x = paint(
         network,
@@ -205,8 +271,11 @@ def painted(
 
 
 @torch.no_grad()
-def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer) -> dict[str, float]:
-    """Shares of scenes painted right, among pairs of colour and shape that training holds and that it does not."""
+def evaluate(
+    recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer
+) -> dict[str, float]:
+    """Shares of scenes painted right, among pairs of colour and shape that training holds and that
+    it does not."""
     result: dict[str, float] = {}
     count = recipe.evaluate_pictures
     for name, unseen in (("seen", False), ("unseen", True)):
@@ -214,17 +283,27 @@ def evaluate(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: Me
         wanted = [scenes.scene(rng, unseen) for _ in range(count)]
         pictures = painted(recipe, network, tokenizer, [s.caption for s in wanted], sampler)
         right = [scenes.correct(s, picture) for s, picture in zip(wanted, pictures, strict=True)]
-        result |= {f"{name}_{key}": sum(r[key] for r in right) / count for key in ("objects", "colours", "all")}
+        result |= {
+            f"{name}_{key}": sum(r[key] for r in right) / count
+            for key in ("objects", "colours", "all")
+        }
     return result
 
 
 @torch.no_grad()
-def sample(recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int) -> str:
-    """A row of pictures of the recipe's prompts, in `out/samples`; below them what their text alone tells."""
+def sample(
+    recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int
+) -> str:
+    """A row of pictures of the recipe's prompts, in `out/samples`; below them what their text alone
+    tells."""
     if not recipe.prompts:
         return ""
     c, rows = network.config, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]
     if network.sketch is not None:
-        told = network.sketch(network.encode_text(encode(network, tokenizer, recipe.prompts).to(network.proj_in.weight.device)).pooled)
+        told = network.sketch(
+            network.encode_text(
+                encode(network, tokenizer, recipe.prompts).to(network.proj_in.weight.device)
+            ).pooled
+        )
         rows.append(pixels(F.interpolate(told, size=(c.sample_size, c.sample_size))))
     return sheet(Path(recipe.out), step, rows)

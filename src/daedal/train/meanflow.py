@@ -1,7 +1,9 @@
-"""MeanFlow: pictures in one step, learnt without a teacher (Geng et al. 2025a; with the loss of its improved form, Geng et al. 2025b).
+"""MeanFlow: pictures in one step, learnt without a teacher (Geng et al. 2025a; with the loss of its
+improved form, Geng et al. 2025b).
 
-The network names u(x, t, r), the average velocity on the way from flow time t down to r, so x - t u(x, t, 0) is the picture. Its derivative
-along the path makes from it the velocity at t, v = u + (t - r) du/dt, and that is regressed on noise minus clean as in flow matching.
+The network names u(x, t, r), the average velocity on the way from flow time t down to r, so x - t
+u(x, t, 0) is the picture. Its derivative along the path makes from it the velocity at t, v = u + (t
+- r) du/dt, and that is regressed on noise minus clean as in flow matching.
 
 Legend: B batch, T tokens, C values of a token.
 """
@@ -26,20 +28,27 @@ from daedal.train.recipe.flow import FlowRecipe, MeanFlowRecipe
 from daedal.train.terms import CLOSEST
 from daedal.train.trainer import Batch, Objective
 
-Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # u(x (B, ...), t, r), times that broadcast to x
+# u(x (B, ...), t, r), times that broadcast to x
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def velocity(average: Average, x: Tensor, t: Tensor, r: Tensor, along: Tensor) -> Tensor:
-    """u + (t - r) du/dt, the velocity at t that an average velocity implies, where x moves `along`; no gradient goes through the derivative
-    (Geng et al. 2025b, eq. 12)."""
+    """u + (t - r) du/dt, the velocity at t that an average velocity implies, where x moves `along`;
+    no gradient goes through the derivative (Geng et al. 2025b, eq. 12)."""
     with sdpa_kernel(SDPBackend.MATH):  # the only attention with a forward derivative
         u, slope = jvp(average, (x, t, r), (along, torch.ones_like(t), torch.zeros_like(r)))
     return u + (t - r) * slope.detach()
 
 
 def spans(count: int, recipe: MeanFlowRecipe) -> tuple[Tensor, Tensor]:
-    """Flow times t and r <= t, (B, 1, 1) each; but for a share of the samples r = t, where u is the velocity itself."""
-    low, high = torch.cat([flow.times(count, recipe), flow.times(count, recipe)], 1).sort(1).values[..., None].unbind(1)
+    """Flow times t and r <= t, (B, 1, 1) each; but for a share of the samples r = t, where u is the
+    velocity itself."""
+    low, high = (
+        torch.cat([flow.times(count, recipe), flow.times(count, recipe)], 1)
+        .sort(1)
+        .values[..., None]
+        .unbind(1)
+    )
     t = high.clamp(min=CLOSEST)[:, None]
     return t, torch.where(torch.rand(count, 1, 1) < recipe.spans, low[:, None], t).minimum(t)
 
@@ -55,8 +64,8 @@ def averaging(network: MediaTransformer, positions: Tensor, text: Text) -> Avera
 
 
 def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
-    """The distance of the implied velocity from noise minus clean, guided where `guidance` is not 1: then one step needs no second pass
-    (Geng et al. 2025a, eq. 19)."""
+    """The distance of the implied velocity from noise minus clean, guided where `guidance` is not
+    1: then one step needs no second pass (Geng et al. 2025a, eq. 19)."""
     r = cast(MeanFlowRecipe, recipe)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:

@@ -1,4 +1,5 @@
-"""What a run wrote down of itself, metrics.jsonl and evaluations.jsonl: read again, and drawn as curves."""
+"""What a run wrote down of itself, metrics.jsonl and evaluations.jsonl: read again, and drawn as
+curves."""
 
 import json
 import math
@@ -10,7 +11,8 @@ from typing import Any
 from daedal.errors import DaedalError
 from daedal.media import images, plots
 
-STEP = ("loss", "reward", "kl", "entropy", "length", "ended", "clipped")  # what is drawn of each step, where a run has it
+# what is drawn of each step, where a run has it
+STEP = ("loss", "reward", "kl", "entropy", "length", "ended", "clipped")
 POINTS = 100  # of a curve at most; each stands for the steps around it
 
 
@@ -20,20 +22,45 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def curves(runs: Sequence[Path]) -> images.Pixels:
-    """A panel of the loss, of what reinforcement learning watches, and of each evaluated number, with a line for each run: of a step's numbers the
-    median and the middle half of the steps around a point, of an evaluation the value, in its 95 % interval where a standard error is known."""
-    names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
-    steps, evaluations = ({name: read(run / file) for name, run in zip(names, runs, strict=True)} for file in ("metrics.jsonl", "evaluations.jsonl"))
+    """A panel of the loss, of what reinforcement learning watches, and of each evaluated number,
+    with a line for each run: of a step's numbers the median and the middle half of the steps around
+    a point, of an evaluation the value, in its 95 % interval where a standard error is known."""
+    names = (
+        [run.name for run in runs]
+        if len({run.name for run in runs}) == len(runs)
+        else [str(run) for run in runs]
+    )
+    steps, evaluations = (
+        {name: read(run / file) for name, run in zip(names, runs, strict=True)}
+        for file in ("metrics.jsonl", "evaluations.jsonl")
+    )
     if empty := [run for run, rows in steps.items() if not rows]:
-        raise DaedalError(f"{empty[0]} has no metrics.jsonl; give the folder of a run, as `out` of its recipe names it.")
+        raise DaedalError(
+            f"{empty[0]} has no metrics.jsonl; give the folder of a run, as `out` of its recipe names it."
+        )
     panels = []
     for name in STEP:
         found = {run: [row for row in rows if name in row] for run, rows in steps.items()}
         watched = {run: smoothed(rows, name) for run, rows in found.items() if rows}
         panels += [plots.lines(watched, name, "step")] if watched else []
-    for name in dict.fromkeys(key for rows in evaluations.values() for row in rows for key in row if key not in ("step", "standard_error")):
-        found = {run: [point(row, name) for row in rows if name in row] for run, rows in evaluations.items()}
-        panels.append(plots.lines({run: points for run, points in found.items() if points}, name.replace("_", " "), "step"))
+    for name in dict.fromkeys(
+        key
+        for rows in evaluations.values()
+        for row in rows
+        for key in row
+        if key not in ("step", "standard_error")
+    ):
+        found = {
+            run: [point(row, name) for row in rows if name in row]
+            for run, rows in evaluations.items()
+        }
+        panels.append(
+            plots.lines(
+                {run: points for run, points in found.items() if points},
+                name.replace("_", " "),
+                "step",
+            )
+        )
     return images.grid(panels)
 
 
@@ -54,5 +81,7 @@ def smoothed(rows: Sequence[dict[str, Any]], name: str) -> list[plots.Point]:
 
 def point(row: dict[str, Any], name: str) -> plots.Point:
     """An evaluation; its standard error is that of the number named first."""
-    error = 1.96 * row["standard_error"] if "standard_error" in row and name == list(row)[1] else 0.0
+    error = (
+        1.96 * row["standard_error"] if "standard_error" in row and name == list(row)[1] else 0.0
+    )
     return row["step"], (row[name], row[name] - error, row[name] + error)

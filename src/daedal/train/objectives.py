@@ -8,11 +8,20 @@ from torch.autograd import Function
 
 
 class LinearCrossEntropy(Function):
-    """sum over rows of -log softmax(h W^T)[target] + z * logsumexp^2, without ever holding all logits: the gradient of each chunk is
-    made while its logits are at hand (Hsu et al. 2024, "Liger"), so memory is one chunk and nothing is computed twice."""
+    """sum over rows of -log softmax(h W^T)[target] + z * logsumexp^2, without ever holding all
+    logits: the gradient of each chunk is made while its logits are at hand (Hsu et al. 2024,
+    "Liger"), so memory is one chunk and nothing is computed twice."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z: float, softcap: float | None, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z: float,
+        softcap: float | None,
+        chunk: int,
+    ) -> Tensor:
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         matrix, total = weight.to(hidden.dtype), hidden.new_zeros((), dtype=torch.float32)
@@ -24,7 +33,8 @@ class LinearCrossEntropy(Function):
             kept, goal = goal >= 0, goal.clamp(min=0)[:, None]
             slope = None if softcap is None else 1 - (logits / softcap).square()
             picked, top = logits.gather(1, goal)[:, 0], logits.amax(-1)
-            weights = logits.sub_(top[:, None]).exp_()  # softmax, not yet divided by its sum; from here on in place, one pass an operation
+            # softmax, not yet divided by its sum; from here on in place, one pass an operation
+            weights = logits.sub_(top[:, None]).exp_()
             mass = weights.sum(-1)
             logsumexp = top + mass.log()
             total += (logsumexp - picked + z * logsumexp.square()).masked_fill(~kept, 0).sum()
@@ -43,8 +53,17 @@ class LinearCrossEntropy(Function):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, z: float = 0.0, softcap: float | None = None, chunk: int = 1024
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    z: float = 0.0,
+    softcap: float | None = None,
+    chunk: int = 1024,
 ) -> Tensor:
-    """Sum of next-token losses in nats. hidden (..., D), weight (V, D), targets (...) int64 with -100 where there is no loss; `z` is
-    the weight of the z-loss (Chowdhery et al. 2022), which keeps logsumexp near zero."""
-    return LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), z, softcap, chunk)
+    """Sum of next-token losses in nats. hidden (..., D), weight (V, D), targets (...) int64 with
+    -100 where there is no loss; `z` is the weight of the z-loss (Chowdhery et al. 2022), which
+    keeps logsumexp near zero."""
+    return LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, targets.flatten(), z, softcap, chunk
+    )

@@ -1,4 +1,5 @@
-"""Scale-out by torchrun: DDP or FSDP2 around the module that computes the loss, and full state dicts out of either."""
+"""Scale-out by torchrun: DDP or FSDP2 around the module that computes the loss, and full state
+dicts out of either."""
 
 import os
 from typing import Any
@@ -47,14 +48,22 @@ def finish() -> None:
         dist.destroy_process_group()
 
 
-def wrap(module: nn.Module, layers: nn.ModuleList, kind: str, world: int, dtype: torch.dtype) -> nn.Module:
-    """The module as it is (one process), in DDP, or sharded layer by layer with FSDP2 (bf16 compute over fp32 shards)."""
+def wrap(
+    module: nn.Module, layers: nn.ModuleList, kind: str, world: int, dtype: torch.dtype
+) -> nn.Module:
+    """The module as it is (one process), in DDP, or sharded layer by layer with FSDP2 (bf16 compute
+    over fp32 shards)."""
     if world == 1:
         return module
     if kind == "ddp":
-        sparse = any(isinstance(part, MoE) for part in layers.modules())  # an expert without tokens has no gradient
+        # an expert without tokens has no gradient
+        sparse = any(isinstance(part, MoE) for part in layers.modules())
         return DistributedDataParallel(module, find_unused_parameters=sparse)
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype != torch.float32 else MixedPrecisionPolicy()
+    policy = (
+        MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        if dtype != torch.float32
+        else MixedPrecisionPolicy()
+    )
     for layer in layers:
         fully_shard(layer, mp_policy=policy)
     return fully_shard(module, mp_policy=policy)
@@ -75,21 +84,29 @@ def whole_model(network: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def gather(network: nn.Module, sharded: nn.Module) -> None:
-    """Bring an unsharded copy of a sharded network up to date, one parameter at a time; all processes take part."""
+    """Bring an unsharded copy of a sharded network up to date, one parameter at a time; all
+    processes take part."""
     for p, shard in zip(network.parameters(), sharded.parameters(), strict=True):
         p.copy_(shard.full_tensor() if isinstance(shard, DTensor) else shard)
 
 
 def full_state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Whole tensors on the CPU, whatever the sharding, so that any number of processes can resume."""
-    return {"model": whole_model(network), "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers]}
+    return {
+        "model": whole_model(network),
+        "optimizers": [get_optimizer_state_dict(network, o, options=FULL) for o in optimizers],
+    }
 
 
-def restore(network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]) -> None:
+def restore(
+    network: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]
+) -> None:
     set_model_state_dict(network, state["model"], options=StateDictOptions(full_state_dict=True))
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         # not strict: a parameter that no loss has reached yet has no state
-        set_optimizer_state_dict(network, optimizer, saved, options=StateDictOptions(full_state_dict=True, strict=False))
+        set_optimizer_state_dict(
+            network, optimizer, saved, options=StateDictOptions(full_state_dict=True, strict=False)
+        )
 
 
 def random_states(device: torch.device, world: int) -> list[dict[str, Tensor]]:
@@ -100,7 +117,9 @@ def random_states(device: torch.device, world: int) -> list[dict[str, Tensor]]:
     return everyones([mine], world)
 
 
-def restore_random_state(states: list[dict[str, Tensor]], device: torch.device, rank: int, seed: int) -> None:
+def restore_random_state(
+    states: list[dict[str, Tensor]], device: torch.device, rank: int, seed: int
+) -> None:
     """Continue this rank's noise; a rank that was not there before starts its own from `seed`."""
     if rank >= len(states):
         torch.manual_seed(seed + rank)
@@ -126,11 +145,16 @@ def count() -> int:
 
 @torch.no_grad()
 def average_buffers(network: nn.Module, names: tuple[str, ...]) -> None:
-    """Make buffers so called, which each process has moved by its own samples, the mean of all processes, in place."""
-    buffers = [buffer for name, buffer in network.named_buffers() if name.rpartition(".")[2] in names]
+    """Make buffers so called, which each process has moved by its own samples, the mean of all
+    processes, in place."""
+    buffers = [
+        buffer for name, buffer in network.named_buffers() if name.rpartition(".")[2] in names
+    ]
     if count() == 1 or not buffers:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
-    for buffer, mean in zip(buffers, (flat / count()).split([buffer.numel() for buffer in buffers]), strict=True):
+    for buffer, mean in zip(
+        buffers, (flat / count()).split([buffer.numel() for buffer in buffers]), strict=True
+    ):
         buffer.copy_(mean.view_as(buffer))

@@ -1,5 +1,6 @@
-"""What every run on captioned pictures does before and after its loop: device and processes, batches that know their step, the tokenizer of the
-captions, pictures held out, what a step costs, sheets of samples.
+"""What every run on captioned pictures does before and after its loop: device and processes,
+batches that know their step, the tokenizer of the captions, pictures held out, what a step costs,
+sheets of samples.
 
 Legend: B batch, N pictures, H and W pixels.
 """
@@ -36,8 +37,8 @@ def fit(
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     sample: Callable[[Any, int], str] | None = None,
 ) -> None:
-    """Train `network` (with `layers` and `compute_dtype`) in place, to the weights to ship. `flops` are those of one sample's step, `width` the
-    network's, from which learning rates follow."""
+    """Train `network` (with `layers` and `compute_dtype`) in place, to the weights to ship. `flops`
+    are those of one sample's step, `width` the network's, from which learning rates follow."""
     start.prepared(network)
     trainer = Trainer(
         recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, width, start.dtype), batches, objective, unit="images",
@@ -49,20 +50,28 @@ def fit(
     network.eval()
 
 
-# ---- data --------------------------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 class PlainBatches(PictureBatches):
-    """Batches without captions: {"images": (B, 3, H, W) uint8, "step": (B,) int64}, so that an objective knows when it is."""
+    """Batches without captions: {"images": (B, 3, H, W) uint8, "step": (B,) int64}, so that an
+    objective knows when it is."""
 
-    def __init__(self, sources: Sequence[tuple[Source, float]], rows: int, seed: int, step: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[tuple[Source, float]], rows: int, seed: int, step: int = 0
+    ) -> None:
         self.sources, self.weights = [s for s, _ in sources], [w for _, w in sources]
         self.rows, self.seed, self.step = rows, seed, step
 
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
-        drawn = [source.sample(rng)[0] for source in rng.choices(self.sources, self.weights, k=self.rows)]
-        return {"images": torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2), "step": torch.full((self.rows,), step)}
+        drawn = [
+            source.sample(rng)[0] for source in rng.choices(self.sources, self.weights, k=self.rows)
+        ]
+        return {
+            "images": torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2),
+            "step": torch.full((self.rows,), step),
+        }
 
 
 def clean(images: Tensor) -> Tensor:
@@ -72,32 +81,46 @@ def clean(images: Tensor) -> Tensor:
 
 def sources(listed: list[PictureSource], side: int) -> list[tuple[Source, float]]:
     """Each source and its weight."""
-    return [(Recaptioned(source_of(s, side), s.dense) if s.dense else source_of(s, side), s.weight) for s in listed]
+    return [
+        (Recaptioned(source_of(s, side), s.dense) if s.dense else source_of(s, side), s.weight)
+        for s in listed
+    ]
 
 
 def source_of(s: PictureSource, side: int) -> Source:
     word, _, only = s.path.partition(":")
     if word == "scenes":
         return Scenes(side, only)
-    return Folder(s.path, side, where=s.where) if Path(s.path).is_dir() else Parquet(s.path, side, s.where, plain=s.plain)
+    return (
+        Folder(s.path, side, where=s.where)
+        if Path(s.path).is_dir()
+        else Parquet(s.path, side, s.where, plain=s.plain)
+    )
 
 
 def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -> Tokenizer:
-    """The start's tokenizer, or a byte-level BPE of the captions, kept in the run's folder; the first process trains it, the others wait."""
+    """The start's tokenizer, or a byte-level BPE of the captions, kept in the run's folder; the
+    first process trains it, the others wait."""
     if recipe.model.start:
         return Tokenizer.load(checkpoints.resolve(recipe.model.start))
     folder = start.out / f"tokenizer-{mark(recipe, 'data', 'seed', 'vocab_size')}"
     if start.rank == 0 and not (folder / "tokenizer.json").exists():
         rng = random.Random(recipe.seed)
-        drawn = (source.sample(rng)[1].lower() for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions))
-        Tokenizer.train(drawn, recipe.vocab_size, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(folder)
+        drawn = (
+            source.sample(rng)[1].lower()
+            for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions)
+        )
+        Tokenizer.train(drawn, recipe.vocab_size, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(
+            folder
+        )
     if start.world > 1:
         torch.distributed.barrier()
     return Tokenizer.load(folder)
 
 
 def held_out(listed: list[PictureSource], side: int, count: int) -> tuple[Tensor, list[str]]:
-    """Up to `count` pictures (N, 3, H, W) uint8 of validation sources and their captions, no caption twice, the same ones each time."""
+    """Up to `count` pictures (N, 3, H, W) uint8 of validation sources and their captions, no
+    caption twice, the same ones each time."""
     found: dict[str, np.ndarray] = {}
     made, rng = sources(listed, side), random.Random("held out")
     for source, _ in made:
@@ -115,7 +138,8 @@ def held_out(listed: list[PictureSource], side: int, count: int) -> tuple[Tensor
 
 
 def sheet(out: Path, step: int, rows: list[np.ndarray]) -> str:
-    """Write rows of pictures (N, H, W, 3) uint8 as one file in `out/samples`; a line that says where."""
+    """Write rows of pictures (N, H, W, 3) uint8 as one file in `out/samples`; a line that says
+    where."""
     from PIL import Image
 
     path = out / "samples" / f"step-{step:06d}.png"
@@ -124,12 +148,12 @@ def sheet(out: Path, step: int, rows: list[np.ndarray]) -> str:
     return f"pictures: {path}"
 
 
-# ---- cost --------------------------------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------
 
 
 def cost(network: Callable[[], Any], forward: Callable[[Any], Any]) -> tuple[int, float, int]:
-    """(parameters, FLOPs of a forward and backward pass, float32 bytes kept in between) of `forward(network())`, counted on the meta device,
-    where nothing is computed."""
+    """(parameters, FLOPs of a forward and backward pass, float32 bytes kept in between) of
+    `forward(network())`, counted on the meta device, where nothing is computed."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -140,11 +164,19 @@ def cost(network: Callable[[], Any], forward: Callable[[Any], Any]) -> tuple[int
     with torch.device("meta"):
         module = network()
         weights = sum(p.numel() for p in module.parameters())
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            held = forward(module)  # kept alive, so that no storage is counted under the name of another
+        with (
+            FlopCounterMode(display=False) as counter,
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        ):
+            # kept alive, so that no storage is counted under the name of another
+            held = forward(module)
     del held
     own = {p.untyped_storage()._cdata for p in module.parameters()}
-    return weights, 3.0 * counter.get_total_flops(), sum(size for key, size in kept.items() if key not in own)
+    return (
+        weights,
+        3.0 * counter.get_total_flops(),
+        sum(size for key, size in kept.items() if key not in own),
+    )
 
 
 def planned(recipe: PictureRun, weights: int, flops: float, kept: int) -> dict[str, Any]:

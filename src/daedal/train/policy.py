@@ -1,4 +1,5 @@
-"""The networks of reinforcement learning: the policy with an adapter or a value network on it, and the reference it may not leave.
+"""The networks of reinforcement learning: the policy with an adapter or a value network on it, and
+the reference it may not leave.
 
 Legend: B completions, T tokens.
 """
@@ -25,7 +26,8 @@ from daedal.train.trainer import Batch
 
 
 def policy_of(recipe: RLRecipe) -> Decoder:
-    """The model to train, with the recipe's adapter on it, and for PPO with a value network beside it."""
+    """The model to train, with the recipe's adapter on it, and for PPO with a value network beside
+    it."""
     network = assistant.network_of(recipe.start)
     assistant.adapted(recipe, network)
     if recipe.method == "ppo":
@@ -36,9 +38,13 @@ def policy_of(recipe: RLRecipe) -> Decoder:
 def critic_of(recipe: RLRecipe, vocabulary: int) -> ScalarModel:
     if recipe.value is None:
         return ScalarModel(assistant.network_of(recipe.start))
-    critic = checkpoints.load(checkpoints.resolve(recipe.value), dtype=torch.float32, kind=ScalarModel).requires_grad_(True)
+    critic = checkpoints.load(
+        checkpoints.resolve(recipe.value), dtype=torch.float32, kind=ScalarModel
+    ).requires_grad_(True)
     if critic.config.vocab_size != vocabulary:
-        raise DaedalError(f"value has a vocabulary of {critic.config.vocab_size} and the policy of {vocabulary}; give one made from the same model.")
+        raise DaedalError(
+            f"value has a vocabulary of {critic.config.vocab_size} and the policy of {vocabulary}; give one made from the same model."
+        )
     return critic
 
 
@@ -64,7 +70,8 @@ class Reference:
     """The policy's start: the same weights with the adapter off, or a frozen copy."""
 
     def __init__(self, network: Decoder, recipe: RLRecipe) -> None:
-        self.shared = recipe.adapter is not None and not recipe.adapter.dora  # whose magnitudes stay when its update is off
+        # whose magnitudes stay when its update is off
+        self.shared = recipe.adapter is not None and not recipe.adapter.dora
         self.network = network if self.shared else frozen_copy(network)
 
     def logprobs(self, batch: Batch, params: SamplingParams, rows: int) -> Tensor:
@@ -86,7 +93,9 @@ def values_in(network: Decoder, part: Batch) -> Tensor:
     """(B, T - 1): what the value network expects where each token was drawn, 0 elsewhere."""
     packed = Shared(part["tokens"], part["mask"])
     values = critic_in(network)(packed.tokens, cache=packed)[0].index_select(0, packed.drawn)
-    return torch.zeros(part["mask"].shape, device=values.device).masked_scatter(part["mask"], values)
+    return torch.zeros(part["mask"].shape, device=values.device).masked_scatter(
+        part["mask"], values
+    )
 
 
 @torch.no_grad()
@@ -94,7 +103,9 @@ def values_of(network: Decoder, batch: Batch, rows: int) -> Tensor:
     """`values_in` of many completions, `rows` at a time, without gradient."""
     device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
     for start in range(0, len(batch["mask"]), rows):
-        part = trimmed({key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")})
+        part = trimmed(
+            {key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")}
+        )
         values = values_in(network, part).cpu()
         found.append(nn.functional.pad(values, (0, width - values.shape[1])))
     return torch.cat(found)

@@ -1,9 +1,11 @@
-"""A policy from comparisons without a reward model: DPO and cDPO, IPO, KTO, ORPO, SimPO (losses: daedal.train.pair_objectives).
+"""A policy from comparisons without a reward model: DPO and cDPO, IPO, KTO, ORPO, SimPO (losses:
+daedal.train.pair_objectives).
 
     daedal train recipes/chat/dpo.yaml
 
-The reference is the start. What it thinks of the comparisons that a run will see is computed once, before the first step, and kept in the
-run's folder: no second model in memory, with an adapter or without one.
+The reference is the start. What it thinks of the comparisons that a run will see is computed once,
+before the first step, and kept in the run's folder: no second model in memory, with an adapter or
+without one.
 
 Legend: B rows, K completions, T tokens, N tokens of all completions.
 """
@@ -38,19 +40,25 @@ def plan(recipe: PreferenceRecipe) -> dict[str, Any]:
     return assistant.plan(recipe, passes=2 + (2 / 3 if recipe.method in REFERENCED else 0))
 
 
-# ---- log-probabilities --------------------------------------------------------------------------------------------------------------------
+# ---- log-probabilities ---------------------------------------------------------------------------
 
 
 def logprobs_of(network: Decoder, part: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probability of each completion after its prompt, summed over its tokens (B, K), and how many they are (B, K)."""
+    """Log-probability of each completion after its prompt, summed over its tokens (B, K), and how
+    many they are (B, K)."""
     tokens, segments, there = end_to_end(part)
     said, lengths = part["said"][there], part["lengths"]  # (N,)
-    owner = torch.arange(lengths.numel(), device=lengths.device).repeat_interleave(lengths.flatten())
-    goals = said.nonzero()[:, 0]  # a completion follows a prompt, so the token before is of the same segment
+    owner = torch.arange(lengths.numel(), device=lengths.device).repeat_interleave(
+        lengths.flatten()
+    )
+    # a completion follows a prompt, so the token before is of the same segment
+    goals = said.nonzero()[:, 0]
     hidden = network.hidden(tokens, cache=segments)[0][goals - 1]
     logp = -F.cross_entropy(network.head(hidden).float(), tokens[0, goals], reduction="none")
     totals = torch.zeros(lengths.numel(), device=lengths.device).index_add(0, owner[goals], logp)
-    counts = torch.zeros(lengths.numel(), device=lengths.device).index_add(0, owner[goals], torch.ones_like(logp))
+    counts = torch.zeros(lengths.numel(), device=lengths.device).index_add(
+        0, owner[goals], torch.ones_like(logp)
+    )
     return totals.view(lengths.shape), counts.view(lengths.shape)
 
 
@@ -62,14 +70,20 @@ class Referenced:
 
     def __iter__(self) -> Any:
         for batch in self.batches:
-            yield batch if self.table is None else batch | {"reference": self.table[batch["number"], : batch["ranks"].shape[1]]}
+            yield (
+                batch
+                if self.table is None
+                else batch | {"reference": self.table[batch["number"], : batch["ranks"].shape[1]]}
+            )
 
     def state(self) -> dict[str, Any]:
         return self.batches.state()
 
 
 @torch.no_grad()
-def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, batches: Comparisons) -> Tensor:
+def reference_table(
+    recipe: PreferenceRecipe, start: Start, network: Decoder, batches: Comparisons
+) -> Tensor:
     """(comparisons, K) log-probabilities under the start, of those that the run will draw; from the
     run's folder where it made them before. They are computed in the policy's dtype: in another one
     the log ratios would not start at 0."""
@@ -82,7 +96,10 @@ def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, ba
     table = load_file(file)["logprobs"] if file.exists() else torch.full(shape, float("nan"))
     fresh = Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed)
     drawn = {fresh.draw() for _ in range(recipe.rows * recipe.steps)}
-    absent = sorted((i for i in drawn if table[i, 0].isnan()), key=lambda i: max(map(len, batches[i].talks)))  # more, where steps grew
+    # more, where steps grew
+    absent = sorted(
+        (i for i in drawn if table[i, 0].isnan()), key=lambda i: max(map(len, batches[i].talks))
+    )
     start.prepared(network)
     for at in range(0, len(absent), recipe.micro_rows):
         numbers = absent[at : at + recipe.micro_rows]
@@ -95,7 +112,7 @@ def reference_table(recipe: PreferenceRecipe, start: Start, network: Decoder, ba
     return table
 
 
-# ---- objectives ---------------------------------------------------------------------------------------------------------------------------
+# ---- objectives ----------------------------------------------------------------------------------
 
 
 def objective(recipe: PreferenceRecipe) -> Objective:
@@ -106,16 +123,32 @@ def objective(recipe: PreferenceRecipe) -> Objective:
         totals, counts = logprobs_of(network, part)
         chosen, rejected = totals.unbind(1)
         if r.method == "kto":
-            apart = (totals[:, 1] - part["reference"][:, 1]).detach().mean()  # the second is an answer to another prompt
+            # the second is an answer to another prompt
+            apart = (totals[:, 1] - part["reference"][:, 1]).detach().mean()
             good = part["ranks"][:, 0] == 1
-            each = pair_objectives.kto(chosen, part["reference"][:, 0], good, apart, r.beta, r.good_weight, r.bad_weight)
+            each = pair_objectives.kto(
+                chosen, part["reference"][:, 0], good, apart, r.beta, r.good_weight, r.bad_weight
+            )
         elif r.method in ("orpo", "simpo"):
             better, worse = (totals / counts).unbind(1)
-            each = pair_objectives.orpo(better, worse, r.beta) if r.method == "orpo" else pair_objectives.simpo(better, worse, r.beta, r.gamma)
+            each = (
+                pair_objectives.orpo(better, worse, r.beta)
+                if r.method == "orpo"
+                else pair_objectives.simpo(better, worse, r.beta, r.gamma)
+            )
         elif r.method == "ipo":
-            each = pair_objectives.ipo(chosen, rejected, part["reference"][:, 0], part["reference"][:, 1], r.beta)
+            each = pair_objectives.ipo(
+                chosen, rejected, part["reference"][:, 0], part["reference"][:, 1], r.beta
+            )
         else:
-            each = pair_objectives.dpo(chosen, rejected, part["reference"][:, 0], part["reference"][:, 1], r.beta, r.smoothing)
+            each = pair_objectives.dpo(
+                chosen,
+                rejected,
+                part["reference"][:, 0],
+                part["reference"][:, 1],
+                r.beta,
+                r.smoothing,
+            )
         return each.sum()
 
     return Objective(loss, lambda batch: len(batch["ranks"]))
@@ -126,18 +159,28 @@ def as_pairs(pool: list[Comparison]) -> list[Comparison]:
     made = []
     for c in pool:
         if len(c.talks) < 2:
-            raise DaedalError("single completions with a label are for method: kto; give pairs (prompt, chosen, rejected), or method=kto.")
+            raise DaedalError(
+                "single completions with a label are for method: kto; give pairs (prompt, chosen, rejected), or method=kto."
+            )
         order = sorted(range(len(c.ranks)), key=lambda i: c.ranks[i])
         made.append(Comparison((c.talks[order[0]], c.talks[order[-1]]), (1, 2), c.margin))
     return made
 
 
 def as_singles(pool: list[Comparison]) -> list[Comparison]:
-    """One completion each, good or bad, and beside it, for KTO's estimate, the next one's completion after its own prompt."""
+    """One completion each, good or bad, and beside it, for KTO's estimate, the next one's
+    completion after its own prompt."""
     best = [min(c.ranks) if len(c.ranks) > 1 else 1 for c in pool]
-    flat = [(talk, 1 if rank == top else 2) for c, top in zip(pool, best, strict=True) for talk, rank in zip(c.talks, c.ranks, strict=True)]
+    flat = [
+        (talk, 1 if rank == top else 2)
+        for c, top in zip(pool, best, strict=True)
+        for talk, rank in zip(c.talks, c.ranks, strict=True)
+    ]
     step = max((len(c.talks) for c in pool), default=1)  # so that the next one has another prompt
-    return [Comparison((talk, crossed(talk, flat[(i + step) % len(flat)][0])), (rank, 0)) for i, (talk, rank) in enumerate(flat)]
+    return [
+        Comparison((talk, crossed(talk, flat[(i + step) % len(flat)][0])), (rank, 0))
+        for i, (talk, rank) in enumerate(flat)
+    ]
 
 
 def crossed(prompt: Talk, completion: Talk) -> Talk:
@@ -148,7 +191,7 @@ def crossed(prompt: Talk, completion: Talk) -> Talk:
     return Talk(np.concatenate(ids)[:most], np.concatenate(mask)[:most])
 
 
-# ---- the run ------------------------------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def run(recipe: PreferenceRecipe) -> Path:
@@ -159,9 +202,17 @@ def run(recipe: PreferenceRecipe) -> Path:
     recipe = sampled.with_pairs(recipe, network, tokenizer, start)
     batches = comparisons(recipe, tokenizer, context, start)
     shaped = as_singles if recipe.method == "kto" else as_pairs
-    batches = Comparisons([shaped(list(pool)) for pool in batches.pools], batches.weights, recipe.rows, recipe.seed, batches.state())
+    batches = Comparisons(
+        [shaped(list(pool)) for pool in batches.pools],
+        batches.weights,
+        recipe.rows,
+        recipe.seed,
+        batches.state(),
+    )
     assistant.adapted(recipe, network)  # which is nothing yet, but for what packing the base rounds
-    table = reference_table(recipe, start, network, batches) if recipe.method in REFERENCED else None
+    table = (
+        reference_table(recipe, start, network, batches) if recipe.method in REFERENCED else None
+    )
     state = assistant.fit(
         recipe, start, network, Referenced(batches, table), objective(recipe), 2 * recipe.rows * mean_length(batches),
         evaluation(recipe, tokenizer, batches, table, start), assistant.sampling(recipe, tokenizer),
@@ -172,22 +223,46 @@ def run(recipe: PreferenceRecipe) -> Path:
 
 
 def evaluation(
-    recipe: PreferenceRecipe, tokenizer: Tokenizer, batches: Comparisons, table: Tensor | None, start: Start
+    recipe: PreferenceRecipe,
+    tokenizer: Tokenizer,
+    batches: Comparisons,
+    table: Tensor | None,
+    start: Start,
 ) -> Callable[[Any], dict[str, float]]:
-    """Held-out tasks answered greedily, and on the first batch the margin: how much more the policy prefers the better one than the start
-    did (of methods without a reference: than the worse one, a token), and in what share of pairs it does."""
-    tasks, params = assistant.held_out_tasks(recipe), SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
-    batch = next(iter(Referenced(Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed), table)))
+    """Held-out tasks answered greedily, and on the first batch the margin: how much more the policy
+    prefers the better one than the start did (of methods without a reference: than the worse one, a
+    token), and in what share of pairs it does."""
+    tasks, params = (
+        assistant.held_out_tasks(recipe),
+        SamplingParams(temperature=0, max_tokens=recipe.answer_tokens),
+    )
+    batch = next(
+        iter(
+            Referenced(Comparisons(batches.pools, batches.weights, recipe.rows, recipe.seed), table)
+        )
+    )
 
     @torch.no_grad()
     def evaluate(network: Decoder) -> dict[str, float]:
         found = assistant.scored(network, tokenizer, tasks, params) if tasks else {}
-        totals, counts = (value.cpu() for value in logprobs_of(network, {key: value.to(start.device) for key, value in batch.items()}))
+        totals, counts = (
+            value.cpu()
+            for value in logprobs_of(
+                network, {key: value.to(start.device) for key, value in batch.items()}
+            )
+        )
         if recipe.method == "kto":
             gained, good = totals[:, 0] - batch["reference"][:, 0], batch["ranks"][:, 0] == 1
-            return found | {"gained_good": gained[good].mean().item(), "gained_bad": gained[~good].mean().item()}
+            return found | {
+                "gained_good": gained[good].mean().item(),
+                "gained_bad": gained[~good].mean().item(),
+            }
         gained = totals - batch["reference"] if table is not None else totals / counts
         margin = gained[:, 0] - gained[:, 1]
-        return found | {"margin": margin.mean().item(), "preferred": (margin > 0).float().mean().item(), "chosen_gained": gained[:, 0].mean().item()}
+        return found | {
+            "margin": margin.mean().item(),
+            "preferred": (margin > 0).float().mean().item(),
+            "chosen_gained": gained[:, 0].mean().item(),
+        }
 
     return evaluate

@@ -1,4 +1,5 @@
-"""Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and the folder that comes out."""
+"""Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and
+the folder that comes out."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -42,7 +43,9 @@ def next_token(recipe: Recipe) -> Objective:
     def loss(network: Decoder, part: Batch) -> Tensor:
         tokens, router = part["tokens"], []
         hidden = network.hidden(tokens[:, :-1], router_logits=router)
-        total = linear_cross_entropy(hidden, network.lm_head.weight, tokens[:, 1:], z=recipe.z_loss, softcap=network.softcap)
+        total = linear_cross_entropy(
+            hidden, network.lm_head.weight, tokens[:, 1:], z=recipe.z_loss, softcap=network.softcap
+        )
         if router:
             balance = balance_loss(router, network.config.num_experts_per_tok)  # type: ignore[attr-defined]
             total = total + recipe.balance_loss * tokens[:, 1:].numel() * balance
@@ -59,7 +62,14 @@ def tokenizer_of(recipe: Recipe, start: Start) -> Tokenizer:
     special = recipe.tokenizer.special_tokens
     if not (folder / "tokenizer.json").exists() and start.rank == 0:
         texts = islice(documents(recipe.data.train), recipe.tokenizer.documents)
-        Tokenizer.train(texts, recipe.tokenizer.vocab_size, special, bos=special[0], eos=special[1], add_bos=True).save(folder)
+        Tokenizer.train(
+            texts,
+            recipe.tokenizer.vocab_size,
+            special,
+            bos=special[0],
+            eos=special[1],
+            add_bos=True,
+        ).save(folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     return Tokenizer.load(folder)
@@ -67,25 +77,41 @@ def tokenizer_of(recipe: Recipe, start: Start) -> Tokenizer:
 
 def network_of(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
     if recipe.model.start:
-        return checkpoints.load(checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=Decoder).train()
+        return checkpoints.load(
+            checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=Decoder
+        ).train()
     raw = recipe.model.config(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_ids[0])
     return build(config_from_dict(raw)).init_weights(recipe.seed).train()
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """What a run will take, from the measured peak: parameters, FLOPs, memory, time. Trains nothing."""
+    """What a run will take, from the measured peak: parameters, FLOPs, memory, time. Trains
+    nothing."""
     device = machine.pick_device(recipe.device)
     dtype = machine.compute_dtype(recipe.dtype, device)
-    vocab = Tokenizer.load(checkpoints.resolve(recipe.tokenizer.path)).vocab_size if recipe.tokenizer.path else recipe.tokenizer.vocab_size
+    vocab = (
+        Tokenizer.load(checkpoints.resolve(recipe.tokenizer.path)).vocab_size
+        if recipe.tokenizer.path
+        else recipe.tokenizer.vocab_size
+    )
     with torch.device("meta"):
         if recipe.model.start:
-            network = build(config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.model.start))))
+            network = build(
+                config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.model.start)))
+            )
         else:
             network = build(config_from_dict(recipe.model.config(vocab, 0, 1)))
     c, tokens = network.config, recipe.rows * recipe.model.context
     flops = tokens * network.flops_per_token(recipe.model.context // 2, train=True)
-    # Kept for backward: about 16 activations of width D and 3 of the feed-forward a layer and token.
-    activations = recipe.micro_rows * recipe.model.context * c.num_hidden_layers * (16 * c.hidden_size + 3 * c.intermediate_size) * dtype.itemsize
+    # Kept for backward: about 16 activations of width D and 3 of the feed-forward a layer and
+    # token.
+    activations = (
+        recipe.micro_rows
+        * recipe.model.context
+        * c.num_hidden_layers
+        * (16 * c.hidden_size + 3 * c.intermediate_size)
+        * dtype.itemsize
+    )
     states = 3 if recipe.optimizer.name == "adamw" else 2
     weights = network.parameter_count() * 4 * (1 + 1 + states + bool(recipe.ema))
     peak = machine.matrix_peak(device, dtype)
@@ -99,10 +125,12 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(
     recipe: Recipe,
     objective: Callable[[Any, Decoder], Objective] | None = None,
-    batches: Callable[[Any, PackedRows, Decoder, Tokenizer, dict[str, Any] | None], Batches] | None = None,
+    batches: Callable[[Any, PackedRows, Decoder, Tokenizer, dict[str, Any] | None], Batches]
+    | None = None,
 ) -> Path:
-    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that folder. Other objectives on text pass theirs, and
-    what makes batches of rows of text: of (recipe, rows, network, tokenizer, state to go on from)."""
+    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that
+    folder. Other objectives on text pass theirs, and what makes batches of rows of text: of
+    (recipe, rows, network, tokenizer, state to go on from)."""
     start = begin(recipe)
     if recipe.rows % (start.world * recipe.micro_rows):
         raise DaedalError(
@@ -111,7 +139,9 @@ def run(
     tokenizer = tokenizer_of(recipe, start)
     network = start.prepared(network_of(recipe, tokenizer))
     data = start.resume and start.resume["data"]
-    rows = PackedRows(recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=data)
+    rows = PackedRows(
+        recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=data
+    )
     source = batches(recipe, rows, network, tokenizer, data) if batches else TokenBatches(rows)
     tokens = recipe.rows * recipe.model.context
     trainer = Trainer(
@@ -136,7 +166,11 @@ def evaluation(recipe: Recipe, tokenizer: Tokenizer):
     def evaluate(network: Decoder) -> dict[str, float]:
         measured = bits_per_byte(network.eval(), tokenizer, texts, recipe.model.context)
         network.train()
-        return {"bits_per_byte": measured.value, "standard_error": measured.error, "perplexity": measured.perplexity}
+        return {
+            "bits_per_byte": measured.value,
+            "standard_error": measured.error,
+            "perplexity": measured.perplexity,
+        }
 
     return evaluate
 
@@ -153,7 +187,12 @@ def sampling(recipe: Recipe, tokenizer: Tokenizer):
         texts = []
         for prompt in recipe.prompts:
             ids = [tokenizer.bos_id, *tokenizer.encode(prompt, add_bos=False)]
-            texts.append("  | " + (prompt + tokenizer.decode(generate(network, ids, params))).replace("\n", "\n  | "))
+            texts.append(
+                "  | "
+                + (prompt + tokenizer.decode(generate(network, ids, params))).replace(
+                    "\n", "\n  | "
+                )
+            )
         network.train()
         return "\n".join(texts)
 

@@ -1,4 +1,5 @@
-"""What a person sees of a run, on stderr: a live bar on a terminal, a line every half minute elsewhere."""
+"""What a person sees of a run, on stderr: a live bar on a terminal, a line every half minute
+elsewhere."""
 
 import sys
 import time
@@ -12,9 +13,20 @@ class Progress:
     def __enter__(self) -> Self:
         if self.visible and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("", total=self.steps)
             self.bar.start()
@@ -33,11 +45,24 @@ class Progress:
         elif time.monotonic() - self.last > 30 or m["step"] == self.steps:
             self.last = time.monotonic()
             left = (self.steps - m["step"]) * m["seconds"] / m["step"]
-            print(f"step {m['step']}/{self.steps}  {text}  {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            print(
+                f"step {m['step']}/{self.steps}  {text}  {left / 60:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def note(self, metrics: dict[str, Any]) -> None:
-        self.text("  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()))
+        self.text(
+            "  ".join(
+                f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in metrics.items()
+            )
+        )
 
     def text(self, text: str) -> None:
         if self.visible:
-            (self.bar.console.print(text, markup=False) if self.bar else print(text, file=sys.stderr, flush=True))
+            (
+                self.bar.console.print(text, markup=False)
+                if self.bar
+                else print(text, file=sys.stderr, flush=True)
+            )

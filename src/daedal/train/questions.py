@@ -1,4 +1,5 @@
-"""What a policy is asked while it learns: generated tasks, which bring their own check, or the prompts of files, with or without an answer."""
+"""What a policy is asked while it learns: generated tasks, which bring their own check, or the
+prompts of files, with or without an answer."""
 
 import random
 import re
@@ -17,7 +18,8 @@ from daedal.worlds.arithmetic import result_of
 
 @dataclass(frozen=True)
 class Question:
-    """`prompt` is what the user said last; `check` its own reward, None where nothing can be checked."""
+    """`prompt` is what the user said last; `check` its own reward, None where nothing can be
+    checked."""
 
     messages: Messages
     check: Reward | None
@@ -28,14 +30,23 @@ class Question:
 
 
 class Questions:
-    """Endless: number k of a seed is always the same. Sources are drawn by weight, a file's prompts in an order of (seed, epoch)."""
+    """Endless: number k of a seed is always the same. Sources are drawn by weight, a file's prompts
+    in an order of (seed, epoch)."""
 
-    def __init__(self, sources: Sequence[ChatSource], tokenizer: Tokenizer, seed: int, longest: int) -> None:
+    def __init__(
+        self, sources: Sequence[ChatSource], tokenizer: Tokenizer, seed: int, longest: int
+    ) -> None:
         self.sources, self.tokenizer, self.seed, self.longest = sources, tokenizer, seed, longest
-        self.files = {i: [asked(row, source) for row in rows(source)] for i, source in enumerate(sources) if not source.kinds}
+        self.files = {
+            i: [asked(row, source) for row in rows(source)]
+            for i, source in enumerate(sources)
+            if not source.kinds
+        }
         for i, found in self.files.items():
             if not found:
-                raise DaedalError(f"{sources[i].path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked).")
+                raise DaedalError(
+                    f"{sources[i].path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked)."
+                )
 
     def question(self, k: int, held_out: bool = False) -> Question:
         rng = self.rng(k, held_out)
@@ -55,7 +66,9 @@ class Questions:
     @lru_cache(maxsize=8)  # noqa: B019 - as long as the run
     def order(self, i: int, epoch: int) -> list[int]:
         """The prompts of a file in the order of an epoch."""
-        return random.Random(f"{self.seed}/{epoch}").sample(range(len(self.files[i])), len(self.files[i]))
+        return random.Random(f"{self.seed}/{epoch}").sample(
+            range(len(self.files[i])), len(self.files[i])
+        )
 
     def encoded(self, question: Question) -> list[int]:
         """Ids of the question up to where the assistant speaks."""
@@ -74,18 +87,24 @@ def checked(check, prompt: str, completion: str) -> float:  # type: ignore[no-un
 
 def asked(row: dict, source: ChatSource) -> Question:
     if row.get("prompt") is None:
-        raise DaedalError(f"a row of {source.path} has {', '.join(row)} and no prompt; name the column: columns: {{prompt: question}}.")
+        raise DaedalError(
+            f"a row of {source.path} has {', '.join(row)} and no prompt; name the column: columns: {{prompt: question}}."
+        )
     answer = row.get("answer")
-    return Question(opened(messages_of(row["prompt"]), source), None if answer is None else partial(answered, str(answer)))
+    return Question(
+        opened(messages_of(row["prompt"]), source),
+        None if answer is None else partial(answered, str(answer)),
+    )
 
 
-NUMBER = re.compile(r"(?<![\w/:^.-])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?![\w/:^])")  # neither a part of 3/4 nor of A1
+# neither a part of 3/4 nor of A1
+NUMBER = re.compile(r"(?<![\w/:^.-])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?![\w/:^])")
 STATED = re.compile(r"answer\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
 
 
 def answered(answer: str, prompt: str, completion: str) -> float:
-    """1 where a completion gives the answer of a file, else 0: the same number, where the answer holds
-    one (or works one out, as in "9 * 2 = 18"), else the same words."""
+    """1 where a completion gives the answer of a file, else 0: the same number, where the answer
+    holds one (or works one out, as in "9 * 2 = 18"), else the same words."""
     answer = answer.strip()
     if len(NUMBER.findall(answer)) == 1 or re.search(r"=|####|answer is", answer):
         return float(result_of(completion) == result_of(answer.rpartition("####")[2]))
@@ -94,9 +113,14 @@ def answered(answer: str, prompt: str, completion: str) -> float:
 
 def says(answer: str, completion: str) -> bool:
     """Whether these words stand, as whole words, after the last "answer is", or anywhere if nothing
-    is said to be the answer. A single letter stands first there; elsewhere "a" is not the choice A."""
+    is said to be the answer. A single letter stands first there; elsewhere "a" is not the choice A.
+    """
     stated = STATED.findall(completion)
     words = rf"(?<!\w){re.escape(answer)}(?!\w)"
     if len(answer) > 1:
         return re.search(words, stated[-1] if stated else completion, re.IGNORECASE) is not None
-    return bool(re.match(rf"\W*{words}", stated[-1], re.IGNORECASE) if stated else re.search(words, completion))
+    return bool(
+        re.match(rf"\W*{words}", stated[-1], re.IGNORECASE)
+        if stated
+        else re.search(words, completion)
+    )

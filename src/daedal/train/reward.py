@@ -1,10 +1,12 @@
-"""A reward model from comparisons (Stiennon et al. 2020, Ouyang et al. 2022): one number for a conversation, read at its last token.
+"""A reward model from comparisons (Stiennon et al. 2020, Ouyang et al. 2022): one number for a
+conversation, read at its last token.
 
     daedal train recipes/chat/reward.yaml
 
-Pairs with margins, ranked lists, and a pull of the mean towards zero; or, with kind: process, whether each step of a solution is right, read at
-the step's last token. The losses are in daedal.train.pair_objectives. Completions of a batch lie end to end,
-without padding, and see only themselves.
+Pairs with margins, ranked lists, and a pull of the mean towards zero; or, with kind: process,
+whether each step of a solution is right, read at the step's last token. The losses are in
+daedal.train.pair_objectives. Completions of a batch lie end to end, without padding, and see only
+themselves.
 
 Legend: B rows, K completions, T tokens, N tokens of all completions.
 """
@@ -41,10 +43,15 @@ def plan(recipe: RewardRecipe) -> dict[str, Any]:
 
 
 def end_to_end(part: Batch) -> tuple[Tensor, Segments, Tensor]:
-    """(tokens (1, N), their segments, there (B, K, T)): the completions of a batch without their padding."""
+    """(tokens (1, N), their segments, there (B, K, T)): the completions of a batch without their
+    padding."""
     lengths = part["lengths"]
     there = torch.arange(part["tokens"].shape[-1], device=lengths.device) < lengths[..., None]
-    numbers = torch.arange(lengths.numel(), device=lengths.device).view(*lengths.shape, 1).expand(there.shape)
+    numbers = (
+        torch.arange(lengths.numel(), device=lengths.device)
+        .view(*lengths.shape, 1)
+        .expand(there.shape)
+    )
     return part["tokens"][there][None], Segments(numbers[there][None]), there
 
 
@@ -60,31 +67,43 @@ def rewards_of(network: ScalarModel, part: Batch) -> Tensor:
 def step_rewards(network: ScalarModel, part: Batch) -> Tensor:
     """The logit at the last token of each step (B, S); 0 where there is none."""
     tokens, segments, there = end_to_end(part)
-    values = network(tokens, cache=segments)[0][part["said"][there]]  # row by row, as ranks have them
-    return torch.zeros(part["ranks"].shape, device=values.device).masked_scatter(part["ranks"] > 0, values)
+    # row by row, as ranks have them
+    values = network(tokens, cache=segments)[0][part["said"][there]]
+    return torch.zeros(part["ranks"].shape, device=values.device).masked_scatter(
+        part["ranks"] > 0, values
+    )
 
 
 def objective(recipe: RewardRecipe) -> Objective:
-    """Pairs by Bradley-Terry with the margins, longer lists by Plackett-Luce, steps by cross-entropy."""
+    """Pairs by Bradley-Terry with the margins, longer lists by Plackett-Luce, steps by
+    cross-entropy."""
 
     def process(network: ScalarModel, part: Batch) -> Tensor:
-        return process_loss(step_rewards(network, part), part["ranks"] == 1, part["ranks"] > 0).sum()
+        return process_loss(
+            step_rewards(network, part), part["ranks"] == 1, part["ranks"] > 0
+        ).sum()
 
     def loss(network: ScalarModel, part: Batch) -> Tensor:
         rewards, ranks = rewards_of(network, part), part["ranks"]
         if ranks.shape[1] == 2:
             first = ranks[:, 0] < ranks[:, 1]
-            better, worse = torch.where(first, rewards[:, 0], rewards[:, 1]), torch.where(first, rewards[:, 1], rewards[:, 0])
+            better, worse = (
+                torch.where(first, rewards[:, 0], rewards[:, 1]),
+                torch.where(first, rewards[:, 1], rewards[:, 0]),
+            )
             each = bradley_terry(better, worse, recipe.margin * part["margin"])
         else:
             each = plackett_luce(rewards, ranks)
         return (each + recipe.centre * centring(rewards, ranks)).sum()
 
-    return Objective(process if recipe.kind == "process" else loss, lambda batch: len(batch["ranks"]))
+    return Objective(
+        process if recipe.kind == "process" else loss, lambda batch: len(batch["ranks"])
+    )
 
 
 def run(recipe: RewardRecipe) -> Path:
-    """Train, and write `out/model`, a folder of one-label sequence classification. Returns that folder."""
+    """Train, and write `out/model`, a folder of one-label sequence classification. Returns that
+    folder."""
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
     decoder = assistant.network_of(recipe.start)
     context = assistant.context_of(recipe, decoder)
@@ -94,13 +113,25 @@ def run(recipe: RewardRecipe) -> Path:
     network.score.weight.requires_grad_(True)
     batches = comparisons(recipe, tokenizer, context, start)
     tokens = 2 * recipe.rows * mean_length(batches)
-    state = assistant.fit(recipe, start, network, batches, objective(recipe), tokens, evaluation(recipe, tokenizer, context, start))
+    state = assistant.fit(
+        recipe,
+        start,
+        network,
+        batches,
+        objective(recipe),
+        tokens,
+        evaluation(recipe, tokenizer, context, start),
+    )
     if recipe.adapter:
         state = assistant.merged(recipe, network)
     if start.rank == 0:
         tokenizer.save(start.out / "model")
-        pad = tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), tokenizer.eos_ids[-1])
-        checkpoints.save(network, start.out / "model", state=state, extra_config={"pad_token_id": pad})
+        pad = tokenizer.special_tokens.get(
+            tokenizer.roles.get("pad_token", ""), tokenizer.eos_ids[-1]
+        )
+        checkpoints.save(
+            network, start.out / "model", state=state, extra_config={"pad_token_id": pad}
+        )
     parallel.finish()
     return start.out / "model"
 
@@ -109,11 +140,16 @@ def comparisons(recipe: Any, tokenizer: Tokenizer, context: int, start: Start) -
     """The training sources' comparisons, what was left out said."""
     left_out: Counter[str] = Counter()
     load = loader(recipe)
-    pools = [load(source, tokenizer, context, f"{recipe.seed}/{i}", left_out, recipe.task_pairs) for i, source in enumerate(recipe.data.train)]
+    pools = [
+        load(source, tokenizer, context, f"{recipe.seed}/{i}", left_out, recipe.task_pairs)
+        for i, source in enumerate(recipe.data.train)
+    ]
     if left_out:
         assistant.say(f"left out: {reasons(left_out)}", start)
     weights = [source.weight for source in recipe.data.train]
-    return Comparisons(pools, weights, recipe.rows, recipe.seed, start.resume and start.resume["data"])
+    return Comparisons(
+        pools, weights, recipe.rows, recipe.seed, start.resume and start.resume["data"]
+    )
 
 
 def loader(recipe: Any) -> Callable[..., list[Comparison]]:
@@ -121,17 +157,35 @@ def loader(recipe: Any) -> Callable[..., list[Comparison]]:
 
 
 def mean_length(batches: Comparisons) -> int:
-    some = [len(talk) for pool in batches.pools for comparison in pool[:200] for talk in comparison.talks]
+    some = [
+        len(talk)
+        for pool in batches.pools
+        for comparison in pool[:200]
+        for talk in comparison.talks
+    ]
     return max(1, sum(some) // len(some))
 
 
-def evaluation(recipe: RewardRecipe, tokenizer: Tokenizer, context: int, start: Start) -> Callable[[Any], dict[str, float]]:
-    """Accuracy on held-out pairs (of a process: on steps), each validation source apart and held-out tasks, with Wilson's interval; mean and
-    spread of all rewards."""
+def evaluation(
+    recipe: RewardRecipe, tokenizer: Tokenizer, context: int, start: Start
+) -> Callable[[Any], dict[str, float]]:
+    """Accuracy on held-out pairs (of a process: on steps), each validation source apart and
+    held-out tasks, with Wilson's interval; mean and spread of all rewards."""
     kinds = ",".join(recipe.evaluate_kinds)
-    sources = [*recipe.data.validation, *([ChatSource(path=f"tasks:{kinds}")] if recipe.evaluate_tasks else [])]
-    load, read, counted = loader(recipe), *((step_rewards, right_steps) if recipe.kind == "process" else (rewards_of, agreements))
-    held_out = {name_of(source): load(source, tokenizer, context, "held out", Counter(), recipe.evaluate_tasks, held_out=True) for source in sources}
+    sources = [
+        *recipe.data.validation,
+        *([ChatSource(path=f"tasks:{kinds}")] if recipe.evaluate_tasks else []),
+    ]
+    load, read, counted = (
+        loader(recipe),
+        *((step_rewards, right_steps) if recipe.kind == "process" else (rewards_of, agreements)),
+    )
+    held_out = {
+        name_of(source): load(
+            source, tokenizer, context, "held out", Counter(), recipe.evaluate_tasks, held_out=True
+        )
+        for source in sources
+    }
 
     def evaluate(network: ScalarModel) -> dict[str, float]:
         found, seen = dict[str, float](), list[Tensor]()
@@ -153,7 +207,11 @@ def name_of(source: ChatSource) -> str:
 
 @torch.no_grad()
 def judged(
-    network: ScalarModel, some: Sequence[Comparison], rows: int, device: torch.device, read: Callable[[ScalarModel, Batch], Tensor] = rewards_of
+    network: ScalarModel,
+    some: Sequence[Comparison],
+    rows: int,
+    device: torch.device,
+    read: Callable[[ScalarModel, Batch], Tensor] = rewards_of,
 ) -> tuple[Tensor, Tensor]:
     """(rewards, ranks), each (n, K) or (n, S), of comparisons."""
     most = max(len(c.ranks) for c in some)
@@ -161,12 +219,16 @@ def judged(
     for i in range(0, len(some), rows):
         batch = {key: value.to(device) for key, value in stacked(some[i : i + rows]).items()}
         K = batch["ranks"].shape[1]
-        rewards[i : i + rows, :K], ranks[i : i + rows, :K] = read(network, batch).cpu(), batch["ranks"].cpu()
+        rewards[i : i + rows, :K], ranks[i : i + rows, :K] = (
+            read(network, batch).cpu(),
+            batch["ranks"].cpu(),
+        )
     return rewards, ranks
 
 
 def agreements(rewards: Tensor, ranks: Tensor) -> tuple[int, int]:
-    """(pairs in the right order, pairs), over every two completions of a prompt that differ in rank; a tie is half right, rounded down."""
+    """(pairs in the right order, pairs), over every two completions of a prompt that differ in
+    rank; a tie is half right, rounded down."""
     better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] > 0)
     right = (rewards[:, :, None] > rewards[:, None, :]) & better
     tied = (rewards[:, :, None] == rewards[:, None, :]) & better

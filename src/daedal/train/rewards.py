@@ -1,6 +1,8 @@
-"""What completions earn: any Python callable `(prompt, completion) -> float`, asked in threads while the engine still runs, or a reward model.
+"""What completions earn: any Python callable `(prompt, completion) -> float`, asked in threads
+while the engine still runs, or a reward model.
 
-A callable that raises, or whose answer is no finite number, drops its sample, which is counted. When too many are dropped the run stops.
+A callable that raises, or whose answer is no finite number, drops its sample, which is counted.
+When too many are dropped the run stops.
 """
 
 import importlib
@@ -32,19 +34,26 @@ def named(name: str) -> Reward:
     if not colon or "/" in module:
         return RewardModel(name)
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where `python -m` looks, and the installed command does not
+        # where `python -m` looks, and the installed command does not
+        sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise DaedalError(f"reward = {name!r} is not importable ({error}); write package.module:function, or a reward model's folder.") from None
+        raise DaedalError(
+            f"reward = {name!r} is not importable ({error}); write package.module:function, or a reward model's folder."
+        ) from None
 
 
 class RewardModel:
-    """A folder of a scalar model as a reward: its value after the last token of the conversation, read by its own tokenizer."""
+    """A folder of a scalar model as a reward: its value after the last token of the conversation,
+    read by its own tokenizer."""
 
     def __init__(self, folder: str) -> None:
         path = checkpoints.resolve(folder)
-        self.network, self.tokenizer = checkpoints.load(path, kind=ScalarModel).eval(), chat.prepared(Tokenizer.load(path))
+        self.network, self.tokenizer = (
+            checkpoints.load(path, kind=ScalarModel).eval(),
+            chat.prepared(Tokenizer.load(path)),
+        )
 
     def __call__(self, prompt: str, completion: str) -> float:
         return self.many([(prompt, completion)])[0]
@@ -54,7 +63,10 @@ class RewardModel:
         """The values of many (prompt, completion) pairs, `rows` at a time."""
         found = []
         for start in range(0, len(pairs), rows):
-            talks = [[{"role": "user", "content": p}, {"role": "assistant", "content": c}] for p, c in pairs[start : start + rows]]
+            talks = [
+                [{"role": "user", "content": p}, {"role": "assistant", "content": c}]
+                for p, c in pairs[start : start + rows]
+            ]
             ids = [chat.encode(self.tokenizer, talk, add_generation_prompt=False) for talk in talks]
             tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
             for row, some in enumerate(ids):
@@ -64,20 +76,31 @@ class RewardModel:
 
     @torch.inference_mode()
     def steps(self, prompt: str | Messages, completion: str) -> list[float]:
-        """Of a process reward model: the chance that each step of a solution is right, as daedal.data.steps.parts finds them. Nothing that can be read as steps is [0.0]."""
+        """Of a process reward model: the chance that each step of a solution is right, as
+        daedal.data.steps.parts finds them. Nothing that can be read as steps is [0.0]."""
         steps, between = parts(completion)
         made = stepped(
-            self.tokenizer, messages_of(prompt), steps, [True] * len(steps), between, self.network.config.max_position_embeddings, Counter()
+            self.tokenizer,
+            messages_of(prompt),
+            steps,
+            [True] * len(steps),
+            between,
+            self.network.config.max_position_embeddings,
+            Counter(),
         )
         if made is None:
             return [0.0]
         [talk] = made.talks
-        return self.network(torch.from_numpy(talk.ids).long()[None])[0, torch.from_numpy(talk.mask)].sigmoid().tolist()
+        return (
+            self.network(torch.from_numpy(talk.ids).long()[None])[0, torch.from_numpy(talk.mask)]
+            .sigmoid()
+            .tolist()
+        )
 
 
 class Scoring:
-    """The rewards of one rollout: `ask` as completions come in, `rewards` when all are there. A reward model waits for the engine, whose cores
-    it wants, and reads many at once."""
+    """The rewards of one rollout: `ask` as completions come in, `rewards` when all are there. A
+    reward model waits for the engine, whose cores it wants, and reads many at once."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.pool, self.asked = pool, dict[int, Future[float]]()
@@ -97,7 +120,10 @@ class Scoring:
             rows = sorted(self.waiting)
             model = self.waiting[rows[0]][0]
             values = model.many([self.waiting[row][1] for row in rows])
-            found |= {row: value if math.isfinite(value) else math.nan for row, value in zip(rows, values, strict=True)}
+            found |= {
+                row: value if math.isfinite(value) else math.nan
+                for row, value in zip(rows, values, strict=True)
+            }
         return torch.tensor([found[row] for row in sorted(found)])
 
     def answer(self, future: "Future[float]") -> float:
@@ -119,4 +145,6 @@ def check_dropped(rewards: Tensor, most: float, why: str) -> None:
     """Raises where more than a share `most` of (B,) rewards is dropped."""
     dropped = int(rewards.isnan().sum())
     if dropped > most * len(rewards):
-        raise DaedalError(f"the reward failed for {dropped} of {len(rewards)} completions, more than dropped_most = {most} allows ({why}); mend it.")
+        raise DaedalError(
+            f"the reward failed for {dropped} of {len(rewards)} completions, more than dropped_most = {most} allows ({why}); mend it."
+        )

@@ -1,10 +1,12 @@
-"""Rollouts: the engine completes prompts with the weights of this moment, and the training forward pass scores what came out.
+"""Rollouts: the engine completes prompts with the weights of this moment, and the training forward
+pass scores what came out.
 
-Both are the same network under the same settings, so the ratio of new to old probabilities begins at exactly 1. The old
-log-probabilities come from the training pass, on the micro-batches that training will see: the engine runs sequences in other groupings,
-whose sums differ in the last bits.
+Both are the same network under the same settings, so the ratio of new to old probabilities begins
+at exactly 1. The old log-probabilities come from the training pass, on the micro-batches that
+training will see: the engine runs sequences in other groupings, whose sums differ in the last bits.
 
-Legend: B completions, G of one prompt, T tokens, V vocabulary. `mask` (B, T - 1) is True where tokens[:, 1:] was sampled.
+Legend: B completions, G of one prompt, T tokens, V vocabulary. `mask` (B, T - 1) is True where
+tokens[:, 1:] was sampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,14 +38,28 @@ def complete(
     finished: Callable[[int, Request], Any] = lambda row, request: None,
     batch: int = BATCH,
 ) -> list[Request]:
-    """`group` completions of each prompt, in order; `finished(row, request)` is called as each comes in. A prompt's `seed` alone decides
-    what is drawn for it, whatever runs beside it. The engine is new each time: kept keys and captured steps are of old weights."""
+    """`group` completions of each prompt, in order; `finished(row, request)` is called as each
+    comes in. A prompt's `seed` alone decides what is drawn for it, whatever runs beside it. The
+    engine is new each time: kept keys and captured steps are of old weights."""
     batch = min(batch, len(prompts) * group)
     longest = max(map(len, prompts)) + params.max_tokens + 1
     fp32 = activation_dtype(network) == torch.float32  # which the captured steps are written for
-    engine = Engine(network, tokenizer, max_batch=batch, max_len=longest, token_budget=max(512, batch), replay=fp32)
-    asked = [engine.submit(ids, replace(params, n=group, seed=seed)) for ids, seed in zip(prompts, seeds, strict=True)]
-    rows = {sample: row for row, sample in enumerate(sample for request in asked for sample in request.samples)}
+    engine = Engine(
+        network,
+        tokenizer,
+        max_batch=batch,
+        max_len=longest,
+        token_budget=max(512, batch),
+        replay=fp32,
+    )
+    asked = [
+        engine.submit(ids, replace(params, n=group, seed=seed))
+        for ids, seed in zip(prompts, seeds, strict=True)
+    ]
+    rows = {
+        sample: row
+        for row, sample in enumerate(sample for request in asked for sample in request.samples)
+    }
     while engine.busy:
         for request, _ in engine.step():
             if request.finished:
@@ -76,7 +92,10 @@ class Completion:
 def padded(requests: "Sequence[Request | Completion]") -> tuple[Tensor, Tensor]:
     """tokens (B, T), padded at the end with 0, and mask (B, T - 1)."""
     size = max(len(request.tokens) for request in requests)
-    tokens, mask = torch.zeros(len(requests), size, dtype=torch.int64), torch.zeros(len(requests), size - 1, dtype=torch.bool)
+    tokens, mask = (
+        torch.zeros(len(requests), size, dtype=torch.int64),
+        torch.zeros(len(requests), size - 1, dtype=torch.bool),
+    )
     for row, request in enumerate(requests):
         tokens[row, : len(request.tokens)] = torch.tensor(request.tokens)
         mask[row, len(request.prompt) - 1 : len(request.tokens) - 1] = True
@@ -86,22 +105,31 @@ def padded(requests: "Sequence[Request | Completion]") -> tuple[Tensor, Tensor]:
 def trimmed(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """The columns that some row of this micro-batch needs."""
     last = int(part["mask"].any(0).nonzero().amax()) + 1 if part["mask"].any() else 1
-    return {key: value[:, : last + (key == "tokens")] if value.dim() > 1 else value for key, value in part.items()}
+    return {
+        key: value[:, : last + (key == "tokens")] if value.dim() > 1 else value
+        for key, value in part.items()
+    }
 
 
 def states(network: Decoder, part: dict[str, Tensor]) -> Tensor:
-    """(n, D): the hidden states that the sampled tokens were drawn in, in the order of `mask`'s Trues."""
+    """(n, D): the hidden states that the sampled tokens were drawn in, in the order of `mask`'s
+    Trues."""
     packed = Shared(part["tokens"], part["mask"])
     return network.hidden(packed.tokens, cache=packed)[0].index_select(0, packed.drawn)
 
 
-def score(network: Decoder, part: dict[str, Tensor], params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """(log-probability, entropy) of the sampled tokens, (B, T - 1) and 0 elsewhere, under the settings that drew them."""
+def score(
+    network: Decoder, part: dict[str, Tensor], params: SamplingParams
+) -> tuple[Tensor, Tensor]:
+    """(log-probability, entropy) of the sampled tokens, (B, T - 1) and 0 elsewhere, under the
+    settings that drew them."""
     tokens, mask = part["tokens"], part["mask"]
     hidden = states(network, part)
     support = part["support"][mask] if "support" in part else None
     both = token_logprobs(network.head, hidden, tokens[:, 1:][mask], params, support)
-    logp, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values) for values in both)
+    logp, entropy = (
+        torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values) for values in both
+    )
     return logp, entropy
 
 
@@ -110,21 +138,30 @@ def scored(network: Decoder, batch: dict[str, Tensor], params: SamplingParams, r
     """`score`'s log-probabilities of many completions, `rows` at a time, without gradient."""
     device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
     for start in range(0, len(batch["mask"]), rows):
-        part = trimmed({key: value[start : start + rows].to(device) for key, value in batch.items()})
+        part = trimmed(
+            {key: value[start : start + rows].to(device) for key, value in batch.items()}
+        )
         logp = score(network, part, params)[0].cpu()
         found.append(torch.nn.functional.pad(logp, (0, width - logp.shape[1])))
     return torch.cat(found)
 
 
 @torch.no_grad()
-def support_of(network: Decoder, batch: dict[str, Tensor], params: SamplingParams, rows: int) -> Tensor | None:
-    """What each token could have been, packed (B, T - 1, V / 8) uint8; None where the settings truncate nothing."""
+def support_of(
+    network: Decoder, batch: dict[str, Tensor], params: SamplingParams, rows: int
+) -> Tensor | None:
+    """What each token could have been, packed (B, T - 1, V / 8) uint8; None where the settings
+    truncate nothing."""
     if not truncates(params):
         return None
     device, bits = network.embed_tokens.weight.device, -(-network.config.vocab_size // 8)
     found = torch.zeros(*batch["mask"].shape, bits, dtype=torch.uint8)
     for start in range(0, len(batch["mask"]), rows):
-        part = trimmed({key: value[start : start + rows].to(device) for key, value in batch.items()})
-        kept = supports(network.head, states(network, part), part["tokens"][:, 1:][part["mask"]], params)
+        part = trimmed(
+            {key: value[start : start + rows].to(device) for key, value in batch.items()}
+        )
+        kept = supports(
+            network.head, states(network, part), part["tokens"][:, 1:][part["mask"]], params
+        )
         found[start : start + rows][batch["mask"][start : start + rows]] = kept.cpu()
     return found

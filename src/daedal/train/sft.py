@@ -2,8 +2,9 @@
 
     daedal train recipes/chat/sft.yaml
 
-The loss is on the assistant's tokens only, its mean over all of them in a step, however many rows, micro-batches and processes they came in.
-Conversations are packed into rows and see only themselves (daedal.nn.segments).
+The loss is on the assistant's tokens only, its mean over all of them in a step, however many rows,
+micro-batches and processes they came in. Conversations are packed into rows and see only themselves
+(daedal.nn.segments).
 
 Legend: B rows, T tokens.
 """
@@ -34,7 +35,9 @@ def answer_loss(network: Decoder, part: Batch) -> Tensor:
     """Sum of next-token losses over what the assistant wrote; tokens, mask and segments (B, T + 1)."""
     tokens, said = part["tokens"], part["mask"][:, 1:]
     hidden = network.hidden(tokens[:, :-1], cache=Segments(part["segments"][:, :-1]))  # (B, T, D)
-    return linear_cross_entropy(hidden[said], network.lm_head.weight, tokens[:, 1:][said], softcap=network.softcap)
+    return linear_cross_entropy(
+        hidden[said], network.lm_head.weight, tokens[:, 1:][said], softcap=network.softcap
+    )
 
 
 OBJECTIVE = Objective(answer_loss, lambda batch: int(batch["mask"][:, 1:].sum()))
@@ -49,7 +52,14 @@ def run(recipe: SFTRecipe) -> Path:
     if recipe.sampled:
         sources.append(sampled.source(recipe, "kept", network, tokenizer, start))
     assistant.adapted(recipe, network)
-    talks = PackedTalks(sources, tokenizer, recipe.rows, context, recipe.seed, state=start.resume and start.resume["data"])
+    talks = PackedTalks(
+        sources,
+        tokenizer,
+        recipe.rows,
+        context,
+        recipe.seed,
+        state=start.resume and start.resume["data"],
+    )
     state = assistant.fit(
         recipe, start, network, talks, OBJECTIVE, recipe.rows * context, evaluation(recipe, tokenizer, context, start.device),
         assistant.sampling(recipe, tokenizer),
@@ -61,17 +71,30 @@ def run(recipe: SFTRecipe) -> Path:
     return folder
 
 
-def evaluation(recipe: SFTRecipe, tokenizer: Tokenizer, context: int, device: torch.device) -> Callable[[Any], dict[str, float]]:
-    """Held-out tasks answered greedily, and the loss on held-out conversations where the recipe has some."""
-    tasks, params = assistant.held_out_tasks(recipe), SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
-    validation = PackedTalks(recipe.data.validation, tokenizer, recipe.micro_rows, context) if recipe.data.validation else None
+def evaluation(
+    recipe: SFTRecipe, tokenizer: Tokenizer, context: int, device: torch.device
+) -> Callable[[Any], dict[str, float]]:
+    """Held-out tasks answered greedily, and the loss on held-out conversations where the recipe has
+    some."""
+    tasks, params = (
+        assistant.held_out_tasks(recipe),
+        SamplingParams(temperature=0, max_tokens=recipe.answer_tokens),
+    )
+    validation = (
+        PackedTalks(recipe.data.validation, tokenizer, recipe.micro_rows, context)
+        if recipe.data.validation
+        else None
+    )
     batches = list(islice(validation, 8)) if validation else []
 
     @torch.no_grad()
     def evaluate(network: Decoder) -> dict[str, float]:
         found = assistant.scored(network, tokenizer, tasks, params) if tasks else {}
         if batches:
-            total = sum(answer_loss(network, {key: value.to(device) for key, value in batch.items()}).item() for batch in batches)
+            total = sum(
+                answer_loss(network, {key: value.to(device) for key, value in batch.items()}).item()
+                for batch in batches
+            )
             found["held_out_loss"] = total / sum(map(OBJECTIVE.count, batches))
         return found
 

@@ -1,8 +1,10 @@
-"""What names look like, before there is noise: the text encoder of a media transformer learns to tell a small picture of each caption.
+"""What names look like, before there is noise: the text encoder of a media transformer learns to
+tell a small picture of each caption.
 
-A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to teach what a name looks like (docs/log.md). What the
-encoder knows of scenes, which no small picture shows (who stands where, how many), it keeps with `keep`: its states on their captions are held where
-they were. Flow matching goes on from the folder.
+A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to
+teach what a name looks like (docs/log.md). What the encoder knows of scenes, which no small picture
+shows (who stands where, how many), it keeps with `keep`: its states on their captions are held
+where they were. Flow matching goes on from the folder.
 """
 
 import random
@@ -33,18 +35,30 @@ class Before(nn.Module):
 
     def __init__(self, network: MediaTransformer) -> None:
         super().__init__()
-        self.text = [deepcopy(network.text).eval().requires_grad_(False)]  # in a list: no part of what is trained or kept
+        # in a list: no part of what is trained or kept
+        self.text = [deepcopy(network.text).eval().requires_grad_(False)]
 
     def away(self, text: TextEncoder, captions: Tensor) -> Tensor:
-        """Mean squared distance of the states that `text` gives captions (B, L) from those of the start, and of their pooled vectors."""
-        now, then = (encoder(captions, torch.float32) for encoder in (text, self.text[0].to(captions.device)))  # (B, L, D)
-        return (now - then).square().mean() + (text.gist(now) - self.text[0].gist(then)).square().mean()
+        """Mean squared distance of the states that `text` gives captions (B, L) from those of the
+        start, and of their pooled vectors."""
+        # (B, L, D)
+        now, then = (
+            encoder(captions, torch.float32) for encoder in (text, self.text[0].to(captions.device))
+        )
+        return (now - then).square().mean() + (
+            text.gist(now) - self.text[0].gist(then)
+        ).square().mean()
 
 
 def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
-    """The squared error of the small picture, and what keeps the states of scenes; the blocks are not run."""
+    """The squared error of the small picture, and what keeps the states of scenes; the blocks are
+    not run."""
     r, rng = cast(SketchRecipe, recipe), random.Random(recipe.seed)
-    said = [scenes.scene(rng, kind=rng.choice(["", "several"])).caption for _ in range(SCENES)] if r.keep else []
+    said = (
+        [scenes.scene(rng, kind=rng.choice(["", "several"])).caption for _ in range(SCENES)]
+        if r.keep
+        else []
+    )
     adds = Additive(recipe, tokenizer, flow.shape_of(recipe).text_length) if r.additive else None
     others = encode_captions(tokenizer, said, flow.shape_of(recipe).text_length)
 
@@ -56,14 +70,18 @@ def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
             total = total + r.additive * adds(network.text, len(images) // 2) * images.numel()
         if r.keep:
             some = others[torch.randint(len(others), (-(-len(images) // 4),))].to(images.device)
-            total = total + r.keep * network.beside["before"].away(network.text, some) * images.numel()  # type: ignore[operator,index]
+            total = (
+                total
+                + r.keep * network.auxiliary["before"].away(network.text, some) * images.numel()
+            )  # type: ignore[operator,index]
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
-    """The encoder of the start. What is not learnt here asks for no gradients, so that no process waits for them."""
+def auxiliary(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
+    """The encoder of the start. What is not learnt here asks for no gradients, so that no process
+    waits for them."""
     for name, p in network.named_parameters():
         p.requires_grad_(name.startswith(("text.", "sketch.")) and name != "sketch.proj_out.weight")
     return nn.ModuleDict({"before": Before(network)})
@@ -72,12 +90,24 @@ def beside(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
 def run(recipe: SketchRecipe) -> Path:
     """Train, and write `out/model`, whose blocks are those of the start."""
     if not flow.shape_of(recipe).sketch:
-        raise DaedalError("A sketch is trained of a model that has one: give model.options.sketch=16, or model.start, the folder of one that does.")
-    return flow.run(recipe, sketching, beside=beside, flops=partial(MediaTransformer.text_flops, train=True))
+        raise DaedalError(
+            "A sketch is trained of a model that has one: give model.options.sketch=16, or model.start, the folder of one that does."
+        )
+    return flow.run(
+        recipe,
+        sketching,
+        auxiliary=auxiliary,
+        flops=partial(MediaTransformer.text_flops, train=True),
+    )
 
 
 def plan(recipe: SketchRecipe) -> dict[str, Any]:
     """What a run will take; trains nothing."""
     network = flow.outline(recipe)
     c = network.config
-    return planned(recipe, network.parameter_count(), network.text_flops(train=True), flow.kept(c, c.text_length * c.text_layers))
+    return planned(
+        recipe,
+        network.parameter_count(),
+        network.text_flops(train=True),
+        flow.kept(c, c.text_length * c.text_layers),
+    )

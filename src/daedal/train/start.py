@@ -1,4 +1,5 @@
-"""What every run does before it builds anything: the device, the processes, the checkpoint to go on from."""
+"""What every run does before it builds anything: the device, the processes, the checkpoint to go on
+from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ def begin(recipe: Run) -> Start:
     device, out = machine.pick_device(recipe.device), Path(recipe.out)
     rank, world = parallel.start(device)
     if recipe.rows % world:
-        raise DaedalError(f"rows = {recipe.rows} does not split among {world} processes; make it a multiple.")
+        raise DaedalError(
+            f"rows = {recipe.rows} does not split among {world} processes; make it a multiple."
+        )
     if device.type == "cuda" and world > 1:
         device = torch.device("cuda", torch.cuda.current_device())
     out.mkdir(parents=True, exist_ok=True)
@@ -50,11 +53,14 @@ def begin(recipe: Run) -> Start:
     torch.manual_seed(recipe.seed + rank)
     if rank == 0:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
-    return Start(out, device, machine.compute_dtype(recipe.dtype, device), rank, world, resume, fixed)
+    return Start(
+        out, device, machine.compute_dtype(recipe.dtype, device), rank, world, resume, fixed
+    )
 
 
 def mark(recipe: Run, *keys: str, weights: str | None = None) -> str:
-    """For the name of what a run makes before its first step and keeps: other letters when these keys
-    of the recipe say something else, or the data or the model `weights` hold something else."""
+    """For the name of what a run makes before its first step and keeps: other letters when these
+    keys of the recipe say something else, or the data or the model `weights` hold something else.
+    """
     model = contents.digest(str(checkpoints.resolve(weights))) if weights else None
     return contents.mark(model, {key: contents.plain(getattr(recipe, key)) for key in keys})

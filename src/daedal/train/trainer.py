@@ -1,7 +1,8 @@
 """The trainer: one loop for every objective.
 
-It is given a network, endless batches that know their own position, and an objective; it steps, logs a line a step to
-`out/metrics.jsonl`, writes atomic checkpoints, and started again with the same `out` it goes on to the same losses, bit for bit on a CPU.
+It is given a network, endless batches that know their own position, and an objective; it steps,
+logs a line a step to `out/metrics.jsonl`, writes atomic checkpoints, and started again with the
+same `out` it goes on to the same losses, bit for bit on a CPU.
 """
 
 import json
@@ -39,9 +40,10 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not depend on how a batch is split.
-    `after(network)` follows every step: what moves with the weights without a gradient. `measured()` is asked once a step for more of its
-    line; a DaedalError there ends the run before the step is kept."""
+    """`loss(network, part)` is a sum over what `count(batch)` counts, so that the mean does not
+    depend on how a batch is split. `after(network)` follows every step: what moves with the weights
+    without a gradient. `measured()` is asked once a step for more of its line; a DaedalError there
+    ends the run before the step is kept."""
 
     loss: Callable[[Any, Batch], Tensor]
     count: Callable[[Batch], int]
@@ -65,10 +67,11 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """The network has `layers` (what is sharded and compiled one by one) and `compute_dtype`. `optimizers()` builds them once the network
-    is sharded; `evaluate(network) -> metrics` and `sample(network, step) -> text` run every so many steps in the first process, which must hold
-    all weights: not under FSDP. Progress
-    counts `unit`s (tokens, images), so many and so many FLOPs a step."""
+    """The network has `layers` (what is sharded and compiled one by one) and `compute_dtype`.
+    `optimizers()` builds them once the network is sharded; `evaluate(network) -> metrics` and
+    `sample(network, step) -> text` run every so many steps in the first process, which must hold
+    all weights: not under FSDP. Progress counts `unit`s (tokens, images), so many and so many FLOPs
+    a step."""
 
     def __init__(
         self,
@@ -88,17 +91,30 @@ class Trainer:
         self.recipe, self.network, self.batches = recipe, network, batches
         self.start, rank, world = start, start.rank, start.world
         watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
-        self.objective, self.evaluate, self.sample = objective, evaluate if watches else None, sample if watches else None
+        self.objective, self.evaluate, self.sample = (
+            objective,
+            evaluate if watches else None,
+            sample if watches else None,
+        )
         self.rank, self.world, self.device = rank, world, start.device
         dtype = network.compute_dtype or torch.float32
-        self.out, self.unit, self.units_per_step, self.flops_per_step = Path(recipe.out), unit, units_per_step, flops_per_step
-        self.module = parallel.wrap(Loss(network, objective), network.layers, recipe.parallel, world, dtype)
+        self.out, self.unit, self.units_per_step, self.flops_per_step = (
+            Path(recipe.out),
+            unit,
+            units_per_step,
+            flops_per_step,
+        )
+        self.module = parallel.wrap(
+            Loss(network, objective), network.layers, recipe.parallel, world, dtype
+        )
         if recipe.compile:
             for layer in network.layers:
                 layer.compile()  # in place: parameter names stay
         self.optimizers = optimizers()  # after sharding has replaced the parameters
         self.peak = machine.matrix_peak(self.device, dtype) * world
-        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.peaks = [
+            [group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers
+        ]
         self.step, self.seconds = 0, 0.0
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
         self.averages = Averages(network, recipe.averages) if recipe.averages else None
@@ -108,13 +124,18 @@ class Trainer:
             self.restore(start.resume)
         self.trim_logs()
 
-    # -- the loop -----------------------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train to `recipe.steps`. Raises Interrupted after a signal (state saved), and DaedalError
         on a loss or a gradient that is not finite, which changes no weights.
-        Several processes end at a signal as torchrun ends them, and go on from the last checkpoint."""
-        handlers = {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if self.world == 1 else {}
+        Several processes end at a signal as torchrun ends them, and go on from the last checkpoint.
+        """
+        handlers = (
+            {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+            if self.world == 1
+            else {}
+        )
         try:
             with Progress(self.recipe.steps, self.unit, self.rank == 0) as progress:
                 batches = iter(self.batches)
@@ -152,13 +173,19 @@ class Trainer:
         })  # fmt: skip
 
     def gradients(self, batch: Batch) -> float:
-        """Gradients of the mean loss of a global batch; each process works on its rows, in micro-batches."""
+        """Gradients of the mean loss of a global batch; each process works on its rows, in
+        micro-batches."""
         rows = len(next(iter(batch.values()))) // self.world
-        mine = {key: value[self.rank * rows : (self.rank + 1) * rows] for key, value in batch.items()}
+        mine = {
+            key: value[self.rank * rows : (self.rank + 1) * rows] for key, value in batch.items()
+        }
         count, total = self.objective.count(batch), 0.0
         starts = range(0, rows, self.recipe.micro_rows)
         for start in starts:
-            part = {key: value[start : start + self.recipe.micro_rows].to(self.device) for key, value in mine.items()}
+            part = {
+                key: value[start : start + self.recipe.micro_rows].to(self.device)
+                for key, value in mine.items()
+            }
             parallel.sync_gradients(self.module, start == starts[-1])
             loss = self.module(part) / count
             (loss * self.world).backward()  # DDP and FSDP average gradients over processes
@@ -166,35 +193,54 @@ class Trainer:
         return parallel.total(total, self.device, self.world)
 
     def clip_gradients(self) -> float:
-        """The norm of all gradients, which are scaled down to `optimizer.clip`. A loss may be finite
-        while its slope is not (the root of 0, say), and one such number would reach all weights."""
+        """The norm of all gradients, which are scaled down to `optimizer.clip`. A loss may be
+        finite while its slope is not (the root of 0, say), and one such number would reach all
+        weights."""
         parameters = list(self.network.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(value):
-            raise self.diverged(f"the gradient's norm is {value} at step {self.step + 1}{self.worst_gradient()}")
+            raise self.diverged(
+                f"the gradient's norm is {value} at step {self.step + 1}{self.worst_gradient()}"
+            )
         if self.recipe.optimizer.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.clip, norm)
         return value
 
     def worst_gradient(self) -> str:
         """The first weight whose gradient is not finite, in words."""
-        named = ((name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None)
+        named = (
+            (name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None
+        )
         first = next((name for name, gradient in named if not finite([gradient])), None)
         return f" (first in {first})" if first else ""
 
     def diverged(self, what: str) -> DaedalError:
         """The sentence of a run that stops before a number that is not finite is kept."""
         kept = checkpoint.checkpoints(self.out / "checkpoints")
-        where = f"the last good checkpoint, {kept[-1]}, is kept" if kept else "no checkpoint was due before"
-        return DaedalError(f"{what}; {where}. Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup.")
+        where = (
+            f"the last good checkpoint, {kept[-1]}, is kept"
+            if kept
+            else "no checkpoint was due before"
+        )
+        return DaedalError(
+            f"{what}; {where}. Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup."
+        )
 
     def check_weights(self) -> None:
         """Before anything is written: a finite gradient can still overflow the weights or a mean."""
-        state = [v for o in self.optimizers for kept in o.state.values() for v in kept.values() if isinstance(v, Tensor)]
+        state = [
+            v
+            for o in self.optimizers
+            for kept in o.state.values()
+            for v in kept.values()
+            if isinstance(v, Tensor)
+        ]
         tensors = [*self.network.parameters(), *self.network.buffers(), *state, *(self.ema or [])]
         if parallel.total(float(not finite(tensors)), self.device, self.world):
-            raise self.diverged(f"weights or optimizer states are not finite after step {self.step}")
+            raise self.diverged(
+                f"weights or optimizer states are not finite after step {self.step}"
+            )
 
     @torch.no_grad()
     def average(self) -> None:
@@ -206,7 +252,8 @@ class Trainer:
 
     @contextmanager
     def shipped(self) -> Iterator[None]:
-        """The network with the weights that `result` would ship now: those of the EMA, if there is one."""
+        """The network with the weights that `result` would ship now: those of the EMA, if there is
+        one."""
         if self.ema is None:
             yield
             return
@@ -245,7 +292,7 @@ class Trainer:
             sys.exit(130)  # the second Ctrl-C does not wait for the step to end
         self.stop = True
 
-    # -- what is kept -------------------------------------------------------------------------------------------------------------
+    # -- what is kept ------------------------------------------------------------------------------
 
     def log(self, metrics: dict[str, Any], file: str = "metrics.jsonl") -> dict[str, Any]:
         """Write a line; a number that is not finite is a mean of nothing, which JSON does not have."""
@@ -282,13 +329,19 @@ class Trainer:
         if self.ema is not None:
             self.ema = [average.to(self.device) for average in state["ema"]]
         if self.averages:
-            self.averages.kept = [[average.to(self.device) for average in kept] for kept in state["averages"]]
+            self.averages.kept = [
+                [average.to(self.device) for average in kept] for kept in state["averages"]
+            ]
 
     def trim_logs(self) -> None:
         """Drop the lines past the present step, which will be written again."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             if self.rank == 0 and (self.out / file).exists():
-                lines = [line for line in whole_lines(self.out / file) if json.loads(line)["step"] <= self.step]
+                lines = [
+                    line
+                    for line in whole_lines(self.out / file)
+                    if json.loads(line)["step"] <= self.step
+                ]
                 partial = self.out / f".{file}.partial"
                 partial.write_text("".join(lines))
                 os.replace(partial, self.out / file)
@@ -302,8 +355,9 @@ class Trainer:
 
 
 def ema_decay(decay: float, step: int) -> float:
-    """Of step `step`, from 1: short at first, so that the random start is soon forgotten (the ramp of
-    TensorFlow's ExponentialMovingAverage). A plain 0.999 still holds 37 % of it after 1,000 steps."""
+    """Of step `step`, from 1: short at first, so that the random start is soon forgotten (the ramp
+    of TensorFlow's ExponentialMovingAverage). A plain 0.999 still holds 37 % of it after 1,000
+    steps."""
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -317,5 +371,7 @@ def tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise DaedalError('tensorboard: true needs the package; pip install "daedal[tensorboard]".') from None
+        raise DaedalError(
+            'tensorboard: true needs the package; pip install "daedal[tensorboard]".'
+        ) from None
     return SummaryWriter(str(out / "tensorboard"))

@@ -1,5 +1,5 @@
-"""Procedural data with exact ground truth, endless and licence-free: `tales` (little stories) and `scenes` (captioned pictures that
-can be read back from their pixels)."""
+"""Procedural data with exact ground truth, endless and licence-free: `tales` (little stories) and
+`scenes` (captioned pictures that can be read back from their pixels)."""
 
 from daedal.worlds.tales import tale, tales
 

@@ -1,10 +1,11 @@
-"""Word problems of one to three steps with +, - and x over small numbers, answered with a scratchpad.
+"""Word problems of one to three steps with +, - and x over small numbers, answered with a
+scratchpad.
 
     Mia has 5 apples. Tom gives Mia 4 more. Mia loses 2. How many apples does Mia have now?
     5 + 4 = 9. 9 - 2 = 7. The answer is 7.
 
-Problems that begin with a number of HELD_OUT are for evaluation only: no training problem begins with one, though such numbers
-turn up later in its steps.
+Problems that begin with a number of HELD_OUT are for evaluation only: no training problem begins
+with one, though such numbers turn up later in its steps.
 """
 
 import random
@@ -16,7 +17,20 @@ from functools import partial
 from daedal.worlds.tales import HEROES
 from daedal.worlds.tasks import Task
 
-THINGS = ("apples", "balls", "shells", "books", "kites", "cookies", "buttons", "flowers", "stones", "cards", "stars", "beads")
+THINGS = (
+    "apples",
+    "balls",
+    "shells",
+    "books",
+    "kites",
+    "cookies",
+    "buttons",
+    "flowers",
+    "stones",
+    "cards",
+    "stars",
+    "beads",
+)
 HELD_OUT = (7, 11, 16)
 STARTS = tuple(n for n in range(2, 21) if n not in HELD_OUT)
 MOST = 60  # no step goes beyond
@@ -24,7 +38,10 @@ STEPS = (1, 2, 3)
 
 MORE = ("{friend} gives {hero} {n} more.", "{hero} finds {n} more.", "{hero} buys {n} more.")
 LESS = ("{hero} gives {n} to {friend}.", "{hero} loses {n}.", "{hero} sells {n} of them.")
-TIMES = ("Magic makes them {n} times as many.", "{friend} has a trick that makes them {n} times as many.")
+TIMES = (
+    "Magic makes them {n} times as many.",
+    "{friend} has a trick that makes them {n} times as many.",
+)
 WAYS: dict[str, tuple[tuple[str, ...], Callable[[int, int], int]]] = {
     "+": (MORE, int.__add__),
     "-": (LESS, int.__sub__),
@@ -45,7 +62,12 @@ def task(rng: random.Random, held_out: bool = False) -> Task:
         worked.append(f"{value} {sign} {n} = {result}.")
         value = result
     told.append(f"How many {thing} does {hero} have now?")
-    return Task("arithmetic", " ".join(told), f"{' '.join(worked)} The answer is {value}.", partial(check, value))
+    return Task(
+        "arithmetic",
+        " ".join(told),
+        f"{' '.join(worked)} The answer is {value}.",
+        partial(check, value),
+    )
 
 
 def sum_task(rng: random.Random, held_out: bool = False) -> Task:
@@ -54,8 +76,15 @@ def sum_task(rng: random.Random, held_out: bool = False) -> Task:
     sign, n = move(rng, value)
     spoken = {"+": "plus", "-": "minus", "x": "times"}[sign]
     result, how = WAYS[sign][1](value, n), rng.choice((sign, sign, spoken))
-    prompt = rng.choice(("What is {}?", "How much is {}?", "{} = ?", "{}", "Can you work out {}?")).format(f"{value} {how} {n}")
-    return Task("sum", prompt, f"{value} {sign} {n} = {result}. The answer is {result}.", partial(check, result))
+    prompt = rng.choice(
+        ("What is {}?", "How much is {}?", "{} = ?", "{}", "Can you work out {}?")
+    ).format(f"{value} {how} {n}")
+    return Task(
+        "sum",
+        prompt,
+        f"{value} {sign} {n} = {result}. The answer is {result}.",
+        partial(check, result),
+    )
 
 
 def move(rng: random.Random, value: int) -> tuple[str, int]:
@@ -72,9 +101,12 @@ def check(right: int, completion: str) -> float:
 
 
 def result_of(text: str) -> int | Decimal | None:
-    """The number, whole or decimal, that a text gives as its result: after the last "answer is", else after the last "=", else the last one there is."""
+    """The number, whole or decimal, that a text gives as its result: after the last "answer is",
+    else after the last "=", else the last one there is."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     for before in (r"answer\s*(?:is|:|=)[^\d\n.-]*", r"=\s*", ""):
-        if found := re.findall(before + r"((?:(?<!\d)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+))", text, re.IGNORECASE):
+        if found := re.findall(
+            before + r"((?:(?<!\d)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+))", text, re.IGNORECASE
+        ):
             return Decimal(found[-1][:18]) if "." in found[-1][:18] else int(found[-1][:18])
     return None

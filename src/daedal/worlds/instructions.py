@@ -1,12 +1,14 @@
-"""Instructions whose answers a program can check: stories to order, lists, questions about a short text, rewriting, sums, word problems, small
-talk (daedal.worlds.talk), and "I don't know" where a text does not say.
+"""Instructions whose answers a program can check: stories to order, lists, questions about a short
+text, rewriting, sums, word problems, small talk (daedal.worlds.talk), and "I don't know" where a
+text does not say.
 
     t = task(random.Random("7/42"))
     t.prompt          # Write a story of 4 sentences about Mia in the garden. Use the word kite.
-    t.check(text)     # the share of its constraints that `text` meets; t.constraints(text) names them
+    t.check(text)     # the share of its constraints that `text` meets; t.constraints(text) names
+    them
 
-A task is a function of the generator alone. Every tenth pair of a hero and a place, and of an owner and a thing, is held out: training
-never sees it.
+A task is a function of the generator alone. Every tenth pair of a hero and a place, and of an owner
+and a thing, is held out: training never sees it.
 """
 
 import random
@@ -36,13 +38,21 @@ from daedal.worlds.stories import (
 )
 from daedal.worlds.tasks import Task, asked
 
-# ---- stories --------------------------------------------------------------------------------------------------------------------------------
+# ---- stories -------------------------------------------------------------------------------------
 
 
 def story_task(rng: random.Random, held_out: bool) -> Task:
     told = story(rng, held_out)
     count, (ending, what) = len(told.lines), told.ending
-    parts = [rng.choice((f"about {told.hero} {told.place}", f"about a child named {told.hero}, {told.place}", f"with {told.hero} {told.place}"))]
+    parts = [
+        rng.choice(
+            (
+                f"about {told.hero} {told.place}",
+                f"about a child named {told.hero}, {told.place}",
+                f"with {told.hero} {told.place}",
+            )
+        )
+    ]
     sized = rng.random() < 0.6
     length = f" of {NUMBERS[count]} sentences" if sized else ""
     extra = {
@@ -50,12 +60,27 @@ def story_task(rng: random.Random, held_out: bool) -> Task:
     }.get(ending, "")  # fmt: skip
     used = [word for word in (told.animal, told.thing, told.food) if says(told.text, word)]
     word = rng.choice(used) if used and rng.random() < 0.6 else ""
-    use = rng.choice((f"Use the word {word}.", f"There must be {'an' if word[0] in 'aeiou' else 'a'} {word} in it.")) if word else ""
-    prompt = " ".join(filter(None, (f"{rng.choice(TELL)}{length} {parts[0]}.", *rng.sample([use, extra], 2))))
+    use = (
+        rng.choice(
+            (
+                f"Use the word {word}.",
+                f"There must be {'an' if word[0] in 'aeiou' else 'a'} {word} in it.",
+            )
+        )
+        if word
+        else ""
+    )
+    prompt = " ".join(
+        filter(None, (f"{rng.choice(TELL)}{length} {parts[0]}.", *rng.sample([use, extra], 2)))
+    )
 
     def demands(text: str) -> dict[str, bool]:
         found = sentences(text)
-        met = {"hero named": says(text, told.hero), "place used": says(text, told.place), "whole sentences": well_made(text)}
+        met = {
+            "hero named": says(text, told.hero),
+            "place used": says(text, told.place),
+            "whole sentences": well_made(text),
+        }
         met |= {"length": len(found) == count} if sized else {"long enough": 3 <= len(found) <= 8}
         met |= {"word used": says(text, word)} if word else {}
         return met | ending_met(text, ending, what)
@@ -72,15 +97,21 @@ def ending_met(text: str, ending: str, what: str) -> dict[str, bool]:
 
 
 def tale_task(rng: random.Random, held_out: bool) -> Task:
-    """A story to somebody's taste, which the request does not tell: speech, a colour, an end that is good, five sentences or more. Fine-tuning
-    does not show this taste (the kind is no part of KINDS); comparisons and rewards do."""
+    """A story to somebody's taste, which the request does not tell: speech, a colour, an end that
+    is good, five sentences or more. Fine-tuning does not show this taste (the kind is no part of
+    KINDS); comparisons and rewards do."""
     told = story(rng, held_out)
     while not all(to_taste(told.text).values()):
         told = story(random.Random(rng.random()), held_out)
     prompt = f"{rng.choice(TELL)} about {told.hero} {told.place}."
 
     def demands(text: str) -> dict[str, bool]:
-        return {"hero named": says(text, told.hero), "place used": says(text, told.place), "whole sentences": well_made(text), **to_taste(text)}
+        return {
+            "hero named": says(text, told.hero),
+            "place used": says(text, told.place),
+            "whole sentences": well_made(text),
+            **to_taste(text),
+        }
 
     return asked("tale", prompt, told.text, demands)
 
@@ -96,7 +127,7 @@ def to_taste(text: str) -> dict[str, bool]:
     }
 
 
-# ---- lists ----------------------------------------------------------------------------------------------------------------------------------
+# ---- lists ---------------------------------------------------------------------------------------
 
 FORMATS: dict[str, tuple[str, Callable[[int], str]]] = {
     "list format": ("as a list with dashes", lambda i: "- "),
@@ -109,19 +140,31 @@ def list_task(rng: random.Random, held_out: bool) -> Task:
     group, name = pair(rng, tuple(GROUPS), tuple(FORMATS), False)
     count, (how, mark) = rng.randint(2, 5), FORMATS[name]
     chosen = rng.sample(GROUPS[group], count)
-    answer = ", ".join(chosen) if name == "one line" else "\n".join(mark(i) + item for i, item in enumerate(chosen, 1))
-    prompt = rng.choice(("Name {} {} {}.", "Give me {} {} {}.", "Write down {} {} {}.")).format(NUMBERS[count], group, how)
+    answer = (
+        ", ".join(chosen)
+        if name == "one line"
+        else "\n".join(mark(i) + item for i, item in enumerate(chosen, 1))
+    )
+    prompt = rng.choice(("Name {} {} {}.", "Give me {} {} {}.", "Write down {} {} {}.")).format(
+        NUMBERS[count], group, how
+    )
 
     def demands(text: str) -> dict[str, bool]:
         parts = text.strip().split(", " if name == "one line" else "\n")
-        marked = all(part.startswith(mark(i)) for i, part in enumerate(parts, 1)) and (name != "one line" or "\n" not in text.strip())
+        marked = all(part.startswith(mark(i)) for i, part in enumerate(parts, 1)) and (
+            name != "one line" or "\n" not in text.strip()
+        )
         items = [part.removeprefix(mark(i)).strip(" .").lower() for i, part in enumerate(parts, 1)]
-        return {"number": len(parts) == count, name: marked, "all of the kind": set(items) <= set(GROUPS[group]) and len(set(items)) == len(items)}
+        return {
+            "number": len(parts) == count,
+            name: marked,
+            "all of the kind": set(items) <= set(GROUPS[group]) and len(set(items)) == len(items),
+        }
 
     return asked("list", prompt, answer, demands)
 
 
-# ---- questions about a text -----------------------------------------------------------------------------------------------------------------
+# ---- questions about a text ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -150,7 +193,14 @@ def facts(rng: random.Random, held_out: bool) -> Facts:
 
 
 def framed(rng: random.Random, text: str, question: str) -> str:
-    return rng.choice((f"{text} {question}", f"Read this: {text} {question}", f"{text}\n{question}", f"{question} {text}"))
+    return rng.choice(
+        (
+            f"{text} {question}",
+            f"Read this: {text} {question}",
+            f"{text}\n{question}",
+            f"{question} {text}",
+        )
+    )
 
 
 def question_task(rng: random.Random, held_out: bool) -> Task:
@@ -172,7 +222,10 @@ def question_task(rng: random.Random, held_out: bool) -> Task:
 
 def unknown_task(rng: random.Random, held_out: bool) -> Task:
     told = facts(rng, held_out)
-    owner, absent = rng.choice(told.owners), rng.choice([item for item in THINGS if item not in told.things])
+    owner, absent = (
+        rng.choice(told.owners),
+        rng.choice([item for item in THINGS if item not in told.things]),
+    )
     stranger = rng.choice([name for name in HEROES if name not in told.owners])
     question = rng.choice((
         f"What colour is the {absent} of {owner}?", f"Who has the {absent}?", f"What does {stranger} have?", f"Where is {stranger}?",
@@ -180,19 +233,24 @@ def unknown_task(rng: random.Random, held_out: bool) -> Task:
     ))  # fmt: skip
 
     def demands(text: str) -> dict[str, bool]:
-        return {"says so": says(text, "I don't know") or says(text, "does not say"), "one sentence": len(sentences(text)) == 1}
+        return {
+            "says so": says(text, "I don't know") or says(text, "does not say"),
+            "one sentence": len(sentences(text)) == 1,
+        }
 
     return asked("unknown", framed(rng, told.text, question), "I don't know.", demands)
 
 
-# ---- rewriting ------------------------------------------------------------------------------------------------------------------------------
+# ---- rewriting -----------------------------------------------------------------------------------
 
 
 def rewrite_task(rng: random.Random, held_out: bool) -> Task:
     told = story(rng, held_out)
     text, name = (
         " ".join(told.lines[: rng.randint(1, 2)]),
-        rng.choice([name for name in HEROES if HEROES[name] == HEROES[told.hero] and name != told.hero]),
+        rng.choice(
+            [name for name in HEROES if HEROES[name] == HEROES[told.hero] and name != told.hero]
+        ),
     )
     how, answer = rng.choice((
         ("Write this in capital letters", told.lines[0].upper()),
@@ -201,24 +259,40 @@ def rewrite_task(rng: random.Random, held_out: bool) -> Task:
         ("Make this shorter: keep only the first sentence", told.lines[0]),
         ("Say this again", text),
     ))  # fmt: skip
-    shown = f"{told.lines[0]} {told.lines[1]}" if "shorter" in how else told.lines[0] if "letters" in how else text
+    shown = (
+        f"{told.lines[0]} {told.lines[1]}"
+        if "shorter" in how
+        else told.lines[0]
+        if "letters" in how
+        else text
+    )
 
     def demands(text: str) -> dict[str, bool]:
         got = " ".join(text.split())
         met = {"same words": words(got) == words(answer), "exact": got == answer}
-        return met | ({"case": got.isupper() if answer.isupper() else got.islower()} if "letters" in how else {})
+        return met | (
+            {"case": got.isupper() if answer.isupper() else got.islower()}
+            if "letters" in how
+            else {}
+        )
 
     return asked("rewrite", f"{how}: {shown}", answer, demands)
 
 
-# ---- all ------------------------------------------------------------------------------------------------------------------------------------
+# ---- all -----------------------------------------------------------------------------------------
 
 
 def terse_task(rng: random.Random, held_out: bool) -> Task:
-    """A word problem that four times in five is answered at once, without the working: people write both, and only a reward tells which is right
-    more often. The kind is no part of KINDS."""
+    """A word problem that four times in five is answered at once, without the working: people write
+    both, and only a reward tells which is right more often. The kind is no part of KINDS."""
     worked = arithmetic.task(rng, held_out=held_out)
-    return replace(worked, kind="terse", answer=worked.answer[worked.answer.index("The answer") :] if rng.random() < 0.8 else worked.answer)
+    return replace(
+        worked,
+        kind="terse",
+        answer=worked.answer[worked.answer.index("The answer") :]
+        if rng.random() < 0.8
+        else worked.answer,
+    )
 
 
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
@@ -233,16 +307,27 @@ def task(rng: random.Random, kinds: Sequence[str] = KINDS, held_out: bool = Fals
     """One of the kinds, by SHARES."""
     for kind in kinds:
         if kind not in MAKERS:
-            raise DaedalError(f"{kind!r} is not a kind of task{nearest(kind, list(MAKERS))}; kinds: {', '.join(MAKERS)}.")
+            raise DaedalError(
+                f"{kind!r} is not a kind of task{nearest(kind, list(MAKERS))}; kinds: {', '.join(MAKERS)}."
+            )
     return MAKERS[rng.choices(kinds, [SHARES.get(kind, 1) for kind in kinds])[0]](rng, held_out)
 
 
-def spoiled(wanted: Task, rng: random.Random, held_out: bool = False) -> str:
-    """A completion that breaks at least one constraint of `wanted`: its answer with something wrong, or a right answer to another task."""
+def corrupted(wanted: Task, rng: random.Random, held_out: bool = False) -> str:
+    """A completion that breaks at least one constraint of `wanted`: its answer with something
+    wrong, or a right answer to another task."""
     answer, lines = wanted.answer, sentences(wanted.answer)
-    pieces = [re.sub(rf"\b{re.escape(a)}\b", b, answer) for a in words_of(answer) for b in others(a, rng)]
+    pieces = [
+        re.sub(rf"\b{re.escape(a)}\b", b, answer) for a in words_of(answer) for b in others(a, rng)
+    ]
     another = task(rng, ("question" if wanted.kind == "unknown" else wanted.kind,), held_out).answer
-    edits = [*rng.sample(pieces, min(3, len(pieces))), " ".join(lines[:-1]), " ".join(lines + lines[-1:]), another, "I don't know."]
+    edits = [
+        *rng.sample(pieces, min(3, len(pieces))),
+        " ".join(lines[:-1]),
+        " ".join(lines + lines[-1:]),
+        another,
+        "I don't know.",
+    ]
     rng.shuffle(edits)
     best = wanted.check(answer)
     return next((edit for edit in edits if edit.strip() and wanted.check(edit) < best), "Yes.")

@@ -15,17 +15,60 @@ PLACES = (
     "in the garden", "in the forest", "on the beach", "at the market", "on the hill", "by the river", "in the barn", "at school", "in the park",
     "at the lake", "in the kitchen", "on the farm",
 )  # fmt: skip
-ANIMALS = ("cat", "dog", "rabbit", "duck", "fox", "bear", "mouse", "frog", "bird", "horse", "goat", "turtle")
-THINGS = ("ball", "hat", "book", "kite", "key", "lamp", "drum", "boat", "bell", "cup", "box", "doll")
+ANIMALS = (
+    "cat",
+    "dog",
+    "rabbit",
+    "duck",
+    "fox",
+    "bear",
+    "mouse",
+    "frog",
+    "bird",
+    "horse",
+    "goat",
+    "turtle",
+)
+THINGS = (
+    "ball",
+    "hat",
+    "book",
+    "kite",
+    "key",
+    "lamp",
+    "drum",
+    "boat",
+    "bell",
+    "cup",
+    "box",
+    "doll",
+)
 FOODS = ("cake", "pie", "bread", "soup", "rice", "honey", "cheese", "milk", "jam", "porridge")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink")
 GROUPS = {"animals": ANIMALS, "toys or things": THINGS, "foods": FOODS, "colours": COLOURS}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-MORALS = ("share", "be kind", "never give up", "tell the truth", "ask for help", "listen", "be brave", "say sorry")
+MORALS = (
+    "share",
+    "be kind",
+    "never give up",
+    "tell the truth",
+    "ask for help",
+    "listen",
+    "be brave",
+    "say sorry",
+)
 LAST_WORDS = ("moon", "sky", "flowers", "stars", "rain", "sun", "sea", "trees")
-STARTS = ("Once upon a time", "One day", "One sunny morning", "Long ago", "One evening", "Last summer")
+STARTS = (
+    "Once upon a time",
+    "One day",
+    "One sunny morning",
+    "Long ago",
+    "One evening",
+    "Last summer",
+)
 
-# Plots: any beginning of one is a story so far. {He} and {he} are the hero; {A} a colour, {animal} and {thing} what the hero meets.
+# Plots: any beginning of one is a story so far. {He} and {he} are the hero; {A} a colour, {animal}
+# and {thing} what the hero meets.
 PLOTS = (
     ("There {he} met a little {animal}.", "The {animal} had lost a {A} {thing}.", '"I will help you," said {hero}.', "They looked everywhere until they found the {thing}."),
     ("{He} found a {A} {thing} in the grass.", "It was the {thing} of a {animal}.", '"Is this yours?" asked {hero}.', "The {animal} was so happy that it danced."),
@@ -46,16 +89,29 @@ CLOSINGS = (
     "{hero} smiled all day.",
     "It was a good day for {hero}.",
 )
-LASTS = ("At last, {hero} thought about the {last}.", "In the end, {hero} looked for the {last}.", "And {hero} told everyone about the {last}.")
-TELL = ("Write a story", "Tell me a story", "Please write a story", "Tell a little story", "Make up a story", "I want a story")
+LASTS = (
+    "At last, {hero} thought about the {last}.",
+    "In the end, {hero} looked for the {last}.",
+    "And {hero} told everyone about the {last}.",
+)
+TELL = (
+    "Write a story",
+    "Tell me a story",
+    "Please write a story",
+    "Tell a little story",
+    "Make up a story",
+    "I want a story",
+)
 
 
-# ---- what a text is -------------------------------------------------------------------------------------------------------------------------
+# ---- what a text is ------------------------------------------------------------------------------
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text; one that is quoted belongs to who says it."""
-    return [part for part in re.split(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])', text.strip()) if part]
+    return [
+        part for part in re.split(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])', text.strip()) if part
+    ]
 
 
 def words(text: str) -> list[str]:
@@ -68,9 +124,13 @@ def says(text: str, phrase: str) -> bool:
 
 
 def well_made(text: str) -> bool:
-    """Whole sentences, none twice, none of one word or beyond thirty: what keeps a list of the wanted words from being a story."""
+    """Whole sentences, none twice, none of one word or beyond thirty: what keeps a list of the
+    wanted words from being a story."""
     found = sentences(text)
-    whole = all((s[0].isupper() or s[0] == '"') and s[-1] in '.!?"' and 2 <= len(words(s)) <= 30 for s in found)
+    whole = all(
+        (s[0].isupper() or s[0] == '"') and s[-1] in '.!?"' and 2 <= len(words(s)) <= 30
+        for s in found
+    )
     return bool(found) and whole and len(set(found)) == len(found)
 
 
@@ -79,7 +139,9 @@ def apart(a: str, b: str, held_out: bool) -> bool:
     return (zlib.crc32(f"{a}/{b}".encode()) % 10 == 0) == held_out
 
 
-def pair(rng: random.Random, some: Sequence[str], others: Sequence[str], held_out: bool) -> tuple[str, str]:
+def pair(
+    rng: random.Random, some: Sequence[str], others: Sequence[str], held_out: bool
+) -> tuple[str, str]:
     """One of each, from this side of the split."""
     while True:
         a, b = rng.choice(some), rng.choice(others)
@@ -87,12 +149,13 @@ def pair(rng: random.Random, some: Sequence[str], others: Sequence[str], held_ou
             return a, b
 
 
-# ---- stories --------------------------------------------------------------------------------------------------------------------------------
+# ---- stories -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Story:
-    """A story, and what it was made of. `ending` is how it ends: ("moral", "be kind"), ("word", "moon"), ("end", ...) or ("", "")."""
+    """A story, and what it was made of. `ending` is how it ends: ("moral", "be kind"), ("word",
+    "moon"), ("end", ...) or ("", "")."""
 
     hero: str
     place: str
@@ -110,17 +173,45 @@ class Story:
 def story(rng: random.Random, held_out: bool = False) -> Story:
     """Three to six sentences: an opening with hero and place, some of a plot, an ending."""
     hero, place = pair(rng, tuple(HEROES), PLACES, held_out)
-    animal, thing, food, colour = rng.choice(ANIMALS), rng.choice(THINGS), rng.choice(FOODS), rng.choice(COLOURS)
+    animal, thing, food, colour = (
+        rng.choice(ANIMALS),
+        rng.choice(THINGS),
+        rng.choice(FOODS),
+        rng.choice(COLOURS),
+    )
     kind = rng.choice(("", "moral", "word", "end"))
     what = {"moral": rng.choice(MORALS), "word": rng.choice(LAST_WORDS)}.get(kind, "")
-    final = {"moral": "{hero} learned to {last}.", "word": rng.choice(LASTS), "end": "The end."}.get(kind, rng.choice(CLOSINGS))
+    final = {
+        "moral": "{hero} learned to {last}.",
+        "word": rng.choice(LASTS),
+        "end": "The end.",
+    }.get(kind, rng.choice(CLOSINGS))
     count = rng.randint(1, 4)
-    plot = rng.choice([p for p in PLOTS if "{animal}" in final or kind or any("{animal}" in line for line in p[:count])])
+    plot = rng.choice(
+        [
+            p
+            for p in PLOTS
+            if "{animal}" in final or kind or any("{animal}" in line for line in p[:count])
+        ]
+    )
     if "{animal}" in final and not any("{animal}" in line for line in plot[:count]):
         final = CLOSINGS[0]
     he = HEROES[hero]
-    fill = dict(hero=hero, place=place, animal=animal, thing=thing, food=food, A=colour, he=he, He=he.title(), last=what, start=rng.choice(STARTS))
-    lines = tuple(articled(line.format(**fill)) for line in (rng.choice(OPENINGS), *plot[:count], final))
+    fill = dict(
+        hero=hero,
+        place=place,
+        animal=animal,
+        thing=thing,
+        food=food,
+        A=colour,
+        he=he,
+        He=he.title(),
+        last=what,
+        start=rng.choice(STARTS),
+    )
+    lines = tuple(
+        articled(line.format(**fill)) for line in (rng.choice(OPENINGS), *plot[:count], final)
+    )
     return Story(hero, place, animal, thing, food, (kind, what), lines)
 
 

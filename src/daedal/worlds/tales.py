@@ -5,11 +5,33 @@ from collections.abc import Iterator
 
 HEROES = ("Mia", "Tom", "Ana", "Ben", "Lily", "Sam", "Ravi", "Zoe", "Max", "Nina", "Omar", "Ida")
 ANIMALS = ("cat", "dog", "rabbit", "owl", "fox", "duck", "bear", "mouse", "frog", "pony")
-PLACES = ("the garden", "the forest", "the beach", "the market", "the hill", "the river", "the barn", "the school")
+PLACES = (
+    "the garden",
+    "the forest",
+    "the beach",
+    "the market",
+    "the hill",
+    "the river",
+    "the barn",
+    "the school",
+)
 THINGS = ("ball", "hat", "book", "kite", "cake", "key", "lamp", "drum", "boat", "bell")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink")
-FEELINGS = (("happy", "smiled"), ("sad", "cried"), ("tired", "yawned"), ("proud", "sang"), ("scared", "hid"))
-LESSONS = ("share with friends", "be kind", "never give up", "tell the truth", "ask for help", "listen first")
+FEELINGS = (
+    ("happy", "smiled"),
+    ("sad", "cried"),
+    ("tired", "yawned"),
+    ("proud", "sang"),
+    ("scared", "hid"),
+)
+LESSONS = (
+    "share with friends",
+    "be kind",
+    "never give up",
+    "tell the truth",
+    "ask for help",
+    "listen first",
+)
 
 
 def tale(rng: random.Random) -> str:

@@ -1,11 +1,14 @@
-"""Small talk: greetings, names and favourites told and asked for later, feelings, what the model is and can do, questions about the story it
-has just told, and "I don't know" to what lies outside its small world.
+"""Small talk: greetings, names and favourites told and asked for later, feelings, what the model is
+and can do, questions about the story it has just told, and "I don't know" to what lies outside its
+small world.
 
     t = task(random.Random("7/42"))
-    t.messages        # the conversation up to what the user says last; its assistant turns are right answers too
+    t.messages        # the conversation up to what the user says last; its assistant turns are
+    right answers too
     t.check(text)     # what an answer to that earns
 
-A task is a function of the generator alone. Every tenth pair of a name and a favourite is held out, and every tenth open question.
+A task is a function of the generator alone. Every tenth pair of a name and a favourite is held out,
+and every tenth open question.
 """
 
 import random
@@ -26,24 +29,78 @@ from daedal.worlds.stories import (
 )
 from daedal.worlds.tasks import Task, asked
 
-HELLO = ("Hello!", "Hi!", "Hi there!", "Hello there.", "Good morning!", "Good evening!", "Hey!", "hello", "hi")
+HELLO = (
+    "Hello!",
+    "Hi!",
+    "Hi there!",
+    "Hello there.",
+    "Good morning!",
+    "Good evening!",
+    "Hey!",
+    "hello",
+    "hi",
+)
 HOW = ("How are you?", "How are you today?", "How do you do?", "Are you well?")
 WELL = ("I am well, thank you.", "I am fine, thank you.", "Very well, thank you.")
-OFFERS = ("What would you like to do?", "Shall I tell you a story?", "How can I help you?", "Would you like a story?")
+OFFERS = (
+    "What would you like to do?",
+    "Shall I tell you a story?",
+    "How can I help you?",
+    "Would you like a story?",
+)
 TOLD_NAME = ("My name is {name}.", "I am {name}.", "I'm {name}.", "You can call me {name}.")
-ASK_NAME = ("What is my name?", "Do you know my name?", "What am I called?", "Do you remember my name?", "Who am I?")
+ASK_NAME = (
+    "What is my name?",
+    "Do you know my name?",
+    "What am I called?",
+    "Do you remember my name?",
+    "Who am I?",
+)
 KINDS_OF_LIKING = {"animal": ANIMALS, "colour": COLOURS, "food": FOODS}
 GLAD = ("happy", "glad", "excited", "proud")
 SAD = ("sad", "lonely", "scared", "angry", "tired", "bored", "ill", "worried")
-WHO = ("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "Are you a person?", "Are you a robot?", "Are you real?")
+WHO = (
+    "Who are you?",
+    "What are you?",
+    "What is your name?",
+    "Tell me about yourself.",
+    "Are you a person?",
+    "Are you a robot?",
+    "Are you real?",
+)
 CAN = ("What can you do?", "Can you help me?", "Help!", "What do you know?", "How can you help me?")
-THANKS = ("Thank you!", "Thanks!", "Thank you very much.", "That was nice.", "I liked that.", "Good job!", "Well done!", "Great!")
+THANKS = (
+    "Thank you!",
+    "Thanks!",
+    "Thank you very much.",
+    "That was nice.",
+    "I liked that.",
+    "Good job!",
+    "Well done!",
+    "Great!",
+)
 BYE = ("Goodbye!", "Bye!", "Bye bye.", "Good night!", "See you tomorrow.", "I have to go now.")
 ABOUT_ME = "I am Daedal, a small computer program that tells stories."
 ABLE = "I can tell a story, answer questions about a text, write a list, change a text and do small sums."
 UNKNOWN = ("I don't know.", "I don't know that.", "I don't know. I only know a small world.")
 
-LANDS = ("France", "Spain", "India", "China", "Brazil", "Egypt", "Japan", "Canada", "Kenya", "Peru", "Italy", "Norway", "Chile", "Iran", "Mali")
+LANDS = (
+    "France",
+    "Spain",
+    "India",
+    "China",
+    "Brazil",
+    "Egypt",
+    "Japan",
+    "Canada",
+    "Kenya",
+    "Peru",
+    "Italy",
+    "Norway",
+    "Chile",
+    "Iran",
+    "Mali",
+)
 PEOPLE = (
     "the king", "the queen", "the president", "Shakespeare", "Mozart", "Napoleon", "Einstein", "the mayor", "my teacher", "my neighbour",
     "Darwin", "my boss",
@@ -69,7 +126,8 @@ Say = Callable[[str], dict[str, bool]]
 
 @dataclass
 class Talk:
-    """A conversation as it grows: what was told, the exchanges so far, and how the last answer is judged."""
+    """A conversation as it grows: what was told, the exchanges so far, and how the last answer is
+    judged."""
 
     rng: random.Random
     held_out: bool
@@ -79,7 +137,11 @@ class Talk:
     last: Task | None = None
 
     def add(self, prompt: str, answer: str, demands: Say) -> None:
-        before = (*self.last.messages, {"role": "assistant", "content": self.last.answer}) if self.last else ()
+        before = (
+            (*self.last.messages, {"role": "assistant", "content": self.last.answer})
+            if self.last
+            else ()
+        )
         self.last = replace(asked("talk", prompt, answer, demands), before=before)
 
     @property
@@ -90,20 +152,30 @@ class Talk:
 
 def brief(text: str, wanted: Sequence[str], not_said: Sequence[str] = ()) -> dict[str, bool]:
     """One of the words `wanted` said, none of `not_said`, and in at most three sentences."""
-    said = any(says(text, word) for word in wanted) and not any(says(text, word) for word in not_said)
+    said = any(says(text, word) for word in wanted) and not any(
+        says(text, word) for word in not_said
+    )
     return {"right": said, "short": 1 <= len(sentences(text)) <= 3}
 
 
-# ---- what is said ---------------------------------------------------------------------------------------------------------------------------
+# ---- what is said --------------------------------------------------------------------------------
 
 
 def greeting(talk: Talk) -> None:
     rng = talk.rng
     hello, asks = rng.choice(HELLO), rng.random() < 0.5
-    reply = "Good morning" if "morning" in hello else "Good evening" if "evening" in hello else "Hello"
+    reply = (
+        "Good morning" if "morning" in hello else "Good evening" if "evening" in hello else "Hello"
+    )
     prompt = f"{hello} {rng.choice(HOW)}" if asks else hello
-    answer = " ".join([f"{reply}{talk.you}!", *([rng.choice(WELL)] if asks else []), rng.choice(OFFERS)])
-    talk.add(prompt, answer, partial(brief, wanted=("well", "fine") if asks else (reply, "hi"), not_said=("know",)))
+    answer = " ".join(
+        [f"{reply}{talk.you}!", *([rng.choice(WELL)] if asks else []), rng.choice(OFFERS)]
+    )
+    talk.add(
+        prompt,
+        answer,
+        partial(brief, wanted=("well", "fine") if asks else (reply, "hi"), not_said=("know",)),
+    )
 
 
 def naming(talk: Talk) -> None:
@@ -122,19 +194,35 @@ def naming(talk: Talk) -> None:
 def recall_name(talk: Talk) -> None:
     prompt, others = talk.rng.choice(ASK_NAME), tuple(name for name in HEROES if name != talk.name)
     if talk.name:
-        talk.add(prompt, f"Your name is {talk.name}.", partial(brief, wanted=(talk.name,), not_said=others))
+        talk.add(
+            prompt,
+            f"Your name is {talk.name}.",
+            partial(brief, wanted=(talk.name,), not_said=others),
+        )
     else:
-        talk.add(prompt, "I don't know. You did not tell me your name.", partial(brief, wanted=("don't know", "did not tell"), not_said=others))
+        talk.add(
+            prompt,
+            "I don't know. You did not tell me your name.",
+            partial(brief, wanted=("don't know", "did not tell"), not_said=others),
+        )
 
 
 def liking(talk: Talk) -> None:
     rng = talk.rng
     kind = rng.choice(tuple(KINDS_OF_LIKING))
     some = KINDS_OF_LIKING[kind]
-    what = rng.choice([each for each in some if apart(talk.name or kind, each, talk.held_out)] or some)
+    what = rng.choice(
+        [each for each in some if apart(talk.name or kind, each, talk.held_out)] or some
+    )
     talk.liked[kind] = what
     many = what if kind != "animal" else {"mouse": "mice", "fox": "foxes"}.get(what, f"{what}s")
-    prompt = rng.choice((f"My favourite {kind} is {'the ' * (kind == 'animal')}{what}.", f"I like {many}.", f"I love {many}!"))
+    prompt = rng.choice(
+        (
+            f"My favourite {kind} is {'the ' * (kind == 'animal')}{what}.",
+            f"I like {many}.",
+            f"I love {many}!",
+        )
+    )
     if not prompt.startswith("My"):
         prompt += f" It is my favourite {kind}."
     reply = {"animal": f"{many.capitalize()} are lovely{talk.you}!", "colour": f"{what.capitalize()} is a lovely colour{talk.you}!", "food": f"{what.capitalize()} is good to eat{talk.you}!"}[kind]  # fmt: skip
@@ -143,14 +231,28 @@ def liking(talk: Talk) -> None:
 
 def recall_liking(talk: Talk) -> None:
     rng = talk.rng
-    kind = rng.choice(tuple(talk.liked) or tuple(KINDS_OF_LIKING)) if rng.random() < 0.8 else rng.choice(tuple(KINDS_OF_LIKING))
-    prompt = rng.choice(("What is my favourite {}?", "Do you know my favourite {}?", "Which {} do I like best?")).format(kind)
+    kind = (
+        rng.choice(tuple(talk.liked) or tuple(KINDS_OF_LIKING))
+        if rng.random() < 0.8
+        else rng.choice(tuple(KINDS_OF_LIKING))
+    )
+    prompt = rng.choice(
+        ("What is my favourite {}?", "Do you know my favourite {}?", "Which {} do I like best?")
+    ).format(kind)
     if kind in talk.liked:
         what = f"{'the ' * (kind == 'animal')}{talk.liked[kind]}"
         others = [other for other in KINDS_OF_LIKING[kind] if other != talk.liked[kind]]
-        talk.add(prompt, f"Your favourite {kind} is {what}.", partial(brief, wanted=(talk.liked[kind],), not_said=others))
+        talk.add(
+            prompt,
+            f"Your favourite {kind} is {what}.",
+            partial(brief, wanted=(talk.liked[kind],), not_said=others),
+        )
     else:
-        talk.add(prompt, f"I don't know. You did not tell me your favourite {kind}.", partial(brief, wanted=("don't know", "did not tell")))
+        talk.add(
+            prompt,
+            f"I don't know. You did not tell me your favourite {kind}.",
+            partial(brief, wanted=("don't know", "did not tell")),
+        )
 
 
 def feeling(talk: Talk) -> None:
@@ -161,15 +263,19 @@ def feeling(talk: Talk) -> None:
     if glad:
         answer = f"I am glad that you are {what}{talk.you}! {rng.choice(OFFERS)}"
     else:
-        answer = (
-            f"I am sorry that you are {what}{talk.you}. {rng.choice(('Would you like a story?', 'Shall I tell you a story?', 'Can I help you?'))}"
-        )
+        answer = f"I am sorry that you are {what}{talk.you}. {rng.choice(('Would you like a story?', 'Shall I tell you a story?', 'Can I help you?'))}"
     talk.add(prompt, answer, partial(brief, wanted=("glad" if glad else "sorry",)))
 
 
 def who(talk: Talk) -> None:
     prompt = talk.rng.choice(WHO)
-    no = "No. " if prompt in ("Are you a person?", "Are you real?") else "Yes. " if prompt == "Are you a robot?" else ""
+    no = (
+        "No. "
+        if prompt in ("Are you a person?", "Are you real?")
+        else "Yes. "
+        if prompt == "Are you a robot?"
+        else ""
+    )
     talk.add(prompt, no + ABOUT_ME, partial(brief, wanted=("Daedal", "program")))
 
 
@@ -190,12 +296,22 @@ def open_question(talk: Talk) -> None:
 def thanks(talk: Talk) -> None:
     rng = talk.rng
     if rng.random() < 0.6:
-        answer = rng.choice((f"You are welcome{talk.you}!", f"I am glad that you like it{talk.you}!"))
-        talk.add(rng.choice(THANKS), answer, partial(brief, wanted=("welcome", "glad"), not_said=("know",)))
+        answer = rng.choice(
+            (f"You are welcome{talk.you}!", f"I am glad that you like it{talk.you}!")
+        )
+        talk.add(
+            rng.choice(THANKS),
+            answer,
+            partial(brief, wanted=("welcome", "glad"), not_said=("know",)),
+        )
     else:
         words = rng.choice(BYE)
         answer = f"Good night{talk.you}!" if "night" in words else f"Goodbye{talk.you}!"
-        talk.add(words, answer, partial(brief, wanted=("goodbye", "good night", "bye"), not_said=("know",)))
+        talk.add(
+            words,
+            answer,
+            partial(brief, wanted=("goodbye", "good night", "bye"), not_said=("know",)),
+        )
 
 
 def telling(talk: Talk) -> None:
@@ -211,7 +327,9 @@ def telling(talk: Talk) -> None:
     prompt = rng.choice(asking) + (f" about {tale.hero}." if named else ".")
 
     def demands(text: str) -> dict[str, bool]:
-        return {"a story": 3 <= len(sentences(text)) <= 8} | ({"hero named": says(text, tale.hero)} if named else {})
+        return {"a story": 3 <= len(sentences(text)) <= 8} | (
+            {"hero named": says(text, tale.hero)} if named else {}
+        )
 
     talk.add(prompt, tale.text, demands)
 
@@ -225,21 +343,48 @@ def about_story(talk: Talk) -> None:
         (rng.choice((f"Where was {tale.hero}?", "Where did it happen?")), tale.place, f"{tale.hero} was {tale.place}.", ()),
     ]  # fmt: skip
     if says(tale.text, tale.animal):
-        asks.append(("Which animal was in the story?", tale.animal, f"There was a {tale.animal} in the story.", ANIMALS))
+        asks.append(
+            (
+                "Which animal was in the story?",
+                tale.animal,
+                f"There was a {tale.animal} in the story.",
+                ANIMALS,
+            )
+        )
     if tale.ending[0] == "moral":
-        asks.append((f"What did {tale.hero} learn?", tale.ending[1], f"{tale.hero} learned to {tale.ending[1]}.", ()))
+        asks.append(
+            (
+                f"What did {tale.hero} learn?",
+                tale.ending[1],
+                f"{tale.hero} learned to {tale.ending[1]}.",
+                (),
+            )
+        )
     prompt, right, answer, rivals = rng.choice(asks)
     others = [rival for rival in rivals if rival != right]
     talk.add(prompt, answer, partial(brief, wanted=(right,), not_said=others))
 
 
-# ---- a conversation -------------------------------------------------------------------------------------------------------------------------
+# ---- a conversation ------------------------------------------------------------------------------
 
-MIDDLE = (naming, liking, feeling, who, able, open_question, open_question, telling, recall_name, recall_liking, thanks)
+MIDDLE = (
+    naming,
+    liking,
+    feeling,
+    who,
+    able,
+    open_question,
+    open_question,
+    telling,
+    recall_name,
+    recall_liking,
+    thanks,
+)
 
 
 def task(rng: random.Random, held_out: bool = False) -> Task:
-    """One to five exchanges: a greeting or the point at once, then one thing after another; what was told is asked for soon after."""
+    """One to five exchanges: a greeting or the point at once, then one thing after another; what
+    was told is asked for soon after."""
     talk = Talk(rng, held_out)
     if rng.random() < 0.6:
         rng.choice((greeting, greeting, naming))(talk)
@@ -250,12 +395,15 @@ def task(rng: random.Random, held_out: bool = False) -> Task:
 
 
 def following(talk: Talk) -> Callable[[Talk], None]:
-    """What comes next: after a story often a question about it, after an offer often a yes, after something told often its recall."""
+    """What comes next: after a story often a question about it, after an offer often a yes, after
+    something told often its recall."""
     rng, last = talk.rng, talk.last
     if talk.told and last and last.answer == talk.told.text and rng.random() < 0.6:
         return rng.choice((about_story, about_story, thanks, telling))
     if last and "story?" in last.answer and rng.random() < 0.4:
         return telling
     if (talk.name or talk.liked) and rng.random() < 0.35:
-        return recall_name if talk.name and (not talk.liked or rng.random() < 0.5) else recall_liking
+        return (
+            recall_name if talk.name and (not talk.liked or rng.random() < 0.5) else recall_liking
+        )
     return rng.choice(MIDDLE)

@@ -1,4 +1,5 @@
-"""What a procedural instruction is: the user's words, a right answer, and a program that says what any answer earns."""
+"""What a procedural instruction is: the user's words, a right answer, and a program that says what
+any answer earns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ Constraints = Callable[[str], dict[str, bool]]
 
 @dataclass(frozen=True)
 class Task:
-    """`kind` of task, `prompt` (the user's words), `answer` (a right one), `check`: what a completion earns, 0 to 1 (the gold reward),
-    `demands`, which says of each constraint whether a completion meets it, and the messages `before`, whose answers are right ones too."""
+    """`kind` of task, `prompt` (the user's words), `answer` (a right one), `check`: what a
+    completion earns, 0 to 1 (the gold reward), `demands`, which says of each constraint whether a
+    completion meets it, and the messages `before`, whose answers are right ones too."""
 
     kind: str
     prompt: str
@@ -25,7 +27,8 @@ class Task:
         return [*self.before, {"role": "user", "content": self.prompt}]
 
     def constraints(self, text: str) -> dict[str, bool]:
-        """Constraint -> whether `text` meets it; a task that has no names for its constraints has one, `right`."""
+        """Constraint -> whether `text` meets it; a task that has no names for its constraints has
+        one, `right`."""
         return self.demands(text) if self.demands else {"right": self.check(text) >= 1}
 
 

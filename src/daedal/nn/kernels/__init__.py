@@ -1,10 +1,12 @@
 """CPU kernels in C++ (kernels.cpp): how they are built, found and called.
 
-The first use on a machine compiles the file with one `g++` call (3 s) into the user's cache folder, in the background: until the
-library is there, and where there is no compiler or no AVX2, callers take their PyTorch path. `DAEDAL_KERNELS=0` switches it off.
+The first use on a machine compiles the file with one `g++` call (3 s) into the user's cache folder,
+in the background: until the library is there, and where there is no compiler or no AVX2, callers
+take their PyTorch path. `DAEDAL_KERNELS=0` switches it off.
 
-Every operation is a record of 24 words (a code, pointers, sizes) that `run` executes; a list of records is one call into one
-parallel region. `watched_by` hands the records of a whole decode step to a capture, see daedal.nn.replay.
+Every operation is a record of 24 words (a code, pointers, sizes) that `run` executes; a list of
+records is one call into one parallel region. `watched_by` hands the records of a whole decode step
+to a capture, see daedal.nn.replay.
 
 Legend: M rows, N outputs, K inputs, B batch, T tokens, H heads.
 """
@@ -34,7 +36,12 @@ from daedal.nn.packing import dense, packed
 SOURCE = Path(__file__).with_name("kernels.cpp")
 BLOCK = 32  # inputs of packed weights are padded to a multiple of this
 RECORD = struct.Struct("24q")
-CODES = {name: code for code, name in enumerate(["linear", "attend", "rms_norm", "add", "mul", "act", "rope", "read"])}
+CODES = {
+    name: code
+    for code, name in enumerate(
+        ["linear", "attend", "rms_norm", "add", "mul", "act", "rope", "read"]
+    )
+}
 
 _library: ctypes.CDLL | None = None
 _failure = ""
@@ -43,7 +50,7 @@ _next_look = 0.0
 _watcher = threading.local()  # .capture: who is told of every record, in the thread that captures
 
 
-# ---- building ---------------------------------------------------------------------------------------------------------------
+# ---- building ------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -53,18 +60,29 @@ def compiler() -> str | None:
 
 @functools.cache
 def library_path() -> Path:
-    """Named by what it is made from, so that a changed source, compiler or CPU never meets an old library."""
+    """Named by what it is made from, so that a changed source, compiler or CPU never meets an old
+    library."""
     try:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        cpu = next(
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        )
     except (OSError, StopIteration):
         cpu = platform.processor()
     parts = [SOURCE.read_text(), str(compiler()), cpu, torch.__version__]
-    return cache_folder() / f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+    return (
+        cache_folder()
+        / f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+    )
 
 
 def command(out: Path) -> list[str]:
-    """The compiler call. It links the OpenMP that torch brings, so that a process has one pool of threads, not two that fight."""
-    gomp = [str(path) for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*"))[:1]]
+    """The compiler call. It links the OpenMP that torch brings, so that a process has one pool of
+    threads, not two that fight."""
+    gomp = [
+        str(path) for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*"))[:1]
+    ]
     return [
         str(compiler()),
         "-O3",
@@ -82,7 +100,8 @@ def command(out: Path) -> list[str]:
 
 
 def build(wait: bool = True) -> bool:
-    """Compile the library if it is missing; True when it can be called. With `wait=False` a detached process does the work."""
+    """Compile the library if it is missing; True when it can be called. With `wait=False` a
+    detached process does the work."""
     global _failure, _next_look
     path = library_path()
     if path.exists():
@@ -109,7 +128,8 @@ def build(wait: bool = True) -> bool:
 
 
 def available() -> bool:
-    """Whether the kernels can be called now. The first call starts the build if need be and never waits for it."""
+    """Whether the kernels can be called now. The first call starts the build if need be and never
+    waits for it."""
     global _library, _next_look
     if os.environ.get("DAEDAL_KERNELS") == "0" or _wrong:
         return False
@@ -136,13 +156,17 @@ def _open(path: Path) -> ctypes.CDLL | None:
     except OSError as error:
         _failure = f"{path} does not load ({error})"
         return None
-    library.run.argtypes, library.run.restype = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int], None
+    library.run.argtypes, library.run.restype = (
+        [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int],
+        None,
+    )
     return library
 
 
 def right() -> bool:
-    """Whether the products of the library just loaded agree with PyTorch's: it was compiled for this CPU, with instructions that may never
-    have run anywhere else, and a wrong number must not pass for a fast one."""
+    """Whether the products of the library just loaded agree with PyTorch's: it was compiled for
+    this CPU, with instructions that may never have run anywhere else, and a wrong number must not
+    pass for a fast one."""
     global _failure, _wrong
     draw = torch.Generator().manual_seed(0)
     for bits in (4, 8, 16):
@@ -152,8 +176,12 @@ def right() -> bool:
             with watched_by(None):
                 y = linear(x, [(weight, scale, None, 24)], bits)[0]
             want = x @ dense(weight, scale, bits).mT
-            if not (y - want).norm() < 0.02 * want.norm():  # activations of int8 and int4 products are rounded to 8 bits
-                _failure, _wrong = f"the {bits}-bit product is wrong on this CPU ({platform.machine()}); please report it", True
+            # activations of int8 and int4 products are rounded to 8 bits
+            if not (y - want).norm() < 0.02 * want.norm():
+                _failure, _wrong = (
+                    f"the {bits}-bit product is wrong on this CPU ({platform.machine()}); please report it",
+                    True,
+                )
                 return False
     return True
 
@@ -167,11 +195,19 @@ def status() -> str:
     log = Path(f"{library_path()}.log")
     if _failure or not compiler():
         return f"not available: {_failure or 'no C++ compiler; install g++'}"
-    errors = [line for line in log.read_text().splitlines() if "error" in line][:1] if log.exists() else []
-    return f"not available: the compiler failed ({errors[0]})" if errors else "being built in the background"
+    errors = (
+        [line for line in log.read_text().splitlines() if "error" in line][:1]
+        if log.exists()
+        else []
+    )
+    return (
+        f"not available: the compiler failed ({errors[0]})"
+        if errors
+        else "being built in the background"
+    )
 
 
-# ---- calling ----------------------------------------------------------------------------------------------------------------
+# ---- calling -------------------------------------------------------------------------------------
 
 
 def program(records: list[bytes]) -> Callable[[], None]:
@@ -183,7 +219,8 @@ def program(records: list[bytes]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def watched_by(capture: Any) -> Iterator[None]:
-    """Inside, every record launched by this thread is also given to `capture.record`, and the tensors it wrote to `capture.wrote`."""
+    """Inside, every record launched by this thread is also given to `capture.record`, and the
+    tensors it wrote to `capture.wrote`."""
     before, _watcher.capture = getattr(_watcher, "capture", None), capture
     try:
         yield
@@ -201,13 +238,32 @@ def launch(name: str, form: str, *args: float, wrote: tuple[Tensor, ...] = ()) -
     _library.run(record, 1, torch.get_num_threads())
 
 
-def linear(x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, int]], bits: int) -> list[Tensor]:
-    """x (M, K) fp32 through up to three weights (packed, scale, bias, N) of one kind -> fp32 (M, N) each. K is a multiple of 32."""
+def linear(
+    x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, int]], bits: int
+) -> list[Tensor]:
+    """x (M, K) fp32 through up to three weights (packed, scale, bias, N) of one kind -> fp32 (M, N)
+    each. K is a multiple of 32."""
     out = [x.new_empty(x.shape[0], n) for _, _, _, n in weights]
     words = []
     for (weight, scale, bias, n), y in zip(weights, out, strict=True):
-        words += [weight.data_ptr(), 0 if scale is None else scale.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr(), n]
-    launch("linear", "q" * (6 + len(words)), x.data_ptr(), *x.shape, x.stride(0), bits, len(weights), *words, wrote=(x, *out))
+        words += [
+            weight.data_ptr(),
+            0 if scale is None else scale.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            y.data_ptr(),
+            n,
+        ]
+    launch(
+        "linear",
+        "q" * (6 + len(words)),
+        x.data_ptr(),
+        *x.shape,
+        x.stride(0),
+        bits,
+        len(weights),
+        *words,
+        wrote=(x, *out),
+    )
     return out
 
 
@@ -224,19 +280,40 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """One new token for each of B sequences: q (B, H, K), k and v (B, Hkv, K) fp32 -> (B, H, K). Writes k and v at `positions` (B) of
-    `slots` (B) in keys and values (slots, Hkv, max_len, K; fp32 or bf16), then attends to everything up to there."""
+    """One new token for each of B sequences: q (B, H, K), k and v (B, Hkv, K) fp32 -> (B, H, K).
+    Writes k and v at `positions` (B) of `slots` (B) in keys and values (slots, Hkv, max_len, K;
+    fp32 or bf16), then attends to everything up to there."""
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty_like(q)
     pointers = [t.data_ptr() for t in (q, k, v, keys, values, slots, positions, out)]
-    sizes = [*q.shape[:2], k.shape[1], q.shape[2], keys.shape[2], keys.dtype == torch.bfloat16, window or 0]
-    launch("attend", "q" * 15 + "dd", *pointers, *sizes, scale, softcap or 0.0, wrote=(q, k, v, out))
+    sizes = [
+        *q.shape[:2],
+        k.shape[1],
+        q.shape[2],
+        keys.shape[2],
+        keys.dtype == torch.bfloat16,
+        window or 0,
+    ]
+    launch(
+        "attend", "q" * 15 + "dd", *pointers, *sizes, scale, softcap or 0.0, wrote=(q, k, v, out)
+    )
     return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # (..., D) -> (..., D)
     out = torch.empty_like(x)
-    launch("rms_norm", "qqqqqdd", x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], eps, 0.0, wrote=(out,))
+    launch(
+        "rms_norm",
+        "qqqqqdd",
+        x.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        x.numel() // x.shape[-1],
+        x.shape[-1],
+        eps,
+        0.0,
+        wrote=(out,),
+    )
     return out
 
 
@@ -276,8 +353,14 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def read_bandwidth(seconds: float = 0.5, size: int = 256 << 20) -> float:
-    """Bytes a second that all threads together read from memory: the roofline of decoding. Best of what fits in `seconds`."""
-    data, out, best, stop = huge(size), torch.zeros(256, dtype=torch.int64), 0.0, time.perf_counter() + seconds
+    """Bytes a second that all threads together read from memory: the roofline of decoding. Best of
+    what fits in `seconds`."""
+    data, out, best, stop = (
+        huge(size),
+        torch.zeros(256, dtype=torch.int64),
+        0.0,
+        time.perf_counter() + seconds,
+    )
     data.fill_(1)
     while time.perf_counter() < stop or not best:
         start = time.perf_counter()
@@ -287,7 +370,8 @@ def read_bandwidth(seconds: float = 0.5, size: int = 256 << 20) -> float:
 
 
 def huge(size: int) -> Tensor:
-    """Fresh uint8 memory on huge pages where the system has them, so that what is measured is memory, not its page tables."""
+    """Fresh uint8 memory on huge pages where the system has them, so that what is measured is
+    memory, not its page tables."""
     region = mmap.mmap(-1, max(size, 1) + (2 << 20))
     if hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)

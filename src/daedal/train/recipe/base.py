@@ -1,6 +1,7 @@
 """What the recipes of every medium have: the run, its optimizer, and the decoder's dial.
 
-One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason in `ModelRecipe` and `OptimizerRecipe`.
+One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason
+in `ModelRecipe` and `OptimizerRecipe`.
 """
 
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,13 +20,16 @@ class Section(BaseModel):
 
 def marks_of(section: type[BaseModel], name: str) -> set[Any]:
     """The marks of a field, those of the classes that it is inherited from included."""
-    fields = (base.model_fields.get(name) for base in section.__mro__ if issubclass(base, BaseModel))
+    fields = (
+        base.model_fields.get(name) for base in section.__mro__ if issubclass(base, BaseModel)
+    )
     return {mark for field in fields if field for mark in field.metadata}
 
 
 class ModelRecipe(Section):
-    """`depth` layers of width 64*depth in heads of 64 (aspect ratio and head size of nanochat's sweeps); `options` are config.json fields
-    that override what follows from it. Or `start`: a folder or Hub name to go on from."""
+    """`depth` layers of width 64*depth in heads of 64 (aspect ratio and head size of nanochat's
+    sweeps); `options` are config.json fields that override what follows from it. Or `start`: a
+    folder or Hub name to go on from."""
 
     family: str = "llama"
     depth: int = 6
@@ -34,7 +38,8 @@ class ModelRecipe(Section):
     start: str | None = None
 
     def config(self, vocab_size: int, bos: int | None, eos: int | None) -> dict[str, Any]:
-        """config.json of the network: feed-forward 8/3 of the width (equal parameters to a plain 4x), rounded to 64."""
+        """config.json of the network: feed-forward 8/3 of the width (equal parameters to a plain
+        4x), rounded to 64."""
         width = self.options.get("hidden_size", 64 * self.depth)
         heads = max(1, width // 64)
         inner = -(-8 * width // (3 * 64)) * 64
@@ -46,7 +51,8 @@ class ModelRecipe(Section):
 
 
 class OptimizerRecipe(Section):
-    """Muon for matrices with AdamW for the rest, or AdamW for all. None: the rate follows from the width."""
+    """Muon for matrices with AdamW for the rest, or AdamW for all. None: the rate follows from the
+    width."""
 
     name: Fixed[Literal["muon", "adamw"]] = "muon"
     matrix_lr: float | None = None
@@ -60,8 +66,8 @@ class OptimizerRecipe(Section):
     final: float = 0.0  # to this share of the peak
 
     def rates(self, width: int) -> tuple[float, float]:
-        """(matrix_lr, adam_lr). Muon's update has unit RMS gain whatever the width, so its rate is constant; Adam's falls with
-        sqrt(width) (Yang et al. 2022, as nanochat applies it)."""
+        """(matrix_lr, adam_lr). Muon's update has unit RMS gain whatever the width, so its rate is
+        constant; Adam's falls with sqrt(width) (Yang et al. 2022, as nanochat applies it)."""
         base = 0.006 if self.name == "muon" else 0.002
         return self.matrix_lr or 0.02, self.adam_lr or base * (384 / width) ** 0.5
 
@@ -85,8 +91,11 @@ class Run(Section):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    ema: FixedPresence[float | None] = None  # decay of an average of the weights, evaluated and saved in their place
-    averages: Fixed[tuple[float, ...]] = ()  # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05, 0.1]
+    # decay of an average of the weights, evaluated and saved in their place
+    ema: FixedPresence[float | None] = None
+    # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05,
+    # 0.1]
+    averages: Fixed[tuple[float, ...]] = ()
     averages_every: int = 100  # steps between those written
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -104,5 +113,7 @@ class Run(Section):
     @model_validator(mode="after")
     def fits_together(self) -> Self:
         if (self.ema or self.averages) and self.parallel == "fsdp":
-            raise ValueError("an average of sharded weights is not kept; leave ema out (and averages) or use parallel: ddp")
+            raise ValueError(
+                "an average of sharded weights is not kept; leave ema out (and averages) or use parallel: ddp"
+            )
         return self

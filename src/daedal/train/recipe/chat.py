@@ -1,4 +1,5 @@
-"""Recipes on conversations: fine-tuning, reward models, preferences, principles, reinforcement learning."""
+"""Recipes on conversations: fine-tuning, reward models, preferences, principles, reinforcement
+learning."""
 
 from typing import Literal, Self
 
@@ -9,12 +10,21 @@ from daedal.train.recipe.base import Fixed, OptimizerRecipe, Run, Section
 
 
 class AdapterRecipe(Section):
-    """A LoRA in place of full weights; `alpha` None is the rank. `out/adapter` holds it, and `out/model` the model with it merged in. With `bits`
-    the frozen base is packed in memory (Dettmers et al. 2023, QLoRA); it is merged into the start as it is on disk."""
+    """A LoRA in place of full weights; `alpha` None is the rank. `out/adapter` holds it, and
+    `out/model` the model with it merged in. With `bits` the frozen base is packed in memory
+    (Dettmers et al. 2023, QLoRA); it is merged into the start as it is on disk."""
 
     rank: int = 16
     alpha: float | None = None
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    targets: list[str] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
     rslora: bool = False
     dora: bool = False
     bits: Literal[8, 4] | None = None
@@ -46,8 +56,9 @@ class ChatRun(Run):
 
 
 class SampledRecipe(Section):
-    """Answers of the start itself, or of a `teacher`, to tasks: `n` each to `tasks` prompts of these `kinds` (none: all), checked by program. Kept are those that
-    earn at least `threshold` (task: sft), or the best and the worst of a prompt (task: preference)."""
+    """Answers of the start itself, or of a `teacher`, to tasks: `n` each to `tasks` prompts of
+    these `kinds` (none: all), checked by program. Kept are those that earn at least `threshold`
+    (task: sft), or the best and the worst of a prompt (task: preference)."""
 
     teacher: str | None = None  # folder, house model or Hub name of a chat model
     tasks: int = 200
@@ -62,28 +73,35 @@ class SFTRecipe(ChatRun):
     """Supervised fine-tuning on conversations (daedal.train.sft)."""
 
     task: Literal["sft"] = "sft"
-    sampled: Fixed[SampledRecipe | None] = None  # rejection sampling: the start's own right answers are a source too
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8)
+    # rejection sampling: the start's own right answers are a source too
+    sampled: Fixed[SampledRecipe | None] = None
+    optimizer: OptimizerRecipe = OptimizerRecipe(
+        name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
+    )
 
 
 class RewardRecipe(ChatRun):
     """A reward model from comparisons (daedal.train.reward)."""
 
     task: Literal["reward"] = "reward"
-    kind: Fixed[Literal["outcome", "process"]] = "outcome"  # a value for a whole answer, or a logit for each step of it
+    # a value for a whole answer, or a logit for each step of it
+    kind: Fixed[Literal["outcome", "process"]] = "outcome"
     task_pairs: Fixed[int] = 2000  # made of each source of tasks that has no limit
-    sampled: Fixed[SampledRecipe | None] = None  # the start's own best and worst answers are pairs too
+    # the start's own best and worst answers are pairs too
+    sampled: Fixed[SampledRecipe | None] = None
     margin: float = 1.0  # weight of a pair's own margin
     centre: float = 0.01  # of the pull of rewards towards a mean of zero
     rows: int = 16
     micro_rows: int = 16
     evaluate_tasks: int = 200
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8)
+    optimizer: OptimizerRecipe = OptimizerRecipe(
+        name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
+    )
 
 
 class PreferenceRecipe(ChatRun):
-    """A policy from comparisons (daedal.train.preference). With `sampled` it answers tasks first, and its own best and worst answers are the
-    pairs."""
+    """A policy from comparisons (daedal.train.preference). With `sampled` it answers tasks first,
+    and its own best and worst answers are the pairs."""
 
     task: Literal["preference"] = "preference"
     method: Fixed[Literal["dpo", "ipo", "kto", "orpo", "simpo"]] = "dpo"
@@ -96,12 +114,15 @@ class PreferenceRecipe(ChatRun):
     sampled: Fixed[SampledRecipe | None] = None
     rows: int = 16
     micro_rows: int = 16
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8)
+    optimizer: OptimizerRecipe = OptimizerRecipe(
+        name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
+    )
 
 
 class ConstitutionRecipe(ChatRun):
-    """Critique, revision and preferences by written principles (daedal.train.constitution). `critic` is "self", "program" (the principles' words),
-    or a chat model's folder; `steps` are DPO's."""
+    """Critique, revision and preferences by written principles (daedal.train.constitution).
+    `critic` is "self", "program" (the principles' words), or a chat model's folder; `steps` are
+    DPO's."""
 
     task: Literal["constitution"] = "constitution"
     principles: str | None = None  # a YAML list of them; None: daedal/train/principles.yaml
@@ -118,9 +139,10 @@ class ConstitutionRecipe(ChatRun):
 
 
 class RolloutRecipe(Section):
-    """`group` completions each of `questions` prompts, over all processes, and what draws them. `dynamic` asks on until every prompt's rewards
-    differ (DAPO); the last `overlong` tokens of an answer that is cut cost up to 1. `batch`: completions that an engine runs at once.
-    `actors` draw in processes of their own (daedal.train.actors)."""
+    """`group` completions each of `questions` prompts, over all processes, and what draws them.
+    `dynamic` asks on until every prompt's rewards differ (DAPO); the last `overlong` tokens of an
+    answer that is cut cost up to 1. `batch`: completions that an engine runs at once. `actors` draw
+    in processes of their own (daedal.train.actors)."""
 
     questions: int = 16
     group: int = 8
@@ -135,47 +157,63 @@ class RolloutRecipe(Section):
 
 
 class RLData(ChatData):
-    """Prompts: `tasks:arithmetic`, or files whose rows have a prompt. `reward`: "check" is the task's own (of a file: its answer column), else
-    `package.module:function` of (prompt, completion), or the folder of a reward model."""
+    """Prompts: `tasks:arithmetic`, or files whose rows have a prompt. `reward`: "check" is the
+    task's own (of a file: its answer column), else `package.module:function` of (prompt,
+    completion), or the folder of a reward model."""
 
     reward: str = "check"
 
 
 class RLRecipe(ChatRun):
-    """Reinforcement learning from a reward (daedal.train.rl). The reference is `start`. `rows` are the completions of an optimizer step,
-    `rollout.questions` times `rollout.group` those of a rollout."""
+    """Reinforcement learning from a reward (daedal.train.rl). The reference is `start`. `rows` are
+    the completions of an optimizer step, `rollout.questions` times `rollout.group` those of a
+    rollout."""
 
     task: Literal["rl"] = "rl"
-    method: Fixed[Literal["ppo", "reinforce++", "rloo", "grpo", "dapo", "dr_grpo", "gspo", "cispo"]] = "grpo"
+    method: Fixed[
+        Literal["ppo", "reinforce++", "rloo", "grpo", "dapo", "dr_grpo", "gspo", "cispo"]
+    ] = "grpo"
     data: Fixed[RLData] = RLData()
     rollout: RolloutRecipe = RolloutRecipe()
     answer_tokens: int = 64
     epochs: int = 1  # over a rollout
     clip: float | None = None  # of the ratio, below and above 1; None: the method's own
     clip_high: float | None = None  # above, where it differs
-    kl: float = 0.0  # weight of the divergence from the reference: in the rewards of ppo, reinforce++ and rloo, else in the loss
+    # weight of the divergence from the reference: in the rewards of ppo, reinforce++ and rloo, else
+    # in the loss
+    kl: float = 0.0
     kl_target: float | None = None  # nats a completion, to which the weight adapts
-    value: str | None = None  # ppo: folder of the scalar model that the value network starts from; None: the start under a new head
+    # ppo: folder of the scalar model that the value network starts from; None: the start under a
+    # new head
+    value: str | None = None
     gamma: float = 1.0  # ppo, as are the next three
     lam: float = 0.95
     value_clip: float | None = 0.2
     value_weight: float = 0.5
-    kl_stop: float | None = 100.0  # the run stops when a completion is further than so many nats from the reference,
+    # the run stops when a completion is further than so many nats from the reference,
+    kl_stop: float | None = 100.0
     shortest: float = 2.0  # when the mean completion is shorter than so many tokens,
-    held_out_drop: float | None = None  # when held-out tasks' own check falls so far below its best while the reward rises,
+    # when held-out tasks' own check falls so far below its best while the reward rises,
+    held_out_drop: float | None = None
     dropped_most: float = 0.5  # or when the reward fails for more than this share of a rollout
     rows: int = 128
     micro_rows: int = 32
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=1e-5, weight_decay=0.0, betas=(0.9, 0.99), warmup=5, decay=0.3)
+    optimizer: OptimizerRecipe = OptimizerRecipe(
+        name="adamw", adam_lr=1e-5, weight_decay=0.0, betas=(0.9, 0.99), warmup=5, decay=0.3
+    )
 
     @model_validator(mode="after")
     def divides(self) -> Self:
         made = self.rollout.questions * self.rollout.group
         if made % self.rows or self.rows % self.micro_rows:
-            raise ValueError(f"a rollout of {made} completions (questions x group) must split into rows = {self.rows}, and rows into micro_rows")
+            raise ValueError(
+                f"a rollout of {made} completions (questions x group) must split into rows = {self.rows}, and rows into micro_rows"
+            )
         if self.rollout.group < 2 and self.method not in ("ppo", "reinforce++"):
-            raise ValueError(f"method {self.method} compares the completions of a prompt: rollout.group must be at least 2")
+            raise ValueError(
+                f"method {self.method} compares the completions of a prompt: rollout.group must be at least 2"
+            )
         if self.kl_target and not self.kl:
             raise ValueError("kl_target adapts the weight kl, which must start above 0")
         return self

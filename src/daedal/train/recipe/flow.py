@@ -9,8 +9,9 @@ from daedal.train.recipe.pictures import PictureData, PictureRun, PictureSource
 
 
 class MediaModelRecipe(Section):
-    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that ratio); `options` are MediaConfig fields; `codec` is
-    the folder of an autoencoder, whose latents are painted in then."""
+    """The media transformer: `depth` blocks of width 32*depth (DiT's S to XL keep about that
+    ratio); `options` are MediaConfig fields; `codec` is the folder of an autoencoder, whose latents
+    are painted in then."""
 
     depth: int = 8
     options: dict[str, Any] = {}
@@ -20,7 +21,10 @@ class MediaModelRecipe(Section):
     def config(self, vocab_size: int, codec: dict[str, Any] | None = None) -> dict[str, Any]:
         """MediaConfig's fields, given the config of the codec."""
         width = self.options.get("hidden_size", 32 * self.depth)
-        patch, channels = self.options.get("patch_size", 8), codec["latent_channels"] if codec else self.options.get("channels", 3)
+        patch, channels = (
+            self.options.get("patch_size", 8),
+            codec["latent_channels"] if codec else self.options.get("channels", 3),
+        )
         return {
             "hidden_size": width, "num_hidden_layers": self.depth, "num_attention_heads": max(1, width // 64),
             "intermediate_size": -(-8 * width // (3 * 32)) * 32, "token_size": channels * patch * patch, "patch_size": patch,
@@ -36,35 +40,54 @@ class FlowRecipe(PictureRun):
     model: Fixed[MediaModelRecipe] = MediaModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     vocab_size: Fixed[int] = 2048
-    time_mean: float = 0.0  # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
+    # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
+    time_mean: float = 0.0
     time_std: float = 1.0
     uniform: float = 0.1  # and the share drawn evenly instead
     drop_caption: float = 0.1  # for classifier-free guidance
     given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
-    control: float = 0.5  # share of samples that come with their edges, where model.options.control_size makes room for them
-    min_snr: float | None = None  # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
+    # share of samples that come with their edges, where model.options.control_size makes room for
+    # them
+    control: float = 0.5
+    # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
+    min_snr: float | None = None
     uncertainty: Fixed[bool] = False  # learn what a level's loss is, and divide by it (EDM2)
-    offset_noise: float = 0.0  # noise that a whole picture shares, so that very dark and very bright ones are learnt; 0.1 is common
-    align: FixedPresence[float] = 0.0  # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
-    align_to: Fixed[str] = "self"  # an average of the network's own weights at less noise, or the folder of a CLIP model
+    # noise that a whole picture shares, so that very dark and very bright ones are learnt; 0.1 is
+    # common
+    offset_noise: float = 0.0
+    # weight of an early block's likeness to a teacher that sees more (SRA: 0.2, REPA: 0.5)
+    align: FixedPresence[float] = 0.0
+    # an average of the network's own weights at less noise, or the folder of a CLIP model
+    align_to: Fixed[str] = "self"
     align_decay: float = 0.999  # of that average
-    additive: float = 0.0  # weight of names and endings of captions adding up, so that each is known with the others; sketch and flow
+    # weight of names and endings of captions adding up, so that each is known with the others;
+    # sketch and flow
+    additive: float = 0.0
     guidance_scale: float = 3.0  # of samples and evaluation
     evaluate_pictures: int = 48  # of each kind
     sample_steps: int = 20
-    sample_shift: float = 1.0  # of these steps towards noise; above 1, more of them go where layout is decided (daedal.processes.noise.shifted)
+    # of these steps towards noise; above 1, more of them go where layout is decided
+    # (daedal.processes.noise.shifted)
+    sample_shift: float = 1.0
 
     @model_validator(mode="after")
     def has_these_terms(self) -> Self:
-        if self.task != "flow" and (self.min_snr or self.uncertainty or self.offset_noise or self.align):
-            raise ValueError(f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own")
+        if self.task != "flow" and (
+            self.min_snr or self.uncertainty or self.offset_noise or self.align
+        ):
+            raise ValueError(
+                f"min_snr, uncertainty, offset_noise and align are terms of task: flow; task: {self.task} has a loss of its own"
+            )
         if self.task not in ("flow", "sketch") and self.additive:
-            raise ValueError(f"additive is a term of task: flow and task: sketch; task: {self.task} has a loss of its own")
+            raise ValueError(
+                f"additive is a term of task: flow and task: sketch; task: {self.task} has a loss of its own"
+            )
         return self
 
 
 class SketchRecipe(FlowRecipe):
-    """The text encoder of a media transformer alone, by the small pictures that it tells (daedal.train.sketch)."""
+    """The text encoder of a media transformer alone, by the small pictures that it tells
+    (daedal.train.sketch)."""
 
     task: Literal["sketch"] = "sketch"  # type: ignore[assignment]
     keep: float = 0.0  # weight of the text's states staying where they were on captions of scenes
@@ -88,13 +111,17 @@ class MeanFlowRecipe(FlowRecipe):
 
 
 class DistillRecipe(FlowRecipe):
-    """A student of the media transformer `model.start` (daedal.train.distill): of one to four steps, or one that needs no guidance."""
+    """A student of the media transformer `model.start` (daedal.train.distill): of one to four
+    steps, or one that needs no guidance."""
 
     task: Literal["distill"] = "distill"  # type: ignore[assignment]
     method: Fixed[Literal["progressive", "consistency", "guidance"]] = "progressive"
-    levels: int = 24  # the teacher's steps between noise and picture; progressive: a multiple of sample_steps
+    # the teacher's steps between noise and picture; progressive: a multiple of sample_steps
+    levels: int = 24
     teacher_guidance: float = 3.0
-    adversarial: FixedPresence[float] = 0.0  # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD); 0: none
+    # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD);
+    # 0: none
+    adversarial: FixedPresence[float] = 0.0
     guidance_scale: float = 1.0  # the student needs none
     sample_steps: int = 2
     given: float = 0.0
@@ -102,7 +129,9 @@ class DistillRecipe(FlowRecipe):
     @model_validator(mode="after")
     def has_a_teacher(self) -> Self:
         if not self.model.start:
-            raise ValueError("a student needs its teacher: give model.start, a trained model's folder")
+            raise ValueError(
+                "a student needs its teacher: give model.start, a trained model's folder"
+            )
         if self.method != "consistency" and self.adversarial:
             raise ValueError("adversarial is a term of method: consistency; leave it out")
         if self.method == "progressive" and self.levels % self.sample_steps:
@@ -113,11 +142,13 @@ class DistillRecipe(FlowRecipe):
 
 
 class PreferRecipe(FlowRecipe):
-    """A media transformer taught by comparisons or by reward (daedal.train.prefer), from `model.start`, on generated scenes."""
+    """A media transformer taught by comparisons or by reward (daedal.train.prefer), from
+    `model.start`, on generated scenes."""
 
     task: Literal["prefer"] = "prefer"  # type: ignore[assignment]
     method: Fixed[Literal["dpo", "grpo", "nft", "refl"]] = "grpo"
-    reward: str = "scenes"  # grpo, nft and refl: what can be read off a scene, or the folder of a rater or CLIP model
+    # grpo, nft and refl: what can be read off a scene, or the folder of a rater or CLIP model
+    reward: str = "scenes"
     data: Fixed[PictureData] = PictureData(train=[PictureSource(path="scenes")])
     drop_caption: float = 0.0
     beta: float = 100.0  # dpo: how far a difference of errors is trusted
@@ -132,11 +163,15 @@ class PreferRecipe(FlowRecipe):
     @model_validator(mode="after")
     def has_a_slope(self) -> Self:
         if self.method == "refl" and self.reward == "scenes":
-            raise ValueError("what is read off a scene has no slope to follow; give reward, the folder of a rater or CLIP model, or method: grpo")
+            raise ValueError(
+                "what is read off a scene has no slope to follow; give reward, the folder of a rater or CLIP model, or method: grpo"
+            )
         return self
 
     @model_validator(mode="after")
     def has_a_start(self) -> Self:
         if not self.model.start:
-            raise ValueError("preference training starts from a trained model: give model.start, its folder")
+            raise ValueError(
+                "preference training starts from a trained model: give model.start, its folder"
+            )
         return self

@@ -1,4 +1,5 @@
-"""Recipes on pictures: codecs, towers, raters, priors over codes, GANs, and fine-tuning of open models. The media transformer's are in flow.py."""
+"""Recipes on pictures: codecs, towers, raters, priors over codes, GANs, and fine-tuning of open
+models. The media transformer's are in flow.py."""
 
 import math
 from typing import Any, Literal, Self
@@ -6,13 +7,22 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from daedal.data.contents import DataPath
-from daedal.train.recipe.base import Fixed, FixedPresence, ModelRecipe, OptimizerRecipe, Run, Section
+from daedal.train.recipe.base import (
+    Fixed,
+    FixedPresence,
+    ModelRecipe,
+    OptimizerRecipe,
+    Run,
+    Section,
+)
 
 
 class PictureSource(Section):
-    """`path`: "scenes" (generated; "scenes:several" of one kind, "scenes:unseen"), a folder of pictures, or a parquet file with columns image and caption; `where` keeps rows whose columns have
-    one of the given values; `weight` is its share of the samples; `dense` the share of its captions that go on with what the pixels show;
-    `plain` lays transparent pictures of a parquet file on white only."""
+    """`path`: "scenes" (generated; "scenes:several" of one kind, "scenes:unseen"), a folder of
+    pictures, or a parquet file with columns image and caption; `where` keeps rows whose columns
+    have one of the given values; `weight` is its share of the samples; `dense` the share of its
+    captions that go on with what the pixels show; `plain` lays transparent pictures of a parquet
+    file on white only."""
 
     path: DataPath
     where: dict[str, str | list[str]] = {}
@@ -28,7 +38,8 @@ class PictureData(Section):
 
 
 class PictureRun(Run):
-    """What the tasks on pictures share; their networks are convolutions and small towers, for which AdamW is the default."""
+    """What the tasks on pictures share; their networks are convolutions and small towers, for which
+    AdamW is the default."""
 
     data: Fixed[PictureData]
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.001, weight_decay=0.01)
@@ -41,8 +52,9 @@ class PictureRun(Run):
 
 
 class CodecRecipe(Section):
-    """An autoencoder: `kind` kl (continuous latents) or vq (codes); `options` are AutoencoderKLConfig or VQModelConfig fields. `fsq_levels` fix
-    the codes on a grid of so many values a channel. Or `start`: a trained folder to go on from."""
+    """An autoencoder: `kind` kl (continuous latents) or vq (codes); `options` are
+    AutoencoderKLConfig or VQModelConfig fields. `fsq_levels` fix the codes on a grid of so many
+    values a channel. Or `start`: a trained folder to go on from."""
 
     kind: Literal["kl", "vq"] = "kl"
     side: int = 64  # pixels
@@ -51,9 +63,14 @@ class CodecRecipe(Section):
     start: str | None = None
 
     def config(self) -> dict[str, Any]:
-        """config.json: halvings from `block_out_channels`, one residual block a level, no attention (64 cells see each other by convolution)."""
+        """config.json: halvings from `block_out_channels`, one residual block a level, no attention
+        (64 cells see each other by convolution)."""
         channels = self.options.get("block_out_channels", [32, 64, 96, 128])
-        codes = {"vq_embed_dim": len(self.fsq_levels), "num_vq_embeddings": math.prod(self.fsq_levels)} if self.fsq_levels else {}
+        codes = (
+            {"vq_embed_dim": len(self.fsq_levels), "num_vq_embeddings": math.prod(self.fsq_levels)}
+            if self.fsq_levels
+            else {}
+        )
         return {
             "block_out_channels": channels, "down_block_types": ["DownEncoderBlock2D"] * len(channels), "sample_size": self.side,
             "up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 8, "mid_block_add_attention": False,
@@ -68,8 +85,8 @@ class CodecRecipe(Section):
 
 
 class AutoencodeRecipe(PictureRun):
-    """An image codec (daedal.train.autoencode). The weights stand beside an `error` of weight 1, all of them means. Without `perceptual` and
-    `adversarial` no critic is trained."""
+    """An image codec (daedal.train.autoencode). The weights stand beside an `error` of weight 1,
+    all of them means. Without `perceptual` and `adversarial` no critic is trained."""
 
     task: Literal["autoencode"] = "autoencode"
     evaluate_pictures: int = 100  # of the validation sources
@@ -77,18 +94,21 @@ class AutoencodeRecipe(PictureRun):
     error: Literal["l1", "l2"] = "l1"  # l2 is what PSNR measures; l1 keeps edges sharper
     perceptual: float = 0.1  # distance in the critic's features
     adversarial: FixedPresence[float] = 0.05
-    adversarial_from: int = 1000  # the step at which the codec starts to listen to the critic, which learns from the first
+    # the step at which the codec starts to listen to the critic, which learns from the first
+    adversarial_from: int = 1000
     game: Literal["hinge", "logistic", "relativistic"] = "hinge"
     critic_width: Fixed[int] = 32
     kl: float = 1e-5
-    equivariance: float = 0.25  # kl: of a scaled latent's picture against the scaled picture (EQ-VAE)
+    # kl: of a scaled latent's picture against the scaled picture (EQ-VAE)
+    equivariance: float = 0.25
     commitment: float = 0.25  # vq
     codebook_decay: float = 0.99  # vq: of the average that a code is
     revive_every: int = 100  # vq: steps after which unused codes move to where vectors are
 
 
 class TowersRecipe(Section):
-    """CLIP: two towers of `depth` layers, in heads of 64; `text` and `vision` are CLIPTextConfig and CLIPVisionConfig fields."""
+    """CLIP: two towers of `depth` layers, in heads of 64; `text` and `vision` are CLIPTextConfig
+    and CLIPVisionConfig fields."""
 
     side: int = 64  # pixels
     depth: int = 4
@@ -105,7 +125,9 @@ class TowersRecipe(Section):
             "num_attention_heads": max(1, self.width // 64),
         }  # fmt: skip
         vision = both | {"image_size": self.side, "patch_size": self.side // 8}
-        return both | {"max_position_embeddings": self.text_length} | self.text, vision | self.vision
+        return both | {
+            "max_position_embeddings": self.text_length
+        } | self.text, vision | self.vision
 
 
 class ContrastRecipe(PictureRun):
@@ -115,12 +137,15 @@ class ContrastRecipe(PictureRun):
     evaluate_pictures: int = 100  # of the validation sources
     model: Fixed[TowersRecipe] = TowersRecipe()
     vocab_size: Fixed[int] = 2048
-    jitter: float = 0.0  # training pictures are shifted and scaled by up to this share of a side and turned by up to so many radians
+    # training pictures are shifted and scaled by up to this share of a side and turned by up to so
+    # many radians
+    jitter: float = 0.0
     optimizer: OptimizerRecipe = OptimizerRecipe(name="muon", adam_lr=0.001, weight_decay=0.1)
 
 
 class RateRecipe(ContrastRecipe):
-    """A preference model (daedal.train.rate). Sources are files of pairs (chosen, rejected, caption), or scenes:larger and scenes:redder."""
+    """A preference model (daedal.train.rate). Sources are files of pairs (chosen, rejected,
+    caption), or scenes:larger and scenes:redder."""
 
     task: Literal["rate"] = "rate"  # type: ignore[assignment]
     jitter: Literal[0.0] = 0.0  # type: ignore[assignment]
@@ -144,7 +169,8 @@ class PriorRecipe(PictureRun):
 
 
 class GanRecipe(PictureRun):
-    """A GAN on pictures (daedal.train.gan); `options` are fields of the generator's config, `critic_options` of the discriminator's."""
+    """A GAN on pictures (daedal.train.gan); `options` are fields of the generator's config,
+    `critic_options` of the discriminator's."""
 
     task: Literal["gan"] = "gan"
     kind: Fixed[Literal["stylegan2", "stylegan3", "biggan"]] = "stylegan2"
@@ -157,18 +183,23 @@ class GanRecipe(PictureRun):
     path_length: float = 0.0  # StyleGAN2's 2.0; not needed with the relativistic game
     orthogonal: float = 0.0  # BigGAN's 1e-4
     augment_target: float = 0.0  # 0.6 adapts augmentation to small sets (ADA); 0: none
-    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.0, betas=(0.0, 0.99), warmup=20)
+    optimizer: OptimizerRecipe = OptimizerRecipe(
+        name="adamw", adam_lr=0.002, weight_decay=0.0, betas=(0.0, 0.99), warmup=20
+    )
 
     @model_validator(mode="after")
     def has_classes(self) -> Self:
         if self.kind == "biggan" and not self.classes:
-            raise ValueError("BigGAN is class-conditional: give classes, the words of the captions that name them")
+            raise ValueError(
+                "BigGAN is class-conditional: give classes, the words of the captions that name them"
+            )
         return self
 
 
 class AdaptModel(Section):
-    """`start`: a diffusers folder or its Hub name. Of LoRAs `rank`, `alpha` (None: the rank), `targets`, names that layers end in, and whether
-    CLIP's `text_encoders` learn too; of a new word its `token`, the word whose meaning it starts from, and how many `vectors` it has."""
+    """`start`: a diffusers folder or its Hub name. Of LoRAs `rank`, `alpha` (None: the rank),
+    `targets`, names that layers end in, and whether CLIP's `text_encoders` learn too; of a new word
+    its `token`, the word whose meaning it starts from, and how many `vectors` it has."""
 
     start: str
     rank: int = 16
@@ -186,17 +217,23 @@ class AdaptRecipe(PictureRun):
     """Fine-tuning of an open image model (daedal.train.adapt)."""
 
     task: Literal["adapt"] = "adapt"
-    method: Fixed[Literal["lora", "dreambooth", "textual_inversion", "controlnet", "full"]] = "lora"  # full: all weights of the denoiser
+    # full: all weights of the denoiser
+    method: Fixed[Literal["lora", "dreambooth", "textual_inversion", "controlnet", "full"]] = "lora"
     model: Fixed[AdaptModel]
     side: Fixed[int | None] = None  # pixels; None: what the model was made for
     prompt: str | None = None  # for every picture, in place of its caption
-    class_prompt: str | None = None  # what a thing is one of (DreamBooth): pictures of it are painted before training and learned beside
+    # what a thing is one of (DreamBooth): pictures of it are painted before training and learned
+    # beside
+    class_prompt: str | None = None
     class_pictures: int = 100
     prior_weight: float = 1.0
-    condition: str = "edges"  # controlnet: drawn from the picture, or a column of the data that names another picture
+    # controlnet: drawn from the picture, or a column of the data that names another picture
+    condition: str = "edges"
     drop_caption: float = 0.0  # share of captions left empty, for classifier-free guidance
-    snr_gamma: float | None = None  # cap of a level's weight (min-SNR; Hang et al. 2023), 5 for models of 1000 times
-    offset_noise: float = 0.0  # noise that is the same in all cells of a channel, so that dark and bright pictures are learned
+    # cap of a level's weight (min-SNR; Hang et al. 2023), 5 for models of 1000 times
+    snr_gamma: float | None = None
+    # noise that is the same in all cells of a channel, so that dark and bright pictures are learned
+    offset_noise: float = 0.0
     prompts: list[str] = []
     sample_steps: int = 20
     guidance_scale: float = 5.0
@@ -207,11 +244,19 @@ class AdaptRecipe(PictureRun):
     @model_validator(mode="after")
     def is_whole(self) -> Self:
         if self.method == "dreambooth" and not self.prompt:
-            raise ValueError("dreambooth needs a prompt with a rare word for the thing, such as 'a photo of sks dog'")
+            raise ValueError(
+                "dreambooth needs a prompt with a rare word for the thing, such as 'a photo of sks dog'"
+            )
         if self.method == "textual_inversion" and not (self.model.token and self.model.initializer):
-            raise ValueError("textual inversion needs model.token, the new word, and model.initializer, a word near it")
+            raise ValueError(
+                "textual inversion needs model.token, the new word, and model.initializer, a word near it"
+            )
         if self.model.text_encoders and self.method not in ("lora", "dreambooth"):
-            raise ValueError(f"model.text_encoders goes with method lora or dreambooth, not {self.method}")
+            raise ValueError(
+                f"model.text_encoders goes with method lora or dreambooth, not {self.method}"
+            )
         if not self.optimizer.adam_lr:
-            raise ValueError("fine-tuning needs optimizer.adam_lr: 1e-4 suits a LoRA, 5e-3 a word, 1e-5 a ControlNet or all weights")
+            raise ValueError(
+                "fine-tuning needs optimizer.adam_lr: 1e-4 suits a LoRA, 5e-3 a word, 1e-5 a ControlNet or all weights"
+            )
         return self

@@ -10,7 +10,8 @@ from daedal.train.recipe.base import Fixed, ModelRecipe, Run, Section
 
 
 class TokenizerRecipe(Section):
-    """A tokenizer's folder, or a byte-level BPE trained on the training data (`documents` of it at most)."""
+    """A tokenizer's folder, or a byte-level BPE trained on the training data (`documents` of it at
+    most)."""
 
     path: str | None = None
     vocab_size: int = 8192
@@ -37,8 +38,9 @@ class Recipe(Run):
 
 
 class OnPolicyRecipe(Section):
-    """A `share` of the batches, GKD's lambda (Agarwal et al. 2024), is what the student writes itself: at most `tokens` after the prompts of
-    conversations, or, without any, after the first `prompt_tokens` of a row of text."""
+    """A `share` of the batches, GKD's lambda (Agarwal et al. 2024), is what the student writes
+    itself: at most `tokens` after the prompts of conversations, or, without any, after the first
+    `prompt_tokens` of a row of text."""
 
     share: float = Field(1.0, ge=0, le=1)
     prompts: list[ChatSource] = []
@@ -48,8 +50,9 @@ class OnPolicyRecipe(Section):
 
 
 class TeachersTextRecipe(Section):
-    """Text of the teacher in place of the training text (Kim & Rush 2016, sequence-level): `texts` beginnings of the training text, `prompt_tokens`
-    long, which the teacher goes on with (0: its likeliest tokens) to an end of its own, within `tokens`; others and doubles are left out."""
+    """Text of the teacher in place of the training text (Kim & Rush 2016, sequence-level): `texts`
+    beginnings of the training text, `prompt_tokens` long, which the teacher goes on with (0: its
+    likeliest tokens) to an end of its own, within `tokens`; others and doubles are left out."""
 
     texts: int = Field(1000, ge=1)
     prompt_tokens: int = Field(8, ge=1)
@@ -65,7 +68,8 @@ class DistilTextRecipe(Recipe):
     divergence: Literal["forward", "reverse", "js"] = "forward"
     beta: float = 0.5  # js: of the teacher in the middle
     temperature: float = 1.0
-    weight: float = 0.5  # of the divergence; the rest is the text's, except where the student wrote it
+    # of the divergence; the rest is the text's, except where the student wrote it
+    weight: float = 0.5
     on_policy: OnPolicyRecipe | None = None
     sequence: TeachersTextRecipe | None = None
 
