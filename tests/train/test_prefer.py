@@ -251,7 +251,7 @@ def test_an_adversarial_student_trains_and_leaves_its_critic_behind(
     out = distill.run(load_recipe("recipes/image/ladd.yaml", overrides))
     assert isinstance(checkpoints.load(out), MediaTransformer)
     trained = torch.load(tmp_path / "checkpoints/step-00000002.pt", weights_only=True)["model"]
-    assert trained["beside.heads.weight"].abs().max() > 0
+    assert trained["auxiliary.heads.weight"].abs().max() > 0
 
 
 # ---- preference ----------------------------------------------------------------------------------

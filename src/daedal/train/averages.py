@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from daedal.errors import DaedalError
 
-UNSHIPPED = "beside."  # parameters that only training needs
+UNSHIPPED = "auxiliary."  # parameters that only training needs
 
 
 def gamma_of(length: float) -> float:
