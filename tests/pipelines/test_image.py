@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,3 +266,20 @@ def test_a_language_model_fills_the_prompt_in(
 def test_picture_counts_its_steps(pipeline: ImagePipeline) -> None:
     made = pipeline("x", seed=0, steps=5)
     assert isinstance(made, Picture) and made.amount == 5 and len(made.logged) == 64
+
+
+def test_numbers_that_are_not_finite_become_no_picture(
+    pipeline: ImagePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(job: Any) -> Any:
+        yield None
+        return torch.full((1, 3, 64, 64), float("nan"))
+
+    monkeypatch.setattr(pipeline.painter, "paint", broken)
+    with pytest.raises(DaedalError, match="NaN or infinite"):
+        pipeline("a red circle", seed=0)
+
+
+def test_guidance_up_to_one_is_none(pipeline: ImagePipeline) -> None:
+    plain, zero = (pipeline("x", seed=0, guidance_scale=g).pixels for g in (1.0, 0.0))
+    assert np.array_equal(plain, zero)

@@ -259,7 +259,13 @@ class Painting(SteppedHandle):
 
     def pixels(self) -> np.ndarray:
         """The finished pictures (B, H, W, 3) uint8."""
-        painted, job = pixels(self.value()), self.job
+        made, job = self.value(), self.job
+        if not torch.isfinite(made).all():
+            raise DaedalError(
+                "the decoder made numbers that are NaN or infinite; load the model with dtype fp32, "
+                "or check its weights."
+            )
+        painted = pixels(made)
         if job.init is not None and job.mask is not None:  # to the last bit, whatever the model did
             painted = np.where(job.mask[None, :, :, None], painted, job.init[None])
         return painted

@@ -20,7 +20,7 @@ class ImageParams:
     height: Annotated[int | None, Setting("Pixels.", 8, 8192)] = None
     steps: Annotated[int | None, Setting("Denoising steps.", 1, 1000)] = None
     guidance_scale: Annotated[
-        float | None, Setting("How closely to follow the prompt; 1 is no guidance.", 0, 100)
+        float | None, Setting("How closely to follow the prompt; 1 or less is no guidance.", 0, 100)
     ] = None
     negative: Annotated[str, Setting("What to keep away from.")] = ""
     sampler: Annotated[str | None, Setting("euler, heun, dpmpp_2m, ddim, ...")] = None

@@ -61,7 +61,7 @@ def predictor(
     are `kept` (1, T, 1) the network sees clean, at level 0; `control` (1, T, control_size) it sees
     beside all."""
     meaning = PARAMETRISATIONS[network.config.prediction]
-    both = together(text, uncond) if uncond is not None and guidance_scale != 1 else None
+    both = together(text, uncond) if uncond is not None and guidance_scale > 1 else None
 
     def ask(x: Tensor, level: Level, text: Text) -> Tensor:
         time = torch.full((len(x), 1), float(level.time), device=x.device)

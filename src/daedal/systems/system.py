@@ -170,8 +170,9 @@ def denoiser(
 
 
 def guided_by(system: System, guidance_scale: float) -> bool:
-    """Whether the network is asked about negative prompts too."""
-    return guidance_scale != 1 and not system.distilled
+    """Whether the network is asked about negative prompts too: not at 1 or below, which is no
+    guidance in every tool."""
+    return guidance_scale > 1 and not system.distilled
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def sample_codes(
     params = dataclasses.replace(params.seeded(), max_tokens=size, grammar=CodesOnly(offset))
     without = (
         Contrast(network, nothing.tolist(), among_codes(guided(guidance_scale), offset))
-        if guidance_scale != 1
+        if guidance_scale > 1
         else None
     )
     rows = [
