@@ -43,8 +43,14 @@ def everyones(mine: list[Any], world: int) -> list[Any]:
     return [item for some in lists for item in some]
 
 
+LEFT: list[Any] = []  # groups that were left
+
+
 def finish() -> None:
+    """Leave the group. It is kept until the process ends: freed by DDP's reducer, which holds the
+    interpreter's lock, it waits for a thread that wants that lock, and once in a while for ever."""
     if dist.is_initialized():
+        LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 
