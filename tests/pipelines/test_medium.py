@@ -68,6 +68,9 @@ def test_on_every_verb(folder: Path) -> None:
     assert row["prompt"] == "a" and row["finish_reason"] == "stop"
     assert "pitch  880.0 Hz" in run("eval", folder, "--seconds", 1).stdout
     assert run("tone", "a", "--model", folder).stdout == "a-0.wav\n"
+    words = ["tone", "a", "--model", str(folder)]
+    assert CliRunner().invoke(verbs(), words, input="c\ne\n").stdout == "a-0.wav\n"  # not its input
+    assert CliRunner().invoke(verbs(), ["tone", "--model", str(folder)], input="c\n").exit_code == 0
 
 
 def test_each_medium_is_whole() -> None:

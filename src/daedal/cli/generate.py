@@ -42,7 +42,16 @@ def verb(medium: Medium) -> Callable[..., None]:
     ) -> None:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
-        generate(medium, with_stdin(prompt), model, loading, given, output, as_json, quiet)
+        generate(
+            medium,
+            with_stdin(prompt, context=medium.readable),
+            model,
+            loading,
+            given,
+            output,
+            as_json,
+            quiet,
+        )
 
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
@@ -206,12 +215,13 @@ def say(remarks: tuple[str, ...]) -> None:
         print(f"daedal: {remark}", file=sys.stderr)
 
 
-def with_stdin(prompt: str | None) -> str:
-    """The prompt, with piped input as context in front of it."""
+def with_stdin(prompt: str | None, context: bool) -> str:
+    """The prompt; piped input stands for one that is missing, or with `context` in front of it."""
     # bytes that are not UTF-8
     if prompt is not None and any(0xDC80 <= ord(c) <= 0xDCFF for c in prompt):
         prompt = os.fsencode(prompt).decode("latin-1")
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
+    wanted = context or prompt is None  # else it is somebody else's, as in `while read` of a script
+    piped = read_stdin() if wanted and sys.stdin and not sys.stdin.isatty() else ""
     if prompt is None and not piped:
         raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')
     return (
