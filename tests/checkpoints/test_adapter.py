@@ -95,7 +95,7 @@ def test_we_open_what_else_peft_writes(tmp_path: Path, family: str, options: dic
     theirs = peft.get_peft_model(
         base, peft.LoraConfig(r=3, lora_alpha=5, task_type="CAUSAL_LM", **options)
     )
-    for name, p in theirs.named_parameters():
+    for p in theirs.parameters():
         if p.requires_grad:
             p.data.add_(0.1 * torch.randn(p.shape))
     theirs.save_pretrained(tmp_path / "adapter")
