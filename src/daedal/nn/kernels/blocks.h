@@ -24,6 +24,14 @@ template <> struct Shape<Q6_K> { static constexpr i64 size = 256, bytes = 210, g
 template <> struct Shape<IQ4_NL> { static constexpr i64 size = 32, bytes = 18, group = 32; static constexpr bool sign = true; };
 template <> struct Shape<IQ4_XS> { static constexpr i64 size = 256, bytes = 136, group = 32; static constexpr bool sign = true; };
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define LONG_VECTORS 1
+constexpr bool OFFSET = true;  // signed levels become unsigned, 128 more: the instruction for bytes wants them so
+#else
+#define LONG_VECTORS 0
+constexpr bool OFFSET = false;
+#endif
+
 float half(const uint8_t* p) { uint16_t h; memcpy(&h, p, 2); return _cvtsh_ss(h); }
 uint32_t word(const uint8_t* p) { uint32_t w; memcpy(&w, p, 4); return w; }
 __m256i pair(__m128i low, __m128i high) { return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1); }
@@ -82,12 +90,19 @@ template <i64 kind> void scales(const uint8_t* p, int count, float* scale, float
         }
         constexpr int at = kind == Q6_K ? 208 : kind == Q3_K ? 108 : 80;
         __m256 d = _mm256_set1_ps(half(p + at)), times = _mm256_set1_ps(kind == Q6_K ? 32 : 4);
+#if LONG_VECTORS  // in one piece: halves that are read together again would have to wait
+        __m512 each = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s)), _mm512_broadcastss_ps(_mm256_castps256_ps128(d)));
+        _mm512_storeu_ps(scale, each);
+        if constexpr (kind == Q2_K) each = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(m)), times = _mm256_set1_ps(half(p + 82));
+        _mm512_storeu_ps(min, _mm512_mul_ps(each, _mm512_broadcastss_ps(_mm256_castps256_ps128(times))));
+#else
         for (int h = 0; h < 2; h++, s = _mm_srli_si128(s, 8), m = _mm_srli_si128(m, 8)) {
             __m256 each = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s)), d);
             _mm256_store_ps(scale + 8 * h, each);
             if constexpr (kind == Q2_K) each = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(m)), times = _mm256_set1_ps(half(p + 82));
             _mm256_store_ps(min + 8 * h, _mm256_mul_ps(each, times));
         }
+#endif
     }
     if constexpr (kind == IQ4_XS) {
         __m256i twice = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), low = _mm256_set1_epi32(word(p + 4)), high = _mm256_set1_epi32(p[2] | p[3] << 8);
@@ -151,23 +166,81 @@ template <bool sign> __m256i dot8(__m256i q, __m256i a) {
 #endif
 }
 
+#if LONG_VECTORS
+// Weights 32 g to 32 g + 63 of a block, or of two blocks of 32, as unsigned bytes. `p` is where the SUPER begins.
+template <i64 kind> __m512i two_levels(const uint8_t* p, int g) {
+    using S = Shape<kind>;
+    const __m512i fifteen = _mm512_set1_epi8(15);
+    auto apart = [](const uint8_t* at, int low, int high, int mask) {  // 32 bytes, shifted by `low` in the first half and `high` in the second
+        __m512i v = _mm512_broadcast_i64x4(load(at));
+        return _mm512_and_si512(_mm512_srlv_epi16(v, _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1)), _mm512_set1_epi8(mask));
+    };
+    auto up4 = [](__m512i v) { return _mm512_slli_epi16(v, 4); };
+    if constexpr (kind == Q4_K) return apart(p + 16 + g / 2 * 32, 0, 4, 15);
+    else if constexpr (kind == Q5_K) return _mm512_or_si512(apart(p + 48 + g / 2 * 32, 0, 4, 15), up4(apart(p + 16, g, g + 1, 1)));
+    else if constexpr (kind == Q6_K) {
+        __m512i low = _mm512_loadu_si512(p + g / 4 * 64);
+        if (g % 4 == 2) low = _mm512_srli_epi16(low, 4);
+        return _mm512_or_si512(_mm512_and_si512(low, fifteen), up4(apart(p + 128 + g / 4 * 32, g % 4 * 2, g % 4 * 2 + 2, 3)));
+    } else if constexpr (kind == Q2_K) return apart(p + 16 + g / 4 * 32, g % 4 * 2, g % 4 * 2 + 2, 3);
+    else if constexpr (kind == Q3_K) return _mm512_or_si512(apart(p + 32 + g / 4 * 32, g % 4 * 2, g % 4 * 2 + 2, 3), _mm512_slli_epi16(apart(p, g, g + 1, 1), 2));
+    else {
+        constexpr i64 step = S::size == 32 ? S::bytes : 0;
+        __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(levels<kind>(p + g * step, g)), levels<kind>(p + (g + 1) * step, g + 1), 1);
+        return S::sign ? _mm512_xor_si512(v, _mm512_set1_epi8(-128)) : v;
+    }
+}
+#endif
+
 // One output of M activations. An FMA waits for four cycles, so two sums take turns, and the mins have a third.
 template <i64 kind, int M> struct Sums {
-    __m256 even[M] = {}, odd[M] = {}, low[M] = {};
+    using S = Shape<kind>;
+    static constexpr bool least = !S::sign || OFFSET;
+    __m256 low[M] = {};
+#if LONG_VECTORS
+    __m512 even[M] = {}, odd[M] = {};
+#else
+    __m256 even[M] = {}, odd[M] = {};
+#endif
 
     // the products of `count` groups of 32 weights; a constant 8 but for a last, short piece
     __attribute__((always_inline)) void add(const uint8_t* p, const Activations& x, i64 at, i64 step, int count) {
-        using S = Shape<kind>;
-        alignas(32) float scale[16], min[16], factor[M][8];
+        alignas(64) float scale[16], min[16];
         scales<kind>(p, count, scale, min);
+        if constexpr (S::sign && OFFSET) _mm256_store_ps(min, _mm256_mul_ps(_mm256_load_ps(scale), _mm256_set1_ps(128)));
         for (int m = 0; m < M; m++) {
             i64 here = at + m * step;
-            if constexpr (!S::sign) {
+            if constexpr (least) {
                 const float* sums = S::group == 32 ? x.sum32 + here : x.sum16 + 2 * here;
                 for (int i = 0; i < SUPER / S::group; i += 8) low[m] = _mm256_fmadd_ps(_mm256_load_ps(min + i), _mm256_loadu_ps(sums + i), low[m]);
             }
-            if constexpr (S::group == 32) _mm256_store_ps(factor[m], _mm256_mul_ps(_mm256_load_ps(scale), _mm256_loadu_ps(x.scale + here)));
         }
+#if LONG_VECTORS
+        const __m512i halves = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        __m512 factor[M];
+        for (int m = 0; m < M; m++) {
+            __m512 by = _mm512_castps256_ps512(_mm256_loadu_ps(x.scale + at + m * step));
+            if constexpr (S::group == 32) factor[m] = _mm512_castps256_ps512(_mm256_mul_ps(_mm256_load_ps(scale), _mm512_castps512_ps256(by)));
+            else factor[m] = _mm512_mul_ps(_mm512_load_ps(scale), _mm512_permutexvar_ps(halves, by));
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < count; g += 2) {
+            bool alone = g + 1 == count;  // the last of an odd number
+            __m512i q = alone ? one_level(p, g) : two_levels<kind>(p, g);
+            const __m512i which = S::group == 32 ? _mm512_add_epi32(_mm512_set1_epi32(g), _mm512_srli_epi32(LANES, 3)) : _mm512_add_epi32(_mm512_set1_epi32(2 * g), _mm512_srli_epi32(LANES, 2));
+#pragma GCC unroll 4
+            for (int m = 0; m < M; m++) {
+                const int8_t* a = x.int8 + (at + m * step + g) * 32;
+                __m512i both = alone ? _mm512_zextsi256_si512(load(a)) : _mm512_loadu_si512(a);
+                __m512 dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, both));
+                __m512& total = g / 2 % 2 ? odd[m] : even[m];
+                total = _mm512_fmadd_ps(dot, _mm512_permutexvar_ps(which, factor[m]), total);
+            }
+        }
+#else
+        alignas(32) float factor[M][8];
+        for (int m = 0; m < M; m++)
+            if constexpr (S::group == 32) _mm256_store_ps(factor[m], _mm256_mul_ps(_mm256_load_ps(scale), _mm256_loadu_ps(x.scale + at + m * step)));
         const __m256i halves = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
 #pragma GCC unroll 8
         for (int g = 0; g < count; g++) {
@@ -184,7 +257,23 @@ template <i64 kind, int M> struct Sums {
                 total = _mm256_fmadd_ps(dot, s, total);
             }
         }
+#endif
     }
+
+    float total(int m) const {
+#if LONG_VECTORS
+        return _mm512_reduce_add_ps(_mm512_add_ps(even[m], odd[m])) - sum(low[m]);
+#else
+        return sum(_mm256_sub_ps(_mm256_add_ps(even[m], odd[m]), low[m]));
+#endif
+    }
+#if LONG_VECTORS
+    static inline const __m512i LANES = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    static __m512i one_level(const uint8_t* p, int g) {  // zeros behind it
+        __m256i q = levels<kind>(S::size == 32 ? p + g * S::bytes : p, g);
+        return _mm512_zextsi256_si512(S::sign ? _mm256_xor_si256(q, _mm256_set1_epi8(-128)) : q);
+    }
+#endif
 };
 
 template <i64 kind, int M> void dot_block(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
@@ -196,8 +285,7 @@ template <i64 kind, int M> void dot_block(const Weight& w, const Activations& x,
     for (i64 g = 0; g + 8 <= groups; g += 8, p += piece) sums.add(p, x, at + g, groups, 8);
     if (groups % 8) sums.add(p, x, at + groups / 8 * 8, groups, groups % 8);
     for (int m = 0; m < M; m++) {
-        float total = sum(_mm256_sub_ps(_mm256_add_ps(sums.even[m], sums.odd[m]), sums.low[m]));
-        w.out[(m0 + m) * stride + n] = total + (w.bias ? w.bias[n] : 0);
+        w.out[(m0 + m) * stride + n] = sums.total(m) + (w.bias ? w.bias[n] : 0);
     }
 }
 

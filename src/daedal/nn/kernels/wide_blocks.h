@@ -4,7 +4,7 @@
 // one instruction multiplies four inputs of all of them by one row's activations. Sums of a group are exact integers; a group then costs one
 // conversion and two FMAs a row: scale * (scale of the activations) * sum - min * (sum of the activations).
 
-#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+#if LONG_VECTORS
 struct Sixteen {  // int32
     __m512i v = _mm512_setzero_si512();
     template <bool sign> void add(const int* weights, int a) { v = _mm512_dpbusd_epi32(v, _mm512_load_si512(weights), _mm512_set1_epi32(a)); }
@@ -17,7 +17,6 @@ struct Floats {
     void add(const Sixteen& sums, const Floats& by) { v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.v), by.v, v); }
     void subtract(const Floats& min, float x) { v = _mm512_fnmadd_ps(min.v, _mm512_set1_ps(x), v); }
 };
-constexpr bool OFFSET = true;  // signed levels are stored + 128: the instruction wants them unsigned
 #else
 struct Sixteen {
     __m256i v[2] = {};
@@ -37,7 +36,6 @@ struct Floats {
         for (int h = 0; h < 2; h++) v[h] = _mm256_fnmadd_ps(min.v[h], _mm256_set1_ps(x), v[h]);
     }
 };
-constexpr bool OFFSET = false;
 #endif
 
 struct Panel {  // of COLUMNS outputs
