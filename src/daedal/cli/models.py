@@ -55,7 +55,11 @@ def described(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "config": config_of(network),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "weight_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        "weight_bytes": sum(
+            file.stat().st_size
+            for pattern in ("*.safetensors", "*.gguf")
+            for file in folder.glob(pattern)
+        ),
         **getattr(network, "costs", dict)(),
     }
 

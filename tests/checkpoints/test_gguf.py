@@ -1,0 +1,431 @@
+"""GGUF files of every family, type and tokenizer, written by the gguf package (gguf_files), against
+transformers' models and its own reader of GGUF; and what is wrong with a file, said in a sentence."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import daedal
+from daedal import checkpoints
+from daedal.checkpoints import gguf_file
+from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError
+from daedal.pipelines.digest import digest
+
+HERE = Path(__file__).parent
+
+
+def sibling(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+gguf_files = sibling(HERE / "gguf_files.py")
+CASES = sibling(HERE.parent / "networks" / "test_families.py").CASES
+# What a GGUF file cannot say, or llama.cpp does not know.
+UNSAID = ("llama-dynamic", "qwen2-window", "qwen3_moe-mixed", "mistral", "starcoder2")
+WINDOWLESS = {"mistral": "mistral", "starcoder2": "starcoder2"}
+FAMILIES = {name: case for name, case in CASES.items() if name not in UNSAID} | {
+    name: (family, {k: v for k, v in CASES[name][1].items() if k != "sliding_window"} | {"sliding_window": None})
+    for name, family in WINDOWLESS.items()
+}  # fmt: skip
+LLAMA31 = dict(
+    rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192,
+)  # fmt: skip
+FAMILIES["llama3.1"] = ("llama", CASES["llama"][1] | dict(rope_parameters=LLAMA31, head_dim=16))
+KINDS = [kind.upper() for kind in (*gguf_file.PLAIN, *gguf_file.BLOCKS)]
+THEIRS = ("llama", "qwen2")  # that transformers reads at other sizes than the published ones
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    from daedal.checkpoints import gguf_folder
+
+    monkeypatch.setenv("DAEDAL_CACHE", str(tmp_path / "cache"))
+    gguf_folder.writable.cache_clear()
+    yield
+    gguf_folder.writable.cache_clear()
+
+
+def model(case: str, folder: Path):
+    """A random model of transformers, saved."""
+    family, options = FAMILIES[case]
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(family, **options)
+    ).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1)
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def close(a, b, tolerance=1e-4):
+    assert (a - b).abs().max() < tolerance * max(1, b.abs().max().item()), (a - b).abs().max()
+
+
+def tokens(length: int = 40):
+    return torch.randint(3, 96, (2, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.inference_mode()
+def test_families(case, tmp_path):
+    theirs = model(case, tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config)
+    ours = checkpoints.load(checkpoints.resolve(path))
+    for length in (5, 40):
+        close(ours(tokens(length)), theirs(tokens(length)).logits)
+
+
+@pytest.mark.parametrize("case", THEIRS)
+@torch.inference_mode()
+def test_as_transformers_reads_it(case, tmp_path):
+    theirs = model(case, tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config, "Q8_0", vocabulary)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=path.name, dtype=torch.float32
+    )
+    close(checkpoints.load(path)(tokens()), again.eval()(tokens()).logits)
+
+
+def vocabulary(writer, size: int = 96) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([f"t{i}" for i in range(size)])
+    writer.add_token_types([1] * size)
+    writer.add_token_merges([])
+
+
+def test_llama_31_is_known_by_its_factors(tmp_path):
+    theirs = model("llama3.1", tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config)
+    scaling = dict(checkpoints.load(path).config.rope_scaling)
+    assert scaling["rope_type"] == "llama3" and scaling["factor"] == 8.0
+
+
+# Types.
+
+WIDE = dict(
+    vocab_size=96, hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+    max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+
+
+def wide(folder: Path):
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**WIDE))
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_types(kind, tmp_path):
+    """Every tensor is what the gguf package says its blocks stand for."""
+    theirs = wide(tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config, kind)
+    reader = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    ours = checkpoints.load(path)
+    for name, disk, heads in (("down", "ffn_down", 0), ("q", "attn_q", 4), ("k", "attn_k", 2)):
+        tensor = reader[f"blk.0.{disk}.weight"]
+        expected = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).float()
+        if heads:
+            expected = expected.view(heads, -1, 2, 256).transpose(1, 2).reshape(-1, 256)
+        part = ours.layers[0].mlp if name == "down" else ours.layers[0].self_attn
+        close(getattr(part, f"{name}_proj").weight.float(), expected, 1e-7)
+
+
+def test_our_reader_is_the_package_s(tmp_path):
+    """Metadata of every type of value."""
+    values = dict(
+        u8=(1, "uint8"),
+        i64=(-5, "int64"),
+        f=(1e-6, "float32"),
+        b=(True, "bool"),
+        s=("été", "string"),
+    )
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for key, (value, kind) in values.items():
+        getattr(writer, f"add_{kind}")(key, value)
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_array("words", ["a", "", "日"])
+    writer.add_tensor("x", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = gguf_file.read(tmp_path / "m.gguf")
+    assert {key: found.metadata[key] for key in values} == {k: v for k, (v, _) in values.items()}
+    assert found.metadata["numbers"] == [1, 2, 3] and found.metadata["words"] == ["a", "", "日"]
+    assert found.raw("x").view(torch.float32).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+# Files.
+
+
+def parts(folder: Path, **options) -> list[Path]:
+    theirs = wide(folder / "hf")
+    path = gguf_files.write(
+        folder / "hf", folder / "m.gguf", theirs.config, split_max_tensors=4, **options
+    )
+    return sorted(path.parent.glob("m-*.gguf"))
+
+
+def test_any_part_opens_all(tmp_path):
+    files = parts(tmp_path)
+    assert len(files) > 2
+    first, last = (checkpoints.load(file).state_dict() for file in (files[0], files[-1]))
+    assert first.keys() == last.keys()
+    assert all(torch.equal(first[name], last[name]) for name in first)
+
+
+def test_a_missing_part_is_named(tmp_path):
+    files = parts(tmp_path)
+    files[1].unlink()
+    with pytest.raises(DaedalError, match=f"{files[1].name} is not beside it"):
+        checkpoints.load(files[0])
+
+
+def test_a_folder_of_one_file_is_that_file(tmp_path):
+    theirs = wide(tmp_path / "hf")
+    (tmp_path / "models").mkdir()
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "models" / "m.gguf", theirs.config)
+    assert checkpoints.resolve(path.parent) == checkpoints.resolve(path)
+    shutil.copy(path, path.with_name("other.gguf"))
+    with pytest.raises(DaedalError, match=r"holds 2 GGUF models \(m.gguf, other.gguf\)"):
+        checkpoints.resolve(path.parent)
+
+
+def test_digest_is_of_the_contents(tmp_path):
+    theirs = wide(tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config)
+    before = digest(checkpoints.resolve(path))
+    with path.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\1\0")
+    assert digest(checkpoints.resolve(path)) != before
+
+
+def test_weights_are_maps_of_the_file(tmp_path):
+    """Nothing that is not converted is copied: the memory is the file's."""
+    theirs = wide(tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config)
+    weight = checkpoints.load(path).layers[0].mlp.down_proj.weight
+    start = gguf_file.mapped(path.resolve()).ctypes.data
+    assert start < weight.data_ptr() < start + path.stat().st_size
+
+
+# Tokenizers.
+
+TEXTS = [
+    "Hello world", "  two  spaces\n\n\n\ttabs ", "x = 12345 + 3.14  # it's WE'LL", "été naïve 日本語 😀", "a\r\nb", "", " ", "<|end|>",
+]  # fmt: skip
+CORPUS = [
+    "the keeper climbed 12345 stairs, it's dark. été naïve 日本語\n\tx = f(1)",
+    "WE'LL see  the sea",
+] * 20
+
+
+@pytest.mark.parametrize(
+    "pre, folder", [("llama-bpe", "llama"), ("qwen2", "qwen2"), ("gpt-2", "gpt2")]
+)
+def test_byte_level_bpe(pre, folder, tmp_path):
+    """A BPE trained with the published expressions comes back from the file's tokens and merges."""
+    known = {
+        "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    }  # fmt: skip
+    original = trained(known[pre])
+    state = json.loads(original.to_str())["model"]
+    words = sorted(state["vocab"], key=state["vocab"].get)
+
+    def metadata(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(words)
+        writer.add_token_types([3 if word == "<|end|>" else 1 for word in words])
+        writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
+        writer.add_eos_token_id(words.index("<|end|>"))
+        writer.add_bos_token_id(words.index("<|end|>"))
+        writer.add_add_bos_token(False)
+        writer.add_chat_template("{{ messages[0]['content'] }}")
+
+    theirs = wide(tmp_path / "hf")
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", theirs.config, metadata=metadata)
+    for _ in range(2):  # made, then as it was kept
+        tokenizer = Tokenizer.load(checkpoints.resolve(path))
+        for text in TEXTS:
+            plain = original.encode(text, add_special_tokens=False).ids
+            assert tokenizer.encode(text, special=True) == plain, text
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.chat_template == "{{ messages[0]['content'] }}"
+        assert tokenizer.eos_ids == (words.index("<|end|>"),)
+        assert words.index("<|end|>") not in tokenizer.encode("<|end|>")
+
+
+def trained(split: str):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(split), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False,
+    ))  # fmt: skip
+    return backend
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(prefix, tmp_path):
+    oracle = pytest.importorskip("sentencepiece")
+    (tmp_path / "c.txt").write_text("\n".join(CORPUS))
+    oracle.SentencePieceTrainer.train(
+        input=str(tmp_path / "c.txt"), model_prefix=str(tmp_path / "t"), vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix,
+    )  # fmt: skip
+    theirs = oracle.SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
+    pieces = range(theirs.vocab_size())
+
+    def metadata(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([theirs.id_to_piece(i) for i in pieces])
+        writer.add_token_scores([theirs.get_score(i) for i in pieces])
+        writer.add_token_types([
+            2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1 for i in pieces
+        ])  # fmt: skip
+        writer.add_bos_token_id(theirs.bos_id())
+        writer.add_eos_token_id(theirs.eos_id())
+        writer.add_add_space_prefix(prefix)
+
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, metadata=metadata)
+    tokenizer = Tokenizer.load(path)
+    for text in TEXTS[:-1]:
+        assert tokenizer.encode(text, add_bos=False) == theirs.encode(text), text
+    assert tokenizer.encode("sea")[0] == theirs.bos_id()  # unless the file says otherwise
+    assert tokenizer.eos_ids == (theirs.eos_id(),)
+
+
+# What is wrong.
+
+
+def refused(path: Path, match: str, open_it=checkpoints.load) -> None:
+    with pytest.raises(DaedalError, match=match) as caught:
+        open_it(path)
+    assert str(caught.value).count(". ") == 0 and str(caught.value).endswith(".")
+
+
+def test_not_a_gguf_file(tmp_path):
+    (tmp_path / "m.gguf").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused(tmp_path / "m.gguf", "is not a GGUF file")
+    (tmp_path / "empty.gguf").touch()
+    refused(tmp_path / "empty.gguf", "is not a GGUF file")
+    refused(tmp_path / "none.gguf", "is not there", checkpoints.resolve)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+def test_truncated(share, tmp_path):
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    refused(path, "is truncated or damaged")
+
+
+def test_version_and_byte_order(tmp_path):
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config)
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\1\0\0\0" + data[8:])
+    refused(path, "is GGUF version 1")
+
+
+@pytest.mark.parametrize("architecture, kind, match", [
+    ("mamba", "model", "is of architecture 'mamba', which Daedal does not know"),
+    ("clip", "mmproj", "is the vision part of a model"),
+    ("llama", "adapter", "is a LoRA adapter"),
+    ("llama", "imatrix", "is of type 'imatrix', not a model"),
+])  # fmt: skip
+def test_other_files(architecture, kind, match, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
+    writer.add_type(kind)
+    writer.add_tensor("x", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    refused(tmp_path / "m.gguf", match)
+
+
+def test_a_type_that_is_not_read(tmp_path):
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, "TQ2_0")
+    refused(path, "in type tq2_0, which Daedal does not read")
+
+
+def unknown_pre(writer):
+    vocabulary(writer)
+    writer.kv_data[0]["tokenizer.ggml.pre"].value = "lama-bpe"
+
+
+def unknown_kind(writer):
+    vocabulary(writer)
+    writer.kv_data[0]["tokenizer.ggml.model"].value = "rwkv"
+
+
+@pytest.mark.parametrize("metadata, match", [
+    (None, "holds no tokenizer"),
+    (unknown_pre, "wants the pre-tokenizer 'lama-bpe', which Daedal does not know; did you mean|lama-bpe"),
+    (unknown_kind, "has a tokenizer of kind 'rwkv'"),
+])  # fmt: skip
+def test_tokenizers_that_are_not_read(metadata, match, tmp_path):
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, metadata=metadata)
+    refused(path, match, Tokenizer.load)
+
+
+def test_a_tensor_too_many(tmp_path):
+    config = wide(tmp_path / "hf").config
+
+    def extra(writer):
+        writer.add_tensor("blk.0.ffn_gate_shexp.weight", np.zeros((4, 4), np.float32))
+
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, metadata=extra)
+    refused(path, "1 unmatched tensors: layers.0.ffn_gate_shexp.weight")
+
+
+# As a model.
+
+
+def test_a_text_from_a_file_by_its_name(tmp_path):
+    def metadata(writer):
+        letters = [chr(c) for c in range(33, 127)]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list([*letters, "Ġ", "<|endoftext|>"])
+        writer.add_token_types([1] * 95 + [3])
+        writer.add_token_merges([])
+        writer.add_eos_token_id(95)
+
+    config = wide(tmp_path / "hf").config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, metadata=metadata)
+    pipeline = daedal.load(path)
+    text = pipeline("Once upon a time", max_tokens=8, seed=1)
+    assert pipeline.reproduce(json.loads(json.dumps(text.recipe))).text == text.text
+    assert text.recipe["model"] == str(path) and text.recipe["digest"]
