@@ -15,7 +15,7 @@ import transformers
 
 import daedal
 from daedal import checkpoints
-from daedal.checkpoints import gguf_file
+from daedal.checkpoints import gguf_file, gguf_write
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.pipelines.digest import digest
@@ -57,9 +57,9 @@ def own_cache(tmp_path, monkeypatch):
     gguf_folder.writable.cache_clear()
 
 
-def model(case: str, folder: Path):
+def model(case: str, folder: Path, cases=FAMILIES):
     """A random model of transformers, saved."""
-    family, options = FAMILIES[case]
+    family, options = cases[case]
     torch.manual_seed(0)
     theirs = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(family, **options)
@@ -122,8 +122,8 @@ WIDE = dict(
 )  # fmt: skip
 
 
-def wide(folder: Path):
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**WIDE))
+def wide(folder: Path, **options):
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**WIDE | options))
     theirs.save_pretrained(folder)
     return theirs
 
@@ -236,17 +236,24 @@ CORPUS = [
 ] * 20
 
 
-@pytest.mark.parametrize(
-    "pre, folder", [("llama-bpe", "llama"), ("qwen2", "qwen2"), ("gpt-2", "gpt2")]
-)
-def test_byte_level_bpe(pre, folder, tmp_path):
+SPLITS = {
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}  # fmt: skip
+
+
+SPLITS = {
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_byte_level_bpe(pre, tmp_path):
     """A BPE trained with the published expressions comes back from the file's tokens and merges."""
-    known = {
-        "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    }  # fmt: skip
-    original = trained(known[pre])
+    original = trained(SPLITS[pre], pre == "llama-bpe")
     state = json.loads(original.to_str())["model"]
     words = sorted(state["vocab"], key=state["vocab"].get)
 
@@ -274,11 +281,11 @@ def test_byte_level_bpe(pre, folder, tmp_path):
         assert words.index("<|end|>") not in tokenizer.encode("<|end|>")
 
 
-def trained(split: str):
+def trained(split: str, ignore_merges: bool = False):
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    backend = tokenizers.Tokenizer(models.BPE())
+    backend = tokenizers.Tokenizer(models.BPE(ignore_merges=ignore_merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(tokenizers.Regex(split), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -291,15 +298,20 @@ def trained(split: str):
     return backend
 
 
-@pytest.mark.parametrize("prefix", [True, False])
-def test_sentencepiece(prefix, tmp_path):
+def scored(folder: Path, prefix: bool):
+    """A SentencePiece BPE, trained into t.model."""
     oracle = pytest.importorskip("sentencepiece")
-    (tmp_path / "c.txt").write_text("\n".join(CORPUS))
+    (folder / "c.txt").write_text("\n".join(CORPUS))
     oracle.SentencePieceTrainer.train(
-        input=str(tmp_path / "c.txt"), model_prefix=str(tmp_path / "t"), vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=2,
+        input=str(folder / "c.txt"), model_prefix=str(folder / "t"), vocab_size=330, model_type="bpe", byte_fallback=True, minloglevel=2,
         normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix,
     )  # fmt: skip
-    theirs = oracle.SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
+    return oracle.SentencePieceProcessor(model_file=str(folder / "t.model"))
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(prefix, tmp_path):
+    theirs = scored(tmp_path, prefix)
     pieces = range(theirs.vocab_size())
 
     def metadata(writer):
@@ -429,3 +441,133 @@ def test_a_text_from_a_file_by_its_name(tmp_path):
     text = pipeline("Once upon a time", max_tokens=8, seed=1)
     assert pipeline.reproduce(json.loads(json.dumps(text.recipe))).text == text.text
     assert text.recipe["model"] == str(path) and text.recipe["digest"]
+
+
+# Written.
+
+UNSAYABLE = {
+    "llama-dynamic": "rope_scaling", "qwen2-window": "the sliding window", "qwen3_moe-mixed": "mlp_only_layers",
+}  # fmt: skip
+SAYABLE = FAMILIES | {name: case for name, case in CASES.items() if name not in UNSAYABLE}
+
+
+@pytest.mark.parametrize("case", SAYABLE)
+def test_written_as_others_write_it(case, tmp_path):
+    """Tensor for tensor what the package's writer, its names and the converter's rules make of the
+    folder; and read, the same network."""
+    theirs = model(case, tmp_path / "hf", SAYABLE)
+    gguf_files.write(tmp_path / "hf", tmp_path / "theirs.gguf", theirs.config)
+    network = checkpoints.load(tmp_path / "hf")
+    gguf_write.write(network, tmp_path / "ours.gguf", "f32", {})
+    ours, expected = (
+        {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / name).tensors}
+        for name in ("ours.gguf", "theirs.gguf")
+    )
+    assert ours.keys() == expected.keys()
+    for name, data in expected.items():
+        np.testing.assert_allclose(ours[name], data, rtol=1e-5, atol=1e-6, err_msg=name)
+    again = checkpoints.load(tmp_path / "ours.gguf")
+    close(again(tokens()), network(tokens()), 1e-5)
+    assert sorted(path.name for path in tmp_path.glob("*.gguf")) == ["ours.gguf", "theirs.gguf"]
+
+
+@pytest.mark.parametrize("case", UNSAYABLE)
+def test_what_a_file_cannot_say(case, tmp_path):
+    model(case, tmp_path / "hf", CASES)
+    network = checkpoints.load(tmp_path / "hf")
+    with pytest.raises(DaedalError, match=f"cannot say {UNSAYABLE[case]}"):
+        gguf_write.write(network, tmp_path / "out.gguf", "f32", {})
+    assert not list(tmp_path.glob("*out.gguf*"))
+
+
+@pytest.mark.parametrize("kind", gguf_write.TYPES)
+def test_types_written(kind, tmp_path):
+    wide(tmp_path / "hf")
+    network = checkpoints.load(tmp_path / "hf")
+    gguf_write.write(network, tmp_path / "m.gguf", kind, {})
+    again = checkpoints.load(tmp_path / "m.gguf")
+    tolerance = {"f32": 0, "f16": 5e-4, "bf16": 4e-3, "q8_0": 4e-3}[kind]
+    for (name, ours), theirs in zip(
+        again.state_dict().items(), network.state_dict().values(), strict=True
+    ):
+        assert (ours.float() - theirs).abs().max() <= tolerance * theirs.abs().max(), name
+
+
+def test_a_type_that_is_not_written(tmp_path):
+    wide(tmp_path / "hf")
+    with pytest.raises(DaedalError, match=r"type 'q8' is not one of .*did you mean 'q8_0'"):
+        gguf_write.write(checkpoints.load(tmp_path / "hf"), tmp_path / "m.gguf", "q8", {})
+
+
+def converted(*arguments) -> str:
+    from typer.testing import CliRunner
+
+    from daedal.cli import app
+
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert not result.exit_code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "house"])
+def test_there_and_back_by_the_command_line(pre, tmp_path, tiny_folder):
+    """Folder, file, folder: the same weights, tokens and frames, in Daedal and in transformers. The
+    house's own tokenizer, for which llama.cpp has no name, is in the file whole, with a remark."""
+    folder = tiny_folder
+    if pre != "house":
+        folder = tmp_path / "llama"
+        wide(folder, vocab_size=400)
+        tokenizer = Tokenizer(trained(SPLITS[pre], pre == "llama-bpe"), roles={"bos_token": "<|end|>", "eos_token": "<|end|>"}, chat_template="{{ messages }}")  # fmt: skip
+        tokenizer._frame(True, False)
+        tokenizer.save(folder)
+    said = converted(folder, tmp_path / "m.gguf", "--type", "f32")
+    assert ("llama.cpp has no name" in said) == (pre == "house")
+    converted(tmp_path / "m.gguf", tmp_path / "back", "--dtype", "fp32")
+    before, after = (
+        checkpoints.load(place, torch.float32) for place in (folder, tmp_path / "back")
+    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    close(after(tokens(12)), before(tokens(12)), 1e-5)
+    close(after(tokens(12)), theirs(tokens(12)).logits, 1e-4)
+    words = [Tokenizer.load(place) for place in (folder, tmp_path / "m.gguf", tmp_path / "back")]
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    for text in TEXTS:
+        rows = [tokenizer.encode(text) for tokenizer in words]
+        assert rows[0] == rows[1] == rows[2] == other.encode(text, split_special_tokens=True), text
+    assert {tokenizer.chat_template for tokenizer in words} == {words[0].chat_template}
+    assert {tokenizer.eos_ids for tokenizer in words} == {words[0].eos_ids}
+
+
+def test_sentencepiece_written(tmp_path):
+    """Scores made from merges cut text as the original does."""
+    oracle = pytest.importorskip("sentencepiece")
+    folder = tmp_path / "hf"
+    wide(folder, vocab_size=330)
+    scored(tmp_path, True)
+    shutil.copy(tmp_path / "t.model", folder / "tokenizer.model")
+    theirs = oracle.SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
+    converted(folder, tmp_path / "m.gguf")
+    tokenizer = Tokenizer.load(tmp_path / "m.gguf")
+    for text in TEXTS[:-1]:
+        assert tokenizer.encode(text, add_bos=False) == theirs.encode(text), text
+
+
+@pytest.mark.parametrize("case", ["llama", "llama3.1", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3", "phi3", "smollm3",
+                                  "olmo2", "starcoder2", "gpt2", "gpt_neox"])  # fmt: skip
+def test_llama_cpp_opens_it(case, tmp_path):
+    """llama.cpp, with keys and values in fp32, says the same logits from a file of ours. (It leaves
+    Phi-3's window out.)"""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    wider = {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2}
+    family, options = FAMILIES[case]
+    wider |= {"sliding_window": None} if case == "phi3" else {}
+    theirs = model(case, tmp_path / "hf", {case: (family, options | wider)})
+    Tokenizer(trained(SPLITS["gpt-2"], False), roles={"eos_token": "<|end|>"}).save(tmp_path / "hf")
+    converted(tmp_path / "hf", tmp_path / "m.gguf", "--type", "f32")
+    ids = tokens(24)[0].tolist()
+    exact = dict(type_k=0, type_v=0, n_threads=1, verbose=False)
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=64, logits_all=True, **exact)
+    llama.eval(ids)
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    close(torch.tensor(llama.scores[: len(ids)]), expected, 1e-3)

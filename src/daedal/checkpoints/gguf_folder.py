@@ -22,7 +22,7 @@ from daedal.errors import DaedalError
 from daedal.files import cache_folder
 from daedal.networks import config_from_dict
 
-INDEX = "gguf.index.json"
+INDEX = "gguf.index"  # no companion of weights that are written as a folder
 SUFFIX = ".gguf"
 
 

@@ -2,7 +2,8 @@
 
 `tokenizer.ggml.model` says which kind: "gpt2" is a byte-level BPE, whose pre-tokenizer is only named
 (`tokenizer.ggml.pre`), "llama" a SentencePiece BPE by scores. llama.cpp knows the expressions behind
-the names, and so does the table here: those of the tokenizer.json that each name stands for.
+the names, and so does the table here: those of the tokenizer.json that each name stands for. A file
+may hold the tokenizer.json itself; then that is it.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 KINDS = ("gpt2", "llama")
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 KEY = "tokenizer.ggml."
+WHOLE = "tokenizer.huggingface.json"
 
 # Expressions that cut text before BPE.
 
@@ -106,9 +108,13 @@ def read(metadata: Mapping[str, Any], path: Any) -> Parts:
         raise DaedalError(
             f"{path} has a tokenizer of kind {kind!r}, which Daedal does not read from GGUF{nearest(kind, KINDS)}; it reads {' and '.join(KINDS)}."
         )
+    whole = metadata.get(WHOLE)
     pre = pre_tokenizer(metadata, path) if kind == "gpt2" else Pre((), add_bos=True)
     try:
-        backend = bpe(metadata, pre) if kind == "gpt2" else scored(metadata)
+        if whole:
+            backend = tokenizers.Tokenizer.from_str(whole)
+        else:
+            backend = bpe(metadata, pre) if kind == "gpt2" else scored(metadata)
     except Exception as error:  # the Rust side raises bare Exception
         raise DaedalError(
             f"the tokenizer of {path} cannot be read ({error}); download the file again."
