@@ -40,7 +40,9 @@ def test_a_folder_loads_packed_with_the_same_logits(folder, tmp_path, bits, shar
     with torch.inference_mode():
         ours, reference = load(tmp_path / "out"), quantize_(load(folder), bits)
         assert torch.equal(ours(tokens), reference(tokens))
-    assert sum(isinstance(m, QuantLinear) for m in ours.modules()) == 2 * 7 + 1
+    assert sum(isinstance(m, QuantLinear) for m in ours.modules()) == 2 * 7 + 1 + (
+        bits == 4 and not ours.config.tie_word_embeddings
+    )
     assert (tmp_path / "out" / "tokenizer.json").exists()
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["bits"]
@@ -67,6 +69,8 @@ def test_calibrated_int4_keeps_logits_nearer(folder, tmp_path) -> None:
 def test_quantised_folders_of_others_and_twice_quantised_are_refused(folder, tmp_path) -> None:
     with pytest.raises(DaedalError, match="gptq"):
         prepare_(build(config_from_dict(TINY)), {"quant_method": "gptq", "bits": 4})
+    with pytest.raises(DaedalError, match="older Daedal"):
+        prepare_(build(config_from_dict(TINY)), {"quant_method": "daedal", "bits": 4})
     quantize(folder, tmp_path / "once", 8)
     with pytest.raises(DaedalError, match="already"):
         quantize(tmp_path / "once", tmp_path / "twice", 8)

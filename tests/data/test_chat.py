@@ -1,7 +1,11 @@
 """Chat templates: the same text and ids as transformers, a sandbox that holds, and messages that
 cannot forge control tokens."""
 
+import json
+
 import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
@@ -206,3 +210,55 @@ def test_bad_template_is_one_sentence(tokenizer: Tokenizer, template: str) -> No
 def test_no_template() -> None:
     with pytest.raises(DaedalError, match="no chat template"):
         chat.render(Tokenizer.train(["a"], 300), TALK)
+
+
+@pytest.mark.parametrize("scheme", ["normalizer", "first", "always", "unigram"])
+def test_spelled_control_tokens_are_plain_words_to_every_tokenizer(scheme: str) -> None:
+    """They read as written, in as many spaces as anywhere else, and the assistant's span keeps its
+    place behind them."""
+    words, control = ["is a<s>b</s> out? <unk>y", "so it is"], ["<unk>", "<s>", "</s>"]
+    pieces = [f"<0x{b:02X}>" for b in range(256)]
+    if scheme == "unigram":
+        vocabulary = [(piece, -20.0) for piece in control + pieces]
+        vocabulary += [(c, -5.0) for c in sorted(set("▁is a<b>/out?ynkuser:assistant"))]
+        backend = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    else:
+        backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+        trainer = trainers.BpeTrainer(
+            vocab_size=320, special_tokens=[*control, *pieces], show_progress=False
+        )
+        backend.train_from_iterator(words * 3, trainer)
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = state["added_tokens"][:3]
+        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+    backend.add_special_tokens(control)
+    spaces = [normalizers.Replace(" ", "▁")]
+    if scheme in ("normalizer", "unigram"):
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), *spaces])
+    else:
+        backend.normalizer = spaces[0]
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    template = (
+        "<s>{% for m in messages %}{{ m.role }}: "
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    tokenizer = Tokenizer(backend, roles={"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer.chat_template = template
+    talk = [
+        {"role": "user", "content": words[0]},
+        {"role": "assistant", "content": words[1]},
+    ]
+    rendered = chat.render(tokenizer, talk)
+    ids, mask = chat.encode_rendered(tokenizer, rendered)
+    assert [i for i in ids if i in tokenizer.special_ids] == [1, 2, 2]
+    text = backend.decode(ids, skip_special_tokens=True)
+    assert words[0] in text
+    said = [i for i, mine in zip(ids, mask, strict=True) if mine]
+    assert backend.decode(said, skip_special_tokens=False).strip() == "so it is</s>"
+    plain = [{**talk[0], "content": "is a"}, talk[1]]
+    quiet, _ = chat.encode_rendered(tokenizer, chat.render(tokenizer, plain))
+    assert ids[: len(quiet) // 3] == quiet[: len(quiet) // 3]

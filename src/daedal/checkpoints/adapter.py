@@ -8,20 +8,21 @@ network with LoRA layers (daedal.nn.lora).
 For image models there is one file of all parts: daedal.checkpoints.lora.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from daedal.checkpoints.files import shortened, tensors, write
-from daedal.checkpoints.folder import names_of
+from daedal.checkpoints.folder import names_of, put
 from daedal.checkpoints.hub import resolve
 from daedal.errors import DaedalError
-from daedal.networks.names import Names
-from daedal.nn.lora import adapters, add_lora, lora_state
+from daedal.networks.names import Fused, Names
+from daedal.nn.lora import LoRALayer, adapters, add_lora, lora_state
 
 PREFIX = "base_model.model."
 WRITTEN: dict[str, Any] = {
@@ -99,9 +100,11 @@ def renamed(key: str, names: dict[str, str]) -> str:
     return f"{names[layer]}.lora_{rest}"
 
 
-def load_adapter(network: nn.Module, folder: str | Path) -> list[str]:
-    """Put the LoRA layers of a folder on `network` and fill them; the names of its layers. A tensor
-    for no layer is an error that lists it."""
+def load_adapter(network: nn.Module, folder: str | Path, whole: bool = True) -> list[str]:
+    """Put the LoRA layers of a folder on `network` and fill them; the names of its layers. Pairs on
+    matrices that are fused on disk become pairs on their parts. What the folder holds whole (peft's
+    modules_to_save, biases, updates of embeddings) replaces the network's own, unless `whole` is
+    False: then it is an error, as any tensor for no layer is."""
     folder = Path(folder)
     path = folder / "adapter_config.json"
     if not path.is_file():
@@ -110,31 +113,47 @@ def load_adapter(network: nn.Module, folder: str | Path) -> list[str]:
         )
     config = json.loads(path.read_text())
     state = {
-        key.removeprefix(PREFIX): tensor for key, tensor in tensors(folder, stem="adapter_model")
+        key.removeprefix(PREFIX).replace(".base_layer.", "."): tensor
+        for key, tensor in tensors(folder, stem="adapter_model")
     }
-    wanted = {key.partition(".lora_")[0] for key in state}
-    ours = {
-        on: name
-        for name, layer in network.named_modules()
-        if hasattr(layer, "in_features") and (on := known(network, name)) in wanted
-    }
-    if strange := sorted(wanted - set(ours)):
+    pairs = {key: state.pop(key) for key in list(state) if PAIR.search(key)}
+    wanted, where = {PAIR.split(key)[0] for key in pairs}, places(network)
+    if strange := sorted(wanted - set(where)):
         raise DaedalError(
             f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}."
         )
-    for disk, name in ours.items():
-        rank = len(state[f"{disk}.lora_A.weight"])
-        alpha = by_pattern(config.get("alpha_pattern") or {}, disk, config.get("lora_alpha", rank))
-        add_lora(
-            network,
-            rank,
-            alpha,
-            [name],
-            rslora=config.get("use_rslora", False),
-            dora=f"{disk}.lora_magnitude_vector" in state,
+    if state and not whole:
+        raise DaedalError(
+            f"{folder} holds {shortened(sorted(state))} whole, which cannot change with the request; load it as BASE:{folder}."
         )
-    fill(network, state, {name: disk for disk, name in ours.items()}, folder)
-    return list(ours.values())
+    names = []
+    for disk in sorted(wanted):
+        rank = len(pairs[f"{disk}.lora_A.weight"])
+        alpha = by_pattern(config.get("alpha_pattern") or {}, disk, config.get("lora_alpha", rank))
+        fused, parts = where[disk]
+        dora = f"{disk}.lora_magnitude_vector" in pairs
+        names += add_lora(
+            network, rank, alpha, parts, rslora=config.get("use_rslora", False), dora=dora
+        )
+        fill(network, pairs, disk, fused, parts, folder)
+    if pairs:
+        raise DaedalError(f"{folder} holds tensors that no LoRA layer has: {shortened(pairs)}.")
+    replace(network, state, config, folder)
+    return names
+
+
+PAIR = re.compile(r"\.lora_(?=[AB]\.|magnitude_vector)")
+Places = dict[str, tuple[Fused | None, list[str]]]
+
+
+def places(network: nn.Module) -> Places:
+    """Name of a layer on disk -> how it is fused there, and our layers that it holds, in order."""
+    names: Names = getattr(network, "family_names", names_of(network))
+    ours = [f"{name}.weight" for name, m in network.named_modules() if hasattr(m, "in_features")]
+    return {
+        disk.removesuffix(".weight"): (fused, [part.removesuffix(".weight") for part in parts])
+        for disk, (fused, parts) in names.layout(ours).items()
+    }
 
 
 def by_pattern(patterns: dict[str, Any], name: str, default: Any) -> Any:
@@ -144,27 +163,78 @@ def by_pattern(patterns: dict[str, Any], name: str, default: Any) -> Any:
     )
 
 
-def known(network: nn.Module, name: str) -> str:
-    """The name on disk, or none for a layer that is a part of another there."""
-    try:
-        return on_disk(network, name)
-    except DaedalError:
-        return ""
+@torch.no_grad()
+def fill(
+    network: nn.Module,
+    pairs: dict[str, Tensor],
+    disk: str,
+    fused: Fused | None,
+    parts: list[str],
+    folder: Path,
+) -> None:
+    """Take the tensors of one layer on disk out of `pairs` for the layers of ours that are its
+    parts: each has its rows of lora_B and of the magnitudes, and all of lora_A."""
+    layers = [cast(LoRALayer, network.get_submodule(part)) for part in parts]
+    rows = [len(layer.lora_B.weight) for layer in layers]
+    for leaf in [key.removeprefix(f"{disk}.") for key in pairs if key.startswith(f"{disk}.lora_")]:
+        found = pairs.pop(f"{disk}.{leaf}")
+        shared = fused is None or leaf.startswith("lora_A")
+        held = [layer.get_parameter(leaf) for layer in layers]
+        right = (len(found) if leaf.startswith("lora_A") else sum(rows), *held[0].shape[1:])
+        if found.shape != right:
+            raise DaedalError(
+                f"{folder} is an adapter for another model: {disk}.{leaf} is {tuple(found.shape)} instead of {right}."
+            )
+        each = [found] * len(held) if shared else fused.split(found, rows)  # type: ignore[union-attr]
+        for parameter, tensor in zip(held, each, strict=True):
+            parameter.copy_(tensor)
+
+
+# ---- what an adapter holds whole -----------------------------------------------------------------
 
 
 @torch.no_grad()
-def fill(network: nn.Module, state: dict[str, Tensor], names: dict[str, str], folder: Path) -> None:
-    for key, tensor in lora_state(network).items():
-        found = state.pop(renamed(key, names), None)
-        if found is None or found.shape != tensor.shape:
-            there = (
-                "is not there"
-                if found is None
-                else f"is {tuple(found.shape)} instead of {tuple(tensor.shape)}"
-            )
+def replace(network: Any, state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Put whole tensors of a folder in place of the network's. Heads and embeddings that were one
+    tensor are two afterwards, as peft leaves them."""
+    names: Names = getattr(network, "family_names", names_of(network))
+    own = {name.replace(".base_layer.", "."): name for name in network.state_dict()}
+    layout = names.layout(own)
+    for key, tensor in state.items():
+        layer, _, leaf = key.rpartition(".")
+        update = leaf.startswith("lora_embedding_")
+        disk = f"{layer}.weight" if update else key
+        if disk not in layout:
             raise DaedalError(
-                f"{folder} is an adapter for another model: {renamed(key, names)} {there}."
+                f"{folder} holds {key}, which is not read; merge the adapter with peft, and load the result."
             )
-        tensor.copy_(found)
-    if state:
-        raise DaedalError(f"{folder} holds tensors that no LoRA layer has: {shortened(state)}.")
+        fused, ours = layout[disk]
+        held = [network.state_dict()[own[name]] for name in ours]
+        if any(not each.is_floating_point() for each in held):
+            raise DaedalError(
+                f"{folder} holds {key} whole, and the model's is packed; load the adapter on the unquantised model."
+            )
+        if update:
+            if leaf.endswith("B"):
+                continue  # with its A
+            up = state[f"{layer}.lora_embedding_B"]
+            alpha = by_pattern(config.get("alpha_pattern") or {}, layer, config["lora_alpha"])
+            by = len(tensor) ** (0.5 if config.get("use_rslora") else 1)
+            tensor = held[0].float() + alpha / by * (up.float() @ tensor.float()).mT
+        parts = names.to_ours(disk, tensor, fused, [len(each) for each in held])
+        for name, each, part in zip(ours, held, parts, strict=True):
+            if part.shape != each.shape:
+                raise DaedalError(
+                    f"{folder} is an adapter for another model: {key} is {tuple(part.shape)}, and the model's {tuple(each.shape)}."
+                )
+            put(network, own[name], part.to(each).contiguous())
+    untie(network)
+
+
+def untie(network: Any) -> None:
+    """Let the config say so where head and embedding were one tensor and are two."""
+    config = getattr(network, "config", None)
+    if getattr(config, "tie_word_embeddings", False) and (
+        network.lm_head.weight is not network.embed_tokens.weight
+    ):
+        network.config = dataclasses.replace(cast(Any, config), tie_word_embeddings=False)

@@ -1,23 +1,16 @@
 """Quantised folders, as `checkpoints.quantize` writes them, prepared for when one is loaded.
 
 The folder holds our own packed tensors under the module's own names (daedal.nn.quantized), and a
-`quantization_config` in config.json: {"quant_method": "daedal", "bits": 4, "group_size": 32,
-"calibrated": true}. It loads ready to run, by memory map, with no full-precision copy at any time.
+`quantization_config` in config.json: {"quant_method": "daedal", "bits": 4, "kinds": {"lm_head":
+"q6_k", ...}, "calibrated": true}. It loads ready to run, by memory map, with no full-precision copy
+at any time.
 """
 
 from typing import Any
 
 from daedal.errors import DaedalError
 from daedal.networks.names import Names
-from daedal.nn.quantized import (
-    QuantEmbedding,
-    QuantLinear,
-    TiedHead,
-    finish_,
-    head_bits,
-    swappable,
-    tied,
-)
+from daedal.nn.quantized import kinds_for, pack_empty_
 
 METHOD = "daedal"
 
@@ -30,18 +23,11 @@ def prepare_(network: Any, quantization_config: dict[str, Any]) -> Any:
         raise DaedalError(
             f"the folder is quantised with {method!r}, which Daedal does not read; use the unquantised model and `daedal quantize` it.",
         )
-    share = tied(network)
-    for name, module, head in swappable(network):
-        width, device = head_bits(bits) if head else bits, module.weight.device
-        if head and share:
-            network.embed_tokens = QuantEmbedding(
-                module.in_features, module.out_features, width
-            ).to(device)
-            network.lm_head = TiedHead(network.embed_tokens)
-        else:
-            layer = QuantLinear(
-                module.in_features, module.out_features, width, module.bias is not None
-            )
-            network.set_submodule(name, layer.to(device))
+    kinds = quantization_config.get("kinds")
+    if bits == 4 and not kinds:
+        raise DaedalError(
+            "the folder was packed to 4 bits by an older Daedal, in a layout that is no more; `daedal quantize` the unquantised model again.",
+        )
+    pack_empty_(network, kinds or kinds_for(network, bits))
     network.family_names, network.names = network.names, Names()  # adapters use the family's names
-    return finish_(network)
+    return network

@@ -16,8 +16,7 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.names import Names
 from daedal.nn.gptq import gptq_
-from daedal.nn.packing import GROUP
-from daedal.nn.quantized import quantize_
+from daedal.nn.quantized import kinds_for, quantize_
 
 
 def quantize(
@@ -28,11 +27,12 @@ def quantize(
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Read a model folder, pack its weights, write `out`: config.json, safetensors and the
-    tokenizer's files. `calibration`, batches of token ids (B, T), makes int4 rounding follow GPTQ
+    tokenizer's files. `calibration`, batches of token ids (B, T), makes 4-bit rounding follow GPTQ
     instead of the nearest level."""
     if read_config(folder).get("quantization_config"):
         raise DaedalError(f"{folder} is quantised already; start from the full-precision folder.")
     network = load(folder, kind=Decoder)
+    kinds = kinds_for(network, bits)
     if calibration is not None and bits == 4:
         gptq_(network, calibration)
     else:
@@ -41,7 +41,7 @@ def quantize(
     settings = {
         "quant_method": METHOD,
         "bits": bits,
-        "group_size": GROUP if bits == 4 else None,
+        "kinds": kinds if bits == 4 else None,
         "calibrated": calibration is not None and bits == 4,
     }
     save(network, out, max_shard_bytes, {"quantization_config": settings})

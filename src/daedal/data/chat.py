@@ -295,15 +295,8 @@ def _moved_span(
 
 
 def encode_rendered(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int], list[bool]]:
-    """(ids, whether the token begins inside an assistant span). A guard cuts the text, so no
-    control token forms across it."""
-    ids: list[int] = []
-    mask: list[bool] = []
-    base, edges = 0, [edge for span in rendered.spans for edge in span]
-    for part in rendered.guarded.split(GUARD):
-        part_ids, offsets = tokenizer.encode_with_offsets(part)
-        ids += part_ids
-        # between an odd edge and the next is a span
-        mask += [bisect_right(edges, base + start) % 2 == 1 for start, _ in offsets]
-        base += len(part)
-    return ids, mask
+    """(ids, whether the token begins inside an assistant span)."""
+    edges = [edge for span in rendered.spans for edge in span]
+    ids, starts = tokenizer.encode_trusted(rendered.guarded, GUARD)
+    # between an odd edge and the next is a span
+    return ids, [bisect_right(edges, start) % 2 == 1 for start in starts]

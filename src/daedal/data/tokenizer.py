@@ -273,13 +273,28 @@ class Tokenizer:
             raise DaedalError("This tokenizer has no bos_token; encode with add_bos=False.")
         return [[bos, *row] for row in rows]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a trusted text (control tokens are read, nothing is added) and the [start, end)
-        characters that each stands for."""
+    def encode_trusted(self, text: str, guard: str) -> tuple[list[int], list[int]]:
+        """Ids of a text whose control tokens are read, nothing added, and where each id begins. A
+        control token with a `guard` inside is characters as any other; guards do not count."""
+        backend, places = self.backend, range(len(text) + 1)
+        if guard in text:
+            backend, text, places = self._marked, *self._mark(text, guard)
         with self._lock:
-            self.backend.encode_special_tokens = False
-            row = self.backend.encode(text, add_special_tokens=False)
-        return row.ids, row.offsets
+            backend.encode_special_tokens = False
+            row = backend.encode(text, add_special_tokens=False)
+        return row.ids, [places[start] for start, _ in row.offsets]
+
+    def _mark(self, text: str, guard: str) -> tuple[str, list[int]]:
+        """The text without guards, its control tokens as `_marked` has them, and for each character
+        its place in the text without guards."""
+        marks = {token: _mark_of(i) for i, token in enumerate(self.special_tokens)}
+        out, places, at = "", [], 0
+        for run in re.split(f"({self.special_pattern.pattern})", text):
+            run = run.replace(guard, "") if run not in marks else run
+            out += marks.get(run, run)
+            places += range(at, at + len(marks.get(run, run)))
+            at += len(run)
+        return out, [*places, at]
 
     @cached_property
     def _splits_specials(self) -> bool:
@@ -297,18 +312,33 @@ class Tokenizer:
     def _plain(self) -> tokenizers.Tokenizer:
         """The same tokenizer without special tokens: a unigram or word model would find `</s>` in a
         text by itself, as a word of its list."""
+        return self._renamed(keep=False)
+
+    @cached_property
+    def _marked(self) -> tokenizers.Tokenizer:
+        """The same tokenizer whose control tokens are spelled as marks that no text has."""
+        return self._renamed(keep=True)
+
+    def _renamed(self, keep: bool) -> tokenizers.Tokenizer:
         state = json.loads(self.backend.to_str())
-        state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+        marks = {text: _mark_of(i) for i, text in enumerate(self.special_tokens)}
+        state["added_tokens"] = [
+            {**token, "content": marks.get(token["content"], token["content"])}
+            for token in state["added_tokens"]
+            if keep or not token["special"]
+        ]
         vocabulary = state["model"]["vocab"]
-        hidden = {
-            text: f"\U0010fffe{i}"
-            for i, text in enumerate(self.special_tokens)
-            if text != state["model"].get("unk_token")
-        }
+        if (unknown := state["model"].get("unk_token")) in marks:
+            state["model"]["unk_token"] = marks[unknown]
+        if merges := state["model"].get("merges"):  # those that build one are no more
+            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+            state["model"]["merges"] = [
+                pair for pair in pairs if not marks.keys() & {*pair, "".join(pair)}
+            ]
         state["model"]["vocab"] = (
-            {hidden.get(text, text): i for text, i in vocabulary.items()}
+            {marks.get(text, text): i for text, i in vocabulary.items()}
             if isinstance(vocabulary, dict)
-            else [[hidden.get(text, text), score] for text, score in vocabulary]
+            else [[marks.get(text, text), score] for text, score in vocabulary]
         )
         return tokenizers.Tokenizer.from_str(json.dumps(state))
 
@@ -379,6 +409,11 @@ class Tokenizer:
         """The padding id; masked everywhere, so without one any id serves: eos, else 0."""
         pad = self._id("pad_token")
         return pad if pad is not None else (self.eos_id or 0)
+
+
+def _mark_of(number: int) -> str:
+    """A noncharacter and one for private use: no text has them."""
+    return f"\U0010fffe{chr(0x100000 + number)}"
 
 
 def _parts(text: str, size: int = 1 << 16) -> list[str]:

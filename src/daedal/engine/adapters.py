@@ -59,7 +59,7 @@ class Adapters:
                 f"there is an adapter {name!r} already; remove it first, or give the new one another name."
             )
         alone = sharing(self.base)
-        load_adapter(alone, folder)
+        load_adapter(alone, folder, whole=False)
         found = adapters(alone)
         if routed := [layer for layer in found if ".experts." in layer]:
             raise DaedalError(

@@ -49,8 +49,8 @@ def adapter(pipeline: TextPipeline) -> Any:
             return [self.score(*request.args) for request in requests]
 
         def framed(self, text: str) -> list[int]:
-            """Ids of a text, from a prefix token on: bos, or else eos, so that the first word is
-            scored too."""
+            """Ids of a text that nothing stands before, from a prefix token on: bos, or else eos,
+            so that the first word is scored too."""
             words = pipeline.tokenizer
             prefix = words.bos_id if words.bos_id is not None else words.eos_id
             ids = words.encode(text)
@@ -62,8 +62,9 @@ def adapter(pipeline: TextPipeline) -> Any:
             spaces = len(context) - len(context.rstrip())
             if spaces:
                 context, continuation = context[:-spaces], context[-spaces:] + continuation
-            whole = self.framed(context + continuation)
-            start = max(1, len(self.framed(context) if context else []))
+            encode = pipeline.tokenizer.encode if context else self.framed
+            whole = encode(context + continuation)
+            start = max(1, len(encode(context)) if context else 0)
             ids = whole[-(pipeline.network.config.max_position_embeddings + 1) :]
             count = len(whole) - start
             losses, greedy = greedy_losses(pipeline, ids)

@@ -1,10 +1,10 @@
-"""GPTQ (Frantar et al. 2022): int4 rounding that follows the data.
+"""GPTQ (Frantar et al. 2022): 4-bit rounding that follows the data.
 
 Columns of a weight are rounded one after another; the error of each is spread over the columns
 still to come so that the layer's output on the calibration data, not the weight, stays close.
 Layers go in order, each on the outputs of the rounded ones before it.
 
-Legend: N outputs, K inputs, G = 32 inputs of a group, B batch, T tokens, D width.
+Legend: N outputs, K inputs, B batch, T tokens, D width.
 """
 
 from collections.abc import Iterable
@@ -14,72 +14,69 @@ import torch
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
-from daedal.nn.packing import GROUP, int4_scales, pack_int4, pad, round_int4
-from daedal.nn.quantized import QuantLinear, finish_, quantize_, swappable
+from daedal.nn.blocks import GRIDS, KINDS, inverse
+from daedal.nn.quantized import QuantLinear, finish_, kinds_for, quantize_, swappable
+
+GROUP = 32  # columns that are rounded before their errors reach the others; they share a step
 
 # of the mean diagonal, added to the Hessian: inputs that calibration hardly saw keep their nearest
 # level
 DAMPING = 0.01
 
 
-def gptq(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """weight (N, K) and X^T X (K, K), K a multiple of 32 -> levels (N, K) in -8..7 and scales (N,
-    K/32)."""
+def gptq(weight: Tensor, hessian: Tensor, kind: str) -> Tensor:
+    """weight (N, K) and X^T X (K, K) -> blocks of `kind`, q4_k or q5_0, uint8 (N, bytes). The grid
+    is that of rounding to the nearest; which level each weight takes follows the data."""
     weight, hessian = weight.clone(), hessian.clone()
     diagonal = hessian.diagonal()
     diagonal += DAMPING * diagonal.mean() + 1e-8
     # rows: how errors spread
-    inverse = torch.linalg.cholesky(
+    spread = torch.linalg.cholesky(
         torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True
     )
-    levels, scales = torch.empty_like(weight), []
+    size = KINDS[kind].weights
+    grid = GRIDS[kind].of(weight.reshape(-1, size))
+    step, least = (t.reshape(len(weight), -1) for t in grid.steps())  # (N, K / 32)
+    by, top = inverse(step), grid.top
     for start in range(0, weight.shape[1], GROUP):
-        group, spread = (
-            slice(start, start + GROUP),
-            inverse[start : start + GROUP, start : start + GROUP],
-        )
-        block = weight[:, group].clone()
-        scale = int4_scales(block)  # (N, 1), of the group as the errors before it left it
-        errors = torch.empty_like(block)
-        for i in range(block.shape[1]):
-            level = round_int4(block[:, i : i + 1], scale)
-            errors[:, i] = (block[:, i] - (level * scale)[:, 0]) / spread[i, i]
-            block[:, i + 1 :] -= errors[:, i : i + 1] * spread[i, i + 1 :]
-            levels[:, start + i] = level[:, 0]
-        weight[:, start + GROUP :] -= errors @ inverse[group, start + GROUP :]
-        scales.append(scale)
-    return levels, torch.cat(scales, 1)
+        group, at = slice(start, start + GROUP), start // GROUP
+        near, errors = spread[group, group], torch.empty(len(weight), GROUP)
+        block = weight[:, group]  # a view: rounded columns stay in `weight`
+        for i in range(GROUP):
+            level = ((block[:, i] + least[:, at]) * by[:, at]).round_().clamp_(0, top)
+            rounded = level * step[:, at] - least[:, at]
+            errors[:, i] = (block[:, i] - rounded) / near[i, i]
+            block[:, i + 1 :] -= errors[:, i : i + 1] * near[i, i + 1 :]
+            block[:, i] = rounded
+        weight[:, start + GROUP :] -= errors @ spread[group, start + GROUP :]
+    return grid.pack(weight.reshape(-1, size)).view(len(weight), -1)
 
 
-def gptq_linear(linear: nn.Linear, hessian: Tensor) -> QuantLinear:
-    packed = QuantLinear(linear.in_features, linear.out_features, 4, linear.bias is not None)
-    extra = packed.in_features_padded - linear.in_features
-    levels, scale = gptq(
-        pad(linear.weight.float(), 8), nn.functional.pad(hessian, (0, extra, 0, extra))
-    )
-    packed.weight, packed.scale = pack_int4(levels, scale)
-    packed.bias = None if linear.bias is None else linear.bias.detach().float()
-    return packed
+def gptq_linear(linear: nn.Linear, hessian: Tensor, kind: str) -> QuantLinear:
+    layer = QuantLinear.of(linear.weight, linear.bias, kind)
+    layer.weight = gptq(linear.weight.float(), hessian, kind)
+    return layer
 
 
 @torch.no_grad()
 def gptq_(network: Any, calibration: Iterable[Tensor]) -> Any:
-    """Swap the linear layers of a decoder's blocks for int4 ones, calibrated on batches of token
-    ids (B, T); the head follows as `quantize_` does it. A layer that no calibration token reaches
-    (an idle expert) is rounded to the nearest."""
+    """Swap the linear layers of a decoder's blocks for 4-bit ones, calibrated on batches of token
+    ids (B, T). Layers of more bits, the head, and those that no calibration token reaches (an idle
+    expert) are rounded to the nearest."""
+    kinds = kinds_for(network, 4)
     states = [first_states(network, tokens) for tokens in calibration]
     if not states:
         raise DaedalError("calibration has no batches; give at least one of token ids (B, T).")
-    for block in network.layers:
+    for number, block in enumerate(network.layers):
         layers = {name: module for name, module, _ in swappable(block)}
         hessians = gather(block, layers, states)
         for name, module in layers.items():
-            hessian = hessians[name]
+            hessian, kind = hessians[name], kinds[f"layers.{number}.{name}"]
             block.set_submodule(
                 name,
-                QuantLinear.of(module.weight, module.bias, 4)
-                if hessian is None
-                else gptq_linear(module, hessian),
+                QuantLinear.of(module.weight, module.bias, kind)
+                if hessian is None or kind not in GRIDS
+                else gptq_linear(module, hessian, kind),
             )
         states = [(block(x, *rest), *rest) for x, *rest in states]
     return finish_(quantize_(network, 4))

@@ -1,17 +1,17 @@
-"""Linear layers and embeddings with packed weights, for inference: int8, int4 and bf16 weights,
-fp32 activations.
+"""Linear layers and embeddings with packed weights, for inference with fp32 activations.
 
     quantize_(network, bits=8)     # every nn.Linear swapped in place; a tied embedding and head
     share one packed matrix
     dequantize_(network)           # and back
     freeze_packed_(network, bits=4)   # to train an adapter over it (Dettmers et al. 2023, QLoRA)
 
-Decoding reads every weight once a token, so fewer bytes is more speed. int8 has one scale an output
-row; int4 has one an output row and 32 inputs. The packed layout is the kernels' own
+Decoding reads every weight once a token, so fewer bytes is more speed. 8 bits are int8 with a scale
+an output row; 4 bits are the blocks of GGUF files (daedal.nn.blocks), most of them q4_k, those that
+errors reach most with more bits, as llama.cpp's Q4_K_M. The packed layout is the kernels' own
 (daedal.nn.kernels) and the one on disk, so loading is a memory map. Where the kernels are not
 available the same tensors go through PyTorch.
 
-Legend: M rows, N outputs, K inputs (padded to a multiple of 32), B batch, T tokens.
+Legend: M rows, N outputs, K inputs (int8 and bf16: padded to a multiple of 32), B batch, T tokens.
 """
 
 from typing import Any, Self
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from daedal.errors import DaedalError
 from daedal.nn import kernels
-from daedal.nn.packing import GROUP, dense, packed, pad, unpack_int4
+from daedal.nn.blocks import KINDS
+from daedal.nn.packing import BITS, dense, packed, shapes
 
 WIDE = 24  # from this many rows on, a matrix product of PyTorch is worth unpacking the weights for
 # then PyTorch's bf16 product is the fastest there is
@@ -47,69 +48,56 @@ class Unpacked(torch.autograd.Function):
 
 
 class QuantLinear(nn.Module):
-    """`nn.Linear` with packed weights. `bits` 8: weight int8 (N, K) and scale (N); 4: see
-    `pack_int4`; 16: weight bf16 (N, K). With `exact` the kernels, which round activations, stay out
-    of training mode, so that passes with and without gradient agree."""
+    """`nn.Linear` with packed weights of a kind of daedal.nn.packing: `int8` with a `scale` (N),
+    `bf16`, or a type of block. With `exact` the kernels, which round activations, stay out of
+    training mode, so that passes with and without gradient agree."""
 
     exact = False
 
-    def __init__(self, in_features: int, out_features: int, bits: int, bias: bool = False) -> None:
+    def __init__(self, in_features: int, out_features: int, kind: str, bias: bool = False) -> None:
         super().__init__()
-        if bits not in (4, 8, 16):
-            raise DaedalError(f"weights of {bits} bits are not supported; choose 4, 8 or 16.")
-        self.in_features, self.out_features, self.bits = in_features, out_features, bits
-        columns, blocks = in_features + -in_features % 32, -(-out_features // 8)
-        shapes: dict[
-            int, tuple[tuple[int, ...], torch.dtype, tuple[int, ...] | None, torch.dtype]
-        ] = {
-            4: (
-                (blocks, columns // 32, 128),
-                torch.uint8,
-                (blocks, columns // 32, 8),
-                torch.float16,
-            ),
-            8: ((out_features, columns), torch.int8, (out_features,), torch.float32),
-            16: ((out_features, columns), torch.bfloat16, None, torch.float32),
-        }
-        shape, dtype, scale_shape, scale_dtype = shapes[bits]
+        self.in_features, self.out_features, self.kind = in_features, out_features, kind
+        shape, dtype = shapes(kind, out_features, in_features)
         self.register_buffer("weight", torch.empty(shape, dtype=dtype))
-        self.register_buffer(
-            "scale", None if scale_shape is None else torch.empty(scale_shape, dtype=scale_dtype)
-        )
+        self.register_buffer("scale", torch.empty(out_features) if kind == "int8" else None)
         self.register_buffer("bias", torch.empty(out_features) if bias else None)
-        self._fallback: tuple[Tensor, ...] | None = None
+        self._whole: Tensor | None = None  # see `_torch`
 
     weight: Tensor
-    scale: Any  # Tensor, None with 16 bits
+    scale: Any  # Tensor, of int8
     bias: Tensor | None
 
+    @property
+    def bits(self) -> int:
+        return BITS[self.kind]
+
+    @property
+    def blocks(self) -> bool:
+        return self.kind in KINDS
+
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, bits: int) -> Self:
-        """Round a weight (N, K) to the nearest."""
-        self = cls(weight.shape[1], weight.shape[0], bits, bias is not None)
-        self.weight, self.scale = packed(weight, bits)
+    def of(cls, weight: Tensor, bias: Tensor | None, kind: str) -> Self:
+        """Round a weight (N, K)."""
+        with torch.device("meta"):
+            self = cls(weight.shape[1], weight.shape[0], kind, bias is not None)
+        self.weight, self.scale = packed(weight, kind)
         self.bias = None if bias is None else bias.detach().float()
         return self
 
     def dequantized(self) -> Tensor:
         """The weight that the packed form stands for, (N, K) fp32."""
-        return dense(self.weight, self.scale, self.bits)[: self.out_features, : self.in_features]
+        return self._dense(self.weight, self.scale)[:, : self.in_features]
 
     def rows(self, index: Tensor) -> Tensor:
         """Dequantised rows: index (...) -> (..., K) fp32."""
-        if self.bits == 4:
-            block, lane = index.flatten() // 8, index.flatten() % 8
-            levels, scale = unpack_int4(self.weight[block], self.scale[block])
-            mine = torch.arange(len(lane), device=lane.device) * 8 + lane
-            rows = (
-                levels[mine].unflatten(1, (-1, GROUP)) * scale[mine].float()[..., None]
-            ).flatten(1)
-        else:
-            rows = self.weight[index.flatten()].float()
-            rows = (
-                rows if self.scale is None else rows * self.scale.float()[index.flatten()][:, None]
-            )
+        at = index.flatten()
+        rows = self._dense(self.weight[at], None if self.scale is None else self.scale[at])
         return rows[:, : self.in_features].unflatten(0, index.shape)
+
+    def _dense(self, weight: Tensor, scale: Tensor | None) -> Tensor:
+        if self.blocks and weight.device.type == "cpu" and kernels.available():
+            return kernels.unpack(weight, self.kind)
+        return dense(weight, scale, self.kind)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., K) -> (..., N)
         return self.call_together(x, (self,))[0]
@@ -118,7 +106,8 @@ class QuantLinear(nn.Module):
         """Several projections of one input: one kernel call when all are packed alike."""
         packed: list[QuantLinear] = [m.packed if isinstance(m, TiedHead) else m for m in modules]  # type: ignore[misc]
         alike = len(packed) <= 3 and all(
-            isinstance(m, QuantLinear) and m.bits == self.bits for m in packed
+            isinstance(m, QuantLinear) and (m.kind == self.kind or (m.blocks and self.blocks))
+            for m in packed
         )
         if not alike:
             return tuple(module(x) for module in modules)
@@ -127,7 +116,8 @@ class QuantLinear(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
         rows = F.pad(rows, (0, -rows.shape[1] % 32)) if rows.shape[1] % 32 else rows
         outs = kernels.linear(
-            rows, [(m.weight, m._scale(), m.bias, m.out_features) for m in packed], self.bits
+            rows,
+            [(m.weight, m._scale(), m.bias, m.out_features, kernels.code(m.kind)) for m in packed],
         )
         return tuple(
             out.view(*x.shape[:-1], m.out_features).to(x.dtype)
@@ -137,56 +127,40 @@ class QuantLinear(nn.Module):
     def _runs_natively(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or self._learns(x) or not kernels.available():
             return False
-        return not (self.bits == 16 and BF16_UNITS and x.numel() // x.shape[-1] >= WIDE)
+        return not (self.kind == "bf16" and BF16_UNITS and x.numel() // x.shape[-1] >= WIDE)
 
     def _learns(self, x: Tensor) -> bool:
         return (torch.is_grad_enabled() and x.requires_grad) or (self.exact and self.training)
 
-    def _scale(self) -> Any:  # Tensor, None with 16 bits
-        right = torch.float16 if self.bits == 4 else torch.float32
+    def _scale(self) -> Any:  # Tensor, of int8
         # a `.to(dtype)` over the whole network reached it
-        if self.scale is not None and self.scale.dtype != right:
-            self.scale = self.scale.to(right)
+        if self.scale is not None and self.scale.dtype != torch.float32:
+            self.scale = self.scale.float()
         return self.scale
 
     def _torch(self, x: Tensor) -> Tensor:
         """The same product by PyTorch's own operators; differentiable in x on every path that
-        gradients can take."""
+        gradients can take. Blocks, which no operator multiplies, are unpacked once and kept."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        narrow = x.numel() // x.shape[-1] < WIDE or (self.bits == 16 and BF16_UNITS)
-        if x.device.type != "cpu" or not narrow or self._learns(x):
+        narrow = x.numel() // x.shape[-1] < WIDE or (self.kind == "bf16" and BF16_UNITS)
+        learns = self._learns(x)
+        if self.blocks and not learns:
+            if self._whole is None or self._whole.dtype != x.dtype:
+                self._whole = self.dequantized().to(x.dtype)
+            return F.linear(x, self._whole, bias)
+        if x.device.type != "cpu" or not narrow or learns:
             out = Unpacked.apply(x, self)
             return out if bias is None else out + bias
-        rows = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, self.in_features_padded - x.shape[-1]))
-        if self.bits == 16:
+        rows = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, -x.shape[-1] % 32))
+        if self.kind == "bf16":
             out = F.linear(rows.to(torch.bfloat16), self.weight).float()
-        elif self.bits == 8:
-            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self._scale())
         else:
-            if self._fallback is None:
-                levels, scale = (
-                    pad(t, rows=16, columns=1) for t in unpack_int4(self.weight, self._scale())
-                )
-                packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((levels + 8).int(), 1)
-                self._fallback = (
-                    packed,
-                    torch.stack([scale, torch.zeros_like(scale)], -1)
-                    .transpose(0, 1)
-                    .float()
-                    .contiguous(),
-                )
-            out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                rows, self._fallback[0], GROUP, self._fallback[1]
-            )
+            out = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self._scale())
         out = out[:, : self.out_features].view(*x.shape[:-1], self.out_features).to(x.dtype)
         return out if bias is None else out + bias
 
-    @property
-    def in_features_padded(self) -> int:
-        return self.in_features + -self.in_features % 32
-
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bits={self.bits}, bias={self.bias is not None}"
+        return f"{self.in_features}, {self.out_features}, {self.kind}, bias={self.bias is not None}"
 
 
 class QuantEmbedding(QuantLinear):
@@ -219,12 +193,6 @@ class TiedHead(nn.Module):
 # ---- whole networks ------------------------------------------------------------------------------
 
 
-def head_bits(bits: int) -> int:
-    """The head and a tied embedding see every token's whole error, so int4 networks keep them in
-    int8."""
-    return max(bits, 8)
-
-
 def swappable(network: nn.Module) -> list[tuple[str, nn.Linear, int]]:
     """(name, module, 1 for the head) of every linear layer to pack. A mixture's router (`mlp.gate`)
     stays as it is: it is small and picks."""
@@ -247,19 +215,84 @@ def tied(network: nn.Module) -> bool:
     )
 
 
+def kinds_for(network: nn.Module, bits: int) -> dict[str, str]:
+    """The kind of every layer of a network that is packed to 4, 8 or 16 bits, by name."""
+    if bits not in (4, 8, 16):
+        raise DaedalError(f"weights of {bits} bits are not supported; choose 4, 8 or 16.")
+    layers = swappable(network)
+    if bits != 4:
+        return {name: "int8" if bits == 8 else "bf16" for name, _, _ in layers}
+    kinds = {
+        name: four_bits(module.in_features, head or gets_more_bits(name, len(network.layers)))  # type: ignore[arg-type]
+        for name, module, head in layers
+    }
+    embed = getattr(network, "embed_tokens", None)
+    if isinstance(embed, nn.Embedding) and not tied(network):
+        kinds["embed_tokens"] = four_bits(embed.embedding_dim, False)
+    return kinds
+
+
+def four_bits(columns: int, more: bool) -> str:
+    """The kind for rows of so many weights: q4_k, or q6_k for what gets more bits. Rows that are
+    not whole blocks of 256 get those of 32, with a bit more."""
+    if columns % 256 == 0:
+        return "q6_k" if more else "q4_k"
+    if columns % 32 == 0:
+        return "q8_0" if more else "q5_0"
+    return "int8"
+
+
+def gets_more_bits(name: str, layers: int) -> bool:
+    """Whether a matrix is one of those that errors reach most: values and the way out of the
+    feed-forward, in the first and last eighth of the layers and in every third between (llama.cpp's
+    Q4_K_M)."""
+    if not name.endswith(("v_proj", "down_proj")):
+        return False
+    layer, eighth = int(name.split("layers.")[1].split(".")[0]), layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
 @torch.no_grad()
 def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
     """Swap every `nn.Linear` for a packed one, in place, one matrix at a time. Activations become
     fp32."""
-    share = tied(network)
+    kinds, share = kinds_for(network, bits), tied(network)
     for name, module, head in swappable(network):
-        width = head_bits(bits) if head else bits
         if head and share:
-            embedding = QuantEmbedding.of(module.weight, None, width)
+            embedding = QuantEmbedding.of(module.weight, None, kinds[name])
             network.embed_tokens, network.lm_head = embedding, TiedHead(embedding)
         else:
-            network.set_submodule(name, QuantLinear.of(module.weight, module.bias, width))
+            network.set_submodule(name, QuantLinear.of(module.weight, module.bias, kinds[name]))
         del module
+    if "embed_tokens" in kinds:
+        weight = network.embed_tokens.weight  # type: ignore[union-attr]
+        network.embed_tokens = QuantEmbedding.of(weight, None, kinds["embed_tokens"])  # type: ignore[arg-type]
+    return finish_(network)
+
+
+@torch.no_grad()
+def pack_empty_(network: Any, kinds: dict[str, str]) -> Any:
+    """Swap the layers of a network on the meta device for packed ones, empty, of these kinds; a
+    tied head goes by its own name. What is not named stays as it is."""
+    share = tied(network)
+    modules = dict(network.named_modules())
+    for name, kind in kinds.items():
+        module = modules[name]
+        with torch.device("meta"):
+            if isinstance(module, nn.Embedding):
+                network.embed_tokens = QuantEmbedding(
+                    module.embedding_dim, module.num_embeddings, kind
+                )
+                if share:
+                    network.lm_head = TiedHead(network.embed_tokens)
+            elif name == "lm_head" and share:
+                network.embed_tokens = QuantEmbedding(module.in_features, module.out_features, kind)
+                network.lm_head = TiedHead(network.embed_tokens)
+            else:
+                layer = QuantLinear(
+                    module.in_features, module.out_features, kind, module.bias is not None
+                )
+                network.set_submodule(name, layer)
     return finish_(network)
 
 
@@ -267,9 +300,11 @@ def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
 def freeze_packed_(network: nn.Module, bits: int) -> None:
     """Pack a network that is to stay as it is while an adapter over it learns. Embeddings and head
     keep their precision: losses read them."""
+    kinds = kinds_for(network, bits)
     for name, module, head in swappable(network):
         if not head:
-            network.set_submodule(name, packed := QuantLinear.of(module.weight, module.bias, bits))
+            packed = QuantLinear.of(module.weight, module.bias, kinds[name])
+            network.set_submodule(name, packed)
             packed.exact = True
 
 
@@ -289,10 +324,11 @@ def dequantize_(network: Any, dtype: torch.dtype = torch.float32) -> Any:
             network.embed_tokens = nn.Embedding.from_pretrained(
                 module.dequantized().to(dtype).contiguous(), freeze=False
             )
-            network.lm_head = Linear(
-                module.in_features, module.out_features, bias=False, device="meta"
-            )
-            network.lm_head.weight = network.embed_tokens.weight
+            if isinstance(network.lm_head, TiedHead):
+                network.lm_head = Linear(
+                    module.in_features, module.out_features, bias=False, device="meta"
+                )
+                network.lm_head.weight = network.embed_tokens.weight
         elif isinstance(module, QuantLinear):
             plain = Linear(
                 module.in_features, module.out_features, bias=module.bias is not None, device="meta"

@@ -177,7 +177,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | No
     if not fits:
         return None
     out = kernels.linear(
-        x.view(-1, x.shape[-1]), [(weight, None, bias, weight.shape[0])], kinds[weight.dtype]
+        x.view(-1, x.shape[-1]), [(weight, None, bias, weight.shape[0], kinds[weight.dtype])]
     )[0]
     return out.view(*x.shape[:-1], -1)
 

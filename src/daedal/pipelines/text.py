@@ -28,7 +28,7 @@ from daedal.files import write_whole
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
 from daedal.nn.lora import merge_lora
-from daedal.nn.quantized import QuantEmbedding, QuantLinear, quantize_
+from daedal.nn.quantized import QuantLinear, quantize_
 from daedal.pipelines.medium import Handle, Pipeline, Result
 from daedal.pipelines.text_params import TEXT, TextParams
 from daedal.settings import read
@@ -205,9 +205,7 @@ class TextPipeline(Pipeline):
 
     def runtime(self) -> dict[str, Any]:
         weight = self.network.embed_tokens.weight
-        bits = {
-            m.bits for m in self.network.modules() if isinstance(m, QuantLinear | QuantEmbedding)
-        }
+        bits = {m.bits for m in self.network.modules() if isinstance(m, QuantLinear)}
         return {
             "device": weight.device.type,
             "dtype": str(weight.dtype).removeprefix("torch."),

@@ -1,6 +1,6 @@
-"""CPU kernels in C++ (kernels.cpp): how they are built, found and called.
+"""CPU kernels in C++ (kernels.cpp and its parts): how they are built, found and called.
 
-The first use on a machine compiles the file with one `g++` call (3 s) into the user's cache folder,
+The first use on a machine compiles them with one `g++` call (3 s) into the user's cache folder,
 in the background: until the library is there, and where there is no compiler or no AVX2, callers
 take their PyTorch path. `DAEDAL_KERNELS=0` switches it off.
 
@@ -31,15 +31,18 @@ import torch
 from torch import Tensor
 
 from daedal.files import cache_folder
+from daedal.nn.blocks import KINDS, columns_of
 from daedal.nn.packing import dense, packed
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 BLOCK = 32  # inputs of packed weights are padded to a multiple of this
 RECORD = struct.Struct("24q")
+OWN = {"int8": 8, "bf16": 16, "fp32": 32}
+FILE_BLOCKS = 64  # and the number of a type of GGUF
 CODES = {
     name: code
     for code, name in enumerate(
-        ["linear", "attend", "rms_norm", "add", "mul", "act", "rope", "read"]
+        ["linear", "attend", "rms_norm", "add", "mul", "act", "rope", "read", "unpack"]
     )
 }
 
@@ -70,7 +73,8 @@ def library_path() -> Path:
         )
     except (OSError, StopIteration):
         cpu = platform.processor()
-    parts = [SOURCE.read_text(), str(compiler()), cpu, torch.__version__]
+    sources = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts = [*sources, str(compiler()), cpu, torch.__version__]
     return (
         cache_folder()
         / f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
@@ -169,17 +173,18 @@ def right() -> bool:
     pass for a fast one."""
     global _failure, _wrong
     draw = torch.Generator().manual_seed(0)
-    for bits in (4, 8, 16):
-        weight, scale = packed(torch.randn(24, 96, generator=draw), bits)
-        for rows in (1, 3, 16):
-            x = torch.randn(rows, 96, generator=draw)
+    for kind in ("int8", "bf16", "q4_k", "q6_k", "q5_0"):
+        weight, scale = packed(torch.randn(24, 256, generator=draw), kind)
+        for rows in (1, 3, 32):
+            x = torch.randn(rows, 256, generator=draw)
             with watched_by(None):
-                y = linear(x, [(weight, scale, None, 24)], bits)[0]
-            want = x @ dense(weight, scale, bits).mT
-            # activations of int8 and int4 products are rounded to 8 bits
+                y = linear(x, [(weight, scale, None, 24, code(kind))])[0]
+                stands_for = unpack(weight, kind) if kind in KINDS else dense(weight, scale, kind)
+            want = x @ stands_for.mT
+            # activations of products with int8 and blocks are rounded
             if not (y - want).norm() < 0.02 * want.norm():
                 _failure, _wrong = (
-                    f"the {bits}-bit product is wrong on this CPU ({platform.machine()}); please report it",
+                    f"the {kind} product is wrong on this CPU ({platform.machine()}); please report it",
                     True,
                 )
                 return False
@@ -238,28 +243,33 @@ def launch(name: str, form: str, *args: float, wrote: tuple[Tensor, ...] = ()) -
     _library.run(record, 1, torch.get_num_threads())
 
 
+def code(kind: str) -> int:
+    """What the kernels call a kind of packing."""
+    return FILE_BLOCKS + KINDS[kind].number if kind in KINDS else OWN[kind]
+
+
 def linear(
-    x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, int]], bits: int
+    x: Tensor, weights: list[tuple[Tensor, Tensor | None, Tensor | None, int, int]]
 ) -> list[Tensor]:
-    """x (M, K) fp32 through up to three weights (packed, scale, bias, N) of one kind -> fp32 (M, N)
-    each. K is a multiple of 32."""
-    out = [x.new_empty(x.shape[0], n) for _, _, _, n in weights]
+    """x (M, K) fp32 through up to three weights (packed, scale, bias, N, code) -> fp32 (M, N) each.
+    K is a multiple of 32; the weights are of one kind, or all of them blocks."""
+    out = [x.new_empty(x.shape[0], n) for _, _, _, n, _ in weights]
     words = []
-    for (weight, scale, bias, n), y in zip(weights, out, strict=True):
+    for (weight, scale, bias, n, number), y in zip(weights, out, strict=True):
         words += [
             weight.data_ptr(),
             0 if scale is None else scale.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             y.data_ptr(),
             n,
+            number,
         ]
     launch(
         "linear",
-        "q" * (6 + len(words)),
+        "q" * (5 + len(words)),
         x.data_ptr(),
         *x.shape,
         x.stride(0),
-        bits,
         len(weights),
         *words,
         wrote=(x, *out),
@@ -349,6 +359,14 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half,
         wrote=(x, cos, sin, out),
     )
+    return out
+
+
+def unpack(rows: Tensor, kind: str) -> Tensor:
+    """Rows of blocks, uint8 (N, bytes) -> fp32 (N, K)."""
+    rows, out = rows.contiguous(), torch.empty(len(rows), columns_of(rows, kind))
+    sizes = (*out.shape, KINDS[kind].number)
+    launch("unpack", "qqqqq", rows.data_ptr(), out.data_ptr(), *sizes, wrote=(rows, out))
     return out
 
 

@@ -11,8 +11,7 @@
 //   int8: (N, K) row by row, one fp32 scale a row; activations become int16 with a scale per 512 (error 2^-16: as good as exact),
 //         vpmaddwd gives 16 products an instruction without the saturation of 8-bit vpmaddubsw. Sums of 512 are exact integers and are
 //         added in order, whichever loop does it: a row's result does not depend on how many rows come with it.
-//   int4: 8 rows side by side, groups of 32 inputs with an fp16 scale; activations become int8 with a scale per 32. Eight rows share
-//         a vector, so there is no sum across lanes, and a whole group fits 16-bit partial sums: 8 * 2 * 15 * 127 < 2^15.
+//   blocks: those of GGUF files, see blocks.h; activations become int8 with a scale per 32.
 //   bf16: (N, K) row by row; a bf16 is the upper half of an fp32, so widening is a shift or a mask.
 
 #include <immintrin.h>
@@ -23,6 +22,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #ifndef __AVX2__
@@ -35,7 +35,7 @@ using i64 = int64_t;
 constexpr i64 BLOCK8 = 512;   // inputs that share an int8 activation scale: 512 x 127 x 32767 still fits int32
 constexpr i64 PIECES = 8;   // of a thread's share of a layer
 constexpr int MOST = 128;   // threads
-constexpr i64 GROUP = 32;   // inputs that share an int4 weight scale
+constexpr i64 GROUP = 32;   // inputs that share an activation scale of a product with blocks
 
 i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
@@ -161,27 +161,29 @@ float quantise16(const float* x, i64 n, float limit, int16_t* out) {
     return top / limit;
 }
 
-// x[K] -> int8, a scale per GROUP and -8 times the sum of each group (what the offset of unsigned nibbles costs)
-void quantise8(const float* x, i64 k, int8_t* out, float* scale, int* offset) {
+// x[K] -> int8 with a scale per GROUP, and the sums of what these stand for, of each GROUP and of its halves
+void quantise8(const float* x, i64 k, int8_t* out, float* scale, float* sum32, float* sum16) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (i64 g = 0; g < k; g += GROUP, x += GROUP, out += GROUP) {
         float top = max_abs(x, GROUP), inverse = top > 0 ? 127 / top : 0;
-        *scale++ = top / 127;
-        __m256i q[4], total = _mm256_setzero_si256();
-        for (int i = 0; i < 4; i++) {
-            q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
-            total = _mm256_add_epi32(total, q[i]);
-        }
+        *scale = top / 127;
+        __m256i q[4];
+        for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
+        int low = sum(_mm256_add_epi32(q[0], q[1])), high = sum(_mm256_add_epi32(q[2], q[3]));
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         _mm256_storeu_si256((__m256i*)out, _mm256_permutevar8x32_epi32(bytes, order));
-        *offset++ = -8 * sum(total);
+        *sum16++ = low * *scale, *sum16++ = high * *scale, *sum32++ = (low + high) * *scale;
+        scale++;
     }
 }
 
 // ---- linear: out[m][n] = sum_k x[m][k] * w[n][k] + bias[n], up to three weights on one input ---------------------------------
 
-struct Weight { const void* data; const void* scale; const float* bias; float* out; i64 n; };
-struct Linear { const float* x; i64 m, k, stride, bits, count; Weight weights[3]; };  // k is a multiple of 32, stride that of x's rows
+// kind: 8, 16 and 32 are our own layouts of so many bits, FILE_BLOCKS + a type number the blocks of a GGUF file
+struct Weight { const void* data; const void* scale; const float* bias; float* out; i64 n, kind; };
+// k is a multiple of 32, stride that of x's rows; all weights want their activations in the same form
+struct Linear { const float* x; i64 m, k, stride, count; Weight weights[3]; };
+constexpr i64 FILE_BLOCKS = 64;
 
 // Row m of the activations as int16, with a scale for every `block` inputs: out (m, k), scale (blocks, m)
 void quantise_blocks(const Linear& a, i64 m, i64 block, float limit, int16_t* out, float* scale) {
@@ -192,28 +194,30 @@ void quantise_blocks(const Linear& a, i64 m, i64 block, float limit, int16_t* ou
 struct Activations {  // of one call, in the form that its weights want
     i64 m, k;
     const float* fp32;  // m x k (bf16: even and odd inputs of each 16 apart)
-    int16_t* int16; int8_t* int8; float* scale; int* offset;
+    int16_t* int16; int8_t* int8; float *scale, *sum32, *sum16;
 };
 
 Activations prepare(const Linear& a) {
-    Activations x{a.m, a.k, a.x, nullptr, nullptr, nullptr, nullptr};
-    i64 groups = a.k / GROUP;
-    if (a.bits == 8) {
+    Activations x{a.m, a.k, a.x, nullptr, nullptr, nullptr, nullptr, nullptr};
+    i64 groups = a.k / GROUP, kind = a.weights[0].kind;
+    if (kind == 8) {
         x.int16 = (int16_t*)scratch<0>(a.m * a.k * 2);
         x.scale = (float*)scratch<1>(a.m * ceil_div(a.k, BLOCK8) * 4);
         for (i64 m = 0; m < a.m; m++) quantise_blocks(a, m, BLOCK8, 32767, x.int16, x.scale);
-    } else if (a.bits == 4) {
+    } else if (kind > FILE_BLOCKS) {
         x.int8 = (int8_t*)scratch<0>(a.m * a.k);
         x.scale = (float*)scratch<1>(a.m * groups * 4);
-        x.offset = (int*)scratch<2>(a.m * groups * 4);
-        for (i64 m = 0; m < a.m; m++) quantise8(a.x + m * a.stride, a.k, x.int8 + m * a.k, x.scale + m * groups, x.offset + m * groups);
+        x.sum32 = (float*)scratch<2>(a.m * groups * 3 * 4);
+        x.sum16 = x.sum32 + a.m * groups;
+        for (i64 m = 0; m < a.m; m++)
+            quantise8(a.x + m * a.stride, a.k, x.int8 + m * a.k, x.scale + m * groups, x.sum32 + m * groups, x.sum16 + 2 * m * groups);
     } else {
         float* to = (float*)scratch<0>(a.m * a.k * 4);
         x.fp32 = to;
         for (i64 m = 0; m < a.m; m++)
             for (i64 i = 0; i < a.k; i += 16, to += 16) {
                 __m256 lo = _mm256_loadu_ps(a.x + m * a.stride + i), hi = _mm256_loadu_ps(a.x + m * a.stride + i + 8);
-                if (a.bits == 16) {
+                if (kind == 16) {
                     __m256 even = _mm256_shuffle_ps(lo, hi, 0x88), odd = _mm256_shuffle_ps(lo, hi, 0xdd);
                     lo = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
                     hi = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), 0xd8));
@@ -289,63 +293,25 @@ template <class T, int M, int N> void dot_float(const Weight& w, const Activatio
         }
 }
 
-// Eight outputs of M activations. data: (N/8, K/32, 4, 8 rows, 4 inputs) bytes, low nibble input 4v+j, high nibble 16+4v+j.
-template <int M> void dot_int4(const Weight& w, const Activations& x, i64 m0, i64 n, i64 stride) {
-    i64 groups = x.k / GROUP;
-    const uint8_t* data = (const uint8_t*)w.data + n * x.k / 2;
-    const uint16_t* scale = (const uint16_t*)w.scale + n * groups;
-    const __m256i nibble = _mm256_set1_epi8(15);
-    __m256 total[M];
-    for (int m = 0; m < M; m++) total[m] = _mm256_setzero_ps();
-    for (i64 g = 0; g < groups; g++, data += 128, scale += 8) {
-        __m256i acc[M];
-        for (int m = 0; m < M; m++) acc[m] = _mm256_setzero_si256();
-        for (int v = 0; v < 4; v++) {
-            __m256i both = load(data + 32 * v), low = _mm256_and_si256(both, nibble), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
-            for (int m = 0; m < M; m++) {
-                const int* a = (const int*)(x.int8 + (m0 + m) * x.k + g * GROUP);
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-                acc[m] = _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(acc[m], low, _mm256_set1_epi32(a[v])), high, _mm256_set1_epi32(a[4 + v]));
-#else
-                __m256i products = _mm256_maddubs_epi16(low, _mm256_set1_epi32(a[v]));
-                acc[m] = _mm256_add_epi16(acc[m], _mm256_add_epi16(products, _mm256_maddubs_epi16(high, _mm256_set1_epi32(a[4 + v]))));
-#endif
-            }
-        }
-        __m256 s = half8(scale);
-        for (int m = 0; m < M; m++) {
-            i64 at = (m0 + m) * groups + g;
-#if !(defined(__AVX512VNNI__) && defined(__AVX512VL__))
-            acc[m] = _mm256_madd_epi16(acc[m], _mm256_set1_epi16(1));
-#endif
-            __m256 value = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[m], _mm256_set1_epi32(x.offset[at])));
-            total[m] = _mm256_fmadd_ps(value, _mm256_mul_ps(s, _mm256_set1_ps(x.scale[at])), total[m]);
-        }
-    }
-    for (int m = 0; m < M; m++) {
-        float out[8];
-        _mm256_storeu_ps(out, total[m]);
-        for (i64 r = 0; r < 8 && n + r < w.n; r++) w.out[(m0 + m) * stride + n + r] = out[r] + (w.bias ? w.bias[n + r] : 0);
-    }
-}
+#include "blocks.h"
 
-template <int M, int N> void dot(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n) {
-    if (a.bits == 8) dot_int8<M, N>(w, x, m, n, w.n);
-    else if (a.bits == 16) dot_float<uint16_t, M, N>(w, x, m, n, w.n);
+template <int M, int N> void dot(const Weight& w, const Activations& x, i64 m, i64 n) {
+    if (w.kind == 8) dot_int8<M, N>(w, x, m, n, w.n);
+    else if (w.kind == 16) dot_float<uint16_t, M, N>(w, x, m, n, w.n);
     else dot_float<float, M, N>(w, x, m, n, w.n);
 }
 
-template <int M> void outputs(const Linear& a, const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
-    if (a.bits == 4) for (; n < stop; n += 8) dot_int4<M>(w, x, m, n, w.n);
-    if constexpr (M > 1) for (; n + 2 <= stop; n += 2) dot<M, 2>(a, w, x, m, n);
-    for (; n < stop; n++) dot<M, 1>(a, w, x, m, n);
+template <int M> void outputs(const Weight& w, const Activations& x, i64 m, i64 n, i64 stop) {
+    if (w.kind > FILE_BLOCKS) return by_kind(w.kind - FILE_BLOCKS, [&](auto kind) { for (; n < stop; n++) dot_block<kind.value, M>(w, x, m, n, w.n); });
+    if constexpr (M > 1) for (; n + 2 <= stop; n += 2) dot<M, 2>(w, x, m, n);
+    for (; n < stop; n++) dot<M, 1>(w, x, m, n);
 }
 
 // ---- linear of many rows: a matrix product in int16 ------------------------------------------------------------------------------
 
 // Int8 and bf16 weights become int16 panels, block by block; vpmaddwd does 16 products an instruction where fp32 does 8. Activations
 // and bf16 weights have a scale per row and block of inputs, and ranges are chosen so that a block's products fit int32: int8 as in
-// dot_int8 (and to the same bits), bf16 256 x 1023 x 8200 (rounds as finely as bf16 itself does). Int4 stays with dot_int4, faster still.
+// dot_int8 (and to the same bits), bf16 256 x 1023 x 8200 (rounds as finely as bf16 itself does).
 constexpr i64 WIDE = 24;  // rows from which it pays to unpack weights
 constexpr i64 BLOCK16 = 256, COLUMNS = 16, PANELS = 4, ROWS = 6;
 
@@ -432,15 +398,27 @@ template <int R> void tile(const int16_t* x, i64 k, const int* panel, i64 size, 
     }
 }
 
+// `f(weight, first of PANELS * COLUMNS outputs)` for what this thread is to do of all weights
+template <class F> void share_columns(const Linear& a, Team& team, int thread, F&& f) {
+    i64 starts[4] = {};
+    for (i64 i = 0; i < 3; i++) starts[i + 1] = starts[i] + (i < a.count ? ceil_div(a.weights[i].n, PANELS * COLUMNS) : 0);
+    for (Range mine = team.take(starts[3], 1, thread); mine.begin < mine.end; mine = team.take(starts[3], 1, thread)) {
+        int i = (mine.begin >= starts[1]) + (mine.begin >= starts[2]);
+        f(a.weights[i], (mine.begin - starts[i]) * PANELS * COLUMNS);
+    }
+}
+
+#include "wide_blocks.h"
+
 void wide_block(const Linear& a, const Weight& w, const int16_t* x, const float* x_scale, i64 n0) {
-    const i64 block = a.bits == 8 ? BLOCK8 : BLOCK16;
+    const i64 block = w.kind == 8 ? BLOCK8 : BLOCK16;
     int* panels = (int*)scratch<3>(PANELS * COLUMNS * block * 2);
     float w_scale[PANELS * COLUMNS];
     for (i64 k0 = 0; k0 < a.k; k0 += block, x_scale += a.m) {
         i64 size = a.k - k0 < block ? a.k - k0 : block, stop = n0 + PANELS * COLUMNS < w.n ? n0 + PANELS * COLUMNS : w.n;
         for (i64 n = n0; n < stop; n += 8) {
             int* panel = panels + (n - n0) / COLUMNS * COLUMNS * block / 2 + (n - n0) % COLUMNS;
-            (a.bits == 8 ? pack_rows<int8_t> : pack_rows<uint16_t>)(w, a.k, n, k0, size, panel, w_scale + n - n0);
+            (w.kind == 8 ? pack_rows<int8_t> : pack_rows<uint16_t>)(w, a.k, n, k0, size, panel, w_scale + n - n0);
         }
         constexpr decltype(&tile<1>) calls[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
         for (i64 m = 0; m < a.m; m += ROWS)
@@ -453,26 +431,22 @@ void wide_block(const Linear& a, const Weight& w, const int16_t* x, const float*
 }
 
 void wide(const Linear& a, Team& team, int thread) {
-    const i64 block = a.bits == 8 ? BLOCK8 : BLOCK16;
+    if (a.weights[0].kind > FILE_BLOCKS) return wide_of_blocks(a, team, thread);
+    const i64 block = a.weights[0].kind == 8 ? BLOCK8 : BLOCK16;
     i64 blocks = ceil_div(a.k, block), cells = round_up(a.m * a.k, 32);
     if (thread == 0) team.shared = scratch<0>(cells * 2 + blocks * a.m * 4);
     team.barrier();
     int16_t* x = (int16_t*)team.shared.load();
     float* x_scale = (float*)(x + cells);  // (blocks, m)
-    float limit = a.bits == 8 ? 32767 : 8200;
+    float limit = a.weights[0].kind == 8 ? 32767 : 8200;
     Range mine = team.share(a.m, thread);
     for (i64 m = mine.begin; m < mine.end; m++) quantise_blocks(a, m, block, limit, x, x_scale);
     team.barrier();
-    i64 starts[4] = {};
-    for (i64 i = 0; i < 3; i++) starts[i + 1] = starts[i] + (i < a.count ? ceil_div(a.weights[i].n, PANELS * COLUMNS) : 0);
-    for (Range mine = team.take(starts[3], 1, thread); mine.begin < mine.end; mine = team.take(starts[3], 1, thread)) {
-        int i = (mine.begin >= starts[1]) + (mine.begin >= starts[2]);
-        wide_block(a, a.weights[i], x, x_scale, (mine.begin - starts[i]) * PANELS * COLUMNS);
-    }
+    share_columns(a, team, thread, [&](const Weight& w, i64 n) { wide_block(a, w, x, x_scale, n); });
 }
 
 void linear(const Linear& a, Team& team, int thread) {
-    if (a.m >= WIDE && (a.bits == 8 || a.bits == 16)) return wide(a, team, thread);
+    if (a.m >= WIDE && a.weights[0].kind != 32) return wide(a, team, thread);
     Activations x = prepare(a);
     i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations: where each weight's begin
     for (i64 i = 0; i < 3; i++) blocks[i + 1] = blocks[i] + (i < a.count ? ceil_div(a.weights[i].n, 8) : 0);
@@ -483,10 +457,10 @@ void linear(const Linear& a, Team& team, int thread) {
             const Weight& w = a.weights[i];
             i64 n = (block - blocks[i]) * 8, stop = n + 8 < w.n ? n + 8 : w.n;
             for (i64 m = 0, left; (left = a.m - m) > 0;) {
-                if (left >= 4 && a.bits < 16) outputs<4>(a, w, x, m, n, stop), m += 4;
-                else if (left >= 3) outputs<3>(a, w, x, m, n, stop), m += 3;
-                else if (left >= 2) outputs<2>(a, w, x, m, n, stop), m += 2;
-                else outputs<1>(a, w, x, m, n, stop), m += 1;
+                if (left >= 4 && (w.kind == 8 || w.kind > FILE_BLOCKS)) outputs<4>(w, x, m, n, stop), m += 4;
+                else if (left >= 3) outputs<3>(w, x, m, n, stop), m += 3;
+                else if (left >= 2) outputs<2>(w, x, m, n, stop), m += 2;
+                else outputs<1>(w, x, m, n, stop), m += 1;
             }
         }
 }
@@ -650,6 +624,22 @@ void rope(const Rope& a, Team& team, int thread) {
     }
 }
 
+// ---- whole rows of a GGUF file's blocks -> fp32 ------------------------------------------------------------------------------
+
+struct Unpack { const uint8_t* data; float* out; i64 rows, k, kind; };
+
+void unpack(const Unpack& a, Team& team, int thread) {
+    Range mine = team.share(a.rows, thread);
+    by_kind(a.kind, [&](auto kind) {
+        using S = Shape<kind.value>;
+        for (i64 n = mine.begin; n < mine.end; n++)
+            for (i64 g = 0, groups = a.k / 32; g < groups; g += 8) {
+                const uint8_t* p = a.data + (n * a.k + g * 32) / S::size * S::bytes;
+                unpack_blocks<kind.value>(p, groups - g < 8 ? groups - g : 8, a.out + n * a.k + g * 32);
+            }
+    });
+}
+
 // ---- measured read bandwidth: the roofline -------------------------------------------------------------------------------
 
 struct Read { const char* data; i64 bytes; i64* out; };
@@ -668,12 +658,18 @@ void read(const Read& a, Team& team, int thread) {
 
 struct Op { i64 code; i64 args[23]; };
 
+i64 row_bytes(i64 kind, i64 k) {
+    i64 bytes = k * kind / 8;
+    if (kind > FILE_BLOCKS) by_kind(kind - FILE_BLOCKS, [&](auto block) { using S = Shape<block.value>; bytes = k / S::size * S::bytes; });
+    return bytes;
+}
+
 // The bytes that a thread probably reads first in the next linear layer: its first piece, as `linear` hands them out.
 Range ahead(const Op* op, const Op* end, int thread, int threads) {
     while (op < end && op->code != 0) op++;
     if (op == end) return {0, 0};
     const Linear& a = *(const Linear*)op->args;
-    i64 total = 0, bytes = a.k * a.bits / 8;
+    i64 total = 0, bytes = row_bytes(a.weights[0].kind, a.k);
     for (i64 i = 0; i < a.count; i++) total += a.weights[i].n;
     i64 begin = (i64)a.weights[0].data + total / 8 * thread / threads * 8 * bytes, most = a.weights[0].n * bytes;
     return {begin, begin + (most < 65536 ? most : 65536)};
@@ -696,6 +692,7 @@ extern "C" void run(const Op* ops, i64 count, int threads) {
                 case 4: mul(*(const Binary*)args, team, thread); break;
                 case 5: act(*(const Act*)args, team, thread); break;
                 case 6: rope(*(const Rope*)args, team, thread); break;
+                case 8: unpack(*(const Unpack*)args, team, thread); break;
                 case 7: read(*(const Read*)args, team, thread); break;
             }
             team.barrier(ahead(ops + i + 1, ops + count, thread, team.threads));
