@@ -14,7 +14,7 @@ import mmap
 import re
 import struct
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from daedal.errors import DaedalError
+from daedal.nn.blocks import KINDS, unpack
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -41,9 +42,10 @@ SCALARS = {
 }
 FLOAT32, STRING, ARRAY = 6, 8, 9
 PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-BLOCKS = (
-    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
-)  # fmt: skip
+# ggml's number of a type -> its name, weights and bytes of a block
+TYPES = {0: ("f32", 1, 4), 1: ("f16", 1, 2), 30: ("bf16", 1, 2)} | {
+    kind.number: (name, kind.weights, kind.size) for name, kind in KINDS.items()
+}
 SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -85,10 +87,7 @@ def dense(raw: Tensor, kind: str) -> Tensor:
     stored, blocks in fp32."""
     if kind in PLAIN:
         return raw.contiguous().view(PLAIN[kind])
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    return torch.from_numpy(dequantize(raw.numpy(), GGMLQuantizationType[kind.upper()]))
+    return unpack(raw.flatten(0, -2), kind).unflatten(0, raw.shape[:-1])
 
 
 # Reading.
@@ -216,17 +215,16 @@ def entry_of(path: Path, part: int, info: Info) -> Entry:
 
 def kind_of(path: Path, name: str, number: int) -> tuple[str, int, int]:
     """(kind, weights of a block, bytes of a block) of ggml's number of a type."""
-    kind, block, width = types().get(number, (f"number {number}", 0, 0))
-    if kind not in (*PLAIN, *BLOCKS):
+    if number not in TYPES:
         raise DaedalError(
-            f"{path} holds {name} in type {kind}, which Daedal does not read; take a file of another type, such as Q4_K_M."
+            f"{path} holds {name} in type {called(number)}, which Daedal does not read; take a file of another type, such as Q4_K_M."
         )
-    return kind, block, width
+    return TYPES[number]
 
 
-@cache
-def types() -> dict[int, tuple[str, int, int]]:
-    """ggml's types by number."""
-    from gguf import GGML_QUANT_SIZES
+def called(number: int) -> str:
+    """ggml's name of a type that is not read."""
+    from gguf import GGMLQuantizationType
 
-    return {int(kind): (kind.name.lower(), *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+    known = {int(kind): kind.name for kind in GGMLQuantizationType}
+    return known.get(number, f"number {number}")

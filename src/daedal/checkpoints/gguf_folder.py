@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from daedal.checkpoints import gguf_config, gguf_file
+from daedal.checkpoints import gguf_config, gguf_file, gguf_names
 from daedal.errors import DaedalError
 from daedal.files import cache_folder
 from daedal.networks import config_from_dict
@@ -91,6 +91,8 @@ def make(first: Path, folder: Path) -> Path:
     file = gguf_file.read(first)
     config = gguf_config.config_of(file)
     config_from_dict(config)  # says what is missing
+    if kinds := gguf_names.kinds(file, config):
+        config["quantization_config"] = {"quant_method": "gguf", "kinds": kinds}
     entries = {name: dataclasses.astuple(entry) for name, entry in file.entries.items()}
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)

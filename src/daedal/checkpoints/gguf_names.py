@@ -141,12 +141,32 @@ def shift(config: Any, ours: str) -> float:
     return float(config.model_type in SHIFTED and ours.endswith("norm"))
 
 
-def stream(file: File, raw: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) of everything in a file."""
+# Quantised matrices stay as they are.
+
+
+def kinds(file: File, raw: dict[str, Any]) -> dict[str, str]:
+    """Our name of each layer that stays packed -> its kind; none if no tensor is in blocks."""
+    if not quantised(file):
+        return {}
+    found = dict[str, str]()
     for ours, source in layout(file, raw).items():
-        yield ours, source.values(file)
+        entry, layer = file.entries[source.name], ours.removesuffix(".weight")
+        rows = ours.endswith(".weight") and len(entry.shape) > 1 and entry.shape[-1] % 32 == 0
+        if rows and layer != "embed_positions" and entry.kind not in ("f32", "f16"):
+            found[layer] = entry.kind
+    return found
 
 
 def quantised(file: File) -> bool:
-    """Whether any tensor is in blocks."""
     return any(entry.kind not in PLAIN for entry in file.entries.values())
+
+
+def stream(file: File, raw: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) of everything in a file; the rest of a packed network is in fp32."""
+    packed = kinds(file, raw)
+    for ours, source in layout(file, raw).items():
+        if kind := packed.get(ours.removesuffix(".weight")):
+            rows = source.raw(file)
+            yield ours, dense(rows, kind) if kind == "bf16" else rows
+        else:
+            yield ours, source.values(file).float() if packed else source.values(file)

@@ -1,14 +1,16 @@
 """A language model written as a GGUF file, which llama.cpp and what is built on it open.
 
-    write(network, Path("model.gguf"), "q8_0", tokenizer_metadata)
+    write(network, Path("model.gguf"), "q4_k_m", tokenizer_metadata)
 
-One tensor at a time is converted and rounded. What the file says is read back before it appears
+One tensor at a time is converted and rounded; blocks of the wanted type stay as they are. What the file says is read back before it appears
 under its name: a model that GGUF has no words for (a window or scaling of its own) is an error.
 """
 
+import math
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,13 +23,22 @@ from torch import Tensor
 from daedal.checkpoints import gguf_file
 from daedal.checkpoints.gguf_config import ARCHITECTURES, EPSILONS, KEYS, config_of
 from daedal.checkpoints.gguf_names import FUSED, INTERLEAVED, LAYER, TOP, halves, shift
-from daedal.errors import DaedalError, nearest
-from daedal.networks import config_from_dict
+from daedal.errors import DaedalError
+from daedal.networks import build, config_from_dict
+from daedal.networks.config import one_of
 from daedal.networks.decoder import Decoder
+from daedal.nn.blocks import KINDS, to_blocks
+from daedal.nn.quantized import QuantLinear, kinds_for
 from daedal.nn.rope import Rope, base_frequencies, frequencies, llama3
 
-# What a file may be made of -> llama.cpp's number of it.
-TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+# What a file may be asked for, beside what its model is made of already.
+ASKED = ("auto", "f32", "f16", "bf16", "q8_0", "q4_k_m")
+# llama.cpp's number of a file whose matrices are mostly of a type.
+FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18,
+    "iq4_nl": 25, "iq4_xs": 30, "bf16": 32,
+}  # fmt: skip
+PACKED = {"int8": "q8_0"}  # what rows of our own become
 NAMES = {family: name for name, family in ARCHITECTURES.items()} | {
     "mistral": "llama",
     "mixtral": "llama",
@@ -53,12 +64,11 @@ class Planned:
 
 
 def write(network: Decoder, path: Path, kind: str, metadata: dict[str, Any]) -> None:
-    """Write the file, whole or not at all. `metadata` are of the tokenizer, by key."""
+    """Write the file, whole or not at all, with matrices of type `kind`: "auto" keeps packed ones
+    as they are, and floating point in 16 bits. `metadata` are of the tokenizer, by key."""
     from gguf import GGUFWriter
 
-    if kind not in TYPES:
-        known = list(TYPES)
-        raise DaedalError(f"type {kind!r} is not one of {', '.join(known)}{nearest(kind, known)}.")
+    one_of("type", kind, ASKED)
     config = network.config
     name = NAMES[config.model_type]
     planned = plan(network, kind)
@@ -67,14 +77,14 @@ def write(network: Decoder, path: Path, kind: str, metadata: dict[str, Any]) -> 
     partial.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(partial, name)
     try:
-        for key, value in {**general(path, kind), **described(config, name), **metadata}.items():
+        for key, value in {**general(path, planned), **described(config, name), **metadata}.items():
             add(writer, key, value)
         for each in [*planned, *(Planned(key, (), v.shape, "f32") for key, v in factors.items())]:
             declare(writer, each)
         for step in ("header", "kv_data", "ti_data"):
             getattr(writer, f"write_{step}_to_file")()
         for each in planned:
-            writer.write_tensor_data(encoded(values(network, each), each.kind).numpy())
+            writer.write_tensor_data(encoded(network, each).numpy())
         for tensor in factors.values():
             writer.write_tensor_data(tensor.numpy())
         writer.close()
@@ -88,11 +98,14 @@ def write(network: Decoder, path: Path, kind: str, metadata: dict[str, Any]) -> 
 # Metadata.
 
 
-def general(path: Path, kind: str) -> dict[str, Any]:
+def general(path: Path, planned: list[Planned]) -> dict[str, Any]:
+    weights = Counter[str]()
+    for each in planned:
+        weights[each.kind] += math.prod(each.shape)
     return {
         "general.type": "model",
         "general.name": path.stem,
-        "general.file_type": TYPES[kind],
+        "general.file_type": FILE_TYPES[weights.most_common(1)[0][0]],
         "general.quantization_version": 2,
     }
 
@@ -160,20 +173,60 @@ def add(writer: Any, key: str, value: Any) -> None:
 
 def plan(network: Decoder, kind: str) -> list[Planned]:
     """The tensors of the file, in the order of ours."""
-    groups, shapes = dict[str, list[str]](), dict[str, tuple[int, ...]]()
-    for ours, tensor in network.state_dict().items():
-        if ours != "lm_head.weight" or not network.config.tie_word_embeddings:
+    groups = dict[str, list[str]]()
+    for ours in network.state_dict():
+        tied = ours == "lm_head.weight" and network.config.tie_word_embeddings
+        if not tied and not ours.endswith(".scale"):
             groups.setdefault(file_name(ours, network.config), []).append(ours)
-            shapes[ours] = tuple(tensor.shape)
+    with torch.device("meta"):
+        wanted = kinds_for(build(network.config), 4) if kind == "q4_k_m" else {}
     found = []
     for name, group in groups.items():
-        shape = shapes[group[0]]
-        if "_exps" in name:
-            shape = (len(group), *shape)
-        elif len(group) > 1:
-            shape = (sum(shapes[ours][0] for ours in group), *shape[1:])
-        found.append(Planned(name, tuple(group), shape, kind_of(name, shape, kind)))
+        shapes = [shape_of(network, ours) for ours in group]
+        shape = (len(group), *shapes[0]) if "_exps" in name else shapes[0]
+        if "_exps" not in name and len(group) > 1:
+            shape = (sum(each[0] for each in shapes), *shapes[0][1:])
+        kinds = [kind_of(network, ours, wanted, kind) for ours in group]
+        found.append(Planned(name, tuple(group), shape, fitting(name, shape, kinds)))
     return found
+
+
+def packed_at(network: Decoder, ours: str) -> QuantLinear | None:
+    """The packed layer that a weight of ours is of, if it is."""
+    layer, _, leaf = ours.rpartition(".")
+    module = network.get_submodule(layer)
+    return module if leaf == "weight" and isinstance(module, QuantLinear) else None
+
+
+def shape_of(network: Decoder, ours: str) -> tuple[int, ...]:
+    if module := packed_at(network, ours):
+        return module.out_features, module.in_features
+    return tuple(network.state_dict()[ours].shape)
+
+
+def kind_of(network: Decoder, ours: str, wanted: dict[str, str], kind: str) -> str:
+    """The type that is asked for of one of our tensors."""
+    layer = ours.rpartition(".")[0]
+    if kind == "q4_k_m":
+        tied = layer == "embed_tokens" and layer not in wanted
+        return wanted.get("lm_head" if tied else layer, "f16")
+    if kind != "auto":
+        return kind
+    if module := packed_at(network, ours):
+        return PACKED.get(module.kind, module.kind)
+    return "bf16" if network.state_dict()[ours].dtype == torch.bfloat16 else "f16"
+
+
+def fitting(name: str, shape: tuple[int, ...], kinds: list[str]) -> str:
+    """The type of a tensor that is made of several: the largest of theirs. Vectors, routers and
+    learned positions stay in fp32, as llama.cpp keeps them; rows that are not whole blocks are of
+    16 bits."""
+    if len(shape) == 1 or name.endswith(("ffn_gate_inp.weight", "position_embd.weight")):
+        return "f32"
+    sizes = {kind: (weights, size) for kind, weights, size in gguf_file.TYPES.values()}
+    kinds = [PACKED.get(kind, kind) for kind in kinds]
+    kind = max(kinds, key=lambda kind: sizes[kind][1] / sizes[kind][0])
+    return "f16" if shape[-1] % sizes[kind][0] else kind
 
 
 def file_name(ours: str, config: Any) -> str:
@@ -197,14 +250,6 @@ def file_name(ours: str, config: Any) -> str:
     return f"{block}.{next(name for name, own in LAYER.items() if own == part)}.{leaf}"
 
 
-def kind_of(name: str, shape: tuple[int, ...], kind: str) -> str:
-    """Vectors, routers and learned positions stay in fp32, as llama.cpp keeps them; rows that do
-    not divide into blocks are of 16 bits."""
-    if len(shape) == 1 or name.endswith(("ffn_gate_inp.weight", "position_embd.weight")):
-        return "f32"
-    return kind if kind in gguf_file.PLAIN or shape[-1] % 32 == 0 else "f16"
-
-
 def declare(writer: Any, each: Planned) -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -217,33 +262,42 @@ def declare(writer: Any, each: Planned) -> None:
     writer.add_tensor_info(each.name, shape, encoding, total, raw_dtype=kind)
 
 
-def values(network: Decoder, each: Planned) -> Tensor:
-    """The tensor as llama.cpp computes with it, fp32."""
-    config, found = network.config, network.state_dict()
-    parts = [converted(found[ours].detach().cpu().float(), ours, config) for ours in each.ours]
-    return torch.stack(parts) if "_exps" in each.name else torch.cat(parts)
+def encoded(network: Decoder, each: Planned) -> Tensor:
+    """The tensor in its type: floating point as such, else blocks, uint8 (..., bytes of a row)."""
+    modules = [packed_at(network, ours) for ours in each.ours]
+    if each.kind in KINDS and all(module and module.kind == each.kind for module in modules):
+        return joined(each, [module.weight for module in modules if module], network.config)
+    whole = joined(each, [values(network, ours) for ours in each.ours], network.config)
+    if each.kind in KINDS:
+        return to_blocks(whole.flatten(0, -2), each.kind).unflatten(0, whole.shape[:-1])
+    found = whole.to(gguf_file.PLAIN[each.kind])
+    if not found.isfinite().all():
+        raise DaedalError(
+            f"{', '.join(each.ours)} has values that {each.kind} cannot hold; write the file as bf16 or f32."
+        )
+    return found.view(torch.uint8) if each.kind == "bf16" else found
+
+
+def values(network: Decoder, ours: str) -> Tensor:
+    module = packed_at(network, ours)
+    found = module.dequantized() if module else network.state_dict()[ours]
+    return found.detach().cpu().float()
+
+
+def joined(each: Planned, parts: list[Tensor], config: Any) -> Tensor:
+    """Tensors of ours as llama.cpp computes with them; rows of blocks are moved whole."""
+    parts = [converted(part, ours, config) for part, ours in zip(parts, each.ours, strict=True)]
+    return (torch.stack(parts) if "_exps" in each.name else torch.cat(parts)).contiguous()
 
 
 def converted(tensor: Tensor, ours: str, config: Any) -> Tensor:
-    if config.model_type in (*INTERLEAVED, "mistral") and ".q_proj." in ours:
-        return tensor[halves(len(tensor), config.num_attention_heads).argsort()]
-    if config.model_type in (*INTERLEAVED, "mistral") and ".k_proj." in ours:
-        return tensor[halves(len(tensor), config.num_key_value_heads).argsort()]
-    return tensor + shift(config, ours.rpartition(".")[0])
-
-
-def encoded(tensor: Tensor, kind: str) -> Tensor:
-    """Values in a type: floating point as such, else blocks, uint8 (N, bytes of a row)."""
-    if kind in ("f32", "f16"):
-        return tensor.to(gguf_file.PLAIN[kind]).contiguous()
-    if kind == "bf16":
-        return tensor.bfloat16().contiguous().view(torch.uint8)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    return torch.from_numpy(
-        quantize(tensor.contiguous().numpy(), GGMLQuantizationType[kind.upper()])
-    )
+    heads = {".q_proj.": config.num_attention_heads, ".k_proj.": config.num_key_value_heads}
+    if config.model_type in (*INTERLEAVED, "mistral"):
+        for part, count in heads.items():
+            if part in ours:
+                return tensor[halves(len(tensor), count).argsort()]
+    added = shift(config, ours.rpartition(".")[0])
+    return tensor + added if added else tensor
 
 
 # Whether the file says the same.

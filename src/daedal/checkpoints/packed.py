@@ -13,13 +13,14 @@ from daedal.networks.names import Names
 from daedal.nn.quantized import kinds_for, pack_empty_
 
 METHOD = "daedal"
+METHODS = (METHOD, "gguf")  # the latter of files that were opened (checkpoints.gguf_folder)
 
 
 def prepare_(network: Any, quantization_config: dict[str, Any]) -> Any:
     """Swap the layers of a meta-device network for packed ones, empty, as the folder's
     `quantization_config` says."""
     method, bits = quantization_config.get("quant_method"), quantization_config.get("bits", 8)
-    if method != METHOD:
+    if method not in METHODS:
         raise DaedalError(
             f"the folder is quantised with {method!r}, which Daedal does not read; use the unquantised model and `daedal quantize` it.",
         )

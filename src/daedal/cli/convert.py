@@ -21,8 +21,9 @@ def convert(
     ],
     dtype: Annotated[str, typer.Option(help="Of a folder: fp32, bf16 or fp16.")] = "bf16",
     type_: Annotated[
-        str, typer.Option("--type", help="Of a GGUF file: f32, f16, bf16 or q8_0.")
-    ] = "f16",
+        str,
+        typer.Option("--type", help="Of a GGUF file: auto, f32, f16, bf16, q8_0 or q4_k_m."),
+    ] = "auto",
     shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin (tensors only).")
@@ -64,14 +65,14 @@ def write_gguf(model: str, out: Path, kind: str, allow_pickle: bool) -> None:
     from daedal.networks.decoder import Decoder
 
     folder = checkpoints.resolve(model)
-    network = plain(folder, allow_pickle, Decoder)
+    network = checkpoints.load(folder, allow_pickle=allow_pickle, kind=Decoder)
     metadata, remark = metadata_of(Tokenizer.load(folder), network.config.vocab_size)
     gguf_write.write(network, out, kind, metadata)
     if remark:
         print(f"daedal: {remark}.", file=sys.stderr)
 
 
-def plain(folder: Path, allow_pickle: bool, kind: Any = None) -> Any:
+def plain(folder: Path, allow_pickle: bool) -> Any:
     """The network of a folder, unpacked if it is packed."""
     from daedal import checkpoints
     from daedal.networks import build
@@ -79,7 +80,7 @@ def plain(folder: Path, allow_pickle: bool, kind: Any = None) -> Any:
 
     import torch  # isort: skip
 
-    network = checkpoints.load(folder, allow_pickle=allow_pickle, kind=kind or torch.nn.Module)
+    network = checkpoints.load(folder, allow_pickle=allow_pickle)
     if "quantization_config" in checkpoints.read_config(folder):
         dequantize_(network)
         with torch.device("meta"):
