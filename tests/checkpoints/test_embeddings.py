@@ -191,10 +191,10 @@ def test_the_token_is_found_only_where_it_is_meant(tokenizer, tmp_path):
         ]
     first = len(WORDS)
     new = lambda text: [i for i in extended.encode(text, add_bos=False) if i >= first]  # noqa: E731
-    assert new("a cat, (cat) and catcat, cats, Cat") == [first, first + 1] * 2
-    assert new("x<Dog>y <dog>") == [first + 2, first + 3] and new(
-        "my style; my styles; my  style"
-    ) == [first + 4, first + 5]
+    # in any case, as the tokenizer lower-cases
+    assert new("a cat, (cat) and catcat, cats, Cat") == [first, first + 1] * 3
+    assert new("x<Dog>y <dog>") == [first + 2, first + 3] * 2
+    assert new("my style; my styles; my  style") == [first + 4, first + 5]
     assert new("toy") == [] and extended.encode("a toy") == tokenizer.encode("a toy")
     assert tokenizer.vocab_size == first and extended.vocab_size == first + 6
     assert torch.equal(embedded(model, extended, "cat")[1:-1], draw(2, 16))

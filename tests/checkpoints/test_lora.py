@@ -695,6 +695,40 @@ def test_dora(key, sd, tmp_path):
         adapters.remove(lora)
 
 
+def test_dora_of_a_convolution(sd, tmp_path):
+    """peft's magnitude (1, O, 1, 1) is one of rows, LyCORIS's (O, 1, 1, 1) too, its old (1, C, 1, 1)
+    one of input channels."""
+    down, up = draw(4, 32, 3, 3), draw(32, 4, 1, 1, seed=3)
+    before = sd["unet"].get_parameter(f"{CONV}.weight").clone()
+    full = before + (up.flatten(1) @ down.flatten(1)).view_as(before)
+    m = draw(32).abs()
+    rows = full * (m / full.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    columns = full * (m / full.transpose(0, 1).flatten(1).norm(dim=1)).view(1, -1, 1, 1)
+    for key, magnitude, want in (
+        ("lora_magnitude_vector", m.view(1, -1, 1, 1), rows),
+        ("dora_scale", m.view(-1, 1, 1, 1), rows),
+        ("dora_scale", m.view(1, -1, 1, 1), columns),
+    ):
+        tensors = pair("unet.", CONV, PEFT, down, up) | {f"unet.{CONV}.{key}": magnitude}
+        lora, adapters = read_lora(written(tmp_path / "a.safetensors", tensors), sd), Adapters(sd)
+        adapters.apply(lora)
+        assert torch.allclose(sd["unet"].get_parameter(f"{CONV}.weight"), want, atol=1e-5)
+        adapters.remove(lora)
+
+
+def test_differences_of_norms_as_lycoris_calls_them(sd, tmp_path):
+    norm = LINEAR.rpartition(".attn1")[0] + ".norm1"
+    own = {
+        f"{norm}.{leaf}": sd["unet"].get_parameter(f"{norm}.{leaf}") for leaf in ("weight", "bias")
+    }
+    size = len(own[f"{norm}.weight"])
+    key = f"lora_unet_{norm.replace('.', '_')}"
+    tensors = {f"{key}.w_norm": draw(size), f"{key}.b_norm": draw(size, seed=3)}
+    lora = read_lora(written(tmp_path / "a.safetensors", tensors), sd)
+    want = {f"{norm}.weight": draw(size)[:, None], f"{norm}.bias": draw(size, seed=3)[:, None]}
+    close(deltas(lora, "unet"), want)
+
+
 def test_differences_biases_and_norms(sd, flux, tmp_path):
     tensors = {
         f"diffusion_model.{originals(sd, 'unet')[CONV]}.diff": draw(32, 32, 3, 3),
@@ -889,11 +923,14 @@ def deeper_sdxl(sd):
         (lambda sd: pair("lora_unet_", "joint_blocks_0_x_block_attn_qkv", KOHYA, draw(4, 8), draw(8, 4)), "is a LoRA for Stable Diffusion 3: 2"),
         (lambda sd: pair("whatever.", "layer", PEFT, draw(4, 8), draw(8, 4)), "is a LoRA for another model: 2 of its keys"),
         (lambda sd: good(sd) | {"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())}, "also changes text_encoder_2, not given"),
-        (lambda sd: good(sd) | {f"unet.{LINEAR}.oft_blocks": draw(2, 2)}, "1 keys that name no layer .*oft_blocks"),
+        (lambda sd: good(sd) | {f"unet.{LINEAR}.oft_blocks": draw(2, 2)}, "holds OFT .*oft_blocks.*, which is not read; merge"),
+        (lambda sd: {f"unet.{LINEAR}.{x}.weight": draw(2, 2) for x in ("a1", "a2", "b1", "b2")}, "holds GLoRA "),
+        (lambda sd: {f"unet.{LINEAR}.weight": draw(32), f"unet.{LINEAR}.on_input": draw(1)}, "holds IA3 "),
+        (lambda sd: good(sd) | {"bundle_emb.cat.string_to_param.*": draw(1, 32)}, "holds learned words bundled"),
         (lambda sd: {k: v for k, v in good(sd).items() if k != f"lora_unet_{LINEAR.replace('.', '_')}.lora_up.weight"}, f"lacks the up of {LINEAR}"),
         (lambda sd: {k: v for k, v in good(sd).items() if k != f"lora_unet_{LINEAR.replace('.', '_')}.lora_down.weight"}, "has only alpha, up for"),
     ],
-    ids=["misspelt", "sdxl", "deeper", "flux", "sd3", "other", "absent part", "unknown kind", "no up", "no down"],
+    ids=["misspelt", "sdxl", "deeper", "flux", "sd3", "other", "absent part", "oft", "glora", "ia3", "words", "no up", "no down"],
 )  # fmt: skip
 def test_a_bad_file_gets_one_sentence(tensors, words, sd, tmp_path):
     with pytest.raises(DaedalError, match=words) as caught:

@@ -535,6 +535,33 @@ def test_what_a_stable_diffusion_2_predicts(spread, expected, tmp_path):
     assert read["unet"].config.sample_size == (96 if expected else 64)
 
 
+@pytest.mark.parametrize(
+    ("text", "beta"),
+    [
+        ("model: {params: {parameterization: v, linear_start: 0.001, timesteps: 500}}", 0.001),
+        ("model: {params: {denoiser_config: {params: {scaling_config: {target: sgm.m.VScaling}}}}}", None),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_a_file_is_read(text, beta, tmp_path):
+    unet = to_original(make(UNet2DConditionModel, SDXL))
+    save_file(
+        {f"model.diffusion_model.{name}": tensor for name, tensor in unet.items()},
+        tmp_path / "a.safetensors",
+    )
+    plain = load_single_file(tmp_path / "a.safetensors")["scheduler"]
+    assert plain["prediction_type"] == "epsilon"
+    (tmp_path / "a.yaml").write_text(text)
+    told = load_single_file(tmp_path / "a.safetensors")["scheduler"]
+    assert told["prediction_type"] == "v_prediction" and told["_class_name"] == plain["_class_name"]
+    assert beta is None or (told["beta_start"], told["num_train_timesteps"]) == (beta, 500)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "DDIMScheduler"}'
+    )
+    told = load_single_file(tmp_path / "a.safetensors")["scheduler"]
+    assert told == {"_class_name": "DDIMScheduler"}
+
+
 def test_marks_of_fine_tuned_files(tmp_path):
     unet = {
         f"model.diffusion_model.{name}": tensor
@@ -644,8 +671,16 @@ def test_pickled_files_are_read_when_asked(tmp_path):
     assert torch.equal(averaged.conv_in.weight, unet.conv_in.weight + 1)
 
 
-def test_numbers_of_eight_bits(tmp_path):
-    """Plain, and with a scale beside each weight."""
+@pytest.mark.parametrize(
+    ("ending", "factor"),
+    [
+        ("scale_weight", torch.tensor(3.0)),
+        ("weight_scale", torch.tensor([3.0])),
+        ("weight_scale", torch.full((T5["num_heads"] * T5["d_kv"], 1), 3.0)),
+    ],
+)
+def test_numbers_of_eight_bits(ending, factor, tmp_path):
+    """Plain, and with a scale beside each weight, of all of it or of each row."""
     t5, eight = on_disk(make(T5EncoderModel, T5)), torch.float8_e4m3fn
     save_file(
         {name: tensor.to(eight) for name, tensor in t5.items()}, tmp_path / "plain.safetensors"
@@ -657,11 +692,16 @@ def test_numbers_of_eight_bits(tmp_path):
         for name, tensor in t5.items()
     }
     scaled |= {
-        f"{name.removesuffix('weight')}scale_weight": torch.tensor(3.0)
+        f"{name.removesuffix('weight')}{ending}": factor.clone()
         for name in scaled
         if "SelfAttention.q" in name
     }
-    save_file(scaled | {"scaled_fp8": torch.ones(0, dtype=eight)}, tmp_path / "scaled.safetensors")
+    note = {
+        "encoder.block.0.layer.0.SelfAttention.q.comfy_quant": torch.zeros(9, dtype=torch.uint8)
+    }
+    save_file(
+        note | scaled | {"scaled_fp8": torch.ones(0, dtype=eight)}, tmp_path / "scaled.safetensors"
+    )
     read = on_disk(load_single_file(tmp_path / "scaled.safetensors")["text_encoder_3"])
     for name, tensor in t5.items():
         assert (read[name].float() - tensor).abs().max() < (

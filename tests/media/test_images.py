@@ -244,11 +244,15 @@ def test_masks():
     white = encode(np.repeat(hole[..., None], 3, -1))
     clear = encode(np.dstack([picture, 255 - hole]))
     painted = encode(np.dstack([np.repeat(hole[..., None], 3, -1), np.full_like(hole, 255)]))
-    for file in (white, clear, painted):
-        mask = open_mask(file, picture)
+    strokes = encode(np.dstack([hole] * 4))  # white on a transparent ground
+    nearly = encode(np.dstack([hole] * 3 + [np.where(hole, 255, 254)]).astype(np.uint8))
+    black = encode(np.dstack([np.zeros_like(picture), 255 - hole]))
+    for file, by_hole in (
+        (white, False), (painted, False), (strokes, False), (nearly, False), (clear, True), (black, True),
+    ):  # fmt: skip
+        mask, transparent = open_mask(file)
         assert mask.dtype == np.float32 and np.array_equal(mask, hole / 255)
-    with pytest.raises(DaedalError, match="the mask the image is 64x48 and the picture is 64x40"):
-        open_mask(white, picture[:40])
+        assert transparent == by_hole
 
 
 def test_transparency_is_laid_on_a_colour():

@@ -97,6 +97,30 @@ def test_sizes_are_snapped_and_init_gives_the_size(pipeline: ImagePipeline) -> N
     assert pipeline("x", init=np.zeros((41, 60, 3), np.uint8), seed=0).pixels.shape == (40, 64, 3)
 
 
+def test_a_mask_becomes_what_its_picture_becomes(pipeline: ImagePipeline) -> None:
+    """The picture and its mask at another size than the canvas; the mask at another than both."""
+    picture = np.full((41, 60, 3), 200, np.uint8)
+    mask = np.zeros((82, 120), np.uint8)
+    mask[:40] = 255
+    made = pipeline("x", init=picture, mask=mask, seed=1, strength=1.0).pixels
+    assert made.shape == (40, 64, 3) and (made[24:] == 200).all() and (made[:16] != 200).any()
+
+
+def test_a_photo_is_painted_at_the_models_size(pipeline: ImagePipeline, tmp_path: Path) -> None:
+    photo = np.zeros((300, 400, 3), np.uint8)
+    handle = pipeline.start("x", init=photo, seed=1)
+    assert handle.results()[0].pixels.shape == (56, 72, 3)
+    assert handle.remarks == (
+        "the picture of 400x300 is painted at about 74x55, this model's size; give a size for another.",
+    )
+    assert pipeline("x", init=photo, seed=1, width=80, height=64).pixels.shape == (64, 80, 3)
+    hole = np.dstack([photo, np.full((300, 400), 255, np.uint8)])
+    hole[:100, :100, 3] = 0
+    images.save_image(hole, tmp_path / "mask.png")
+    remarks = pipeline.start("x", init=photo, mask=tmp_path / "mask.png", seed=1).remarks
+    assert remarks[-1] == "the mask has no white, so what is transparent in it is painted anew"
+
+
 def test_a_picture_is_extended_and_stays_to_the_bit(
     pipeline: ImagePipeline, tmp_path: Path
 ) -> None:
@@ -165,7 +189,10 @@ def test_progress_previews_and_cancelling(pipeline: ImagePipeline) -> None:
         ({"strength": 0}, "strength=0 must be above 0"),
         ({"mask": np.zeros((64, 64), bool)}, "needs the picture it belongs to"),
         ({"init": np.zeros((64, 64), np.uint8)}, "height, width, 3"),
-        ({"init": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((32, 64), bool)}, "one size"),
+        (
+            {"init": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((32, 64), bool)},
+            "64x32 and the picture is 64x64; give a mask of the picture's shape",
+        ),
         ({"init": "nowhere.png"}, "nowhere.png cannot be read"),
         ({"control": "canny:x.png"}, "cannot be given control; .* takes none of them"),
         ({"extend": "8,8"}, "extend needs a picture"),

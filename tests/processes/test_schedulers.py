@@ -14,9 +14,10 @@ from daedal.errors import DaedalError
 from daedal.processes import noise as N
 from daedal.processes.noise import Level, Levels, noised
 from daedal.processes.samplers import sampler_named
-from daedal.processes.schedulers import DEFAULTS, Schedule, read
+from daedal.processes.schedulers import DEFAULTS, EQUIVALENT, Schedule, read
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+PLAIN = {key: value for key, value in SD.items() if key != "steps_offset"}
 STEPS = (4, 13, 28, 50)
 SPACINGS = ("leading", "trailing", "linspace")
 RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -518,6 +519,19 @@ def test_every_class_gives_levels_and_a_sampler() -> None:
             levels.steps == 7 and sampler_named(schedule.sampler) and (levels.lam.diff() >= 0).all()
         )
         assert schedule.start(torch.ones(2, 1, 2, 2), levels).shape == (2, 1, 2, 2)
+
+
+def test_classes_that_are_another_by_equivalence() -> None:
+    """Every key that diffusers writes for them is read, and the levels are those of the other."""
+    for name, (other, sampler) in EQUIVALENT.items():
+        schedule = read({**oracle(name)().config, "_class_name": name})
+        assert schedule.name == other and schedule.sampler == sampler and sampler_named(sampler)
+        assert schedule.levels(7).steps == 7
+    for name in ("LMSDiscreteScheduler", "DEISMultistepScheduler", "DPMSolverSinglestepScheduler"):
+        sigmas, times = their_levels(name, theirs(name, 9, SD if "LMS" in name else PLAIN))
+        levels = ours(name, **(SD if "LMS" in name else PLAIN)).levels(9)
+        torch.testing.assert_close(levels.sigma / levels.alpha, sigmas, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(levels.time[:-1].round(), times.round(), rtol=0, atol=1)
 
 
 def test_mistakes_are_named() -> None:

@@ -123,14 +123,17 @@ def add_embedding(
 
 def with_token(tokenizer: "Tokenizer", token: str, count: int) -> tuple["Tokenizer", list[int]]:
     """A tokenizer that encodes `token` as `count` new ids, and the ids. The token is matched as it
-    is written, and where it begins or ends with a letter only as a whole word."""
+    is written, in any case where the tokenizer lower-cases, and where it begins or ends with a
+    letter only as a whole word."""
     backend = Backend.from_str(tokenizer.backend.to_str())
     first = tokenizer.vocab_size
     # no text has these; the normalizer writes them for the token
     pieces = [f"\ue000{first + i}\ue001" for i in range(count)]
     backend.add_tokens([AddedToken(piece, normalized=True, special=False) for piece in pieces])
+    lowers = backend.normalizer is not None and backend.normalizer.normalize_str("A") == "a"
     pattern = (
-        (r"(?<!\w)" if re.match(r"\w", token) else "")
+        ("(?i)" if lowers else "")
+        + (r"(?<!\w)" if re.match(r"\w", token) else "")
         + re.escape(token)
         + (r"(?!\w)" if re.search(r"\w$", token) else "")
     )

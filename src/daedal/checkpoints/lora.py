@@ -159,7 +159,7 @@ class Decomposed(Update):
     def merged(self, weight: Tensor, strength: float) -> Tensor:
         full = self.update.merged(weight, 1.0)
         axes = [axis for axis in range(weight.dim()) if axis != (self.magnitude.shape[0] == 1)]
-        norm = full.norm(dim=axes, keepdim=True)
+        norm = torch.linalg.vector_norm(full, dim=axes, keepdim=True)
         return torch.lerp(
             weight.float(), full * (self.magnitude.float().view(norm.shape) / norm), strength
         )

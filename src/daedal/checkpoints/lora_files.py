@@ -78,9 +78,10 @@ ENDINGS = [
     (re.compile(r"\.lora_B(\.\w+)?\.bias$"), "bias"),
     (re.compile(r"\.lora_mid\.weight$"), "middle"),
     (re.compile(r"([._]lora)?\.alpha$"), "alpha"),
-    (re.compile(r"(\.dora_scale|\.lora_magnitude_vector(\.\w+)*)$"), "magnitude"),
-    (re.compile(r"\.diff$"), "difference"),
-    (re.compile(r"\.diff_b$"), "bias"),
+    (re.compile(r"\.dora_scale$"), "magnitude"),
+    (re.compile(r"\.lora_magnitude_vector(\.\w+)*$"), "row magnitude"),
+    (re.compile(r"\.(diff|w_norm)$"), "difference"),
+    (re.compile(r"\.(diff_b|b_norm)$"), "bias"),
     *(
         (re.compile(rf"\.{slot}$"), slot)
         for slot in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
@@ -99,6 +100,13 @@ ENDINGS = [
     ),
     (re.compile(r"\.(weight|scale)$"), "value"),  # of a norm
 ]
+# What no reader is for, by what its keys hold.
+UNREAD = {
+    "OFT": re.compile(r"\.(oft_blocks|oft_diag|oft_R(\.\w+)*|rescale)$"),
+    "GLoRA": re.compile(r"\.[ab][12]\.weight$"),
+    "IA3": re.compile(r"\.(on_input|ia3_l(\.\w+)*)$"),
+    "learned words bundled with the LoRA": re.compile(r"^bundle_emb\."),
+}
 XLABS = {
     "qkv_lora1": "img_attn_qkv",
     "proj_lora1": "img_attn_proj",
@@ -333,6 +341,8 @@ def weight_update(path: Path, layer: Layer, slots: Slots, told: Adapter) -> Upda
         raise DaedalError(
             f"{path} lacks the {missing.args[0]} of {', '.join(layer.modules)}; download it again."
         ) from None
+    if update is not None and "row magnitude" in slots:  # peft's, of a convolution (1, O, 1, 1)
+        return Decomposed(update, slots["row magnitude"].flatten())
     if update is not None and "magnitude" in slots:
         return Decomposed(update, slots["magnitude"])
     if "difference" in slots:
@@ -394,6 +404,9 @@ def bias_update(slots: Slots, told: Adapter) -> Update | None:
 
 def complaint(path: Path, strange: list[str], tensors: Mapping[str, Tensor], names: Names) -> str:
     """A sentence on keys that name no layer."""
+    for kind, pattern in UNREAD.items():
+        if found := [key for key in strange if pattern.search(key)]:
+            return f"{path} holds {kind} ({shortened(found, 2)}), which is not read; merge it into the model with the tool that made it."
     owners = {absent_part(key, names) for key in strange}
     if None not in owners:
         return f"{path} also changes {' and '.join(sorted(map(str, owners)))}, not given; pass that network among the parts."

@@ -10,6 +10,7 @@ Tokenizers are not in such files. Pickled .ckpt files are refused unless asked f
 plain tensors only.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from daedal.checkpoints import families
@@ -32,8 +34,10 @@ from daedal.networks.config import parse
 # Constants of training, copies, and networks that nothing here runs.
 IGNORED = re.compile(
     r"^(betas|(\w+_)?alphas_cumprod(_prev)?|posterior_\w+|logvar|lvlb_weights|scale_factor|global_step|model_ema\..*|loss\..*|denoiser\..*"
-    r"|depth_model\..*|edm_mean|edm_std|v_pred|ztsnr|edm_vpred\..*|scaled_fp8)$|(position_ids|logit_scale|attn_mask|scale_weight|scale_input)$"
+    r"|depth_model\..*|edm_mean|edm_std|v_pred|ztsnr|edm_vpred\..*|scaled_fp8)$|(position_ids|logit_scale|attn_mask|scale_weight|scale_input|weight_scale|weight_scale_inv|input_scale|comfy_quant)$"
 )
+# what the scale of an 8-bit weight is called, in ComfyUI's files of several years and in others
+SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
 # files of some versions of transformers
 FORMER = re.compile(r"^(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")
 
@@ -134,10 +138,17 @@ class File:
         tensor = self.raw(self.names[name])
         if not (tensor.is_floating_point() and tensor.itemsize == 1):
             return tensor
-        scale = f"{name.removesuffix('weight')}scale_weight"  # ComfyUI's scaled files
-        return (
-            tensor.float() * self.raw(self.names[scale]).float() if scale in self.names else tensor
-        ).bfloat16()
+        layer = name.removesuffix("weight")
+        for scale in (layer + ending for ending in SCALES):
+            if scale in self.names:
+                factor = self.raw(self.names[scale]).float()
+                if factor.numel() not in (1, len(tensor)):
+                    raise DaedalError(
+                        f"{self.path} has {factor.numel()} scales for the {len(tensor)} rows of {name}, and only one for all or one a row are read; take a file in another precision."
+                    )
+                rows = factor.view(-1, *[1] * (tensor.dim() - 1))
+                return (tensor.float() * rows).bfloat16()
+        return tensor.bfloat16()
 
 
 def load_single_file(
@@ -163,7 +174,8 @@ def load_single_file(
     )
     family, out = told_family(file, denoiser, family), {}
     if denoiser:
-        out["scheduler"] = families.scheduler_config(family, marks(file), denoiser)
+        config = families.scheduler_config(family, marks(file), denoiser)
+        out["scheduler"] = said_beside(Path(path), config)
         out["model_index"] = {
             "_class_name": families.pipeline_class(FAMILIES[family], denoiser),
             **FAMILIES[family].flags,
@@ -220,6 +232,29 @@ def marks(file: File) -> dict[str, float]:
     bias = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     found = {name: 1.0 for name in ("v_pred", "ztsnr") if name in file.shapes}
     return found | ({"bias": file.get(bias).float().std().item()} if bias in file.shapes else {})
+
+
+def said_beside(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The schedule as the files beside a single file say it: a folder `scheduler` as diffusers
+    writes it, or the author's .yaml of the same name (CompVis's and Stability's training config)."""
+    folder = path.with_name("scheduler") / "scheduler_config.json"
+    if folder.is_file():
+        return json.loads(folder.read_text())
+    author = next((p for p in map(path.with_suffix, (".yaml", ".yml")) if p.is_file()), None)
+    if author is None:
+        return config
+    raw = yaml.safe_load(author.read_text(encoding="utf-8")) or {}
+    params = (raw.get("model") or {}).get("params") or {}
+    denoiser = (params.get("denoiser_config") or {}).get("params") or {}
+    scaling = str((denoiser.get("scaling_config") or {}).get("target", ""))
+    if params.get("parameterization") == "v" or ".VScaling" in scaling:
+        config = {**config, "prediction_type": "v_prediction"}
+    names = {
+        "linear_start": "beta_start",
+        "linear_end": "beta_end",
+        "timesteps": "num_train_timesteps",
+    }
+    return config | {ours: params[key] for key, ours in names.items() if key in params}
 
 
 @dataclass(frozen=True)

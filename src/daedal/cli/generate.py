@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from daedal.errors import DaedalError
+from daedal.files import check_writable
 from daedal.pipelines.medium import Handle, Medium, Result
 from daedal.settings import Setting, settings_of, several
 
@@ -110,6 +111,8 @@ def generate(
     """Load, start, show progress, log, and write, print or show the results."""
     from daedal.pipelines import history
 
+    if output:
+        check_writable(output, medium.suffixes)
     pipeline = medium.code.load(model, **loading)
     handle = pipeline.start(prompt, **settings)
     say(handle.remarks)

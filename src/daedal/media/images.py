@@ -128,19 +128,23 @@ def grid(images: Sequence[Pixels], columns: int | None = None, gap: int = 0) -> 
     return sheet
 
 
-def open_mask(file: str | Path | bytes, like: Pixels) -> np.ndarray:
-    """(H, W) float32 in [0, 1], of the size of the picture `like`: 1 where it is to be made anew.
-    In a file with transparent pixels those are meant, in one without the white ones. `>= 0.5` makes
-    it hard."""
+def open_mask(file: str | Path | bytes) -> tuple[np.ndarray, bool]:
+    """(H, W) float32 in [0, 1], 1 where a picture is to be made anew, and whether that is where the
+    file is transparent. White is meant, on black or on a transparent ground; where the opaque part
+    of a file holds no white, or colours, as a picture with a hole does, the hole is meant."""
     pixels = open_image(file)
-    if pixels.shape[:2] != like.shape[:2]:
-        (h, w), (height, width) = pixels.shape[:2], like.shape[:2]
-        raise DaedalError(
-            f"the mask {_named(file)} is {w}x{h} and the picture is {width}x{height}; give a mask of the picture's size."
-        )
-    if pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
-        return 1 - pixels[..., 3].astype(np.float32) / 255
-    return np.asarray(_as_image(pixels).convert("L"), np.float32) / 255
+    luma = np.asarray(_as_image(pixels[..., :3]).convert("L"), np.float32) / 255
+    if pixels.shape[2] == 3:
+        return luma, False
+    alpha = pixels[..., 3].astype(np.float32) / 255
+    solid = alpha >= 0.5
+    if solid.all():
+        return luma, False
+    colours = pixels[..., :3][solid].astype(int)
+    grey = (np.ptp(colours, axis=1) < 16) if len(colours) else np.ones(0, bool)
+    plain = grey & ((luma[solid] < 0.1) | (luma[solid] > 0.9))
+    strokes = plain.mean() > 0.9 and (luma[solid] > 0.9).any() if len(colours) else False
+    return (luma * alpha, False) if strokes else (1 - alpha, True)
 
 
 def over(pixels: Pixels, colour: tuple[int, int, int] = (255, 255, 255)) -> Pixels:

@@ -6,12 +6,15 @@ Parameter names are those of diffusers' files. Legend: B batch, C channels (of t
 H and W pixels, h and w latent cells.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.networks.config import one_of
@@ -284,18 +287,21 @@ def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def decode_tiled(
-    decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16
+    vae: AutoencoderKL, latents: Tensor, tile: int = 64, overlap: int = 16
 ) -> Generator[None, None, Tensor]:
-    """`decode` applied to overlapping square tiles of `latents` (B, C, h, w), blended linearly
-    where they overlap: a generator that yields None after each tile and returns (B, 3, H, W).
+    """`vae.decode` of overlapping square tiles of `latents` (B, C, h, w), blended linearly where
+    they overlap: a generator that yields None after each tile and returns (B, 3, H, W).
 
-    Memory then depends on `tile` (latent cells a side), not on the image. A decoder that sees only
-    a neighbourhood gives the same image as in one piece outside the overlaps; group norms and
-    attention over all pixels, which see the tile for the image, shift it a little."""
+    Memory then depends on `tile` (latent cells a side), not on the image. Group norms would see the
+    tile for the image, and every tile would get another contrast: they take the statistics of the
+    whole picture, made small enough for one tile, instead."""
+    whole = statistics(vae.decoder, partial(vae.decode, shrunk(latents, tile)))
+    yield None
     total = weight = None
     for top in starts(latents.shape[2], tile, overlap):
         for left in starts(latents.shape[3], tile, overlap):
-            part = decode(latents[:, :, top : top + tile, left : left + tile])
+            with normed_by(whole):
+                part = vae.decode(latents[:, :, top : top + tile, left : left + tile])
             factor = part.shape[2] // min(tile, latents.shape[2])
             if total is None or weight is None:
                 total = part.new_zeros(
@@ -314,6 +320,55 @@ def decode_tiled(
             yield None
     assert total is not None and weight is not None
     return total / weight
+
+
+def shrunk(latents: Tensor, side: int) -> Tensor:
+    """latents (B, C, h, w) with no side above `side`, by leaving cells out: a mean of neighbours
+    would have a smaller variance."""
+    sizes = [min(size, side) for size in latents.shape[2:]]
+    return F.interpolate(latents, sizes, mode="nearest-exact")
+
+
+Statistics = dict[nn.GroupNorm, tuple[Tensor, Tensor]]
+
+
+def statistics(module: nn.Module, run: Callable[[], object]) -> Statistics:
+    """Mean and variance (B, G, 1) that each group norm of `module` meets while `run` runs."""
+    found: Statistics = {}
+
+    def watch(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.GroupNorm)
+        groups = args[0].float().view(len(args[0]), norm.num_groups, -1)
+        variance, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
+        found[norm] = (mean, variance)
+
+    norms = [each for each in module.modules() if isinstance(each, nn.GroupNorm)]
+    handles = [norm.register_forward_pre_hook(watch) for norm in norms]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextmanager
+def normed_by(found: Statistics) -> Iterator[None]:
+    """Inside, these group norms take the statistics given instead of those of what they meet."""
+
+    def normed(norm: nn.GroupNorm, args: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        (x,), (mean, variance) = args, found[norm]
+        groups = x.float().view(len(x), norm.num_groups, -1)
+        out = ((groups - mean) * (variance + norm.eps).rsqrt()).view_as(x).to(x)
+        shape = (-1, *[1] * (x.dim() - 2))
+        return out * norm.weight.view(shape) + norm.bias.view(shape)
+
+    handles = [norm.register_forward_hook(normed) for norm in found]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -115,15 +115,26 @@ def opened(given: Given) -> np.ndarray:
     return images.over(images.open_image(unchanged(given)))
 
 
-def opened_mask(given: Given, picture: np.ndarray) -> np.ndarray:
-    """(H, W) bool of the picture's size, true where to paint."""
+def opened_mask(
+    given: Given, size: tuple[int, int], width: int, height: int
+) -> tuple[np.ndarray, str]:
+    """(height, width) bool, true where to paint, and a remark on how the mask is read. It belongs
+    to a picture of `size` (H, W), and becomes the size of the canvas as the picture does."""
+    by_hole = False
     if isinstance(given, np.ndarray):
-        if given.shape != picture.shape[:2]:
-            raise DaedalError(
-                f"the mask is {given.shape} and the picture {picture.shape[:2]}; they must have one size."
-            )
-        return given > (0 if given.dtype == bool else 127)
-    return images.open_mask(unchanged(given), picture) >= 0.5
+        mask = given.astype(np.float32) / (1 if given.dtype == bool else 255)
+    else:
+        mask, by_hole = images.open_mask(unchanged(given))
+    (h, w), (high, wide) = mask.shape, size
+    if abs(h * wide - w * high) > 0.02 * h * wide:
+        raise DaedalError(
+            f"the mask is {w}x{h} and the picture is {wide}x{high}; give a mask of the picture's shape."
+        )
+    if mask.shape != (height, width):
+        grey = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+        mask = np.asarray(grey)
+    hole = "the mask has no white, so what is transparent in it is painted anew"
+    return mask >= 0.5, hole if by_hole else ""
 
 
 def opened_control(text: str, width: int, height: int) -> tuple[str, np.ndarray]:

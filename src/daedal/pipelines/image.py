@@ -32,7 +32,7 @@ from daedal.pipelines.house_image import HousePainter
 from daedal.pipelines.image_params import IMAGE, ImageParams
 from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
 from daedal.pipelines.open_image import OpenPainter
-from daedal.pipelines.painter import CHOICES, EXTRAS, Job, Painter, enlarged, snapped
+from daedal.pipelines.painter import CHOICES, EXTRAS, Job, Painter, enlarged, paintable, snapped
 from daedal.pipelines.place import located
 from daedal.pipelines.prior import PriorPainter
 from daedal.processes.imaging import LIKE, pixels
@@ -105,7 +105,7 @@ class ImagePipeline(Pipeline):
             job,
             client,
             priority,
-            tuple(remark for remark in remarks if remark),
+            (*(remark for remark in remarks if remark), *job.remarks),
         )
 
     def runtime(self) -> dict[str, Any]:
@@ -152,9 +152,8 @@ class ImagePipeline(Pipeline):
             )
         asked, d = noted(settings), self.painter.defaults
         asked = replace(asked, then=d.get("then", ()) if asked.then is None else asked.then)
-        picture, mask, width, height = self.canvas(
-            asked, settings.get("init"), settings.get("mask")
-        )
+        canvas = self.canvas(asked, settings.get("init"), settings.get("mask"))
+        picture, width, height = canvas.picture, canvas.width, canvas.height
         p = replace(
             asked,
             width=width,
@@ -165,16 +164,15 @@ class ImagePipeline(Pipeline):
         sampler_named(str(p.sampler))
         job = Job(
             [prompt] * p.n, [p.negative] * p.n, [int(p.seed or 0) + i for i in range(p.n)], width, height, int(p.steps or 0),
-            float(p.guidance_scale or 0), str(p.sampler), strength_of(p) if picture is not None else 1.0, picture, mask, asked,
-            extras_of(p, settings.get("reference"), width, height),
+            float(p.guidance_scale or 0), str(p.sampler), strength_of(p) if picture is not None else 1.0, picture, canvas.mask, asked,
+            extras_of(p, settings.get("reference"), width, height), canvas.remarks,
         )  # fmt: skip
         return p, job
 
     def canvas(
         self, p: ImageParams, init: given.Given | None, mask: given.Given | None
-    ) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
-        """The picture to start from or to enlarge, the mask, and the legal width and height that
-        are painted."""
+    ) -> "Canvas":
+        """What is painted on, and how large it legally is."""
         if mask is not None and init is None:
             raise DaedalError(
                 "a mask needs the picture it belongs to; give init= (--init) as well."
@@ -198,25 +196,40 @@ class ImagePipeline(Pipeline):
                 raise DaedalError(
                     f"extend makes the picture {width}x{height}, and {p.width}x{p.height} was asked for; leave the size out."
                 )
-            return picture, mask, width, height
-        if picture is not None:
-            shape = (
-                enlarged(picture, shape, self.painter.scale)
-                if self.painter.upscales
-                else picture.shape[:2]
-            )
+            return Canvas(picture, mask, width, height)
+        remarks, own = [], shape
+        if picture is not None and self.painter.upscales:
+            shape = enlarged(picture, own, self.painter.scale)
+        elif picture is not None:
+            shape = paintable(picture, own)
+            if shape != picture.shape[:2] and not (p.width or p.height):
+                (h, w), (high, wide) = picture.shape[:2], shape
+                remarks.append(
+                    f"the picture of {w}x{h} is painted at about {wide}x{high}, this model's size; give a size for another."
+                )
         width, height = (
             snapped(size or shape[1 - i], self.painter.multiple)
             for i, size in enumerate((p.width, p.height))
         )
+        painted = None
+        if mask is not None and picture is not None:
+            painted, remark = given.opened_mask(mask, picture.shape[:2], width, height)
+            remarks.append(remark)
         if picture is not None and not self.painter.upscales:
             picture = given.resized(picture, width, height)
-        return (
-            picture,
-            None if mask is None or picture is None else given.opened_mask(mask, picture),
-            width,
-            height,
-        )
+        return Canvas(picture, painted, width, height, tuple(filter(None, remarks)))
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The picture to start from or to enlarge, (h, w, 3) uint8; the mask (height, width) bool, true
+    where it is painted anew; the size that is painted; what was done to what was given."""
+
+    picture: np.ndarray | None
+    mask: np.ndarray | None
+    width: int
+    height: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

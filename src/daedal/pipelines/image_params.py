@@ -139,4 +139,5 @@ IMAGE = Medium(
     module="daedal.pipelines.image",
     metrics="daedal.evals.image",
     suffix=".png",
+    suffixes=(".png", ".webp", ".jpg", ".jpeg"),
 )

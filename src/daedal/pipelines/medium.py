@@ -43,6 +43,7 @@ class Medium:
     # a module with `evaluate(pipeline, asked: measuring) -> daedal.evals.measured.Report`
     metrics: str
     suffix: str  # of its files
+    suffixes: tuple[str, ...] = ()  # of all that it can write, where these are not any
     readable: bool = False  # a result is text, which a terminal can print
 
     @property

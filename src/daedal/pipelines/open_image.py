@@ -170,7 +170,7 @@ class OpenPainter:
             return self.vae.decode(x)
         made = []
         for one in x:
-            made.append((yield from decode_tiled(self.vae.decode, one[None])))
+            made.append((yield from decode_tiled(self.vae, one[None])))
         return torch.cat(made)
 
     def followed(self, name: str, job: Job, pictures: Tensor, leases: ExitStack) -> Steps:

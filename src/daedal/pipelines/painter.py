@@ -13,6 +13,8 @@ from daedal.pipelines.image_params import ImageParams
 from daedal.processes.samplers import Steps
 
 CHOICES = ("steps", "guidance_scale", "sampler")  # of a model, where None
+# times the pixels of a model's own size, from which a picture is not painted at its own
+FAR_LARGER = 4
 EXTRAS = ("control", "reference", "lora", "embedding", "then")
 
 
@@ -33,6 +35,7 @@ class Job:
     mask: np.ndarray | None  # (H, W) bool, true where painted
     params: ImageParams  # as they were asked for
     extras: given.Extras
+    remarks: tuple[str, ...] = ()  # on what was given
 
 
 class Painter(Protocol):
@@ -64,6 +67,16 @@ def enlarged(picture: np.ndarray, wanted: tuple[int, int], times: int | None) ->
     height, width = picture.shape[:2]
     scale = times or min(wanted) / min(height, width)
     return round(height * scale), round(width * scale)
+
+
+def paintable(picture: np.ndarray, own: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which a picture is painted: its own, or of its shape with as many pixels
+    as the model's own (h, w) where it is far larger."""
+    height, width = picture.shape[:2]
+    share = own[0] * own[1] / (height * width)
+    if share >= 1 / FAR_LARGER:
+        return height, width
+    return round(height * share**0.5), round(width * share**0.5)
 
 
 def snapped(size: int, multiple: int) -> int:

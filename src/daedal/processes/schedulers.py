@@ -23,7 +23,7 @@ knows is an error.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -135,6 +135,19 @@ DEFAULTS: dict[str, Config] = {  # a key left out of the file means the default 
     "EDMDPMSolverMultistepScheduler": EDM_SIGMAS | SOLVER | THRESHOLD,
 }
 
+# Classes with the levels of another, and the sampler here that solves the same equation.
+EQUIVALENT: dict[str, tuple[str, str]] = {
+    "DDIMParallelScheduler": ("DDIMScheduler", "ddim"),
+    "DDPMParallelScheduler": ("DDPMScheduler", "ddpm"),
+    "DEISMultistepScheduler": ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+    "DPMSolverSinglestepScheduler": ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+    "LMSDiscreteScheduler": ("EulerDiscreteScheduler", "dpmpp_2m"),
+    "KDPM2DiscreteScheduler": ("HeunDiscreteScheduler", "heun"),
+    "KDPM2AncestralDiscreteScheduler": ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
+    "FlowMatchHeunDiscreteScheduler": ("FlowMatchEulerDiscreteScheduler", "heun"),
+}
+ENDS_EARLY = ("DEISMultistepScheduler",)  # at the least noise trained on, not at none
+OWN = ("algorithm_type", "solver_type", "disable_corrector")  # of these classes, to themselves
 ONLY: Config = dict(  # keys whose other values nothing here computes
     interpolation_type="linear",
     invert_sigmas=False,
@@ -222,6 +235,11 @@ class Schedule:
 def read(raw: Config) -> Schedule:
     """The schedule of a parsed scheduler_config.json."""
     name = str(raw.get("_class_name"))
+    if name in EQUIVALENT:
+        name, sampler = EQUIVALENT[name]
+        own = {key: value for key, value in raw.items() if key not in OWN}
+        last = {"final_sigmas_type": "sigma_min"} if raw["_class_name"] in ENDS_EARLY else {}
+        return replace(read({**own, **last, "_class_name": name}), sampler=sampler)
     if name not in DEFAULTS:
         raise DaedalError(
             f"scheduler {name!r} is not known{nearest(name, list(DEFAULTS))}; known are {', '.join(DEFAULTS)}."
