@@ -14,11 +14,11 @@ ARCHITECTURES = {
     "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3", "olmo2": "olmo2", "gpt2": "gpt2",
     "gpt_neox": "gptneox", "starcoder2": "starcoder2",
 }  # fmt: skip
-# Where the scales are in the blocks of types that the gguf package cannot make: (block's bytes,
-# places of its fp16 numbers).
+# Of types whose blocks the gguf package cannot make: bytes of a block, places of its fp16 numbers,
+# and the largest weight for a scale of 1.
 SCALES = {
-    "Q2_K": (84, (80, 82)), "Q3_K": (110, (108,)), "Q4_K": (144, (0, 2)), "Q5_K": (176, (0, 2)), "Q6_K": (210, (208,)),
-    "IQ4_NL": (18, (0,)), "IQ4_XS": (136, (0,)),
+    "Q2_K": (84, (80, 82), 45), "Q3_K": (110, (108,), 128), "Q4_K": (144, (0, 2), 945), "Q5_K": (176, (0, 2), 1953),
+    "Q6_K": (210, (208,), 4096), "IQ4_NL": (18, (0,), 127), "IQ4_XS": (136, (0,), 4064),
 }  # fmt: skip
 
 
@@ -27,14 +27,14 @@ def quantised(weight: np.ndarray, kind: str) -> np.ndarray:
     bytes with small scales."""
     if kind not in SCALES:
         return gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
-    size, places = SCALES[kind]
+    size, places, largest = SCALES[kind]
     weights = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
     draw = np.random.default_rng(weight.size)
     blocks = draw.integers(
         0, 256, (*weight.shape[:-1], weight.shape[-1] // weights, size), np.uint8
     )
     for place in places:
-        scale = draw.uniform(1e-4, 2e-3, (*blocks.shape[:-1], 1)).astype(np.float16)
+        scale = (draw.uniform(0.05, 0.2, (*blocks.shape[:-1], 1)) / largest).astype(np.float16)
         blocks[..., place : place + 2] = scale.view(np.uint8)
     return blocks.reshape(*weight.shape[:-1], -1)
 

@@ -16,6 +16,7 @@ import transformers
 import daedal
 from daedal import checkpoints
 from daedal.checkpoints import gguf_file, gguf_write
+from daedal.data import gguf_tokenizer
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.nn.quantized import QuantLinear, dequantize_, quantize_
@@ -304,7 +305,7 @@ def test_byte_level_bpe(pre, tmp_path):
         assert words.index("<|end|>") not in tokenizer.encode("<|end|>")
 
 
-def trained(split: str, ignore_merges: bool = False):
+def trained(split: str, ignore_merges: bool = False, corpus=None, size: int = 400):
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -315,8 +316,8 @@ def trained(split: str, ignore_merges: bool = False):
     ])  # fmt: skip
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False,
+    backend.train_from_iterator(corpus or CORPUS, trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False,
     ))  # fmt: skip
     return backend
 
@@ -629,3 +630,37 @@ def test_llama_cpp_opens_it(case, tmp_path):
     with torch.inference_mode():
         expected = theirs(torch.tensor([ids])).logits[0]
     close(torch.tensor(llama.scores[: len(ids)]), expected, 1e-3)
+
+
+MIXED = [
+    *TEXTS, "don't I'LL we've 'tis O'Neil's", "1234567 12,345.67 ３４５ ½ x1y2z3", "HelloWorld camelCase ÉTÉ ñandú ΑΒΓαβγ", "日本語テキスト中文字符한국어",
+    "a  b   c\t\td\n\n\ne \r\n f \n", "$x^2_{i}$ <div class=\"a\">&amp;</div> a/b\\c #!/bin/sh", "Привет, мир! مرحبا नमस्ते ไทย", "🙂🙃 👩‍👩‍👧 ☃", "“quotes” — dash… ¿qué?",
+    "   ", "\n", "trailing ", " lead", "x=-1+2*(3-4)/5**6", "if (a<b&&c>d||!e) {\n    return;\n}\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pre", [names.split()[0] for names in gguf_tokenizer.PRE.values()])
+def test_llama_cpp_cuts_as_we_do(pre, tmp_path):
+    """Each named pre-tokenizer, with a vocabulary whose merges would join whatever is not cut. (Of
+    GPT-4o's and Tekken's llama.cpp leaves combining marks out, which their originals have.)"""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    state = json.loads(trained(r"[\s\S]+", corpus=MIXED * 4, size=1200).to_str())["model"]
+    words = sorted(state["vocab"], key=state["vocab"].get)
+
+    def metadata(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(words)
+        writer.add_token_types([3 if word == "<|end|>" else 1 for word in words])
+        writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
+        writer.add_eos_token_id(words.index("<|end|>"))
+
+    config = wide(tmp_path / "hf", vocab_size=len(words)).config
+    path = gguf_files.write(tmp_path / "hf", tmp_path / "m.gguf", config, metadata=metadata)
+    llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    tokenizer = Tokenizer.load(path)
+    marks = "नमस्ते" if pre in ("tekken", "gpt-4o") else "no such text"
+    for text in (text for text in MIXED if marks not in text):
+        theirs = llama.tokenize(text.encode(), add_bos=False, special=False)
+        ours = tokenizer.encode(text, add_bos=False)
+        assert [words[i] for i in ours] == [words[i] for i in theirs], text

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from daedal.checkpoints import gguf_folder, gguf_names
 from daedal.checkpoints.files import publish, read, shortened, tensors
 from daedal.checkpoints.gguf_folder import file_of, folder_of
-from daedal.checkpoints.packed import prepare_
+from daedal.checkpoints.packed import prepare_, unpack_
 from daedal.errors import DaedalError
 from daedal.networks import build, class_name, config_from_dict
 from daedal.networks.config import name_of, to_dict
@@ -95,6 +95,16 @@ def load(
     else:
         fill(network, tensors(folder, allow_pickle, stem_of(raw)), dtype, device)
     return network.eval()
+
+
+def load_plain(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    allow_pickle: bool = False,
+    kind: type[nn.Module] = nn.Module,
+) -> Any:
+    """`load`, with packed weights unpacked to fp32: what can be trained, cut and saved."""
+    return unpack_(load(folder, dtype, "cpu", allow_pickle, kind))
 
 
 def empty_network(folder: str | Path) -> Any:

@@ -40,6 +40,7 @@ ENDS = (
     "<|repo_name|>", "<|file_sep|>",
 )  # fmt: skip
 CONTROL = 3  # of tokenizer.ggml.token_type
+USUAL = {"unknown": 0, "bos": 1, "eos": 2}
 SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
@@ -105,9 +106,16 @@ def biases(file: File) -> Raw:
 
 
 def ids(file: File) -> Raw:
-    key = "tokenizer.ggml.{}_token_id".format
-    found = {role: file.metadata.get(key(role)) for role in ("bos", "eos")}
-    return {f"{role}_token_id": value for role, value in found.items()}
+    return {f"{role}_token_id": token_id(file.metadata, role) for role in ("bos", "eos")}
+
+
+def token_id(metadata: Raw, role: str) -> int | None:
+    """The id of a role ("bos", "eos", "eot", "unknown" ...), if there is such a token; where a
+    SentencePiece vocabulary says nothing, the usual one."""
+    usual = USUAL if metadata.get("tokenizer.ggml.model") == "llama" else {}
+    found = metadata.get(f"tokenizer.ggml.{role}_token_id", usual.get(role))
+    known = found is not None and found < len(metadata.get("tokenizer.ggml.tokens") or [])
+    return found if known else None
 
 
 # What llama.cpp's code knows of an architecture.
@@ -222,7 +230,7 @@ def generation_config(file: File) -> Raw:
 def ends(file: File) -> list[int]:
     """Every id that ends a text: those that the metadata name, and control tokens that are known to."""
     metadata, tokens = file.metadata, file.metadata.get("tokenizer.ggml.tokens") or []
-    named = [metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+    named = [token_id(metadata, role) for role in ("eos", "eot", "eom")]
     kinds = metadata.get("tokenizer.ggml.token_type") or []
     known = set(ENDS)
     listed = [

@@ -3,7 +3,7 @@ transformers folder; a model as a GGUF file; a StyleGAN pickle to safetensors.""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -53,7 +53,8 @@ def write_folder(model: str, out: Path, dtype: str, shard_bytes: int, allow_pick
     folder, wanted = checkpoints.resolve(model), compute_dtype(dtype, torch.device("cpu"))
     if holds(folder):
         Tokenizer.load(folder)  # makes the files that are copied
-    checkpoints.save(plain(folder, allow_pickle).to(wanted), out, shard_bytes)
+    network = checkpoints.load_plain(folder, allow_pickle=allow_pickle)
+    checkpoints.save(network.to(wanted), out, shard_bytes)
     copy_companions(folder, out)
 
 
@@ -70,19 +71,3 @@ def write_gguf(model: str, out: Path, kind: str, allow_pickle: bool) -> None:
     gguf_write.write(network, out, kind, metadata)
     if remark:
         print(f"daedal: {remark}.", file=sys.stderr)
-
-
-def plain(folder: Path, allow_pickle: bool) -> Any:
-    """The network of a folder, unpacked if it is packed."""
-    from daedal import checkpoints
-    from daedal.networks import build
-    from daedal.nn.quantized import dequantize_
-
-    import torch  # isort: skip
-
-    network = checkpoints.load(folder, allow_pickle=allow_pickle)
-    if "quantization_config" in checkpoints.read_config(folder):
-        dequantize_(network)
-        with torch.device("meta"):
-            network.names = build(network.config).names
-    return network

@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from daedal.checkpoints.gguf_config import token_id
 from daedal.data import sentencepiece
 from daedal.errors import DaedalError, nearest
 
@@ -97,7 +98,7 @@ class Parts:
     add_eos: bool
 
 
-def read(metadata: Mapping[str, Any], path: Any) -> Parts:
+def read(metadata: dict[str, Any], path: Any) -> Parts:
     """The tokenizer of a file's metadata; `path` names the file in errors."""
     kind, tokens = metadata.get(f"{KEY}model"), metadata.get(f"{KEY}tokens")
     if kind is None or not tokens:
@@ -119,10 +120,10 @@ def read(metadata: Mapping[str, Any], path: Any) -> Parts:
         raise DaedalError(
             f"the tokenizer of {path} cannot be read ({error}); download the file again."
         ) from error
-    ids = {role: metadata.get(f"{KEY}{name}_token_id") for name, role in ROLES.items()}
+    ids = {role: token_id(metadata, name) for name, role in ROLES.items()}
     return Parts(
         backend,
-        {role: tokens[i] for role, i in ids.items() if i is not None and i < len(tokens)},
+        {role: tokens[i] for role, i in ids.items() if i is not None},
         metadata.get("tokenizer.chat_template"),
         metadata.get(f"{KEY}add_bos_token", pre.add_bos),
         metadata.get(f"{KEY}add_eos_token", False),
