@@ -10,13 +10,19 @@ import torch
 import transformers
 
 import daedal
+from daedal import checkpoints
+from daedal.checkpoints import gguf_write
 from daedal.data import chat
 from daedal.data.conversations import PackedTalks
+from daedal.data.gguf_metadata import metadata_of
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
+from daedal.networks.decoder import Decoder
+from daedal.nn.quantized import QuantLinear, quantize_
 from daedal.train import assistant, sft
 from daedal.train.recipe import load_recipe
+from daedal.train.recipe.chat import AdapterRecipe
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/sft.yaml"
 QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=4", "evaluate_every=100", "sample_every=100", "answer_tokens=8", "prompts=[]",
@@ -150,6 +156,26 @@ def test_an_adapter_over_a_packed_base(chat_base: Path, tmp_path: Path, bits: in
     torch.testing.assert_close(
         daedal.load(str(tmp_path / "a" / "adapter")).network(tokens), merged, rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_adapter_over_a_gguf_file(chat_base: Path, tmp_path: Path) -> None:
+    """The file's blocks stay as they are while the adapter learns; it is used over the same file,
+    and merged into a folder that transformers opens."""
+    file = tmp_path / "base.gguf"
+    network = quantize_(checkpoints.load(chat_base, kind=Decoder), 4)
+    gguf_write.write(network, file, "auto", metadata_of(Tokenizer.load(chat_base), 400)[0])
+    how = ["adapter={rank: 4, targets: [q_proj, down_proj]}", "optimizer.adam_lr=0.01"]
+    base = assistant.network_of(file, AdapterRecipe())
+    kept = {n: m.weight.clone() for n, m in base.named_modules() if isinstance(m, QuantLinear)}
+    assert kept and all(weight.dtype == torch.uint8 for weight in kept.values())
+    folder = train(file, tmp_path / "out", *how)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0] - 0.05
+    tokens = torch.randint(0, 400, (1, 20))
+    merged = daedal.load(str(folder)).network(tokens)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
+    torch.testing.assert_close(merged, theirs, rtol=1e-4, atol=1e-4)
+    beside = daedal.load(f"{file}:{tmp_path / 'out/adapter'}").network(tokens)
+    assert (beside - merged).abs().max() < 0.03 * merged.abs().max()  # activations are rounded
 
 
 def test_a_teachers_answers_are_learned(chat_base: Path, reference: Path, tmp_path: Path) -> None:

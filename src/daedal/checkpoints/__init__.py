@@ -1,7 +1,7 @@
-"""Folders in and out: `load` a folder into the network that it holds, `save` a network as one,
+"""Folders in and out: `load` a folder (or GGUF file) into the network that it holds, `save` a network as one,
 `load_parts` of a pipeline's folder, `resolve` a name to a folder."""
 
-from daedal.checkpoints.folder import load, load_parts, read_config, save
+from daedal.checkpoints.folder import load, load_parts, load_plain, read_config, save
 from daedal.checkpoints.hub import resolve
 
-__all__ = ["load", "load_parts", "read_config", "resolve", "save"]
+__all__ = ["load", "load_parts", "load_plain", "read_config", "resolve", "save"]

@@ -234,7 +234,9 @@ def replace(network: Any, state: dict[str, Tensor], config: dict[str, Any], fold
 def untie(network: Any) -> None:
     """Let the config say so where head and embedding were one tensor and are two."""
     config = getattr(network, "config", None)
-    if getattr(config, "tie_word_embeddings", False) and (
-        network.lm_head.weight is not network.embed_tokens.weight
-    ):
+    if not getattr(config, "tie_word_embeddings", False):
+        return
+    # a packed head that is the embedding has no weight of its own
+    head = getattr(network.lm_head, "weight", network.embed_tokens.weight)
+    if head is not network.embed_tokens.weight:
         network.config = dataclasses.replace(cast(Any, config), tie_word_embeddings=False)

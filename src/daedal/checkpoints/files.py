@@ -76,11 +76,8 @@ def weight_files(folder: Path, allow_pickle: bool = False, stem: str = "model") 
         raise DaedalError(
             f"{folder} holds pickled weights only, which can run code; convert them to safetensors or pass allow_pickle=True.",
         )
-    other = (
-        "; its .gguf file is of a kind that Daedal does not read"
-        if any(folder.glob("*.gguf"))
-        else ""
-    )
+    gguf = any(folder.glob("*.gguf"))
+    other = "; write its .gguf file as a folder first, with `daedal convert`" if gguf else ""
     raise DaedalError(
         f"{folder} holds no weights: neither {stem}.safetensors nor its shards are there{other}."
     )

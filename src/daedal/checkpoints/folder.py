@@ -21,8 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from daedal.checkpoints import gguf_folder, gguf_names
 from daedal.checkpoints.files import publish, read, shortened, tensors
-from daedal.checkpoints.packed import prepare_
+from daedal.checkpoints.gguf_folder import file_of, folder_of
+from daedal.checkpoints.packed import prepare_, unpack_
 from daedal.errors import DaedalError
 from daedal.networks import build, class_name, config_from_dict
 from daedal.networks.config import name_of, to_dict
@@ -44,8 +46,8 @@ NO_NAMES = Names()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The parsed `config.json` of a folder."""
-    folder = Path(folder)
+    """The parsed `config.json` of a folder, or of a GGUF file."""
+    folder = folder_of(folder)
     if not folder.is_dir():
         raise DaedalError(
             f"{folder} is not a folder; give a model folder, a house name such as house/text, or a Hub name such as owner/model.",
@@ -57,8 +59,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             if (folder / "model_index.json").exists()
             else "not a model folder"
         )
-        if any(folder.glob("*.gguf")):
-            what = "a folder of GGUF files, which Daedal does not read"
         raise DaedalError(
             f"{folder} has no config.json: it is {what}; a folder saved by transformers or Daedal has one."
         )
@@ -82,14 +82,29 @@ def load(
 ) -> Any:
     """The network of a folder, in evaluation mode; one that is not of class `kind` is an error.
     `dtype` None keeps the dtype on disk. Quantised folders of Daedal load packed."""
+    folder = folder_of(folder)
     network = empty_network(folder)
     if not isinstance(network, kind):
         there, wanted = title(type(network)), title(kind)
         raise DaedalError(
             f"{folder} holds a {there}, not a {wanted}; give the folder of a {wanted}."
         )
-    fill(network, tensors(Path(folder), allow_pickle, stem_of(read_config(folder))), dtype, device)
+    raw = read_config(folder)
+    if gguf_folder.holds(folder):  # under our own names
+        fill(network, gguf_names.stream(file_of(folder), raw), dtype, device, Names())
+    else:
+        fill(network, tensors(folder, allow_pickle, stem_of(raw)), dtype, device)
     return network.eval()
+
+
+def load_plain(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    allow_pickle: bool = False,
+    kind: type[nn.Module] = nn.Module,
+) -> Any:
+    """`load`, with packed weights unpacked to fp32: what can be trained, cut and saved."""
+    return unpack_(load(folder, dtype, "cpu", allow_pickle, kind))
 
 
 def empty_network(folder: str | Path) -> Any:
@@ -125,10 +140,12 @@ def fill(
     stream: Iterator[tuple[str, Tensor]],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    names: Names | None = None,
 ) -> None:
-    """Give a meta-device network its weights from (disk name, tensor) pairs. Of tensors that are
-    one here (a tied head, a second copy) any name will do."""
-    names, tied = names_of(network), ties_of(network)
+    """Give a meta-device network its weights from (disk name, tensor) pairs, `names` being those of
+    its family if not given. Of tensors that are one here (a tied head, a second copy) any name will
+    do."""
+    names, tied = names or names_of(network), ties_of(network)
     empty = {name: t for name, t in network.state_dict().items() if name not in tied}
     layout, copies = names.layout(empty), dict(names.copies)
     copies |= {names.rename(copy): names.rename(source) for copy, source in tied.items()}

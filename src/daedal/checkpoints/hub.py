@@ -4,6 +4,7 @@
 from fnmatch import fnmatch
 from pathlib import Path
 
+from daedal.checkpoints.gguf_folder import SUFFIX, folder_of, is_gguf
 from daedal.errors import DaedalError, nearest
 
 HOUSE = Path(__file__).parent.parent / "house"
@@ -19,7 +20,7 @@ def house_models() -> list[str]:
 
 def resolve(name: str | Path) -> Path:
     """The folder of a house name (`house/text`), a local path, or a Hub name (`owner/model`). A
-    local path never touches the network."""
+    local path never touches the network; that of a GGUF file is its folder in the cache."""
     text = str(name)
     if text.startswith("house/"):
         if text not in house_models():
@@ -28,8 +29,10 @@ def resolve(name: str | Path) -> Path:
             )
         return HOUSE / text.removeprefix("house/")
     path = Path(text).expanduser()
-    if path.is_dir():
-        return path
+    if path.is_dir() or is_gguf(path):
+        return folder_of(path)
+    if path.suffix == SUFFIX:
+        raise DaedalError(f"{text} is not there; check the path of the GGUF file.")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise DaedalError(
             f"{text!r} is neither a folder here, a house model{nearest(text, house_models())} nor a Hub name of the form owner/model; "

@@ -18,12 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.checkpoints.files import copy_companions
-from daedal.checkpoints.folder import load, read_config, save
+from daedal.checkpoints.folder import load_plain, save
 from daedal.errors import DaedalError
 from daedal.networks import build
 from daedal.networks.decoder import Decoder
 from daedal.nn.mlp import GatedMLP
-from daedal.nn.quantized import dequantize_
 
 
 @torch.no_grad()
@@ -142,9 +141,7 @@ def prune_folder(
     shard_bytes: int = 5_000_000_000,
 ) -> Decoder:
     """Write a pruned model's folder, with the tokenizer of the whole one."""
-    network = load(folder, kind=Decoder)
-    if "quantization_config" in read_config(folder):
-        dequantize_(network)
+    network = load_plain(folder, kind=Decoder)
     smaller = prune(network.float(), batches, layers, intermediate)
     save(smaller.to(torch.bfloat16), out, shard_bytes)
     copy_companions(folder, out)

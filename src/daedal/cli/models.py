@@ -45,6 +45,7 @@ def show(name: str) -> None:
 def described(folder: Path) -> dict[str, Any]:
     """One network's config and costs, or those of each part of a pipeline."""
     from daedal.checkpoints.folder import config_of, empty_network, networks_of, read_index
+    from daedal.nn.quantized import QuantLinear
 
     if (folder / "model_index.json").exists():
         index = read_index(folder)
@@ -54,8 +55,15 @@ def described(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "config": config_of(network),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "weight_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        "parameters": sum(parameter.numel() for parameter in network.parameters())
+        + sum(
+            m.in_features * m.out_features for m in network.modules() if isinstance(m, QuantLinear)
+        ),
+        "weight_bytes": sum(
+            file.stat().st_size
+            for pattern in ("*.safetensors", "*.gguf")
+            for file in folder.glob(pattern)
+        ),
         **getattr(network, "costs", dict)(),
     }
 

@@ -2,7 +2,7 @@
 files a folder holds.
 
 `Tokenizer.load` reads tokenizer.json, GPT-2's vocab.json + merges.txt, and SentencePiece's
-tokenizer.model, and honours tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
+tokenizer.model, or a GGUF file's metadata, and honours tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
 generation_config.json. `Tokenizer.train` makes a byte-level BPE. `Tokenizer.save` writes a folder
 that transformers' AutoTokenizer opens with the same ids.
 
@@ -11,7 +11,9 @@ caller says `special=True`.
 """
 
 import json
+import os
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -29,6 +31,8 @@ from tokenizers import (
     trainers,
 )
 
+from daedal.checkpoints import gguf_file, gguf_folder
+from daedal.data import gguf_tokenizer
 from daedal.errors import DaedalError
 
 # One alternative a line, first match wins: an English clitic; a word with the one sign or space
@@ -96,8 +100,10 @@ class Tokenizer:
         """Read a tokenizer from a folder, or from one file (tokenizer.json, tokenizer.model,
         vocab.json). What ends a text stands in generation_config.json, else in config.json, of that
         folder, else of the `base` folder whose model it is for."""
-        path = Path(path)
+        path = gguf_folder.folder_of(path)
         folder = path if path.is_dir() else path.parent
+        if gguf_folder.holds(folder) and not (folder / "tokenizer.json").exists():
+            cls._of_gguf(folder)._keep(folder)
         config = _read_json(folder / "tokenizer_config.json")
         backend, roles = _read_backend(path)
         for role, value in {**_read_json(folder / "special_tokens_map.json"), **config}.items():
@@ -132,6 +138,23 @@ class Tokenizer:
         if config.get("add_bos_token") is not None or config.get("add_eos_token") is not None:
             tokenizer._frame(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
         return tokenizer
+
+    @classmethod
+    def _of_gguf(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer of an opened GGUF file's metadata."""
+        source = gguf_folder.source_of(folder)
+        parts = gguf_tokenizer.read(gguf_file.read(source).metadata, source)
+        tokenizer = cls(parts.backend, roles=parts.roles, chat_template=parts.chat_template)
+        tokenizer._frame(parts.add_bos, parts.add_eos)
+        return tokenizer
+
+    def _keep(self, folder: Path) -> None:
+        """Save into a folder that others may read meanwhile; tokenizer.json comes last."""
+        partial = folder / f".{secrets.token_hex(4)}.partial"
+        self.save(partial)
+        for name in ("tokenizer_config.json", "tokenizer.json"):
+            os.replace(partial / name, folder / name)
+        partial.rmdir()
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens with the same

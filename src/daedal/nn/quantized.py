@@ -14,6 +14,7 @@ available the same tensors go through PyTorch.
 Legend: M rows, N outputs, K inputs (int8 and bf16: padded to a multiple of 32), B batch, T tokens.
 """
 
+from collections.abc import Collection
 from typing import Any, Self
 
 import torch
@@ -314,12 +315,25 @@ def finish_(network: nn.Module) -> nn.Module:
     return network
 
 
+def keep_packed_(network: Any) -> Any:
+    """A packed network as what stays as it is while an adapter over it learns."""
+    dequantize_(network, only=("embed_tokens", "lm_head"))
+    for module in network.modules():
+        if isinstance(module, QuantLinear):
+            module.exact = True
+    return network
+
+
 @torch.no_grad()
-def dequantize_(network: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Plain `nn.Linear` and `nn.Embedding` again, in place."""
+def dequantize_(
+    network: Any, dtype: torch.dtype = torch.float32, only: Collection[str] | None = None
+) -> Any:
+    """Plain `nn.Linear` and `nn.Embedding` again, in place: all of them, or `only` these."""
     from daedal.nn.linear import Linear
 
     for name, module in list(network.named_modules()):
+        if only is not None and name not in only:
+            continue
         if isinstance(module, QuantEmbedding):
             network.embed_tokens = nn.Embedding.from_pretrained(
                 module.dequantized().to(dtype).contiguous(), freeze=False

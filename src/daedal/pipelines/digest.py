@@ -8,7 +8,9 @@ from pathlib import Path
 
 from daedal.files import cache_folder
 
-FILES = ("*config.json", "*.safetensors", "tokenizer.json", "*.model", "vocab.json", "merges.txt")
+FILES = (
+    "*config.json", "*.safetensors", "*.gguf", "tokenizer.json", "*.model", "vocab.json", "merges.txt",
+)  # fmt: skip
 # a pipeline's parts are folders
 PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))
 

@@ -30,10 +30,10 @@ from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.lora import add_lora, merge_lora, put
-from daedal.nn.quantized import QuantLinear, dequantize_, freeze_packed_
+from daedal.nn.quantized import QuantLinear, freeze_packed_, keep_packed_
 from daedal.processes.sampling import SamplingParams
 from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe.chat import ChatRun
+from daedal.train.recipe.chat import AdapterRecipe, ChatRun
 from daedal.train.start import Start
 from daedal.train.trainer import Batches, Objective, Trainer
 from daedal.worlds import instructions
@@ -47,18 +47,14 @@ def tokenizer_of(recipe: ChatRun) -> Tokenizer:
     return chat.prepared(Tokenizer.load(checkpoints.resolve(recipe.start)))
 
 
-def network_of(folder: str | Path) -> Decoder:
-    """A folder's network in fp32; packed weights are unpacked, so that they can learn."""
-    folder = Path(checkpoints.resolve(folder))
-    network = checkpoints.load(folder, dtype=torch.float32, kind=Decoder)
-    if any(isinstance(module, QuantLinear) for module in network.modules()):
-        state = dequantize_(network).state_dict()
-        with torch.device("meta"):
-            network = build(config_from_dict(checkpoints.read_config(folder)))
-        network.load_state_dict(state, assign=True)
-        if network.config.tie_word_embeddings:
-            network.lm_head.weight = network.embed_tokens.weight
-    return network.requires_grad_(True)
+def network_of(folder: str | Path, adapter: AdapterRecipe | None = None) -> Decoder:
+    """A folder's network in fp32. Packed weights are unpacked, so that they can learn; blocks under
+    an `adapter`, which stay as they are, are not."""
+    folder = checkpoints.resolve(folder)
+    if adapter and checkpoints.read_config(folder).get("quantization_config"):
+        network = checkpoints.load(folder, dtype=torch.float32, kind=Decoder)
+        return keep_packed_(network).requires_grad_(True)
+    return checkpoints.load_plain(folder, torch.float32, kind=Decoder).requires_grad_(True)
 
 
 def adapted(recipe: ChatRun, network: nn.Module) -> nn.Module:
@@ -179,8 +175,10 @@ def publish(
 def merged(recipe: ChatRun, network: nn.Module) -> dict[str, Tensor]:
     """The state of the network with its adapter merged in, in place. What was packed for training
     is read again from the start's folder, so that the merged weights are not rounded."""
-    if recipe.adapter and recipe.adapter.bits:
-        whole, decoder = network_of(recipe.start), decoder_in(network)
+    decoder = decoder_in(network)
+    if any(isinstance(module, QuantLinear) for module in decoder.modules()):
+        whole = network_of(recipe.start)
+        decoder.names = whole.names
         for name, module in list(decoder.named_modules()):
             if isinstance(module, QuantLinear):
                 put(

@@ -27,7 +27,6 @@ from daedal.data.packing import PackedRows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
-from daedal.nn.quantized import dequantize_
 from daedal.processes.sampling import SamplingParams
 from daedal.train import parallel, pretrain
 from daedal.train.objectives import linear_cross_entropy
@@ -258,10 +257,7 @@ def beginning(tokenizer: Tokenizer, text: str, size: int) -> list[int]:
 
 
 def teacher_of(recipe: DistilTextRecipe) -> Decoder:
-    folder = checkpoints.resolve(recipe.teacher)
-    network = checkpoints.load(folder, kind=Decoder)
-    if "quantization_config" in checkpoints.read_config(folder):
-        dequantize_(network)
+    network = checkpoints.load_plain(checkpoints.resolve(recipe.teacher), kind=Decoder)
     return network.float().requires_grad_(False).eval().to(machine.pick_device(recipe.device))
 
 

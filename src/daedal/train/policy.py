@@ -28,7 +28,7 @@ from daedal.train.trainer import Batch
 def policy_of(recipe: RLRecipe) -> Decoder:
     """The model to train, with the recipe's adapter on it, and for PPO with a value network beside
     it."""
-    network = assistant.network_of(recipe.start)
+    network = assistant.network_of(recipe.start, recipe.adapter)
     assistant.adapted(recipe, network)
     if recipe.method == "ppo":
         network.critic = critic_of(recipe, network.config.vocab_size)

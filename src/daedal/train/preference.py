@@ -197,7 +197,7 @@ def crossed(prompt: Talk, completion: Talk) -> Talk:
 def run(recipe: PreferenceRecipe) -> Path:
     """Train, and write `out/model` (or `out/adapter`). Returns that folder."""
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
-    network = assistant.network_of(recipe.start)
+    network = assistant.network_of(recipe.start, recipe.adapter)
     context = assistant.context_of(recipe, network)
     recipe = sampled.with_pairs(recipe, network, tokenizer, start)
     batches = comparisons(recipe, tokenizer, context, start)

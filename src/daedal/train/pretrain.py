@@ -77,8 +77,8 @@ def tokenizer_of(recipe: Recipe, start: Start) -> Tokenizer:
 
 def network_of(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
     if recipe.model.start:
-        return checkpoints.load(
-            checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=Decoder
+        return checkpoints.load_plain(
+            checkpoints.resolve(recipe.model.start), torch.float32, kind=Decoder
         ).train()
     raw = recipe.model.config(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_ids[0])
     return build(config_from_dict(raw)).init_weights(recipe.seed).train()

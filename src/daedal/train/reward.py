@@ -105,7 +105,7 @@ def run(recipe: RewardRecipe) -> Path:
     """Train, and write `out/model`, a folder of one-label sequence classification. Returns that
     folder."""
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
-    decoder = assistant.network_of(recipe.start)
+    decoder = assistant.network_of(recipe.start, recipe.adapter)
     context = assistant.context_of(recipe, decoder)
     recipe = sampled.with_pairs(recipe, decoder, tokenizer, start)
     network = ScalarModel(decoder)

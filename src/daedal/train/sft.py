@@ -46,7 +46,7 @@ OBJECTIVE = Objective(answer_loss, lambda batch: int(batch["mask"][:, 1:].sum())
 def run(recipe: SFTRecipe) -> Path:
     """Train, and write `out/model` (or `out/adapter`). Returns that folder."""
     start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
-    network = assistant.network_of(recipe.start)
+    network = assistant.network_of(recipe.start, recipe.adapter)
     context = assistant.context_of(recipe, network)
     sources = list(recipe.data.train)
     if recipe.sampled:
