@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from daedal.checkpoints.hub import house_models
+from daedal.checkpoints.resolve import house_models
 from daedal.cli import app
 from daedal.data.contents import GENERATED
 from daedal.train import constitution, preference, reward, rl, sft

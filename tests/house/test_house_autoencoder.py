@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from daedal import checkpoints
-from daedal.checkpoints.hub import HOUSE
+from daedal.checkpoints.resolve import HOUSE
 from daedal.networks.autoencoder import AutoencoderKL
 from daedal.processes.imaging import colour_map
 from daedal.processes.measures import psnr

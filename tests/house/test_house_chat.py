@@ -6,7 +6,7 @@ import random
 import pytest
 
 import daedal
-from daedal.checkpoints.hub import HOUSE
+from daedal.checkpoints.resolve import HOUSE
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.worlds import instructions

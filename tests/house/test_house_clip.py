@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from daedal.checkpoints.hub import HOUSE
+from daedal.checkpoints.resolve import HOUSE
 from daedal.networks.clip import CLIPModel
 from daedal.processes.clip_scorer import ClipScorer
 from daedal.processes.measures import first_hits

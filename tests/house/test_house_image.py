@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import daedal
-from daedal.checkpoints.hub import HOUSE
+from daedal.checkpoints.resolve import HOUSE
 from daedal.evals.pictures import scene_probe
 
 FOLDER = HOUSE / "image"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import daedal
-from daedal.checkpoints.hub import HOUSE
+from daedal.checkpoints.resolve import HOUSE
 
 FOLDER = HOUSE / "text"
 README = Path(__file__).parents[2] / "README.md"

@@ -2,6 +2,6 @@
 `load_parts` of a pipeline's folder, `resolve` a name to a folder."""
 
 from daedal.checkpoints.folder import load, load_parts, load_plain, read_config, save
-from daedal.checkpoints.hub import resolve
+from daedal.checkpoints.resolve import resolve
 
 __all__ = ["load", "load_parts", "load_plain", "read_config", "resolve", "save"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from daedal.checkpoints.files import shortened, tensors, write
 from daedal.checkpoints.folder import names_of, put
-from daedal.checkpoints.hub import resolve
+from daedal.checkpoints.resolve import resolve
 from daedal.errors import DaedalError
 from daedal.networks.names import Fused, Names
 from daedal.nn.lora import LoRALayer, adapters, add_lora, lora_state

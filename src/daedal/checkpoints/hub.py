@@ -1,44 +1,13 @@
-"""From a name to a folder: a house model in the package, a local folder, or a Hugging Face Hub name
-(downloaded once, resumable)."""
+"""The Hugging Face Hub: repositories downloaded once, resumable, and used offline."""
 
 from fnmatch import fnmatch
 from pathlib import Path
 
-from daedal.checkpoints.gguf_folder import SUFFIX, folder_of, is_gguf
 from daedal.errors import DaedalError, nearest
 
-HOUSE = Path(__file__).parent.parent / "house"
 FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*merges.txt", "*vocab.txt"]
 HALF = (".fp16.safetensors", ".bf16.safetensors")
 ELSEWHERE = ("safety_checker/", "onnx/", "openvino/", "flax_model", "non_ema")
-
-
-def house_models() -> list[str]:
-    """Names of the models that came with the package."""
-    return sorted(f"house/{path.parent.name}" for path in HOUSE.glob("*/config.json"))
-
-
-def resolve(name: str | Path) -> Path:
-    """The folder of a house name (`house/text`), a local path, or a Hub name (`owner/model`). A
-    local path never touches the network; that of a GGUF file is its folder in the cache."""
-    text = str(name)
-    if text.startswith("house/"):
-        if text not in house_models():
-            raise DaedalError(
-                f"{text!r} is not a house model{nearest(text, house_models())}; there are {', '.join(house_models())}."
-            )
-        return HOUSE / text.removeprefix("house/")
-    path = Path(text).expanduser()
-    if path.is_dir() or is_gguf(path):
-        return folder_of(path)
-    if path.suffix == SUFFIX:
-        raise DaedalError(f"{text} is not there; check the path of the GGUF file.")
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise DaedalError(
-            f"{text!r} is neither a folder here, a house model{nearest(text, house_models())} nor a Hub name of the form owner/model; "
-            f"house models: {', '.join(house_models())}."
-        )
-    return download(text)
 
 
 def chosen(files: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ def examine() -> dict:
 
     import daedal
     from daedal import device as machine
-    from daedal.checkpoints.hub import house_models
+    from daedal.checkpoints.resolve import house_models
     from daedal.nn import kernels
 
     device = machine.pick_device()

@@ -13,8 +13,13 @@ def embed(
         list[str] | None, typer.Argument(help="Texts; without any, the lines of standard input.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder or Hub name of an encoder of sentences.")
-    ] = "sentence-transformers/all-MiniLM-L6-v2",
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="An encoder of sentences: a folder, a name of `daedal models available`, a Hub name.",
+        ),
+    ] = "minilm",
     prompt: Annotated[
         str | None, typer.Option(help="One of the model's own prompts, such as query.")
     ] = None,
@@ -38,9 +43,7 @@ def embed(
         raise DaedalError('there are no texts; write daedal embed "a cat" "a dog".')
     embedder = load(model, dtype=dtype)
     if not isinstance(embedder, embedding.Embedder):
-        raise DaedalError(
-            f"{model} is not an encoder of sentences; give one such as sentence-transformers/all-MiniLM-L6-v2."
-        )
+        raise DaedalError(f"{model} is not an encoder of sentences; give one such as minilm.")
     with progress(quiet=False) as update:
         vectors = embedder.embed(texts, prompt, update)
     if output and output.suffix.lower() == ".npz":

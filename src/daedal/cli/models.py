@@ -1,4 +1,4 @@
-"""`daedal models`: list, show, pull, remove."""
+"""`daedal models`: list, available, show, pull, remove."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Models on this machine: list, show, pull, remove.",
+    help="Models on this machine and beyond: list, available, show, pull, remove.",
     no_args_is_help=False,
     invoke_without_command=True,
 )
@@ -22,14 +22,20 @@ def default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_models() -> None:
-    """House models and those pulled from the Hub."""
-    from daedal.checkpoints.hub import HOUSE, house_models, pulled
+    """House models and those that were pulled."""
+    from daedal.checkpoints import catalogue
+    from daedal.checkpoints.hub import pulled
+    from daedal.checkpoints.resolve import HOUSE, house_models
 
     for name in house_models():
         folder = HOUSE / name.removeprefix("house/")
         print(
             f"{name:<40} {sum(f.stat().st_size for f in folder.glob('*.safetensors')) / 1e6:8.1f} MB"
         )
+    here = [(name, path) for name in catalogue.entries() if (path := catalogue.place(name))]
+    for name, path in here:
+        files = [path] if path.is_file() else path.rglob("*")
+        print(f"{name:<40} {sum(file.stat().st_size for file in files) / 1e6:8.1f} MB")
     for name, size in pulled():
         print(f"{name:<40} {size / 1e6:8.1f} MB")
 
@@ -69,16 +75,40 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(metavar="OWNER/MODEL")]) -> None:
-    """Download a model from the Hub; a download that was cut off goes on."""
-    from daedal.checkpoints.hub import download
+def available() -> None:
+    """Models with short names: what each is good for, its licence, its size, whether it is here."""
+    from daedal.checkpoints import catalogue
 
-    print(download(name))
+    for name, entry in catalogue.entries().items():
+        size = f"{entry.size / 1e6:,.0f} MB" if entry.size else entry.source
+        here = " (here)" if catalogue.place(name) else ""
+        print(f"{name:<14} {entry.good_for}; {entry.licence}; {size}{here}")
+
+
+NAME = Annotated[str, typer.Argument(metavar="NAME|OWNER/MODEL|SOURCE")]
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument(metavar="OWNER/MODEL")]) -> None:
+def pull(name: NAME) -> None:
+    """Bring a model here: a name of `daedal models available`, OWNER/MODEL of the Hub, or a source
+    (hub:, https:, file:, pypi:). A download that was cut off goes on."""
+    from daedal.checkpoints import catalogue
+    from daedal.cli.generate import progress
+
+    entry = catalogue.entry_named(name)
+    if entry.licence:
+        size = f"{entry.size / 1e6:,.0f} MB, " if entry.size else ""
+        print(f"daedal: {entry.name}: {size}{entry.licence}, from {entry.source}", file=sys.stderr)
+    with progress(quiet=False) as update:
+        path = catalogue.pull(name, update)
+    print(path)
+
+
+@app.command()
+def remove(name: NAME) -> None:
     """Delete a pulled model from this machine."""
+    from daedal.checkpoints import catalogue
     from daedal.checkpoints.hub import remove as delete
 
-    print(f"daedal: {delete(name) / 1e6:.1f} MB freed", file=sys.stderr)
+    freed = catalogue.removed(name) or delete(name)
+    print(f"daedal: {freed / 1e6:.1f} MB freed", file=sys.stderr)
