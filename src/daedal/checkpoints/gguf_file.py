@@ -6,7 +6,7 @@ where each tensor lies.
     file.raw("blk.0.attn_q.weight")            # uint8 (N, bytes of a row), a map of the file
 
 The header is parsed here: the `gguf` package's own reader makes an array of every string, which
-takes 9 s for a vocabulary of 150 thousand tokens (this one 0.3 s).
+takes 9 s for a vocabulary of 150 thousand tokens (this one 0.1 s).
 """
 
 import math
@@ -171,6 +171,18 @@ class Reader:
         self.at += size
         return self.data[self.at - size : self.at].decode("utf-8", "replace")
 
+    def texts(self, count: int) -> list[str]:
+        """As `text`, for the hundreds of thousands of a vocabulary: in one loop, 3x as fast."""
+        data, at, length, found = self.data, self.at, struct.Struct("<Q").unpack_from, list[str]()
+        for _ in range(count):
+            end = at + 8 + length(data, at)[0]
+            found.append(data[at + 8 : end].decode("utf-8", "replace"))
+            at = end
+        if at > len(data):
+            raise ValueError
+        self.at = at
+        return found
+
     def pair(self) -> tuple[str, Any]:
         return self.text(), self.value(self.number("I"))
 
@@ -184,7 +196,9 @@ class Reader:
         return float(str(np.float32(value))) if kind == FLOAT32 else value
 
     def array(self, kind: int, count: int) -> list[Any]:
-        if kind in (STRING, ARRAY):
+        if kind == STRING:
+            return self.texts(count)
+        if kind == ARRAY:
             return [self.value(kind) for _ in range(count)]
         code = f"<{count}{code_of(kind)}"
         values = struct.unpack_from(code, self.data, self.at)

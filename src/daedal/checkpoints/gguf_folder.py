@@ -135,5 +135,7 @@ def file_of(folder: Path) -> gguf_file.File:
 
 
 def source_of(folder: Path) -> Path:
-    """The file that such a folder was made of."""
+    """The file that a folder was made of here; any other folder itself."""
+    if not holds(folder):
+        return folder
     return (folder / json.loads((folder / INDEX).read_text(encoding="utf-8"))["parts"][0]).resolve()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from daedal.checkpoints.files import copy_companions, publish, tensors
 from daedal.checkpoints.folder import read_config, stem_of
+from daedal.checkpoints.gguf_folder import source_of
 from daedal.errors import DaedalError, nearest
 
 Method = Literal["linear", "slerp", "ties", "dare"]
@@ -149,8 +150,9 @@ def check(
         )
     for folder in (*models, *([base] if base else [])):
         if "quantization_config" in read_config(folder):
+            place = source_of(Path(folder))
             raise DaedalError(
-                f"{folder} is packed; write it plain first: daedal convert {folder} OUT."
+                f"{place} is packed; write it plain first: daedal convert {place} OUT."
             )
         if any(
             json.dumps(read_config(folder).get(key)) != json.dumps(read_config(models[0]).get(key))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from daedal.checkpoints.files import copy_companions
 from daedal.checkpoints.folder import load, read_config, save
+from daedal.checkpoints.gguf_folder import source_of
 from daedal.checkpoints.packed import METHOD
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
@@ -30,7 +31,9 @@ def quantize(
     tokenizer's files. `calibration`, batches of token ids (B, T), makes 4-bit rounding follow GPTQ
     instead of the nearest level."""
     if read_config(folder).get("quantization_config"):
-        raise DaedalError(f"{folder} is quantised already; start from the full-precision folder.")
+        raise DaedalError(
+            f"{source_of(Path(folder))} is quantised already; start from the full-precision folder."
+        )
     network = load(folder, kind=Decoder)
     kinds = kinds_for(network, bits)
     if calibration is not None and bits == 4:
