@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.config import parse
-from daedal.networks.t5 import T5Config, T5EncoderModel, UMT5EncoderModel, position_buckets
+from daedal.networks.t5 import T5Config, T5EncoderModel, UMT5EncoderModel
+from daedal.nn.relative import position_buckets
 
 SMALL = dict(
     vocab_size=50,

@@ -17,6 +17,7 @@ from daedal.cli import (
     convert,
     curves,
     doctor,
+    embed,
     evaluate,
     generate,
     history,
@@ -42,6 +43,7 @@ def verbs() -> typer.Typer:
     app.command("train")(train.train)
     app.command("curves")(curves.curves)
     app.command("eval")(evaluate.verb())
+    app.command("embed")(embed.embed)
     app.command("quantize")(quantize.quantize)
     app.command("prune")(prune.prune)
     app.command("convert")(convert.convert)

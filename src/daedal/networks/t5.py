@@ -5,7 +5,6 @@ learned biases on the attention scores, scores are not scaled, norms have no mea
 Legend: B batch, T tokens, D width, H heads, K head dim.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear, linears
 from daedal.nn.mlp import activation
 from daedal.nn.norm import RMSNorm
+from daedal.nn.relative import position_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +57,6 @@ class UMT5Config(T5Config):
 
     architecture: ClassVar[str] = "UMT5EncoderModel"
     model_type: ClassVar[str] = "umt5"
-
-
-def position_buckets(length: int, count: int, farthest: int, device: torch.device) -> Tensor:
-    """(T, T) int64: the bucket of how far key j is from query i (Raffel et al. 2020, section 2.1).
-    Half of the `count` buckets are for keys behind the query; of each half, half hold one distance
-    each, the rest distances up to `farthest` on a logarithmic scale, and all beyond."""
-    at = torch.arange(length, device=device)
-    distance, half = at[None] - at[:, None], count // 2
-    near, exact = distance.abs(), half // 2
-    steps = (near.clamp(min=1).float() / exact).log() / math.log(farthest / exact) * (half - exact)
-    return half * (distance > 0) + torch.where(
-        near < exact, near, (exact + steps.long()).clamp(max=half - 1)
-    )
 
 
 class Attention(nn.Module):

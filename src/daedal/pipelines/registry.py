@@ -27,13 +27,16 @@ def medium_named(name: str) -> Medium:
 
 def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
     """The pipeline of a model, by what its folder or file holds: "house/text", a folder, a file of
-    weights, a Hub name, "BASE:ADAPTER". `loading` are the medium's (device, dtype, of text also
+    weights, a Hub name, "BASE:ADAPTER"; of an encoder of sentences its `Embedder`. `loading` are the medium's (device, dtype, of text also
     quantize); None is left out."""
     from daedal.checkpoints.adapter import parted
     from daedal.engine.store import STORE
+    from daedal.pipelines import embedding
     from daedal.pipelines.place import located
 
     place = located(parted(name_or_folder)[0])
+    if embedding.holds(place):
+        return STORE.adopt(embedding.load(place, **loading))
     # the last says what it cannot read
     medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
     given = {key: value for key, value in loading.items() if value is not None}
