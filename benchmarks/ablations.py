@@ -19,8 +19,8 @@ from typing import Any
 from daedal.evals.pictures import Reference, real_pictures, report
 from daedal.pipelines.registry import load
 from daedal.processes.clip_scorer import ClipScorer
-from daedal.train import averages, flow
-from daedal.train.recipe import load_recipe
+from daedal.train import averages
+from daedal.train.tasks import load_recipe, run
 
 BASE = "recipes/image/scenes.yaml"
 COMMON = [
@@ -86,7 +86,7 @@ def main() -> None:
     for name in args.only.split(","):
         out = args.out / name.replace(" ", "-")
         if not (out / "model").exists():
-            flow.run(recipe_of(VARIANTS[name], out))
+            run(recipe_of(VARIANTS[name], out))
         last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         rows[name] = measured(out / "model", real, args.n) | {
             "images_per_second": round(last["images"] / last["seconds"], 1)

@@ -25,8 +25,8 @@ from daedal.evals.measured import share
 from daedal.media import images, plots
 from daedal.networks import llama
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, sft
-from daedal.train.recipe import check
+from daedal.train import assistant
+from daedal.train.tasks import check, run
 from daedal.worlds import arithmetic
 
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -125,7 +125,7 @@ def rung(a: argparse.Namespace, tokenizer: Tokenizer, name: str, kind: str) -> d
         "evaluate_every": 10**6, "sample_every": 10**6, "checkpoint_every": 500, "data": {"train": [{"path": str(a.out / f"{kind}.jsonl")}]},
         "optimizer": {"name": "muon", "matrix_lr": 0.02, "adam_lr": 0.006 * (64 / LADDER[name][0]) ** 0.5, "warmup": 30, "decay": 0.5},
     }, "benchmark")  # fmt: skip
-    found = solved(sft.run(recipe), a.problems)
+    found = solved(run(recipe), a.problems)
     (out / "found.json").write_text(json.dumps(found))
     return found
 

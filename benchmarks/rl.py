@@ -25,7 +25,8 @@ from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.train import rl
-from daedal.train.recipe import check
+from daedal.train.tasks import check
+from daedal.train.trainer import Trainer
 from daedal.worlds import arithmetic
 
 
@@ -60,18 +61,18 @@ def daedal(folder: Path, a: argparse.Namespace) -> dict[str, float]:
             "device": "cpu", "optimizer": {"adam_lr": 1e-5},
         }, "benchmark")  # fmt: skip
         clock = Clock()
-        run_step = rl.Trainer.one_step
+        run_step = Trainer.one_step
 
         def timed(self: Any, batch: Any) -> Any:
             done = run_step(self, batch)
             clock()
             return done
 
-        rl.Trainer.one_step = timed  # type: ignore[method-assign]
+        Trainer.one_step = timed  # type: ignore[method-assign]
         try:
-            rl.run(recipe, reward=lambda prompt, completion: vowels(completion))
+            rl.RL(recipe, lambda prompt, completion: vowels(completion)).run()
         finally:
-            rl.Trainer.one_step = run_step  # type: ignore[method-assign]
+            Trainer.one_step = run_step  # type: ignore[method-assign]
         drawn = [
             json.loads(line)["length"]
             for line in (Path(out) / "metrics.jsonl").read_text().splitlines()

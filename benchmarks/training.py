@@ -124,10 +124,7 @@ class Daedal:
         self.net = build(config_from_dict(recipe.config(vocab, 0, 1))).init_weights(0).train()
         self.net.compute_dtype = None if self.dtype == torch.float32 else self.dtype
         o = OptimizerRecipe(warmup=20)
-        self.recipe, (matrix, adam) = o, o.rates(width)
-        self.optimizers = build_optimizers(
-            self.net, optimizer="muon", matrix_lr=matrix, adam_lr=adam, weight_decay=o.weight_decay, betas=o.betas, momentum=o.momentum, dtype=self.dtype
-        )  # fmt: skip
+        self.recipe, self.optimizers = o, build_optimizers(o, self.net, width, self.dtype)
         self.peaks = [[g["lr"] for g in opt.param_groups] for opt in self.optimizers]
 
     def step(self, rows: Tensor, factor: float = 1.0) -> float:

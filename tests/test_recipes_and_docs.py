@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from daedal.checkpoints.resolve import house_models
 from daedal.cli import app
 from daedal.data.contents import GENERATED
-from daedal.train import constitution, preference, reward, rl, sft
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import Run
+from daedal.train.tasks import load_recipe, run
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
@@ -34,13 +33,6 @@ QUICK = [
     "answer_tokens=4",
     "device=cpu",
 ]
-RUNS = {
-    "constitution": constitution,
-    "preference": preference,
-    "reward": reward,
-    "rl": rl,
-    "sft": sft,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +95,7 @@ def test_a_chat_recipe_runs_as_printed(path: str, tmp_path: Path) -> None:
         quick += ["sampled.tasks=8", "sampled.n=4", "answer_tokens=40"]
     if getattr(recipe, "task_pairs", None):
         quick += ["task_pairs=8"]
-    folder = RUNS[recipe.task].run(load_recipe(path, quick))
+    folder = run(load_recipe(path, quick))
     assert (folder / "config.json").exists()
 
 

@@ -120,14 +120,13 @@ def test_the_probe_scores_a_perfect_and_a_blind_painter() -> None:
 @pytest.fixture(scope="module")
 def eye(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tower that knows colours and shapes a little."""
-    from daedal.train import contrast
-    from daedal.train.recipe import load_recipe
+    from daedal.train.tasks import load_recipe, run
 
     quick = [
         "model={side: 32, depth: 1, width: 64, text_length: 14}", "data={train: [{path: scenes}], captions: 300}", "vocab_size=300", "rows=32",
         "micro_rows=32", "ema=null", "steps=50", "optimizer={name: adamw, adam_lr: 0.003, warmup: 5}", f"out={tmp_path_factory.mktemp('clip')}",
     ]  # fmt: skip
-    return str(contrast.run(load_recipe("recipes/image/clip.yaml", quick)))
+    return str(run(load_recipe("recipes/image/clip.yaml", quick)))
 
 
 class Painter:

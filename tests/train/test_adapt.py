@@ -30,8 +30,8 @@ from daedal.systems.stable_diffusion import StableDiffusion
 from daedal.systems.system import System, paint
 from daedal.train import adapt
 from daedal.train.adapt_methods import METHODS, TEXT_TARGETS, ControlNet, LoRA, TextualInversion
-from daedal.train.recipe import check, load_recipe
 from daedal.train.recipe.pictures import AdaptRecipe
+from daedal.train.tasks import check, load_recipe, plan, run
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 QUICK: dict[str, Any] = {
@@ -256,7 +256,7 @@ def test_it_learns(
     kept: list[Any] = []
     build = METHODS[method]
     monkeypatch.setitem(METHODS, method, lambda *options: kept.append(build(*options)) or kept[-1])
-    adapt.run(r)
+    run(r)
     part = {
         "picture": torch.arange(12) % 3,
         "prior": torch.zeros(12).long(),
@@ -294,7 +294,7 @@ def nothing_else_changed(model: System, r: AdaptRecipe) -> None:
         torch.equal(before[name], after[name]) for name in before
     )
     state = torch.load(Path(r.out) / "checkpoints" / "step-00000003.pt", weights_only=True)
-    assert sum(tensor.numel() for tensor in state["model"].values()) == adapt.plan(r)["parameters"]
+    assert sum(tensor.numel() for tensor in state["model"].values()) == plan(r)["parameters"]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_lora_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
 ) -> None:
     pytest.importorskip("peft")
     r = recipe("lora", folder, data, tmp_path, options)
-    made = adapt.run(r)
+    made = run(r)
     if not options:
         nothing_else_changed(kept[0], r)
     in_memory = paint(kept[0], ["a cat"], [1], side=32, steps=4, guidance_scale=4.0)
@@ -337,10 +337,7 @@ def test_a_word_is_the_same_in_memory_in_the_pipeline_and_in_diffusers(
     kept: list[System],
 ) -> None:
     """And no row of the vocabulary has changed."""
-    made = (
-        adapt.run(recipe("textual_inversion", folder, data, tmp_path))
-        / "learned_embeds.safetensors"
-    )
+    made = run(recipe("textual_inversion", folder, data, tmp_path)) / "learned_embeds.safetensors"
     old = checkpoints.load(folder / "text_encoder").state_dict()[
         "text_model.embeddings.token_embedding.weight"
     ]
@@ -381,7 +378,7 @@ def test_a_controlnet_is_the_same_in_the_pipeline_and_in_diffusers(
     zoo: Any, folder: Path, pipeline: ImagePipeline, data: Path, tmp_path: Path, kept: list[System]
 ) -> None:
     r = recipe("controlnet", folder, data, tmp_path / "out")
-    made = adapt.run(r)
+    made = run(r)
     nothing_else_changed(kept[0], r)
     hint = pixels(adapt.pictures_of(r, 32).condition(0, "edges") * 2 - 1)[0]
     Image.fromarray(hint).save(tmp_path / "hint.png")
@@ -404,7 +401,7 @@ def test_a_controlnet_is_the_same_in_the_pipeline_and_in_diffusers(
 def test_all_weights_are_a_folder(
     zoo: Any, folder: Path, data: Path, tmp_path: Path, kept: list[System]
 ) -> None:
-    made = adapt.run(recipe("full", folder, data, tmp_path))
+    made = run(recipe("full", folder, data, tmp_path))
     ours = zoo.ours(
         image.load(made, device="cpu", dtype="fp32"), "a cat", seed=1, guidance_scale=4.0
     )
@@ -416,7 +413,7 @@ def test_all_weights_are_a_folder(
 def test_class_pictures_are_the_models_own_and_stay(
     zoo: Any, folder: Path, pipeline: ImagePipeline, data: Path, tmp_path: Path
 ) -> None:
-    adapt.run(
+    run(
         recipe(
             "dreambooth",
             folder,
@@ -434,7 +431,7 @@ def test_class_pictures_are_the_models_own_and_stay(
     zoo.same(np.asarray(Image.open(files[1]))[None] / 255, made)
     shutil.rmtree(tmp_path / "checkpoints")  # to start over, on pictures of something else
     other = {"class_prompt": "a dog", "side": 32, "sample_steps": 4}
-    adapt.run(recipe("dreambooth", folder, data, tmp_path, steps=1, **other))
+    run(recipe("dreambooth", folder, data, tmp_path, steps=1, **other))
     assert len(list(tmp_path.glob("class-*/*"))) == 4
 
 
@@ -458,7 +455,7 @@ def xl(zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_xl_learns_a_word(
     zoo: Any, xl: Path, data: Path, tmp_path: Path, kept: list[System]
 ) -> None:
-    made = adapt.run(recipe("textual_inversion", xl, data, tmp_path)) / "learned_embeds.safetensors"
+    made = run(recipe("textual_inversion", xl, data, tmp_path)) / "learned_embeds.safetensors"
     learned = zoo.ours(
         image.load(xl, device="cpu", dtype="fp32"),
         "a <toy>",
@@ -475,7 +472,7 @@ def test_text_encoders_learn_too(
     """Both towers of XL, in one file with the denoiser's, which the pipeline and diffusers open to
     the same picture."""
     pytest.importorskip("peft")
-    made = adapt.run(recipe("lora", xl, data, tmp_path / "out", {"text_encoders": True}, steps=3))
+    made = run(recipe("lora", xl, data, tmp_path / "out", {"text_encoders": True}, steps=3))
     tensors = load_file(made / "pytorch_lora_weights.safetensors")
     ups = {name: tensor for name, tensor in tensors.items() if ".lora_B" in name}
     assert {name.split(".")[0] for name in ups} == {"unet", "text_encoder", "text_encoder_2"}
@@ -572,7 +569,7 @@ def test_flow_models_learn_the_velocity(
         output = model.predict((1 - t) * latents + t * eps, t.flatten(), prepared)
     torch.testing.assert_close(ours, (output - (eps - latents)).square().mean((1, 2, 3)))
     assert scheduler.config.shift == 3
-    made = adapt.run(r)
+    made = run(r)
     pipeline = image.load(tmp_path / "model", device="cpu", dtype="fp32")
     options = {"guidance_scale": 4.0} if family == "sd3" else {"guidance_scale": 1.0}
     painted = zoo.ours(pipeline, "a cat", seed=1, lora=made, **options)
@@ -600,7 +597,7 @@ def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[System])
     zoo.diffusers.PixArtAlphaPipeline(transformer=zoo.shaken(network), **parts).save_pretrained(
         tmp_path / "model"
     )
-    made = adapt.run(recipe("lora", tmp_path / "model", data, tmp_path / "out"))
+    made = run(recipe("lora", tmp_path / "model", data, tmp_path / "out"))
     painted = zoo.ours(
         image.load(tmp_path / "model", device="cpu", dtype="fp32"),
         "a cat",
@@ -610,25 +607,21 @@ def test_pixart_learns(zoo: Any, data: Path, tmp_path: Path, kept: list[System])
     )
     zoo.same(painted, shown(paint(kept[0], ["a cat"], [1], side=32, steps=4, guidance_scale=4.0)))
     with pytest.raises(DaedalError, match="textual inversion is for models that read CLIP"):
-        adapt.run(recipe("textual_inversion", tmp_path / "model", data, tmp_path / "word"))
+        run(recipe("textual_inversion", tmp_path / "model", data, tmp_path / "word"))
     with pytest.raises(DaedalError, match=r"model.text_encoders is for models that read CLIP"):
-        adapt.run(
-            recipe("lora", tmp_path / "model", data, tmp_path / "text", {"text_encoders": True})
-        )
+        run(recipe("lora", tmp_path / "model", data, tmp_path / "text", {"text_encoders": True}))
     with pytest.raises(
         DaedalError,
         match="a ControlNet is trained beside a U-Net, and this model is a PixArtTransformer2DModel",
     ):
-        adapt.run(recipe("controlnet", tmp_path / "model", data, tmp_path / "net"))
+        run(recipe("controlnet", tmp_path / "model", data, tmp_path / "net"))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_in_bf16_learns_in_fp32(
     folder: Path, data: Path, tmp_path: Path, kept: list[System], method: str
 ) -> None:
-    made = adapt.run(
-        recipe(method, folder, data, tmp_path, dtype="bf16", steps=1, class_pictures=1)
-    )
+    made = run(recipe(method, folder, data, tmp_path, dtype="bf16", steps=1, class_pictures=1))
     assert kept[0].dtype == torch.bfloat16
     with safe_open(
         next(made.glob("unet/*.safetensors" if method == "full" else "*.safetensors")), "pt"
@@ -650,15 +643,15 @@ def test_a_killed_run_goes_on_to_the_same_losses(
         "prompts": ["a <toy>" if method == "textual_inversion" else "a cat"],
     }
 
-    def run() -> tuple[list[float], bytes]:
-        made = adapt.run(recipe(method, folder, data, tmp_path, **options))
+    def once() -> tuple[list[float], bytes]:
+        made = run(recipe(method, folder, data, tmp_path, **options))
         return lines(tmp_path), next(
             made.glob("**/diff*.safetensors" if method == "full" else "*.safetensors")
         ).read_bytes()
 
-    whole = run()
+    whole = once()
     (tmp_path / "checkpoints" / "step-00000004.pt").unlink()  # as if killed after step 3
-    assert run() == whole and len(whole[0]) == 4
+    assert once() == whole and len(whole[0]) == 4
     assert (tmp_path / "samples" / "step-000004.png").exists()
 
 
@@ -667,8 +660,8 @@ def test_the_recipes_plan(folder: Path, data: Path, name: str) -> None:
     r = load_recipe(
         f"recipes/image/{name}.yaml", [f"model.start={folder}", f"data.train=[{{path: {data}}}]"]
     )
-    plan = adapt.plan(r)
-    assert plan["parameters"] > 0 and plan["flops"] > 0 and plan["memory_bytes"] > 0
+    planned = plan(r)
+    assert planned["parameters"] > 0 and planned["flops"] > 0 and planned["memory_bytes"] > 0
 
 
 # What is wrong.
@@ -698,21 +691,21 @@ def test_errors(
     message: str,
 ) -> None:
     with pytest.raises(DaedalError, match=message):
-        adapt.run(recipe(method, folder, data, tmp_path, words, **options))
+        run(recipe(method, folder, data, tmp_path, words, **options))
 
 
 def test_data_that_is_missing_gets_a_sentence(zoo: Any, folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DaedalError, match=r"empty holds no pictures"):
-        adapt.run(recipe("lora", folder, empty, tmp_path / "out"))
+        run(recipe("lora", folder, empty, tmp_path / "out"))
     Image.fromarray(zoo.picture(0)).save(empty / "a.jpg")
     with pytest.raises(DaedalError, match=r"the pictures have no captions"):
-        adapt.run(recipe("lora", folder, empty, tmp_path / "out"))
+        run(recipe("lora", folder, empty, tmp_path / "out"))
     with pytest.raises(
         DaedalError, match=r"nowhere is neither a folder of pictures nor a parquet file"
     ):
-        adapt.run(recipe("lora", folder, Path("nowhere"), tmp_path / "out2"))
+        run(recipe("lora", folder, Path("nowhere"), tmp_path / "out2"))
     with pytest.raises(DaedalError, match=r"dreambooth needs a prompt"):
         recipe("dreambooth", folder, empty, tmp_path, prompt=None)
     with pytest.raises(DaedalError, match=r"model.token, the new word"):
@@ -729,7 +722,7 @@ def test_models_that_it_cannot_fine_tune_get_a_sentence(
         **parts, scheduler=zoo.diffusers.DDIMScheduler(**BETAS)
     ).save_pretrained(tmp_path / "inpaint")
     with pytest.raises(DaedalError, match="one for inpainting"):
-        adapt.run(recipe("lora", tmp_path / "inpaint", data, tmp_path / "out"))
+        run(recipe("lora", tmp_path / "inpaint", data, tmp_path / "out"))
 
 
 def test_a_folder_is_read_as_imagefolder_has_it(zoo: Any, tmp_path: Path) -> None:

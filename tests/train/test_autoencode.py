@@ -18,8 +18,8 @@ from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.vq import VQModel
 from daedal.nn.codebook import FSQ
 from daedal.train import autoencode, pictures
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.pictures import AutoencodeRecipe
+from daedal.train.tasks import load_recipe, plan, run
 from daedal.train.trainer import Batch, Objective
 
 QUICK = [
@@ -163,7 +163,7 @@ def test_codes_follow_their_vectors(tmp_path: Path) -> None:
 
 
 def test_a_fixed_grid_stays(tmp_path: Path) -> None:
-    folder = autoencode.run(recipe(tmp_path, "vq", "model.fsq_levels=[4, 3]"))
+    folder = run(recipe(tmp_path, "vq", "model.fsq_levels=[4, 3]"))
     vq = checkpoints.load(folder)
     assert isinstance(vq, VQModel) and torch.equal(
         vq.quantize.embedding.weight, FSQ((4, 3)).lookup(torch.arange(12))
@@ -177,9 +177,9 @@ def test_a_fixed_grid_stays(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, kind: str) -> None:
     runs = tmp_path / "whole", tmp_path / "part"
     for out in runs:
-        autoencode.run(recipe(out, kind, "ema=0.9"))
+        run(recipe(out, kind, "ema=0.9"))
     (runs[1] / "checkpoints" / "step-00000004.pt").unlink()  # as if killed after step 3
-    autoencode.run(recipe(runs[1], kind, "ema=0.9"))
+    run(recipe(runs[1], kind, "ema=0.9"))
     losses = [
         [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
         for out in runs
@@ -201,10 +201,8 @@ def test_two_processes_keep_one_codebook(tmp_path: Path) -> None:
     """Codes move to the mean of all processes' vectors: the same losses as one process, and the
     same codebook."""
     options = [*QUICK, *VQ, "steps=4", "checkpoint_every=4", "dtype=fp32"]
-    folder = autoencode.run(
-        load_recipe("recipes/image/vq.yaml", [*options, f"out={tmp_path / 'one'}"])
-    )
-    run = [
+    folder = run(load_recipe("recipes/image/vq.yaml", [*options, f"out={tmp_path / 'one'}"]))
+    torchrun = [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -216,7 +214,7 @@ def test_two_processes_keep_one_codebook(tmp_path: Path) -> None:
         "recipes/image/vq.yaml",
     ]
     done = subprocess.run(
-        [*run, *options, f"out={tmp_path / 'two'}", "micro_rows=4"], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        [*torchrun, *options, f"out={tmp_path / 'two'}", "micro_rows=4"], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     losses = [
@@ -235,7 +233,7 @@ def test_two_processes_keep_one_codebook(tmp_path: Path) -> None:
 
 
 def test_latents_are_normalised_and_diffusers_opens_them(tmp_path: Path) -> None:
-    folder = autoencode.run(recipe(tmp_path, "kl"))
+    folder = run(recipe(tmp_path, "kl"))
     ours, theirs = checkpoints.load(folder), diffusers.AutoencoderKL.from_pretrained(folder)
     assert isinstance(ours, AutoencoderKL)
     x = pictures.clean(torch.cat([batch(step, 16)["images"] for step in range(20, 26)]))
@@ -250,19 +248,17 @@ def test_latents_are_normalised_and_diffusers_opens_them(tmp_path: Path) -> None
 
 def test_plans() -> None:
     for name, millions, pictures_seen in (("autoencoder", 0.5, "24,000"), ("vq", 4, "1,280,000")):
-        plan = autoencode.plan(load_recipe(f"recipes/image/{name}.yaml"))
+        planned = plan(load_recipe(f"recipes/image/{name}.yaml"))
         assert (
-            plan["parameters"] == pytest.approx(millions * 1e6, rel=0.3)
-            and plan["units"] == f"{pictures_seen} pictures"
+            planned["parameters"] == pytest.approx(millions * 1e6, rel=0.3)
+            and planned["units"] == f"{pictures_seen} pictures"
         )
-        assert plan["flops"] > 1e13 and 1e7 < plan["memory_bytes"] < 2e10
+        assert planned["flops"] > 1e13 and 1e7 < planned["memory_bytes"] < 2e10
 
 
 def test_it_learns(tmp_path: Path) -> None:
     """Two dozen steps on scenes: the reconstruction gains several decibels over the first ones."""
-    autoencode.run(
-        recipe(tmp_path, "kl", "steps=24", "evaluate_every=8", "optimizer.adam_lr=0.003")
-    )
+    run(recipe(tmp_path, "kl", "steps=24", "evaluate_every=8", "optimizer.adam_lr=0.003"))
     found = [
         json.loads(line)["psnr"]
         for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()

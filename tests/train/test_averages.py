@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from daedal.errors import DaedalError
-from daedal.train import averages, flow
-from daedal.train.recipe import load_recipe
+from daedal.train import averages
+from daedal.train.tasks import load_recipe, run
 
 TINY = [
     "model={depth: 2, options: {hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12}}", "rows=4", "data.captions=200", "prompts=[]",
@@ -79,10 +79,10 @@ def test_a_run_writes_them_goes_on_with_them_and_ships_one(tmp_path: Path) -> No
         changes = [*TINY, f"out={tmp_path / name}", "checkpoint_every=3", "align=0.1"]
         return load_recipe("recipes/image/tiny.yaml", changes)
 
-    flow.run(made("whole"))
-    flow.run(made("part"))
+    run(made("whole"))
+    run(made("part"))
     (tmp_path / "part/checkpoints/step-00000006.pt").unlink()
-    flow.run(made("part"))
+    run(made("part"))
     last = "averages/step-00000006-0.050.safetensors"
     whole, part = (load_file(tmp_path / name / last) for name in ("whole", "part"))
     assert all(torch.equal(whole[name], part[name]) for name in whole) and not [

@@ -7,8 +7,8 @@ import pytest
 
 from daedal.errors import DaedalError
 from daedal.train import checkpoint
-from daedal.train.recipe import TASKS, load_recipe
 from daedal.train.recipe.base import FIXED, FIXED_PRESENCE, Run, marks_of
+from daedal.train.tasks import TASKS, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
@@ -64,7 +64,8 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_fields_say_themselves_what_is_fixed(task: str) -> None:
     """In every task: a class that gives a field another default does not lose its mark."""
-    marks = {name: marks_of(TASKS[task], name) for name in TASKS[task].model_fields}
+    recipe = TASKS[task].recipe_type
+    marks = {name: marks_of(recipe, name) for name in recipe.model_fields}
     assert all(FIXED in marks[name] for name in ("data", "seed", "rows", "averages"))
     assert FIXED_PRESENCE in marks["ema"] and not marks["steps"] and not marks["dtype"]
     assert (

@@ -11,9 +11,9 @@ from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, constitution
+from daedal.train import assistant
 from daedal.train.constitution import Model, Principle, Program, read_principles
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 
 ROOT = Path(__file__).parents[2]
 KIND = Principle(
@@ -80,7 +80,7 @@ def test_a_run_makes_what_it_learns_and_goes_on_where_it_stopped(
         "breaks": ["/[xqz]/"],
     }
     (tmp_path / "p.yaml").write_text(json.dumps([letters]))
-    folder = constitution.run(load_recipe(ROOT / "recipes/chat/constitution.yaml", quick))
+    folder = run(load_recipe(ROOT / "recipes/chat/constitution.yaml", quick))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (
         0 <= report["start"]["breaks"] <= 1
@@ -91,7 +91,7 @@ def test_a_run_makes_what_it_learns_and_goes_on_where_it_stopped(
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert all(not any(c in row["completion"].lower() for c in "xqz") for row in rows)
     before = file.stat().st_mtime_ns
-    constitution.run(load_recipe(ROOT / "recipes/chat/constitution.yaml", quick))
+    run(load_recipe(ROOT / "recipes/chat/constitution.yaml", quick))
     assert file.stat().st_mtime_ns == before
 
 

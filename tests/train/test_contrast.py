@@ -18,8 +18,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.clip import CLIPModel
 from daedal.train import contrast
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.pictures import ContrastRecipe
+from daedal.train.tasks import load_recipe, plan, run
 
 QUICK = [
     "model={side: 32, depth: 1, width: 64, text_length: 12}", "data={train: [{path: scenes}], validation: [{path: scenes}], captions: 200}",
@@ -80,7 +80,7 @@ def test_an_end_stands_behind_the_last_word() -> None:
 
 def test_the_scale_is_bounded(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(["a red circle"], 300, ["<|end|>", "<|pad|>"], pad="<|pad|>")
-    network = contrast.network_of(recipe(tmp_path), tokenizer)
+    network = contrast.Towers(contrast.network_of(recipe(tmp_path), tokenizer))
     network.clip.logit_scale.data.fill_(9.0)
     batch = {
         "images": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8),
@@ -100,8 +100,8 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     """The same losses over steps means the same gradients too: negatives cross processes, and so do
     their gradients. (Each process moves its pictures its own way, so here they stay.)"""
     alike = ["jitter=0", "dtype=fp32"]
-    contrast.run(recipe(tmp_path / "one", *alike))
-    run = [
+    run(recipe(tmp_path / "one", *alike))
+    torchrun = [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -113,7 +113,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
         "recipes/image/clip.yaml",
     ]
     done = subprocess.run(
-        [*run, *QUICK, f"out={tmp_path / 'two'}", "micro_rows=4", *alike], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        [*torchrun, *QUICK, f"out={tmp_path / 'two'}", "micro_rows=4", *alike], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(
@@ -129,9 +129,9 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_and_transformers_opens_the_end(tmp_path: Path) -> None:
     runs = tmp_path / "whole", tmp_path / "part"
     for out in runs:
-        contrast.run(recipe(out))
+        run(recipe(out))
     (runs[1] / "checkpoints" / "step-00000006.pt").unlink()  # as if killed after step 5
-    folder = contrast.run(recipe(runs[1]))
+    folder = run(recipe(runs[1]))
     assert losses(runs[0]) == losses(runs[1]) and len(losses(runs[0])) == 6
     found = json.loads((runs[0] / "evaluations.jsonl").read_text().splitlines()[-1])
     assert found["among"] == 6 and 0 <= found["text_of_picture_r1"] <= 1
@@ -160,16 +160,16 @@ def test_a_killed_run_goes_on_and_transformers_opens_the_end(tmp_path: Path) -> 
 
 def test_rows_that_do_not_see_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DaedalError, match="micro_rows=8"):
-        contrast.run(recipe(tmp_path, "micro_rows=4"))
+        run(recipe(tmp_path, "micro_rows=4"))
     with pytest.raises(DaedalError, match="parallel: ddp"):
         recipe(tmp_path, "parallel=fsdp", "ema=null")
 
 
 def test_it_learns_and_finds(tmp_path: Path) -> None:
-    contrast.run(recipe(tmp_path, "steps=80", "rows=16", "micro_rows=16", "checkpoint_every=100"))
+    run(recipe(tmp_path, "steps=80", "rows=16", "micro_rows=16", "checkpoint_every=100"))
     assert sum(losses(tmp_path)[-10:]) / 10 < sum(losses(tmp_path)[:10]) / 10 - 0.3
 
 
 def test_plan() -> None:
-    plan = contrast.plan(load_recipe("recipes/image/clip.yaml"))
-    assert 1.5e6 < plan["parameters"] < 2.5e6 and plan["units"] == "409,600 pictures"
+    planned = plan(load_recipe("recipes/image/clip.yaml"))
+    assert 1.5e6 < planned["parameters"] < 2.5e6 and planned["units"] == "409,600 pictures"

@@ -21,10 +21,10 @@ from daedal.processes.autoregression import generate
 from daedal.processes.sampling import SamplingParams
 from daedal.train import distil_text
 from daedal.train.distil_text import Written, distance, distillation, divergence
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.recipe.text import DistilTextRecipe
 from daedal.train.rollout import seed_of
+from daedal.train.tasks import load_recipe, run
 
 
 def network(seed: int, width: int = 32, vocab: int = 40, context: int = 32) -> Decoder:
@@ -96,7 +96,7 @@ def test_a_run_brings_the_student_nearer(tiny_folder: Path, tmp_path: Path) -> N
         f"teacher={tiny_folder}", f"out={tmp_path / 'out'}", f"data={{train: [{{path: {tmp_path / 'a.txt'}, repeat: 50}}], validation: []}}", "steps=12",
         "model={depth: 2, context: 32, options: {hidden_size: 64, tie_word_embeddings: true}}", "weight=1.0", "rows=4", "micro_rows=4", "sample_every=100", "optimizer.warmup=2",
     ]  # fmt: skip
-    folder = distil_text.run(load_recipe("recipes/chat/distil.yaml", quick))
+    folder = run(load_recipe("recipes/chat/distil.yaml", quick))
     losses = [
         json.loads(line)["loss"]
         for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_a_run_brings_the_student_nearer(tiny_folder: Path, tmp_path: Path) -> N
     assert losses[-1] < 0.7 * losses[0] and checkpoints.load(folder).config.num_hidden_layers == 2
     (tmp_path / "out2").mkdir()
     with pytest.raises(DaedalError, match=r"the student has .* tokens and the teacher"):
-        distil_text.run(
+        run(
             load_recipe(
                 "recipes/chat/distil.yaml",
                 [*quick, f"out={tmp_path / 'out2'}", "tokenizer={path: house/text}"],
@@ -231,12 +231,11 @@ def test_the_share_of_batches_and_prompts_of_conversations(chat_base: Path) -> N
 
 LATE = """
 import sys, time
-from daedal.train import distil_text
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 from daedal.train.trainer import Trainer
 whole = Trainer.one_step
 Trainer.one_step = lambda self, batch: (time.sleep(0.15), whole(self, batch))[1]
-distil_text.run(load_recipe(sys.argv[1], sys.argv[2:]))
+run(load_recipe(sys.argv[1], sys.argv[2:]))
 """
 
 
@@ -244,7 +243,7 @@ def test_an_on_policy_run_that_is_killed_goes_on_to_the_same_losses(
     tiny_folder: Path, texts: Path, tmp_path: Path
 ) -> None:
     more = ["on_policy={share: 0.6, prompt_tokens: 6, tokens: 12}", "steps=10"]
-    distil_text.run(quick(tiny_folder, texts, tmp_path / "whole", *more))
+    run(quick(tiny_folder, texts, tmp_path / "whole", *more))
     r = quick(tiny_folder, texts, tmp_path / "killed", *more)
     (tmp_path / "r.yaml").write_text(r.model_dump_json())
     child = subprocess.Popen(
@@ -257,7 +256,7 @@ def test_an_on_policy_run_that_is_killed_goes_on_to_the_same_losses(
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "killed" / "model").exists()
-    distil_text.run(r)
+    run(r)
     runs = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("whole", "killed")
@@ -299,7 +298,7 @@ def test_sequence_level_rows_are_what_the_teacher_writes(
             expected.add(tokenizer.decode(prompt + output))
     assert set(rows) == expected
     before = Path(source.path).stat().st_mtime_ns
-    distil_text.run(r)  # reads what is there
+    run(r)  # reads what is there
     assert (
         Path(source.path).stat().st_mtime_ns == before
         and len(list((tmp_path / "out").glob("teacher-*"))) == 1
@@ -314,4 +313,4 @@ def test_a_teacher_that_never_ends_is_one_sentence(
     with pytest.raises(
         DaedalError, match=r"none of 2 texts of .* ended within sequence.tokens = 1; raise it"
     ):
-        distil_text.run(r)
+        run(r)

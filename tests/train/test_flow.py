@@ -17,8 +17,8 @@ from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.networks.media_codecs import grid_positions, patchify, unpatchify
 from daedal.pipelines.registry import load
 from daedal.train import checkpoint, flow, parallel, terms
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
+from daedal.train.tasks import load_recipe, plan, run
 from daedal.train.trainer import Batch
 
 WORDS = Tokenizer.load(resolve("house/image"))
@@ -90,7 +90,7 @@ def test_given_rectangles() -> None:
 
 @pytest.mark.dtype
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
-    flow.run(
+    run(
         recipe(
             tmp_path / "whole",
             "steps=6",
@@ -100,13 +100,9 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
         )
     )
     part = tmp_path / "part"
-    flow.run(
-        recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100")
-    )
+    run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
     (part / "checkpoints" / "step-00000006.pt").unlink()  # as if killed after step 5
-    flow.run(
-        recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100")
-    )
+    run(recipe(part, "steps=6", "checkpoint_every=3", "evaluate_every=100", "sample_every=100"))
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (tmp_path / "whole", part)
@@ -164,7 +160,7 @@ def test_a_process_that_joins_draws_noise_of_its_own() -> None:
 
 
 def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
-    start = flow.run(recipe(tmp_path / "start", "steps=1"))
+    start = run(recipe(tmp_path / "start", "steps=1"))
     overrides = [
         f"out={tmp_path / 'control'}",
         f"model.start={start}",
@@ -174,7 +170,7 @@ def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
         "micro_rows=4",
     ]
     grown = checkpoints.load(
-        flow.run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"]))
+        run(load_recipe("recipes/image/control.yaml", [*overrides, "evaluate_pictures=1"]))
     )
     assert grown.config.control_size == 256 and grown.control_in.weight.abs().max() > 0
 
@@ -182,7 +178,7 @@ def test_a_trained_model_gains_a_control_input(tmp_path: Path) -> None:
 def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Path) -> None:
     """Grown, it paints as before; then one prompt's small picture is told by the text, whatever the
     noise, and the tokens see it."""
-    start = flow.run(recipe(tmp_path / "start", "steps=1"))
+    start = run(recipe(tmp_path / "start", "steps=1"))
     made = recipe(tmp_path / "grown", f"model.start={start}", "model.options={sketch: 8}")
     before, network = checkpoints.load(start, dtype=torch.float32), flow.network_of(made, 0)
     x, positions, level, words = (
@@ -209,7 +205,7 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
 
 
 def test_a_start_of_another_size_is_an_error(tmp_path: Path) -> None:
-    start = flow.run(recipe(tmp_path / "start", "steps=1"))
+    start = run(recipe(tmp_path / "start", "steps=1"))
     with pytest.raises(DaedalError, match=r"has text.position of .12, 64. and not .20, 64."):
         flow.network_of(
             recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}"), 0
@@ -239,7 +235,7 @@ def test_a_plan_counts_the_model_that_it_starts_from(tmp_path: Path) -> None:
         )
     ).init_weights(0)
     checkpoints.save(network, tmp_path)
-    counted = flow.plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))[
+    counted = plan(load_recipe("recipes/image/meanflow.yaml", [f"model.start={tmp_path}"]))[
         "parameters"
     ]
     assert counted == network.parameter_count() + 256 * 64  # the input of spans
@@ -275,9 +271,7 @@ def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(
     """Half-size latents of five channels, patches of eight cells: tokens of 16 pixels. A folder of
     its own, that resumes and paints."""
     options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12, control_size: 256}"
-    folder = flow.run(
-        recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2")
-    )
+    folder = run(recipe(tmp_path, options, f"model.codec={codec}", "steps=3", "checkpoint_every=2"))
     network, before = checkpoints.load(folder), checkpoints.load(codec)
     assert (network.codec.side, network.config.token_size) == (16, 5 * 64)
     assert all(
@@ -301,8 +295,8 @@ def test_a_model_of_latents_carries_its_codec_untouched_and_paints_through_it(
 
 def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, codec: Path) -> None:
     options = "model.options={hidden_size: 64, patch_size: 8, text_layers: 1, text_length: 12}"
-    start = flow.run(recipe(tmp_path / "a", options, f"model.codec={codec}", "steps=1"))
-    again = flow.run(
+    start = run(recipe(tmp_path / "a", options, f"model.codec={codec}", "steps=1"))
+    again = run(
         load_recipe(
             "recipes/image/tiny.yaml",
             [
@@ -324,8 +318,8 @@ def test_a_model_of_latents_goes_on_training_from_its_folder(tmp_path: Path, cod
 
 
 def test_a_codec_that_is_none_is_an_error(tmp_path: Path) -> None:
-    start = flow.run(recipe(tmp_path / "a", "steps=1"))
+    start = run(recipe(tmp_path / "a", "steps=1"))
     with pytest.raises(
         DaedalError, match=r"holds a MediaTransformer; give the folder of an AutoencoderKL"
     ):
-        flow.plan(recipe(tmp_path / "b", f"model.codec={start}"))
+        plan(recipe(tmp_path / "b", f"model.codec={start}"))

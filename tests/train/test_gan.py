@@ -13,8 +13,8 @@ from daedal.errors import DaedalError
 from daedal.networks.biggan import BigGANGenerator
 from daedal.networks.stylegan import StyleGAN2Generator
 from daedal.train import gan
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.pictures import GanRecipe
+from daedal.train.tasks import load_recipe, run
 
 STYLE = [
     "options={z_dim: 8, w_dim: 8, channel_base: 128, channel_max: 8, num_mapping_layers: 2}",
@@ -119,10 +119,10 @@ def test_classes_are_words_of_the_caption() -> None:
 
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     options = [*STYLE, "steps=4", "checkpoint_every=2", "sample_every=100", "augment_target=0.6"]
-    gan.run(recipe(*options, f"out={tmp_path / 'whole'}"))
-    gan.run(recipe(*options, f"out={tmp_path / 'part'}"))
+    run(recipe(*options, f"out={tmp_path / 'whole'}"))
+    run(recipe(*options, f"out={tmp_path / 'part'}"))
     (tmp_path / "part" / "checkpoints" / "step-00000004.pt").unlink()
-    out = gan.run(recipe(*options, f"out={tmp_path / 'part'}"))
+    out = run(recipe(*options, f"out={tmp_path / 'part'}"))
     losses = [
         [
             json.loads(line)["loss"]
@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
 
 def test_a_biggan_runs(tmp_path: Path) -> None:
     assert isinstance(
-        checkpoints.load(gan.run(recipe(*BIG, "steps=2", f"out={tmp_path}"))), BigGANGenerator
+        checkpoints.load(run(recipe(*BIG, "steps=2", f"out={tmp_path}"))), BigGANGenerator
     )
     assert list((tmp_path / "samples").glob("*.png"))
 
@@ -144,11 +144,11 @@ def test_a_biggan_runs(tmp_path: Path) -> None:
 TWO = """
 import os, sys, torch
 from daedal.train import gan
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 
 kept, build = [], gan.Match
 gan.Match = lambda recipe: kept.append(build(recipe)) or kept[-1]
-gan.run(load_recipe("recipes/image/gan.yaml", sys.argv[2:]))
+run(load_recipe("recipes/image/gan.yaml", sys.argv[2:]))
 torch.save(dict(kept[0].state_dict()), f"{sys.argv[1]}/{os.environ['RANK']}.pt")
 """
 

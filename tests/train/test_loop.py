@@ -4,6 +4,8 @@ average of the weights is the one defined, and is what is evaluated."""
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,23 @@ class Line(nn.Module):
         super().__init__()
         self.slope = nn.Parameter(torch.ones(3))
         self.register_buffer("seen", torch.zeros(()))
+
+
+def trainer_of(
+    recipe: Run, network: Line, objective: Objective, optimizer: Any, **more: Any
+) -> Trainer:
+    more = {"unit": "rows", "units": 2, "flops": 1.0, "evaluate": None, "sample": None} | more
+    return Trainer(
+        SimpleNamespace(
+            recipe=recipe,
+            start=begin(recipe),
+            network=network,
+            batches=Numbers(),
+            objective=objective,
+            optimizers=lambda dtype: [optimizer],
+            **more,
+        )
+    )
 
 
 class Numbers:
@@ -78,10 +97,8 @@ def test_the_run_stops_at_the_last_good_step(
     every = {"checkpoint_every": 1, "ema": 0.9, "averages": (0.05,), "averages_every": 1}
     recipe = Run(out=str(tmp_path), steps=5, rows=2, **every)
     network = Line()
-    step = Trainer(
-        recipe, network, lambda: [torch.optim.AdamW(network.parameters(), lr=0.1)], Numbers(),
-        Objective(loss, lambda batch: len(batch["x"])), begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0,
-    )  # fmt: skip
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    step = trainer_of(recipe, network, Objective(loss, lambda batch: len(batch["x"])), optimizer)
     with pytest.raises(
         DaedalError, match=rf"step {LAST_GOOD + 1}.*step-0000000{LAST_GOOD}.pt, is kept. Lower"
     ) as error:
@@ -107,11 +124,15 @@ def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
         seen.append(network.slope.detach().clone())
         return {}
 
-    run = Trainer(
-        recipe, network, lambda: [torch.optim.SGD(network.parameters(), lr=0.1)], Numbers(),
-        Objective(loss, lambda batch: 2, after=lambda network: live.append(network.slope.detach().clone())),
-        begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0, evaluate=evaluate, sample=lambda network, step: "",
-    )  # fmt: skip
+    follow = lambda network: live.append(network.slope.detach().clone())  # noqa: E731
+    run = trainer_of(
+        recipe,
+        network,
+        Objective(loss, lambda batch: 2, follow),
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        evaluate=evaluate,
+        sample=lambda network, step: "",
+    )
     run.run()
     average = live[0]
     for t, (weights, evaluated) in enumerate(zip(live[1:], seen, strict=True), 1):
@@ -126,10 +147,9 @@ def test_the_average_warms_up_and_is_what_is_evaluated(tmp_path: Path) -> None:
 
 def test_an_update_that_overflows_is_not_written(tmp_path: Path) -> None:
     recipe, network = Run(out=str(tmp_path), steps=1, rows=2), Line()
-    run = Trainer(
-        recipe, network, lambda: [torch.optim.SGD(network.parameters(), lr=math.inf)], Numbers(),
-        Objective(lambda network, part: network.slope.sum(), lambda batch: 2), begin(recipe), unit="rows", units_per_step=2, flops_per_step=1.0,
-    )  # fmt: skip
+    objective = Objective(lambda network, part: network.slope.sum(), lambda batch: 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=math.inf)
+    run = trainer_of(recipe, network, objective, optimizer)
     with pytest.raises(DaedalError, match="not finite after step 1; no checkpoint was due before"):
         run.run()
     assert not list(tmp_path.rglob("*.pt"))

@@ -15,7 +15,7 @@ from daedal.errors import DaedalError
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.networks.media_codecs import grid_positions
 from daedal.train import meanflow
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 
 TINY = MediaConfig(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
@@ -130,7 +130,7 @@ def test_a_trained_network_starts_as_it_is_and_learns_spans(tmp_path: Path) -> N
             return n(x, positions, torch.full((2, 1), 0.6), n.encode_text(words), **more)
 
         torch.testing.assert_close(ask(network, until=torch.full((2, 1), 0.2)), ask(plain))
-    trained = checkpoints.load(meanflow.run(recipe))
+    trained = checkpoints.load(run(recipe))
     assert trained.config.spans and trained.span_in.weight.abs().max() > 0
     assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {
         "steps": 1,

@@ -64,7 +64,7 @@ def test_sheet(tmp_path: Path) -> None:
 
 def test_sharding_is_refused() -> None:
     from daedal.errors import DaedalError
-    from daedal.train.recipe import load_recipe
+    from daedal.train.tasks import load_recipe
 
     with pytest.raises(DaedalError, match="task: prior does not shard its weights"):
         load_recipe("recipes/image/prior.yaml", ["parallel=fsdp", "ema=null"])

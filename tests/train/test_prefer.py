@@ -21,7 +21,7 @@ from daedal.networks.media_codecs import grid_positions, patchify
 from daedal.processes.samplers import euler
 from daedal.systems.house_media import flow_levels, predictor
 from daedal.train import distill, prefer
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 from daedal.worlds import scenes
 
 ASK = distill.ask
@@ -180,7 +180,7 @@ def test_a_student_trains_saves_and_says_how_to_sample_it(tmp_path: Path, folder
         f"out={tmp_path}", f"model.start={folder}", "steps=2", "rows=4", "micro_rows=4", "evaluate_pictures=1", "ema=null",
         "data={train: [{path: scenes}]}",
     ]  # fmt: skip
-    out = distill.run(load_recipe("recipes/image/distill.yaml", overrides))
+    out = run(load_recipe("recipes/image/distill.yaml", overrides))
     assert isinstance(checkpoints.load(out), MediaTransformer)
     assert json.loads((out / "generation_config.json").read_text()) == {
         "steps": 4,
@@ -248,7 +248,7 @@ def test_an_adversarial_student_trains_and_leaves_its_critic_behind(
         "ema=null",
         "adversarial=0.1",
     ]
-    out = distill.run(load_recipe("recipes/image/ladd.yaml", overrides))
+    out = run(load_recipe("recipes/image/ladd.yaml", overrides))
     assert isinstance(checkpoints.load(out), MediaTransformer)
     trained = torch.load(tmp_path / "checkpoints/step-00000002.pt", weights_only=True)["model"]
     assert trained["auxiliary.heads.weight"].abs().max() > 0
@@ -376,7 +376,7 @@ def nft(tokenizer: Tokenizer, folder: Path, *asked: str) -> tuple[torch.Tensor, 
     network = cast(MediaTransformer, checkpoints.load(folder, dtype=torch.float32)).requires_grad_(
         True
     )
-    network.auxiliary = prefer.auxiliary(recipe, network)
+    network.auxiliary = prefer.Prefer(recipe).auxiliary(network)
     torch.manual_seed(0)
     loss = prefer.nft(recipe, tokenizer).loss(network, batch(tokenizer, 2))
     loss.backward()
@@ -432,7 +432,7 @@ def test_nft_goes_on_to_the_same_losses_with_the_same_old_policy(
                 f"steps={steps}",
             ],
         )
-        assert isinstance(checkpoints.load(prefer.run(recipe)), MediaTransformer)
+        assert isinstance(checkpoints.load(run(recipe)), MediaTransformer)
     whole, parts = (
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
         for name in ("whole", "parts")
@@ -450,7 +450,7 @@ def test_a_run_of_each_method(tmp_path: Path, folder: Path, method: str) -> None
         "micro_rows=2",
         "evaluate_pictures=1",
     ]
-    out = prefer.run(
+    out = run(
         load_recipe(
             f"recipes/image/{method}.yaml",
             [*overrides, "rollout_steps=2", "group=2"] if method == "grpo" else overrides,

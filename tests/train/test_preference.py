@@ -16,10 +16,10 @@ from daedal.data.comparisons import load, stacked
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
-from daedal.train import assistant, metrics, preference, sampled, sft
+from daedal.train import assistant, metrics, sampled
 from daedal.train.preference import as_pairs, as_singles, logprobs_of
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.chat import SampledRecipe
+from daedal.train.tasks import load_recipe, run
 
 RECIPES = Path(__file__).parents[2] / "recipes/chat"
 QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=0", "sampled=null", "optimizer.warmup=1", "optimizer.decay=0",
@@ -48,7 +48,7 @@ def train(base: Path, out: Path, data: Path, *overrides: str) -> Path:
         RECIPES / "dpo.yaml",
         [*QUICK, f"data.train=[{{path: '{data}'}}]", f"start={base}", f"out={out}", *overrides],
     )
-    return preference.run(recipe)
+    return run(recipe)
 
 
 def lines(out: Path, name: str = "metrics") -> list[dict]:
@@ -237,7 +237,7 @@ def test_its_own_answers(
                 "sampled={tasks: 2, kinds: [story]}",
             ],
         )
-        sft.run(recipe)
+        run(recipe)
 
 
 def test_pairs_of_the_policy_train_it_in_one_command(
@@ -259,6 +259,6 @@ def test_pairs_of_the_policy_train_it_in_one_command(
         "answer_tokens=4",
     ]
     for steps in (6, 8):  # the second goes on
-        preference.run(load_recipe(RECIPES / "dpo.yaml", [*settings, f"steps={steps}"]))
+        run(load_recipe(RECIPES / "dpo.yaml", [*settings, f"steps={steps}"]))
         [file] = tmp_path.glob("pairs-*.jsonl")
         assert len(file.read_text().splitlines()) == 3 and len(lines(tmp_path)) == steps

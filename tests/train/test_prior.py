@@ -20,9 +20,9 @@ from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
 from daedal.systems.vq_prior import begun, encode, paint_codes, sample_codes
 from daedal.train import prior
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.recipe.pictures import PriorRecipe
+from daedal.train.tasks import load_recipe, plan, run
 
 CODES = 16
 SHAPE = dict(
@@ -153,9 +153,9 @@ def test_guided_draws_follow_guided_probabilities() -> None:
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, codec: Path) -> None:
     runs = tmp_path / "whole", tmp_path / "part"
     for out in runs:
-        prior.run(recipe(out, codec))
+        run(recipe(out, codec))
     (runs[1] / "checkpoints" / "step-00000006.pt").unlink()  # as if killed after step 5
-    folder = prior.run(recipe(runs[1], codec))
+    folder = run(recipe(runs[1], codec))
     losses = [
         [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
         for out in runs
@@ -191,6 +191,8 @@ def test_another_codec_is_refused_and_a_plan_counts(tmp_path: Path, codec: Path)
     kl = AutoencoderKL(AutoencoderKLConfig(**SHAPE)).init_weights(0)
     checkpoints.save(kl, tmp_path / "kl")
     with pytest.raises(DaedalError, match="is no VQModel but AutoencoderKL"):
-        prior.run(recipe(tmp_path / "out", tmp_path / "kl"))
-    plan = prior.plan(recipe(tmp_path, codec))
-    assert plan["parameters"] > 1e5 and plan["units"] == "48 pictures" and plan["flops"] > 1e8
+        run(recipe(tmp_path / "out", tmp_path / "kl"))
+    planned = plan(recipe(tmp_path, codec))
+    assert (
+        planned["parameters"] > 1e5 and planned["units"] == "48 pictures" and planned["flops"] > 1e8
+    )

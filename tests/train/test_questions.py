@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from daedal.errors import DaedalError
-from daedal.train import rl
 from daedal.train.questions import answered
-from daedal.train.recipe import load_recipe
 from daedal.train.rewards import named
+from daedal.train.rl import RL
+from daedal.train.tasks import load_recipe
 
 QUICK = [
     "start=house/chat", "steps=1", "rollout={questions: 2, group: 2}", "rows=4", "micro_rows=4", "answer_tokens=4", "kl=0",
@@ -67,7 +67,8 @@ def held(prompt: str, completion: str) -> float:
 
 
 def train(out: Path, *overrides: str) -> list[dict]:
-    rl.run(load_recipe("recipes/chat/taste.yaml", [*QUICK, f"out={out}", *overrides]), held)
+    recipe = load_recipe("recipes/chat/taste.yaml", [*QUICK, f"out={out}", *overrides])
+    RL(recipe, held).run()
     file = out / "evaluations.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 

@@ -21,7 +21,7 @@ from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.processes.imaging import pixels
 from daedal.systems.house_media import flow_levels, paint
 from daedal.train import prefer, rate
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, run
 
 TINY = MediaConfig(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=192,
@@ -36,7 +36,7 @@ QUICK = [
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rate")
-    rate.run(load_recipe("recipes/image/rate.yaml", [*QUICK, f"out={folder}"]))
+    run(load_recipe("recipes/image/rate.yaml", [*QUICK, f"out={folder}"]))
     return folder
 
 
@@ -149,7 +149,7 @@ def test_the_reward_rises(
     reward_scorer = rate.RewardScorer(out / "model")
     before, red = opinion_and_redness(start, reward_scorer)
     after, redder = opinion_and_redness(
-        prefer.run(load_recipe(f"recipes/image/{method}.yaml", overrides)), reward_scorer
+        run(load_recipe(f"recipes/image/{method}.yaml", overrides)), reward_scorer
     )
     # the rater is pleased, and what it was taught to like has grown
     assert after > before + 0.5 and redder > red + 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from daedal.errors import DaedalError
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import OptimizerRecipe
+from daedal.train.tasks import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 TINY = Path(__file__).parents[2] / "recipes/text/tiny.yaml"

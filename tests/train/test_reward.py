@@ -19,8 +19,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.scalar import ScalarModel
 from daedal.train import assistant, reward, sampled
-from daedal.train.recipe import load_recipe
 from daedal.train.rewards import RewardModel
+from daedal.train.tasks import load_recipe, run
 from daedal.worlds import arithmetic, instructions
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/reward.yaml"
@@ -31,7 +31,7 @@ HI = [{"role": "user", "content": "Hi"}]
 
 
 def train(base: Path, out: Path, *overrides: str) -> Path:
-    return reward.run(
+    return run(
         load_recipe(RECIPE, [*QUICK, "sampled=null", f"start={base}", f"out={out}", *overrides])
     )
 

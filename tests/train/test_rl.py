@@ -21,9 +21,9 @@ from daedal.networks import build, config_from_dict
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.lora import add_lora
 from daedal.train import policy, rl
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.rewards import named
+from daedal.train.tasks import load_recipe, run
 from daedal.worlds import arithmetic
 
 GRPO = Path(__file__).parents[2] / "recipes/chat/grpo.yaml"
@@ -72,7 +72,7 @@ def recipe(start: Path, out: Path, *overrides: str) -> Any:
 
 
 def train(start: Path, out: Path, *overrides: str) -> Path:
-    return rl.run(recipe(start, out, *overrides))
+    return run(recipe(start, out, *overrides))
 
 
 def lines(out: Path, *keys: str) -> list[list[float]]:

@@ -21,8 +21,8 @@ from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.nn.quantized import QuantLinear, quantize_
 from daedal.train import assistant, sft
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.chat import AdapterRecipe
+from daedal.train.tasks import load_recipe, plan, run
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/sft.yaml"
 QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=4", "evaluate_every=100", "sample_every=100", "answer_tokens=8", "prompts=[]",
@@ -30,7 +30,7 @@ QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=4",
 
 
 def train(base: Path, out: Path, *overrides: str) -> Path:
-    return sft.run(load_recipe(RECIPE, [*QUICK, f"start={base}", f"out={out}", *overrides]))
+    return run(load_recipe(RECIPE, [*QUICK, f"start={base}", f"out={out}", *overrides]))
 
 
 def losses(out: Path) -> list[float]:
@@ -216,8 +216,8 @@ def test_bad_recipes_get_a_sentence(chat_base: Path, tmp_path: Path) -> None:
 
 
 def test_plan_counts_without_training(chat_base: Path, tmp_path: Path) -> None:
-    plan = sft.plan(load_recipe(RECIPE, [*QUICK, f"start={chat_base}", f"out={tmp_path / 'none'}"]))
+    planned = plan(load_recipe(RECIPE, [*QUICK, f"start={chat_base}", f"out={tmp_path / 'none'}"]))
     assert (
-        plan["parameters"] == assistant.network_of(chat_base).parameter_count()
+        planned["parameters"] == assistant.network_of(chat_base).parameter_count()
         and not (tmp_path / "none").exists()
     )

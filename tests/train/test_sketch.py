@@ -9,8 +9,8 @@ import torch
 
 from daedal import checkpoints
 from daedal.errors import DaedalError
-from daedal.train import flow, sketch
-from daedal.train.recipe import load_recipe
+from daedal.train.flow import Flow
+from daedal.train.tasks import load_recipe, plan, run
 
 SHAPE = (
     "model.options={hidden_size: 64, patch_size: 16, text_layers: 1, text_length: 12, sketch: 8}"
@@ -30,7 +30,7 @@ def losses(run: Path) -> list[float]:
 
 
 def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
-    start = flow.run(
+    start = run(
         load_recipe(
             "recipes/image/tiny.yaml",
             [f"out={tmp_path / 'start'}", "model.depth=2", SHAPE, "steps=1", *QUICK],
@@ -47,7 +47,7 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
         *QUICK,
     ]
     recipe = load_recipe("recipes/image/sketch.yaml", [f"out={tmp_path / 'run'}", *overrides])
-    before, after = checkpoints.load(start), checkpoints.load(sketch.run(recipe))
+    before, after = checkpoints.load(start), checkpoints.load(run(recipe))
     changed = {
         name
         for name, p in after.named_parameters()
@@ -59,12 +59,12 @@ def test_names_are_learnt_and_the_blocks_untouched(tmp_path: Path) -> None:
     line = losses(tmp_path / "run")
     assert sum(line[-5:]) < 0.8 * sum(line[:5])
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
-    counted = sketch.plan(recipe)
-    assert counted["flops"] < 0.3 * flow.plan(recipe)["flops"]
+    counted = plan(recipe)
+    assert counted["flops"] < 0.3 * Flow(recipe).plan()["flops"]
 
 
 def test_a_model_without_a_sketch_is_an_error(tmp_path: Path) -> None:
-    start = flow.run(
+    start = run(
         load_recipe(
             "recipes/image/tiny.yaml",
             [
@@ -77,7 +77,7 @@ def test_a_model_without_a_sketch_is_an_error(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(DaedalError, match="A sketch is trained of a model that has one"):
-        sketch.run(
+        run(
             load_recipe(
                 "recipes/image/sketch.yaml",
                 [f"out={tmp_path / 'run'}", f"model.start={start}", "model.options={}"],

@@ -19,8 +19,8 @@ from daedal.networks.clip import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisi
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.networks.media_codecs import grid_positions, patchify
 from daedal.train import flow, sketch, terms
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.flow import FlowRecipe
+from daedal.train.tasks import load_recipe, run
 
 TINY = MediaConfig(
     hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=96, vocab_size=300, text_layers=1, text_length=12, token_size=768,
@@ -241,7 +241,7 @@ def test_adding_up_is_part_of_the_loss(tmp_path: Path, task: str) -> None:
 
 def test_nothing_to_add_up_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DaedalError, match="additive needs captions of names with endings"):
-        flow.run(recipe(tmp_path, "additive=0.3"))
+        run(recipe(tmp_path, "additive=0.3"))
 
 
 def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(
@@ -257,10 +257,10 @@ def test_a_run_with_all_terms_goes_on_to_the_same_losses_and_ships_none_of_them(
         "micro_rows=2",
         "ema=0.9",
     ]
-    flow.run(recipe(tmp_path / "whole", *asked))
-    out = flow.run(recipe(tmp_path / "part", *asked))
+    run(recipe(tmp_path / "whole", *asked))
+    out = run(recipe(tmp_path / "part", *asked))
     (tmp_path / "part/checkpoints/step-00000004.pt").unlink()
-    flow.run(recipe(tmp_path / "part", *asked))
+    run(recipe(tmp_path / "part", *asked))
     losses = [
         [
             json.loads(line)["loss"]

@@ -17,7 +17,7 @@ import transformers
 import daedal
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, pretrain
-from daedal.train.recipe import load_recipe
+from daedal.train.tasks import load_recipe, plan, run
 
 TINY = Path(__file__).parents[2] / "recipes/text/tiny.yaml"
 QUICK = ["steps=12", "checkpoint_every=4", "evaluate_every=100", "sample_every=100", "model.context=32", "rows=4", "micro_rows=4", "tokenizer.vocab_size=300",
@@ -25,7 +25,7 @@ QUICK = ["steps=12", "checkpoint_every=4", "evaluate_every=100", "sample_every=1
 
 
 def train(out, *overrides):
-    return pretrain.run(load_recipe(TINY, [*QUICK, f"out={out}", *overrides]))
+    return run(load_recipe(TINY, [*QUICK, f"out={out}", *overrides]))
 
 
 def losses(out) -> list[float]:
@@ -211,9 +211,9 @@ def test_another_recipe_is_refused(reference):
 
 def test_plan_counts_without_training(tmp_path):
     recipe = load_recipe(TINY, [f"out={tmp_path / 'none'}"])
-    plan = pretrain.plan(recipe)
-    assert plan["parameters"] == pretrain.network_of(recipe, FakeTokenizer()).parameter_count()
-    assert plan["units"] == "307,200 tokens" and plan["measured_peak_flops"] > 1e9
+    planned = plan(recipe)
+    assert planned["parameters"] == pretrain.network_of(recipe, FakeTokenizer()).parameter_count()
+    assert planned["units"] == "307,200 tokens" and planned["measured_peak_flops"] > 1e9
     assert not (tmp_path / "none").exists()
 
 

@@ -1,6 +1,5 @@
 """`daedal train RECIPE [key=value ...]`."""
 
-import importlib
 import sys
 from typing import Annotated
 
@@ -24,17 +23,15 @@ def train(
 ) -> None:
     """Train a model from a recipe. Started again with the same out=, a run goes on where it
     stopped."""
-    from daedal.train.recipe import load_recipe
-
-    resolved = load_recipe(recipe, overrides or [])
+    from daedal.train import tasks
     from daedal.train.trainer import Interrupted
 
-    task = importlib.import_module(f"daedal.train.{resolved.task}")
+    resolved = tasks.load_recipe(recipe, overrides or [])
     if dry_run:
-        print(describe(resolved, task.plan(resolved)))
+        print(describe(resolved, tasks.plan(resolved)))
         return
     try:
-        folder = task.run(resolved)
+        folder = tasks.run(resolved)
     except Interrupted as stopped:
         print(f"daedal: {stopped}", file=sys.stderr)
         raise typer.Exit(130) from None

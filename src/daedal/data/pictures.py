@@ -253,29 +253,15 @@ def laid_on(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     )
 
 
-class PictureBatches:
-    """Endless batches {"images": (B, 3, H, W) uint8, "captions": (B, L) int64}; `drop` of the
-    captions are empty."""
+Weighted = tuple[Source, float]  # and its share of the samples
 
-    def __init__(
-        self,
-        sources: Sequence[tuple[Source, float]],
-        tokenizer: Tokenizer,
-        rows: int,
-        length: int,
-        seed: int,
-        drop: float = 0.0,
-        step: int = 0,
-    ) -> None:
+
+class DrawnBatches:
+    """Endless batches, each a function of seed and step. Subclasses give `batch`."""
+
+    def __init__(self, sources: Sequence[Weighted], rows: int, seed: int, step: int = 0) -> None:
         self.sources, self.weights = [s for s, _ in sources], [w for _, w in sources]
-        self.tokenizer, self.rows, self.length, self.seed, self.drop, self.step = (
-            tokenizer,
-            rows,
-            length,
-            seed,
-            drop,
-            step,
-        )
+        self.rows, self.seed, self.step = rows, seed, step
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -286,14 +272,38 @@ class PictureBatches:
             yield self.batch(self.step)
 
     def batch(self, step: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class PictureBatches(DrawnBatches):
+    """Batches {"images": (B, 3, H, W) uint8, "captions": (B, L) int64}; `drop` of the captions are
+    empty."""
+
+    def __init__(
+        self,
+        sources: Sequence[Weighted],
+        tokenizer: Tokenizer,
+        rows: int,
+        length: int,
+        seed: int,
+        drop: float = 0.0,
+        step: int = 0,
+    ) -> None:
+        super().__init__(sources, rows, seed, step)
+        self.tokenizer, self.length, self.drop = tokenizer, length, drop
+
+    def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
         drawn = [rng.choices(self.sources, self.weights)[0].sample(rng) for _ in range(self.rows)]
         captions = ["" if rng.random() < self.drop else caption for _, caption in drawn]
-        images = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2)
-        return {
-            "images": images,
-            "captions": encode_captions(self.tokenizer, captions, self.length),
-        }
+        images = stacked([picture for picture, _ in drawn])
+        tokens = encode_captions(self.tokenizer, captions, self.length)
+        return {"images": images, "captions": tokens}
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) uint8 -> (B, 3, H, W)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def encode_captions(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:

@@ -24,8 +24,8 @@ from daedal.pipelines.image import ImagePipeline
 from daedal.processes.clip_scorer import ClipScorer
 from daedal.processes.measures import first_hits
 from daedal.train.pictures import held_out, sources
-from daedal.train.recipe import load_recipe
 from daedal.train.recipe.pictures import PictureData
+from daedal.train.tasks import load_recipe
 from daedal.worlds import scenes
 
 # ---- distances between two sets of features ------------------------------------------------------

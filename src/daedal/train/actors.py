@@ -38,13 +38,8 @@ class Worker:
         batch: int,
         device: str,
     ) -> None:
-        self.network, self.tokenizer, self.params, self.group, self.batch = (
-            network.to(device),
-            tokenizer,
-            params,
-            group,
-            batch,
-        )
+        self.network, self.tokenizer, self.params = network.to(device), tokenizer, params
+        self.group, self.batch = group, batch
 
     def complete(
         self, weights: Weights, prompts: list[list[int]], seeds: list[int]
@@ -86,9 +81,8 @@ class Actors:
         )
         parts = ray.put(copy.deepcopy(network).cpu())
         self.ray, self.group, self.weights = ray, group, ray.put({})
-        self.workers = [
-            made.remote(parts, tokenizer, params, group, batch, device) for _ in range(count)
-        ]
+        given = (parts, tokenizer, params, group, batch, device)
+        self.workers = [made.remote(*given) for _ in range(count)]
 
     def take(self, weights: Weights) -> None:
         """What the next completions are drawn with: the parameters that learn."""

@@ -8,10 +8,10 @@ text encoders do not learn, what is told of captions are computed once.
 Legend: B batch, C channels, h and w latent cells, N pictures.
 """
 
-import os
 import random
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.data.pictures import Folder, Parquet, PictureBatches
+from daedal.data.pictures import DrawnBatches, Folder, Parquet
 from daedal.errors import DaedalError
+from daedal.media import images
 from daedal.processes.imaging import edges, from_pixels, pixels
 from daedal.processes.noise import EDM, Level, Parametrisation, noised
 from daedal.processes.prompts import literal
 from daedal.systems import system_of
 from daedal.systems.conditions import Conditions
-from daedal.systems.system import Conditioning, Prepared, System, paint, stacked
-from daedal.train import parallel
+from daedal.systems.system import Conditioning, System, paint, stacked
 from daedal.train.adapt_methods import METHODS, Method
-from daedal.train.pictures import cost, fit, planned, sheet
+from daedal.train.pictures import PictureTask, cost, sheet
 from daedal.train.recipe.pictures import AdaptRecipe
-from daedal.train.start import Start, begin, mark
+from daedal.train.start import Start, mark
+from daedal.train.task import Cost
 from daedal.train.trainer import Batch, Objective
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -68,51 +69,35 @@ class Pictures:
 
 
 def pictures_of(recipe: AdaptRecipe, side: int) -> Pictures:
-    column = (
-        None if recipe.method != "controlnet" or recipe.condition == "edges" else recipe.condition
-    )
+    drawn = recipe.method != "controlnet" or recipe.condition == "edges"
+    column = None if drawn else recipe.condition
     found: list[tuple[Folder | Parquet, float]] = []
     for source in recipe.data.train:
         if not Path(source.path).exists():
             raise DaedalError(
                 f"{source.path} is neither a folder of pictures nor a parquet file; give data.train='[{{path: my/pictures}}]'."
             )
-        folder = Path(source.path).is_dir()
-        found.append(
-            (
-                Folder(source.path, side, column, source.where)
-                if folder
-                else Parquet(source.path, side, source.where, column),
-                source.weight,
-            )
-        )
+        kind = Folder if Path(source.path).is_dir() else Parquet
+        opened = kind(source.path, side, where=source.where, column=column)
+        found.append((opened, source.weight))
     return Pictures(found)
 
 
-class Draws(PictureBatches):
+class Draws(DrawnBatches):
     """Batches of numbers of pictures: {"picture": (B,), "prior": (B,), "wording": (B,), -1 where
     the caption is dropped}."""
 
     def __init__(self, pictures: Pictures, priors: int, recipe: AdaptRecipe, step: int) -> None:
-        self.pictures, self.priors, self.rows, self.seed, self.drop, self.step = (
-            pictures,
-            priors,
-            recipe.rows,
-            recipe.seed,
-            recipe.drop_caption,
-            step,
-        )
+        self.pictures, self.priors, self.drop = pictures, priors, recipe.drop_caption
+        self.rows, self.seed, self.step = recipe.rows, recipe.seed, step
 
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
         drawn = rng.choices(range(len(self.pictures)), self.pictures.weights, k=self.rows)
         prior = [rng.randrange(max(1, self.priors)) for _ in drawn]
         wording = [-1 if rng.random() < self.drop else rng.randrange(2**16) for _ in drawn]
-        return {
-            "picture": torch.tensor(drawn),
-            "prior": torch.tensor(prior),
-            "wording": torch.tensor(wording),
-        }
+        batch = {"picture": drawn, "prior": prior, "wording": wording}
+        return {key: torch.tensor(numbers) for key, numbers in batch.items()}
 
 
 # ---- the objective -------------------------------------------------------------------------------
@@ -138,18 +123,14 @@ def errors(
     hint: Tensor | None = None,
 ) -> Tensor:
     """The error of the output on latents (B, C, h, w) at random levels, (B,)."""
-    model, device = method.model, latents.device
-    level, meaning = (
-        model.training_level(len(latents), latents.shape[2] * latents.shape[3]),
-        model.schedule.parametrisation,
-    )
+    model, meaning = method.model, method.model.schedule.parametrisation
+    level = model.training_level(len(latents), latents.shape[2] * latents.shape[3])
     eps = torch.randn(latents.shape) + recipe.offset_noise * torch.randn(*latents.shape[:2], 1, 1)
-    eps = eps.to(device)
+    eps = eps.to(latents.device)
     x = noised(latents, eps, level)
     prepared = method.prepare(conditioning, Conditions(model.size_of(latents)), hint)
-    output = model.predict(
-        x.to(model.dtype), torch.as_tensor(level.time).flatten(), prepared
-    ).float()[:, : model.channels]
+    times = torch.as_tensor(level.time).flatten()
+    output = model.predict(x.to(model.dtype), times, prepared).float()[:, : model.channels]
     error = (output - meaning.target(latents, eps, level)).square()
     return (error * weight(meaning, level, recipe.snr_gamma)).mean((1, 2, 3))
 
@@ -172,7 +153,10 @@ def adapt(
 
     @cache
     def prior_latents(index: int) -> Tensor:
-        return encoded(from_pixels(opened(priors[index])))
+        return encoded(from_pixels(images.open_image(priors[index])))
+
+    def shown(index: int) -> Tensor:
+        return pictures.condition(index, recipe.condition)
 
     def conditioning(caption: str) -> Conditioning:
         return model.encode([literal(caption)], cut=True)
@@ -183,25 +167,16 @@ def adapt(
         return {key: value.cpu() for key, value in conditioning(caption).items()}
 
     def words(said: list[str]) -> Conditioning:
-        return stacked(
-            [(encoded_once if method.fixed_text else conditioning)(each) for each in said],
-            model.device,
-        )
+        encode = encoded_once if method.fixed_text else conditioning
+        return stacked([*map(encode, said)], model.device)
 
     def batch(found: Callable[[int], Tensor], numbers: Tensor) -> Tensor:
         return torch.cat([found(i) for i in numbers.tolist()]).to(model.device)
 
     def loss(network: nn.Module, part: Batch) -> Tensor:
         pairs = zip(part["picture"].tolist(), part["wording"].tolist(), strict=True)
-        said = [
-            "" if wording < 0 else method.prompt(pictures.caption(i), wording)
-            for i, wording in pairs
-        ]
-        hint = (
-            batch(lambda i: pictures.condition(i, recipe.condition), part["picture"])
-            if method.reads_hint
-            else None
-        )
+        said = ["" if k < 0 else method.prompt(pictures.caption(i), k) for i, k in pairs]
+        hint = batch(shown, part["picture"]) if method.reads_hint else None
         total = errors(method, batch(latents, part["picture"]), words(said), recipe, hint).sum()
         if priors:
             of_class = words([str(recipe.class_prompt)] * len(said))
@@ -215,39 +190,29 @@ def adapt(
 # ---- class pictures ------------------------------------------------------------------------------
 
 
-def opened(file: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        return np.array(picture.convert("RGB"))
-
-
 def class_pictures(model: System, recipe: AdaptRecipe, side: int, start: Start) -> list[Path]:
     """Pictures of the class prompt by the model before it learns; those that are there stay."""
-    from PIL import Image
-
     keys = ("class_prompt", "seed", "sample_steps", "guidance_scale", "side")
     folder = start.out / f"class-{mark(recipe, *keys, weights=recipe.model.start)}"
-    files = [
-        folder / f"{i:04d}.png" for i in range(recipe.class_pictures if recipe.class_prompt else 0)
-    ]
+    count = recipe.class_pictures if recipe.class_prompt else 0
+    files = [folder / f"{i:04d}.png" for i in range(count)]
     for i, file in enumerate(files):
         if start.rank == 0 and not file.exists():
             folder.mkdir(exist_ok=True)
-            said, seed = str(recipe.class_prompt), recipe.seed + i
-            made = paint(
-                model,
-                [said],
-                [seed],
-                side=side,
-                steps=recipe.sample_steps,
-                guidance_scale=recipe.guidance_scale,
-            )
-            Image.fromarray(pixels(made)[0]).save(file.with_suffix(".partial"), "png")
-            os.replace(file.with_suffix(".partial"), file)
+            made = painted(model, recipe, side, [str(recipe.class_prompt)], recipe.seed + i)
+            images.save_image(made[0], file)
     if start.world > 1:
         torch.distributed.barrier()
     return files
+
+
+def painted(
+    model: System, recipe: AdaptRecipe, side: int, prompts: list[str], seed: int, **options: Any
+) -> np.ndarray:
+    """Pictures (N, H, W, 3) uint8 with the recipe's settings, the first of this seed."""
+    seeds = [seed + i for i in range(len(prompts))]
+    settings = {"steps": recipe.sample_steps, "guidance_scale": recipe.guidance_scale}
+    return pixels(paint(model, prompts, seeds, side=side, **settings, **options))
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -307,100 +272,65 @@ def checked_side(recipe: AdaptRecipe, model: System) -> int:
     return side
 
 
-def plan(recipe: AdaptRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    with torch.device("meta"):
-        model = load(recipe, torch.float32, torch.device("meta"))
-        method = METHODS[recipe.method](model, recipe)
-    side, frozen = (
-        checked_side(recipe, model),
-        sum(p.numel() for p in model.network.parameters() if not p.requires_grad),
-    )
-    cells, conditioning = side // model.codec.factor, model.encode(["x"], cut=True)
+class Adapt(PictureTask):
+    """`out/model` holds what was learned, as diffusers has it."""
 
-    def forward(_: Any) -> Tensor:
-        hint = torch.empty(1, 3, side, side) if method.reads_hint else None
-        prepared = method.prepare(conditioning, Conditions((side, side)), hint)
-        return model.predict(torch.empty(1, model.channels, cells, cells), torch.zeros(1), prepared)
+    recipe_type, width = AdaptRecipe, 0  # rates do not follow from a width
 
-    _, flops, kept = cost(lambda: nn.ModuleList([model.network, Added(method)]), forward)
-    made = planned(
-        recipe, sum(p.numel() for p in method.trained()), flops * method.passes / 3, kept
-    )
-    return made | {
-        "memory_bytes": made["memory_bytes"] + frozen * (2 if made["dtype"] == "bfloat16" else 4)
-    }
+    def build(self) -> None:
+        r = self.recipe
+        model = load(r, self.start.dtype, self.start.device)
+        self.side = checked_side(r, model)
+        self.pictures = pictures_of(r, self.side)
+        captions = map(self.pictures.caption, range(len(self.pictures)))
+        if r.method != "textual_inversion" and not r.prompt and not any(captions):
+            raise DaedalError(
+                "the pictures have no captions; write cat.txt beside cat.png, or give a prompt= for all of them."
+            )
+        priors = class_pictures(model, r, self.side, self.start)
+        self.method = METHODS[r.method](model, r)
+        self.network = Added(self.method)
+        cells = self.side // model.codec.factor
+        self.flops = r.rows * self.method.passes * model.network.flops(cells, cells)
+        self.batches = Draws(self.pictures, len(priors), r, self.start.step)
+        self.objective = adapt(self.method, self.pictures, priors, r)
 
+    def sample(self, network: Added, step: int) -> str:
+        """Pictures of the recipe's prompts, the same seeds each time; a ControlNet follows the
+        first pictures of the data."""
+        r, method, hint = self.recipe, self.method, None
+        if not r.prompts:
+            return ""
+        if method.reads_hint:
+            places = [i % len(self.pictures) for i in range(len(r.prompts))]
+            shown = [self.pictures.condition(i, r.condition) for i in places]
+            hint = torch.cat(shown).to(method.model.device)
+        prepare = partial(method.prepare, hint=hint)
+        made = painted(method.model, r, self.side, r.prompts, r.seed, prepare=prepare)
+        return sheet(self.start.out, step, [made])
 
-def run(recipe: AdaptRecipe) -> Path:
-    """Train, and write what was learned to `out/model`. Returns that folder."""
-    start = begin(recipe)
-    model = load(recipe, start.dtype, start.device)
-    side = checked_side(recipe, model)
-    pictures = pictures_of(recipe, side)
-    if (
-        recipe.method != "textual_inversion"
-        and not recipe.prompt
-        and not any(pictures.caption(i) for i in range(len(pictures)))
-    ):
-        raise DaedalError(
-            "the pictures have no captions; write cat.txt beside cat.png, or give a prompt= for all of them."
-        )
-    priors = class_pictures(model, recipe, side, start)
-    method = METHODS[recipe.method](model, recipe)
-    network = Added(method)
-    cells = side // model.codec.factor
-    flops = method.passes * model.network.flops(cells, cells)
-    batches = Draws(pictures, len(priors), recipe, start.step)
-    fit(
-        recipe,
-        start,
-        network,
-        0,
-        batches,
-        adapt(method, pictures, priors, recipe),
-        flops,
-        sample=sampling(method, pictures, recipe, side, start),
-    )
-    if start.rank == 0:
-        (start.out / "model").mkdir(exist_ok=True)
-        method.save(start.out / "model")
-    parallel.finish()
-    return start.out / "model"
+    def save(self, state: dict[str, Tensor]) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.method.save(self.folder)
 
+    def cost(self, dtype: torch.dtype) -> Cost:
+        """With what stays as it is, in the dtype it computes in."""
+        found, network = super().cost(dtype), self.method.model.network
+        frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+        return replace(found, memory=found.memory + frozen * dtype.itemsize)
 
-def sampling(
-    method: Method, pictures: Pictures, recipe: AdaptRecipe, side: int, start: Start
-) -> Any:
-    """Pictures of the recipe's prompts, the same seeds each time; a ControlNet follows the first
-    pictures of the data."""
-    if not recipe.prompts:
-        return None
+    def sample_cost(self) -> tuple[int, float, int]:
+        with torch.device("meta"):
+            model = load(self.recipe, torch.float32, torch.device("meta"))
+            self.method = method = METHODS[self.recipe.method](model, self.recipe)
+        side = checked_side(self.recipe, model)
+        cells, conditioning = side // model.codec.factor, model.encode(["x"], cut=True)
 
-    def sample(network: Added, step: int) -> str:
-        hints = (
-            [
-                pictures.condition(i % len(pictures), recipe.condition)
-                for i in range(len(recipe.prompts))
-            ]
-            if method.reads_hint
-            else None
-        )
-        hint = torch.cat(hints).to(method.model.device) if hints else None
+        def forward(_: Any) -> Tensor:
+            hint = torch.empty(1, 3, side, side) if method.reads_hint else None
+            prepared = method.prepare(conditioning, Conditions((side, side)), hint)
+            latents = torch.empty(1, model.channels, cells, cells)
+            return model.predict(latents, torch.zeros(1), prepared)
 
-        def prepare(conditioning: Conditioning, conditions: Conditions) -> Prepared:
-            return method.prepare(conditioning, conditions, hint)
-
-        seeds = [recipe.seed + i for i in range(len(recipe.prompts))]
-        made = paint(
-            method.model,
-            recipe.prompts,
-            seeds,
-            side=side,
-            steps=recipe.sample_steps,
-            guidance_scale=recipe.guidance_scale,
-            prepare=prepare,
-        )
-        return sheet(start.out, step, [pixels(made)])
-
-    return sample
+        _, flops, kept = cost(lambda: nn.ModuleList([model.network, Added(method)]), forward)
+        return sum(p.numel() for p in method.trained()), flops * method.passes / 3, kept

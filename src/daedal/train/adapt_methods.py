@@ -69,28 +69,19 @@ class LoRA(Method):
         self.networks: dict[str, nn.Module] = {model.role: model.network, **towers}
         for i, (role, network) in enumerate(self.networks.items()):
             targets = TEXT_TARGETS if role in towers else m.targets
-            add_lora(
-                network,
-                m.rank,
-                m.alpha,
-                targets,
-                rslora=m.rslora,
-                dora=m.dora,
-                seed=recipe.seed + i,
-            )
+            options = {"rslora": m.rslora, "dora": m.dora, "seed": recipe.seed + i}
+            add_lora(network, m.rank, m.alpha, targets, **options)
         self.fixed_text = not towers
 
     def trained(self) -> list[nn.Parameter]:
-        layers = [
-            layer for network in self.networks.values() for layer in adapters(network).values()
-        ]
+        found = [adapters(network).values() for network in self.networks.values()]
+        layers = [layer for some in found for layer in some]
         return [p for layer in layers for p in layer.parameters() if p.requires_grad]
 
     def save(self, folder: Path) -> None:
         """One file, which `daedal image --lora` and diffusers' load_lora_weights open."""
-        updates = {
-            role: trained(network, role).updates[role] for role, network in self.networks.items()
-        }
+        pairs = self.networks.items()
+        updates = {role: trained(network, role).updates[role] for role, network in pairs}
         save_lora(Updates("lora", updates), folder / "pytorch_lora_weights.safetensors")
 
 
@@ -113,11 +104,8 @@ class Learned(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         new = (tokens >= self.first)[..., None]
-        return torch.where(
-            new,
-            self.vectors[(tokens - self.first).clamp(min=0)].to(self.old.weight.dtype),
-            self.old(tokens),
-        )
+        learned = self.vectors[(tokens - self.first).clamp(min=0)].to(self.old.weight.dtype)
+        return torch.where(new, learned, self.old(tokens))
 
 
 class TextualInversion(Method):
@@ -133,25 +121,16 @@ class TextualInversion(Method):
             )
         self.token = str(recipe.model.token)
         started = {clip.role: self.started(clip) for clip in model.towers}
-        parts, tokenizers = (
-            {clip.role: clip.tower for clip in model.towers},
-            {clip.role: clip.tokenizer for clip in model.towers},
-        )
-        firsts = {clip.role: clip.tokenizer.vocab_size for clip in model.towers}
-        extended = add_embedding(
-            Embedding(self.token, {vectors.shape[1]: vectors for vectors in started.values()}),
-            parts,
-            tokenizers,
-        )
+        parts = {clip.role: clip.tower for clip in model.towers}
+        tokenizers = {clip.role: clip.tokenizer for clip in model.towers}
+        word = Embedding(self.token, {vectors.shape[1]: vectors for vectors in started.values()})
+        extended = add_embedding(word, parts, tokenizers)
         self.vectors = {role: nn.Parameter(vectors) for role, vectors in started.items()}
         for clip in model.towers:
-            embeddings = clip.tower.text_model.embeddings
-            clip.tokenizer = extended[clip.role]
-            embeddings.token_embedding = Learned(
-                embeddings.token_embedding.requires_grad_(False),
-                firsts[clip.role],
-                self.vectors[clip.role],
-            )
+            embeddings, first = clip.tower.text_model.embeddings, clip.tokenizer.vocab_size
+            old, clip.tokenizer = embeddings.token_embedding, extended[clip.role]
+            old.requires_grad_(False)
+            embeddings.token_embedding = Learned(old, first, self.vectors[clip.role])
 
     def started(self, clip: Clip) -> Tensor:
         """(V, D) float32: the vectors of the initialiser, over and over."""
@@ -160,11 +139,8 @@ class TextualInversion(Method):
             raise DaedalError(
                 f"the token {self.token!r} is in the vocabulary already; take one that is not, such as '<{self.token.strip('<>')}-1>'."
             )
-        ids = list(
-            islice(
-                cycle(clip.tokenizer.encode(str(asked.initializer), add_bos=False)), asked.vectors
-            )
-        )
+        initializer = clip.tokenizer.encode(str(asked.initializer), add_bos=False)
+        ids = list(islice(cycle(initializer), asked.vectors))
         return clip.tower.text_model.embeddings.token_embedding.weight.detach()[ids].float()
 
     def trained(self) -> list[nn.Parameter]:
@@ -196,11 +172,11 @@ class ControlNet(Method):
             raise DaedalError(
                 f"a ControlNet is trained beside a U-Net, and this model is a {type(model.network).__name__}."
             )
-        halvings = model.codec.factor.bit_length() - 1
-        sizes = HINT_SIZES[: halvings + 1]
-        self.network = ControlNetModel.from_unet(
-            model.network, recipe.seed, conditioning_embedding_out_channels=sizes
-        ).to(model.device)
+        options = {
+            "conditioning_embedding_out_channels": HINT_SIZES[: model.codec.factor.bit_length()]
+        }
+        network = ControlNetModel.from_unet(model.network, recipe.seed, **options)
+        self.network = network.to(model.device)
 
     def trained(self) -> list[nn.Parameter]:
         return list(self.network.parameters())
@@ -235,21 +211,14 @@ class Whole(Method):
 
     def save(self, folder: Path) -> None:
         """The start's folder with the new denoiser in it."""
-        role = self.model.role
-        start = checkpoints.resolve(self.recipe.model.start)
-        shutil.copytree(
-            start,
-            folder,
-            ignore=lambda at, names: [role] if Path(at) == Path(start) else [],
-            dirs_exist_ok=True,
-        )
+        role, start = self.model.role, Path(checkpoints.resolve(self.recipe.model.start))
+
+        def ignored(at: str, names: list[str]) -> list[str]:
+            return [role] if Path(at) == start else []
+
+        shutil.copytree(start, folder, ignore=ignored, dirs_exist_ok=True)
         checkpoints.save(self.model.network, folder / role)
 
 
-METHODS: dict[str, type[Method]] = {
-    "lora": LoRA,
-    "dreambooth": LoRA,
-    "textual_inversion": TextualInversion,
-    "controlnet": ControlNet,
-    "full": Whole,
-}
+METHODS: dict[str, type[Method]] = {"lora": LoRA, "dreambooth": LoRA, "full": Whole}
+METHODS |= {"textual_inversion": TextualInversion, "controlnet": ControlNet}

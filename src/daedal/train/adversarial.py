@@ -56,6 +56,11 @@ GAMES = {
 }
 
 
+def per_sample(x: Tensor) -> Tensor:
+    """The mean of each sample's values (B, ...) -> (B,)."""
+    return x.float().flatten(1).mean(1)
+
+
 def steepness(logits: Tensor, samples: Tensor) -> Tensor:
     """|d logits / d sample|^2 of each sample (B,), exact and differentiable: R1 on real samples, R2 on
     made ones (Mescheder et al. 2018).
@@ -73,10 +78,10 @@ def duel(
     real, cut = real.detach().requires_grad_(gamma > 0), made.detach().requires_grad_(gamma > 0)
     judged, seen = critic(real), critic(cut)
     maker = game.maker(judged.detach(), frozen(critic, made))
-    loss = game.critic(judged, seen).flatten(1).mean(1)
+    loss = per_sample(game.critic(judged, seen))
     if gamma:
         loss = loss + gamma / 2 * (steepness(judged, real) + steepness(seen, cut))
-    return maker.flatten(1).mean(1), loss
+    return per_sample(maker), loss
 
 
 # ---- a critic of pictures ------------------------------------------------------------------------
@@ -114,12 +119,5 @@ class PatchGAN(nn.Module):
 def difference(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """How far apart two pictures look to a network (B,): the mean over its layers of the squared
     distance of unit feature vectors (Zhang et al. 2018, eq. 1, without learned weights)."""
-    layers = [
-        (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1))
-        .square()
-        .sum(1)
-        .flatten(1)
-        .mean(1)
-        for x, y in zip(a, b, strict=True)
-    ]
-    return torch.stack(layers).mean(0)
+    units = ([F.normalize(x.float(), dim=1) for x in pair] for pair in zip(a, b, strict=True))
+    return torch.stack([per_sample((x - y).square().sum(1)) for x, y in units]).mean(0)

@@ -8,9 +8,8 @@ Legend: B rows, T tokens.
 import dataclasses
 import json
 import random
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal import device as machine
 from daedal.checkpoints.adapter import save_adapter
 from daedal.checkpoints.files import copy_companions
 from daedal.data import chat
@@ -26,25 +24,22 @@ from daedal.data.rows import Messages
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.errors import DaedalError
-from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.lora import add_lora, merge_lora, put
 from daedal.nn.quantized import QuantLinear, freeze_packed_, keep_packed_
 from daedal.processes.sampling import SamplingParams
-from daedal.train.optim import recipe_optimizers
 from daedal.train.recipe.chat import AdapterRecipe, ChatRun
-from daedal.train.start import Start
-from daedal.train.trainer import Batches, Objective, Trainer
+from daedal.train.task import Cost, Task, activations, evaluating, outline
 from daedal.worlds import instructions
-from daedal.worlds.tasks import Task
+from daedal.worlds.tasks import Task as Problem
 
 # ---- the start -----------------------------------------------------------------------------------
 
 
-def tokenizer_of(recipe: ChatRun) -> Tokenizer:
-    """The start's tokenizer, with a chat template."""
-    return chat.prepared(Tokenizer.load(checkpoints.resolve(recipe.start)))
+def chat_tokenizer(folder: str) -> Tokenizer:
+    """A model's tokenizer, with a chat template."""
+    return chat.prepared(Tokenizer.load(checkpoints.resolve(folder)))
 
 
 def network_of(folder: str | Path, adapter: AdapterRecipe | None = None) -> Decoder:
@@ -63,9 +58,8 @@ def adapted(recipe: ChatRun, network: nn.Module) -> nn.Module:
     if a := recipe.adapter:
         if a.bits:
             freeze_packed_(decoder_in(network), a.bits)
-        add_lora(
-            network, a.rank, a.alpha, a.targets, rslora=a.rslora, dora=a.dora, seed=recipe.seed
-        )
+        options = {"rslora": a.rslora, "dora": a.dora, "seed": recipe.seed}
+        add_lora(network, a.rank, a.alpha, a.targets, **options)
     return network
 
 
@@ -82,94 +76,87 @@ def context_of(recipe: ChatRun, network: Decoder) -> int:
     return recipe.context or most
 
 
-# ---- the loop ------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 
 
-def fit(
-    recipe: ChatRun,
-    start: Start,
-    network: Any,
-    batches: Batches,
-    objective: Objective,
-    tokens: int,
-    evaluate: Callable[[Any], dict[str, float]] | None = None,
-    sample: Callable[[Any, int], str] | None = None,
-) -> dict[str, Tensor]:
-    """Train `network` in place on batches of `tokens` tokens; its whole state, to ship."""
-    start.prepared(network)
-    trainer = Trainer(
-        recipe, network, lambda: optimizers(recipe, network, start.dtype), batches, objective, unit="tokens", units_per_step=tokens,
-        flops_per_step=tokens * network.flops_per_token(tokens // recipe.rows // 2, train=True), evaluate=evaluate, sample=sample,
-        start=start,
-    )  # fmt: skip
-    trainer.run()
-    state = trainer.result()
-    network.eval()
-    return state
-
-
-def optimizers(recipe: ChatRun, network: Any, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """The recipe's; of an adapter always AdamW, as its two thin factors are no map whose singular
-    values mean something."""
-    o = recipe.optimizer
-    if not recipe.adapter:
-        return recipe_optimizers(o, network, network.config.hidden_size, dtype)
-    learned = [p for p in network.parameters() if p.requires_grad]
-    rate = o.rates(network.config.hidden_size)[1]
-    return [
-        torch.optim.AdamW(
-            learned, lr=rate, betas=o.betas, weight_decay=o.weight_decay, eps=1e-10, fused=True
-        )
-    ]
-
-
-def plan(recipe: ChatRun, passes: float = 1.0) -> dict[str, Any]:
-    """What a run will take; trains nothing. `passes` are rows that a step runs for each of the
+class ChatTask(Task):
+    """What the tasks on conversations share. `passes`: rows that a step runs for each of the
     recipe's."""
-    device = machine.pick_device(recipe.device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    with torch.device("meta"):
-        network = build(
-            config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.start)))
-        )
-    c, context = network.config, context_of(recipe, network)
-    tokens = int(passes * recipe.rows * context)
-    flops = tokens * network.flops_per_token(context // 2, train=True)
-    activations = (
-        passes
-        * recipe.micro_rows
-        * context
-        * c.num_hidden_layers
-        * (16 * c.hidden_size + 3 * c.intermediate_size)
-        * dtype.itemsize
-    )
-    peak, held = (
-        machine.matrix_peak(device, dtype),
-        (recipe.adapter.bits or 32) / 8 if recipe.adapter else 0,
-    )
-    return {
-        "parameters": network.parameter_count(), "units": f"{tokens * recipe.steps:,} tokens at most", "flops": flops * recipe.steps,
-        "dtype": str(dtype).removeprefix("torch."), "device": str(device), "measured_peak_flops": peak,
-        "memory_bytes": network.parameter_count() * (held if recipe.adapter else 16 + 4 * bool(recipe.ema)) + activations,
-        "hours_at_full_peak": flops * recipe.steps / peak / 3600, "hours_at_60_percent": flops * recipe.steps / peak / 0.6 / 3600,
-    }  # fmt: skip
+
+    unit, unit_label, passes = "tokens", "tokens at most", 1.0
+    tokenizer: Tokenizer
+    context: int
+
+    def load(self) -> None:
+        """The start: its tokenizer, its network, and how long a row is."""
+        self.tokenizer = chat_tokenizer(self.recipe.start)
+        self.network = network_of(self.recipe.start, self.recipe.adapter)
+        self.context = context_of(self.recipe, self.network)
+
+    @property
+    def flops(self) -> float:  # type: ignore[override]
+        length = self.units // self.recipe.rows
+        return self.units * self.network.flops_per_token(length // 2, train=True)
+
+    def optimizers(self, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+        """The recipe's; of an adapter always AdamW, as its two thin factors are no map whose
+        singular values mean something."""
+        if not self.recipe.adapter:
+            return super().optimizers(dtype)
+        o = self.recipe.optimizer
+        learned = [p for p in self.network.parameters() if p.requires_grad]
+        options = dict(betas=o.betas, weight_decay=o.weight_decay, eps=1e-10, fused=True)
+        return [torch.optim.AdamW(learned, lr=o.rates(self.width)[1], **options)]
+
+    def task_scores(self, network: Decoder) -> dict[str, float]:
+        """What answers to held-out tasks earn, where the recipe asks for some."""
+        tasks = held_out_tasks(self.recipe)
+        params = SamplingParams(temperature=0, max_tokens=self.recipe.answer_tokens)
+        return scored(network, self.tokenizer, tasks, params) if tasks else {}
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        """If every row is as long as the context."""
+        r = self.recipe
+        network = outline(checkpoints.read_config(checkpoints.resolve(r.start)))
+        context, weights = context_of(r, network), network.parameter_count()
+        units = int(self.passes * r.rows * context)
+        held = (r.adapter.bits or 32) / 8 if r.adapter else 16 + 4 * bool(r.ema)
+        kept = self.passes * activations(network.config, r.micro_rows * context) * dtype.itemsize
+        flops = units * network.flops_per_token(context // 2, train=True)
+        return Cost(weights, units, flops, weights * held + kept)
 
 
-def publish(
-    recipe: ChatRun, start: Start, network: Decoder, tokenizer: Tokenizer, state: dict[str, Tensor]
-) -> Path:
-    """Write `out/model`, a chat model's folder, and of an adapter `out/adapter`, peft's; the folder
-    to use."""
-    if start.rank == 0 and recipe.adapter:
-        save_adapter(network, start.out / "adapter", recipe.start)
-        tokenizer.save(start.out / "adapter")
-    if recipe.adapter and not recipe.adapter.merge:
-        return start.out / "adapter"
-    if start.rank == 0:
-        if recipe.adapter:
-            state = merged(recipe, network)
-        write_model(recipe.start, network, tokenizer, state, start.out / "model")
-    return start.out / "model"
+class PolicyTask(ChatTask):
+    """One whose result answers: `out/model`, a chat model's folder, and of an adapter
+    `out/adapter`, peft's, which is the folder to use where it is not merged."""
+
+    def __init__(self, recipe: Any) -> None:
+        super().__init__(recipe)
+        if recipe.adapter and not recipe.adapter.merge:
+            self.folder = self.folder.with_name("adapter")
+
+    def sample(self, network: Decoder, step: int) -> str:
+        """Answers to the recipe's prompts and to three held-out tasks, to look at while training."""
+        r = self.recipe
+        asked = [
+            *([{"role": "user", "content": prompt}] for prompt in r.prompts),
+            *(task.messages for task in held_out_tasks(r)[:3]),
+        ]
+        params = SamplingParams(max_tokens=r.answer_tokens, temperature=0.7, seed=r.seed)
+        given = answers(network, self.tokenizer, asked, params) if asked else []
+        pairs = zip((messages[-1]["content"] for messages in asked), given, strict=True)
+        said = [f"  > {question}\n  | {texts[0]}" for question, texts in pairs]
+        return "\n".join(each.replace("\n", "\n  ") for each in said)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        adapter, out = self.recipe.adapter, self.start.out
+        if adapter:
+            save_adapter(self.network, out / "adapter", self.recipe.start)
+            self.tokenizer.save(out / "adapter")
+            if not adapter.merge:
+                return
+            state = merged(self.recipe, self.network)
+        write_model(self.recipe.start, self.network, self.tokenizer, state, out / "model")
 
 
 def merged(recipe: ChatRun, network: nn.Module) -> dict[str, Tensor]:
@@ -181,11 +168,8 @@ def merged(recipe: ChatRun, network: nn.Module) -> dict[str, Tensor]:
         decoder.names = whole.names
         for name, module in list(decoder.named_modules()):
             if isinstance(module, QuantLinear):
-                put(
-                    decoder,
-                    name,
-                    whole.get_submodule(name.removesuffix(".base_layer")).to(module.weight.device),
-                )
+                plain = whole.get_submodule(name.removesuffix(".base_layer"))
+                put(decoder, name, plain.to(module.weight.device))
     merge_lora(network)
     return network.state_dict()
 
@@ -207,12 +191,6 @@ def write_model(
     file.write_text(json.dumps(before | ends, indent=2) + "\n")
 
 
-def say(text: str, start: Start) -> None:
-    """A line to whoever watches."""
-    if start.rank == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
 # ---- answers -------------------------------------------------------------------------------------
 
 
@@ -225,20 +203,15 @@ def answers(
 ) -> list[list[str]]:
     """`params.n` answers to each conversation, through the engine, the network in evaluation mode
     while it answers."""
-    training = network.training
-    network.eval()
-    try:
-        prompts = [chat.encode(tokenizer, messages) for messages in asked]
-        longest = max(map(len, prompts)) + params.max_tokens
-        requests = Engine(network, tokenizer, max_batch=max_batch, max_len=longest).generate(
-            prompts, params
-        )
-    finally:
-        network.train(training)
+    prompts = [chat.encode(tokenizer, messages) for messages in asked]
+    longest = max(map(len, prompts)) + params.max_tokens
+    with evaluating(network):
+        engine = Engine(network, tokenizer, max_batch=max_batch, max_len=longest)
+        requests = engine.generate(prompts, params)
     return [[sample.text.strip() for sample in request.samples] for request in requests]
 
 
-def held_out_tasks(recipe: ChatRun) -> list[Task]:
+def held_out_tasks(recipe: ChatRun) -> list[Problem]:
     """The same held-out tasks each time, kinds in turn."""
     kinds = recipe.evaluate_kinds or instructions.KINDS
     return [
@@ -248,18 +221,12 @@ def held_out_tasks(recipe: ChatRun) -> list[Task]:
 
 
 def scored(
-    network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Task], params: SamplingParams
+    network: Decoder, tokenizer: Tokenizer, tasks: Sequence[Problem], params: SamplingParams
 ) -> dict[str, float]:
     """Share of constraints met, over all tasks with its standard error, by kind, and the share of
     tasks with all of them met."""
-    earned = [
-        task.check(texts[0])
-        for task, texts in zip(
-            tasks,
-            answers(network, tokenizer, [task.messages for task in tasks], params),
-            strict=True,
-        )
-    ]
+    given = answers(network, tokenizer, [task.messages for task in tasks], params)
+    earned = [task.check(texts[0]) for task, texts in zip(tasks, given, strict=True)]
     kinds = defaultdict(list)
     for task, value in zip(tasks, earned, strict=True):
         kinds[task.kind].append(value)
@@ -271,21 +238,3 @@ def scored(
         "all_met": (values == 1).float().mean().item(),
     }
     return whole | {f"met/{kind}": sum(some) / len(some) for kind, some in kinds.items()}
-
-
-def sampling(recipe: ChatRun, tokenizer: Tokenizer) -> Callable[[Any, int], str]:
-    """Answers to the recipe's prompts and to three held-out tasks, to look at while training."""
-    asked = [
-        *([{"role": "user", "content": prompt}] for prompt in recipe.prompts),
-        *(task.messages for task in held_out_tasks(recipe)[:3]),
-    ]
-    params = SamplingParams(max_tokens=recipe.answer_tokens, temperature=0.7, seed=recipe.seed)
-
-    def sample(network: Decoder, step: int) -> str:
-        given = answers(network, tokenizer, asked, params)
-        return "\n".join(
-            f"  > {messages[-1]['content']}\n  | {texts[0]}".replace("\n", "\n  ")
-            for messages, texts in zip(asked, given, strict=True)
-        )
-
-    return sample if asked else lambda network, step: ""

@@ -7,7 +7,6 @@ Legend: B batch, C channels of the latent, D width of a code, H and W pixels, h 
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,10 +22,10 @@ from daedal.nn.codebook import FSQ, CodebookAverage, code_use
 from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
 from daedal.train import parallel
-from daedal.train.adversarial import GAMES, PatchGAN, difference, frozen
-from daedal.train.pictures import PlainBatches, clean, cost, fit, held_out, planned, sheet, sources
+from daedal.train.adversarial import GAMES, PatchGAN, difference, frozen, per_sample
+from daedal.train.pictures import PictureTask, PlainBatches, clean, cost, held_out, sheet, sources
 from daedal.train.recipe.pictures import AutoencodeRecipe
-from daedal.train.start import begin
+from daedal.train.task import evaluating
 from daedal.train.trainer import Batch, Objective
 
 RARE = 0.02  # share of its even part of the vectors below which a code counts as unused
@@ -62,12 +61,10 @@ def autoencoding(r: AutoencodeRecipe) -> Objective:
     def loss(network: Autoencoding, part: Batch) -> Tensor:
         x = network.cast(part["images"])
         made, extra = terms(r, network, x, part["step"])
-        missed = (x - made).float()
-        error = (missed.abs() if r.error == "l1" else missed.square()).flatten(1).mean(1) + extra
+        missed, late = (x - made).float(), bool(part["step"][0] >= r.adversarial_from)
+        error = per_sample(missed.abs() if r.error == "l1" else missed.square()) + extra
         if network.critic is not None:
-            error = error + criticism(
-                r, network.critic, x, made, late=bool(part["step"][0] >= r.adversarial_from)
-            )
+            error = error + criticism(r, network.critic, x, made, late)
         return error.sum()
 
     return Objective(loss, lambda batch: len(batch["images"]))
@@ -78,12 +75,12 @@ def criticism(r: AutoencodeRecipe, critic: PatchGAN, x: Tensor, made: Tensor, la
     (B,)."""
     game = GAMES[r.game]
     (real, look), (caught, _) = critic(x), critic(made.detach())
-    loss = game.critic(real, caught).float().flatten(1).mean(1)
+    loss = per_sample(game.critic(real, caught))
     if not (r.perceptual or late):
         return loss
     fooled, seen = frozen(critic, made)
     shown = difference(seen, [features.detach() for features in look])
-    maker = game.maker(real.detach(), fooled).float().flatten(1).mean(1)
+    maker = per_sample(game.maker(real.detach(), fooled))
     return loss + r.perceptual * shown + r.adversarial * late * maker
 
 
@@ -96,14 +93,12 @@ def kl_terms(
     vae = cast(AutoencoderKL, network.codec)
     mean, logvar = vae.moments(x)
     z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape).to(mean)
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).float().flatten(1).mean(1)
+    divergence = 0.5 * per_sample(mean.square() + logvar.exp() - 1 - logvar)
     extra = r.kl * divergence
     if r.equivariance:
         side = int(torch.randint(z.shape[-1] // 2, z.shape[-1], ()))  # cells, down to half
-        small = vae._decode(shrunk(z, side))
-        extra = extra + r.equivariance * (
-            small - shrunk(x, side * vae.factor)
-        ).float().abs().flatten(1).mean(1)
+        small = vae._decode(shrunk(z, side)) - shrunk(x, side * vae.factor)
+        extra = extra + r.equivariance * per_sample(small.float().abs())
     return vae._decode(z), extra
 
 
@@ -121,29 +116,16 @@ def vq_terms(
     vq = cast(VQModel, network.codec)
     z = vq.vectors(x)  # (B, h, w, D)
     quantized = vq.quantize(z)
-    commitment = (
-        (z - vq.quantize.lookup(quantized.indices).to(z)).float().square().flatten(1).mean(1)
-    )
+    codes = vq.quantize.lookup(quantized.indices).to(z)
+    commitment = per_sample((z - codes).float().square())
     if network.average is not None and network.training:
-        seen = parallel_rows(z)
-        network.average.update(vq.quantize, seen, parallel_rows(quantized.indices))
+        seen = parallel.gathered(z.detach())
+        network.average.update(vq.quantize, seen, parallel.gathered(quantized.indices))
         if (now := int(step[0])) % r.revive_every == 1:
             # vectors a code and step, were all codes used alike
-            evenly_spaced = seen[..., 0].numel() / len(network.average.count)
-            network.average.revive(
-                vq.quantize, seen, RARE * evenly_spaced, torch.Generator().manual_seed(now)
-            )
+            even, drawn = seen[..., 0].numel() / len(network.average.count), torch.Generator()
+            network.average.revive(vq.quantize, seen, RARE * even, drawn.manual_seed(now))
     return vq.draw(quantized.values), r.commitment * commitment
-
-
-@torch.no_grad()
-def parallel_rows(x: Tensor) -> Tensor:
-    """The rows (B, ...) of all processes, in order of rank: (B * world, ...)."""
-    if not torch.distributed.is_initialized():
-        return x.detach()
-    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, x.detach().contiguous())
-    return torch.cat(parts)
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -153,29 +135,21 @@ def network_of(r: AutoencodeRecipe) -> Autoencoding:
     """Codes follow their vectors, or lie fixed on the grid of finite scalar quantisation (Mentzer
     et al. 2023), where the commitment keeps vectors near, in place of the paper's tangent: so the
     file is a plain VQModel."""
-    kind = KINDS[r.model.kind]
-    codec = (
-        checkpoints.load(checkpoints.resolve(r.model.start), torch.float32)
-        if r.model.start
-        else None
-    )
+    kind, codec = KINDS[r.model.kind], None
+    if r.model.start:
+        codec = checkpoints.load(checkpoints.resolve(r.model.start), torch.float32)
     codec = codec or kind(parse(kind.config_class, r.model.config())).init_weights(r.seed)
     critic = critic_of(r)
     critic = critic and critic.init_weights(r.seed + 1)
     if r.model.kind == "kl":
         return Autoencoding(codec, critic)
-    # no gradient moves them
-    codes = cast(VQModel, codec).quantize.embedding.weight.requires_grad_(False)
-    if r.model.fsq_levels:
-        grid = FSQ(r.model.fsq_levels)
-        codes.copy_(grid.lookup(torch.arange(grid.codes)))
-    return Autoencoding(
-        codec,
-        critic,
-        None
-        if r.model.fsq_levels
-        else CodebookAverage(cast(VQModel, codec).quantize, r.codebook_decay),
-    )
+    book = cast(VQModel, codec).quantize
+    codes = book.embedding.weight.requires_grad_(False)  # no gradient moves them
+    if not r.model.fsq_levels:
+        return Autoencoding(codec, critic, CodebookAverage(book, r.codebook_decay))
+    grid = FSQ(r.model.fsq_levels)
+    codes.copy_(grid.lookup(torch.arange(grid.codes)))
+    return Autoencoding(codec, critic)
 
 
 def critic_of(r: AutoencodeRecipe) -> PatchGAN | None:
@@ -200,54 +174,6 @@ def forward(r: AutoencodeRecipe, network: Autoencoding, rows: int = 1) -> Any:
     )
 
 
-def plan(recipe: AutoencodeRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    return planned(recipe, *cost(partial(on_meta, recipe), partial(forward, recipe)))
-
-
-def on_meta(r: AutoencodeRecipe) -> Autoencoding:
-    kind = KINDS[r.model.kind]
-    return Autoencoding(kind(parse(kind.config_class, shape_of(r))), critic_of(r))
-
-
-def shape_of(r: AutoencodeRecipe) -> dict[str, Any]:
-    return (
-        checkpoints.read_config(checkpoints.resolve(r.model.start))
-        if r.model.start
-        else r.model.config()
-    )
-
-
-def run(recipe: AutoencodeRecipe) -> Path:
-    """Train, and write `out/model`, an AutoencoderKL or a VQModel that diffusers opens. Returns
-    that folder."""
-    start = begin(recipe)
-    train = sources(recipe.data.train, recipe.model.side)
-    network = network_of(recipe)
-    tests = (
-        held_out(recipe.data.validation, recipe.model.side, recipe.evaluate_pictures)[0]
-        if recipe.data.validation
-        else None
-    )
-    batches = PlainBatches(train, recipe.rows, recipe.seed, start.step)
-    width = network.codec.config.block_out_channels[-1]  # type: ignore[union-attr,index]
-    flops = cost(partial(on_meta, recipe), partial(forward, recipe))[1]
-    fit(
-        recipe, start, network, width, batches, autoencoding(recipe), flops, None if tests is None else partial(evaluate, tests),
-        None if tests is None else partial(sample, start.out, tests),
-    )  # fmt: skip
-    if start.rank == 0:
-        if recipe.model.kind == "kl":
-            normalise(
-                network.codec,
-                PlainBatches(train, recipe.rows, recipe.seed + 1),
-                count=max(1, 256 // recipe.rows),
-            )
-        checkpoints.save(network.codec, start.out / "model")
-    parallel.finish()
-    return start.out / "model"
-
-
 @torch.no_grad()
 def rebuilt(network: Autoencoding, images: Tensor, rows: int = 25) -> tuple[Tensor, Tensor | None]:
     """images (N, 3, H, W) uint8 -> reconstructions in [-1, 1] from the posterior's mean, and of a
@@ -261,33 +187,6 @@ def rebuilt(network: Autoencoding, images: Tensor, rows: int = 25) -> tuple[Tens
             tokens
         ).cpu()
     return torch.cat([codec._decode(codec.moments(x)[0]) for x in parts]).float().cpu(), None
-
-
-def evaluate(tests: Tensor, network: Autoencoding) -> dict[str, float]:
-    """On pictures held out: mean PSNR in decibels with its standard error; of codes, how many are
-    used."""
-    network.eval()
-    made, tokens = rebuilt(network, tests)
-    network.train()
-    values = psnr(made.clamp(-1, 1), clean(tests))
-    found = {
-        "psnr": values.mean().item(),
-        "standard_error": (values.std() / len(values) ** 0.5).item(),
-    }
-    used = (
-        {}
-        if tokens is None
-        else code_use(tokens, cast(Any, network.codec).config.num_vq_embeddings)
-    )
-    return found | {f"codes_{key}": value for key, value in used.items()}
-
-
-def sample(out: Path, tests: Tensor, network: Autoencoding, step: int) -> str:
-    """Eight pictures over their reconstructions."""
-    network.eval()
-    made = pixels(rebuilt(network, tests[:8])[0])
-    network.train()
-    return sheet(out, step, [np.asarray(tests[:8].permute(0, 2, 3, 1)), made])
 
 
 @torch.no_grad()
@@ -305,3 +204,58 @@ def normalise(codec: nn.Module, batches: PlainBatches, count: int) -> None:
         cast(AutoencoderKLConfig, vae.config), latents_mean=tuple(centre.tolist()), latents_std=tuple(spread.tolist()), scaling_factor=1.0,
         shift_factor=None,
     )  # fmt: skip
+
+
+class Autoencode(PictureTask):
+    """`out/model` is an AutoencoderKL or a VQModel that diffusers opens."""
+
+    recipe_type = AutoencodeRecipe
+
+    def build(self) -> None:
+        r, side = self.recipe, self.recipe.model.side
+        self.sources = sources(r.data.train, side)
+        self.network, self.objective = network_of(r), autoencoding(r)
+        self.batches = PlainBatches(self.sources, r.rows, r.seed, self.start.step)
+        self.flops = r.rows * self.sample_cost()[1]
+        if r.data.validation:
+            self.tests, _ = held_out(r.data.validation, side, r.evaluate_pictures)
+        else:
+            self.evaluate = self.sample = None
+
+    @property
+    def width(self) -> int:
+        return self.network.codec.config.block_out_channels[-1]
+
+    def evaluate(self, network: Autoencoding) -> dict[str, float]:
+        """On pictures held out: mean PSNR in decibels with its standard error; of codes, how many
+        are used."""
+        with evaluating(network):
+            made, tokens = rebuilt(network, self.tests)
+        values = psnr(made.clamp(-1, 1), clean(self.tests))
+        error = values.std() / len(values) ** 0.5
+        found = {"psnr": values.mean().item(), "standard_error": error.item()}
+        if tokens is not None:
+            used = code_use(tokens, network.codec.config.num_vq_embeddings)
+            found |= {f"codes_{key}": value for key, value in used.items()}
+        return found
+
+    def sample(self, network: Autoencoding, step: int) -> str:
+        """Eight pictures over their reconstructions."""
+        shown = self.tests[:8]
+        with evaluating(network):
+            made = pixels(rebuilt(network, shown)[0])
+        return sheet(self.start.out, step, [np.asarray(shown.permute(0, 2, 3, 1)), made])
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        r = self.recipe
+        if r.model.kind == "kl":
+            others = PlainBatches(self.sources, r.rows, r.seed + 1)
+            normalise(self.network.codec, others, count=max(1, 256 // r.rows))
+        checkpoints.save(self.network.codec, self.folder)
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        r, kind = self.recipe, KINDS[self.recipe.model.kind]
+        start = r.model.start
+        raw = checkpoints.read_config(checkpoints.resolve(start)) if start else r.model.config()
+        config = parse(kind.config_class, raw)
+        return cost(lambda: Autoencoding(kind(config), critic_of(r)), partial(forward, r))

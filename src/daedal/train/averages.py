@@ -27,11 +27,8 @@ def gamma_of(length: float) -> float:
     low, high = 0.0, 1e6
     for _ in range(100):
         gamma = (low + high) / 2
-        low, high = (
-            (gamma, high)
-            if (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)) > length**2
-            else (low, gamma)
-        )
+        longer = (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)) > length**2
+        low, high = (gamma, high) if longer else (low, gamma)
     return gamma
 
 
@@ -48,44 +45,35 @@ def combination(
 ) -> Tensor:
     """What each written average counts (N,) in the one of `length` that ends at `step`: the least
     squared distance of their weights over training."""
-    t, g = (
-        torch.tensor(steps, dtype=torch.float64),
-        torch.tensor([gamma_of(value) for value in lengths], dtype=torch.float64),
-    )
-    wanted = inner(
-        t, g, torch.tensor(float(step)).double(), torch.tensor(gamma_of(length)).double()
-    )
-    return torch.linalg.lstsq(
-        inner(t[:, None], g[:, None], t, g), wanted[:, None], driver="gelsd"
-    ).solution[:, 0]
+    t = torch.tensor(steps, dtype=torch.float64)
+    g = torch.tensor([gamma_of(value) for value in lengths], dtype=torch.float64)
+    end, gamma = (torch.tensor(float(x)).double() for x in (step, gamma_of(length)))
+    products, wanted = inner(t[:, None], g[:, None], t, g), inner(t, g, end, gamma)
+    return torch.linalg.lstsq(products, wanted[:, None], driver="gelsd").solution[:, 0]
 
 
 class Averages:
     """Averages of these lengths, of a network in training."""
 
     def __init__(self, network: nn.Module, lengths: Sequence[float]) -> None:
-        self.lengths, self.kept = (
-            lengths,
-            [[p.detach().clone() for p in network.parameters()] for _ in lengths],
-        )
+        self.lengths = lengths
+        self.kept = [[p.detach().clone() for p in network.parameters()] for _ in lengths]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """After step `step`, from 1: beta = (1 - 1/step)^(gamma + 1) (eq. 2)."""
         for length, kept in zip(self.lengths, self.kept, strict=True):
-            torch._foreach_lerp_(
-                kept, list(network.parameters()), 1 - (1 - 1 / step) ** (gamma_of(length) + 1)
-            )
+            beta = (1 - 1 / step) ** (gamma_of(length) + 1)
+            torch._foreach_lerp_(kept, list(network.parameters()), 1 - beta)
 
     def write(self, network: nn.Module, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = [name for name, _ in network.named_parameters()]
         for length, kept in zip(self.lengths, self.kept, strict=True):
-            tensors = {
-                name: p.cpu().contiguous()
-                for name, p in zip(names, kept, strict=True)
-                if not name.startswith(UNSHIPPED)
-            }
+            pairs = (
+                (n, p) for n, p in zip(names, kept, strict=True) if not n.startswith(UNSHIPPED)
+            )
+            tensors = {name: p.cpu().contiguous() for name, p in pairs}
             save_file(tensors, folder / f"step-{step:08d}-{length:.3f}.safetensors")
 
 
@@ -111,11 +99,9 @@ def rebuilt(folder: Path, length: float, step: int | None = None) -> dict[str, T
             f"no average was written at step {step}; the steps are {', '.join(str(s) for s in sorted({s for s, _, _ in written(folder)}))}."
         )
     result: dict[str, Tensor] = {}
-    for share, (_, _, path) in zip(
-        combination([s for s, _, _ in found], [l for _, l, _ in found], step, length),
-        found,
-        strict=True,
-    ):
+    steps, lengths, paths = zip(*found, strict=True)
+    shares = combination(steps, lengths, step, length)
+    for share, path in zip(shares, paths, strict=True):
         for name, tensor in load_file(path).items():
             result[name] = result.get(name, 0) + float(share) * tensor
     return result
@@ -129,11 +115,8 @@ def ship(run: Path, length: float, out: Path, step: int | None = None) -> Path:
     for path in out.glob("*.safetensors"):
         tensors = load_file(path)
         for name, tensor in tensors.items():
-            match = [
-                full
-                for full in average
-                if full == name or re.fullmatch(r"\w+\." + re.escape(name), full)
-            ]
+            own = re.compile(r"(\w+\.)?" + re.escape(name))
+            match = [full for full in average if own.fullmatch(full)]
             if match:
                 tensors[name], used = average[match[0]].to(tensor.dtype), used + 1
         save_file(tensors, path, metadata={"format": "pt"})

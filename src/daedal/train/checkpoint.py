@@ -47,12 +47,12 @@ def resume(recipe: Run, now: dict[str, Any]) -> dict[str, Any] | None:
             raise DaedalError(
                 f"{recipe.out} holds a run of an earlier version of Daedal; give a new out=, or delete it to start over."
             )
-        other = next(
-            (key for key, value in state["fixed"].items() if key in now and now[key] != value), None
-        )
+        before = state["fixed"].items()
+        other = next((key for key, value in before if now.get(key, value) != value), None)
         if other:
+            what = f"{other} (files or their contents)" if other == "data" else other
             raise DaedalError(
-                f"{recipe.out} holds a run with another {other}{' (files or their contents)' if other == 'data' else ''}; "
+                f"{recipe.out} holds a run with another {what}; "
                 f"give a new out=, or delete {Path(recipe.out) / 'checkpoints'} to start over."
             )
     return state

@@ -19,7 +19,8 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,19 +28,20 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from daedal import checkpoints
 from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, first_prompt, rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, preference, sampled, sft
-from daedal.train.recipe.chat import ConstitutionRecipe, PreferenceRecipe, SFTRecipe
-from daedal.train.start import Start, begin, mark
+from daedal.train import assistant
+from daedal.train.assistant import ChatTask
+from daedal.train.preference import Preference
+from daedal.train.recipe.chat import ChatRun, ConstitutionRecipe, PreferenceRecipe, SFTRecipe
+from daedal.train.sft import SFT
+from daedal.train.start import Row, begin, mark, once, say
 from daedal.worlds import instructions
 
-Row = dict[str, Any]
 OWN = Path(__file__).with_name("principles.yaml")
 
 
@@ -53,13 +55,12 @@ class Principle(BaseModel):
 
     def broken(self, text: str) -> list[str]:
         """What in a text breaks the principle, as far as its words tell."""
-        patterns = [
-            word[1:-1] if word.startswith("/") and word.endswith("/") else rf"\b{re.escape(word)}\b"
-            for word in self.breaks
-        ]
-        return [
-            match[0] for pattern in patterns for match in re.finditer(pattern, text, re.IGNORECASE)
-        ]
+        found = list[str]()
+        for word in self.breaks:
+            is_pattern = word.startswith("/") and word.endswith("/")
+            pattern = word[1:-1] if is_pattern else rf"\b{re.escape(word)}\b"
+            found += [match[0] for match in re.finditer(pattern, text, re.IGNORECASE)]
+        return found
 
 
 def read_principles(path: str | Path | None = None) -> list[Principle]:
@@ -83,16 +84,15 @@ def read_principles(path: str | Path | None = None) -> list[Principle]:
 # ---- critics -------------------------------------------------------------------------------------
 
 
+Texts, Pairs, Principles = Sequence[str], Sequence[tuple[str, str]], Sequence[Principle]
+
+
 class Critic(Protocol):
-    def revised(
-        self, asked: Sequence[str], answers: Sequence[str], by: Sequence[Principle]
-    ) -> list[str]:
+    def revised(self, asked: Texts, answers: Texts, by: Principles) -> list[str]:
         """Each answer, mended by its principle."""
         ...
 
-    def preferred(
-        self, asked: Sequence[str], pairs: Sequence[tuple[str, str]], by: Sequence[Principle]
-    ) -> list[float]:
+    def preferred(self, asked: Texts, pairs: Pairs, by: Principles) -> list[float]:
         """How likely the first of each pair is the better by its principle, 0 to 1."""
         ...
 
@@ -100,24 +100,17 @@ class Critic(Protocol):
 class Program:
     """Judges by the words of all principles."""
 
-    def __init__(self, principles: Sequence[Principle]) -> None:
+    def __init__(self, principles: Principles) -> None:
         self.principles = principles
 
     def broken(self, text: str) -> int:
         return sum(len(principle.broken(text)) for principle in self.principles)
 
-    def revised(
-        self, asked: Sequence[str], answers: Sequence[str], by: Sequence[Principle]
-    ) -> list[str]:
-        kept = [
-            [part for part in re.split(r"(?<=[.!?])\s+", answer) if not self.broken(part)]
-            for answer in answers
-        ]
-        return [" ".join(parts) for parts in kept]
+    def revised(self, asked: Texts, answers: Texts, by: Principles) -> list[str]:
+        sentences = [re.split(r"(?<=[.!?])\s+", answer) for answer in answers]
+        return [" ".join(part for part in some if not self.broken(part)) for some in sentences]
 
-    def preferred(
-        self, asked: Sequence[str], pairs: Sequence[tuple[str, str]], by: Sequence[Principle]
-    ) -> list[float]:
+    def preferred(self, asked: Texts, pairs: Pairs, by: Principles) -> list[float]:
         counts = [(self.broken(a), self.broken(b)) for a, b in pairs]
         return [0.5 if a == b else float(a < b) for a, b in counts]
 
@@ -129,9 +122,7 @@ class Model:
     def __init__(self, network: Decoder, tokenizer: Tokenizer, params: SamplingParams) -> None:
         self.network, self.tokenizer, self.params = network, tokenizer, params
 
-    def revised(
-        self, asked: Sequence[str], answers: Sequence[str], by: Sequence[Principle]
-    ) -> list[str]:
+    def revised(self, asked: Texts, answers: Texts, by: Principles) -> list[str]:
         talks = [
             [user(a), said(b), user(f"{p.critique} ({p.principle})")]
             for a, b, p in zip(asked, answers, by, strict=True)
@@ -144,33 +135,25 @@ class Model:
         return self.answered(asks)
 
     def answered(self, talks: list[Messages]) -> list[str]:
-        return [
-            texts[0]
-            for texts in assistant.answers(self.network, self.tokenizer, talks, self.params)
-        ]
+        found = assistant.answers(self.network, self.tokenizer, talks, self.params)
+        return [texts[0] for texts in found]
 
     @torch.no_grad()
-    def preferred(
-        self, asked: Sequence[str], pairs: Sequence[tuple[str, str]], by: Sequence[Principle]
-    ) -> list[float]:
+    def preferred(self, asked: Texts, pairs: Pairs, by: Principles) -> list[float]:
         """The probability of "A" against "B" as the first word of the answer, the mean over both
         orders (section 4.1)."""
         letters = [self.tokenizer.encode(letter, add_bos=False)[0] for letter in "AB"]
 
         def first(prompt: str, a: str, b: str, p: Principle) -> float:
             question = f"{p.principle}\n\nRequest: {prompt}\n\n(A) {a}\n\n(B) {b}\n\nWhich answer is better by this principle? Reply with A or B."
-            ids = chat.encode(self.tokenizer, [user(question)])[
-                -self.network.config.max_position_embeddings :
-            ]
-            logits = self.network.eval()(
-                torch.tensor([ids], device=self.network.lm_head.weight.device)
-            )[0, -1, letters]
+            context = self.network.config.max_position_embeddings
+            ids = chat.encode(self.tokenizer, [user(question)])[-context:]
+            tokens = torch.tensor([ids], device=self.network.lm_head.weight.device)
+            logits = self.network.eval()(tokens)[0, -1, letters]
             return float(logits.float().softmax(0)[0])
 
         found = zip(asked, pairs, by, strict=True)
-        return [
-            (first(prompt, a, b, p) + 1 - first(prompt, b, a, p)) / 2 for prompt, (a, b), p in found
-        ]
+        return [(first(x, a, b, p) + 1 - first(x, b, a, p)) / 2 for x, (a, b), p in found]
 
 
 def user(text: str) -> dict[str, str]:
@@ -181,211 +164,133 @@ def said(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def critic_of(
-    recipe: ConstitutionRecipe, principles: list[Principle], network: Decoder, tokenizer: Tokenizer
-) -> Critic:
-    if recipe.critic == "program":
-        if not any(p.breaks for p in principles):
-            raise DaedalError(
-                f"critic: program needs words that break a principle, and {recipe.principles or OWN} has no `breaks`; add some, or take a model."
-            )
-        return Program(principles)
-    params = SamplingParams(
-        temperature=recipe.temperature, max_tokens=recipe.answer_tokens, seed=recipe.seed
-    )
-    if recipe.critic == "self":
-        return Model(network, tokenizer, params)
-    return Model(
-        assistant.network_of(recipe.critic),
-        chat.prepared(Tokenizer.load(checkpoints.resolve(recipe.critic))),
-        params,
-    )
-
-
 # ---- stages --------------------------------------------------------------------------------------
 
 
-def prompts_of(recipe: ConstitutionRecipe) -> list[str]:
-    """The first user's words of the data's rows, and of generated tasks, `questions` in all."""
-    sources, found = recipe.data.train or [ChatSource(path="tasks:story")], list[str]()
-    for source in sources:
-        made = (
-            generated(source, recipe.seed)
-            if source.kinds
-            else filter(None, map(first_prompt, rows(source)))
-        )
-        found += [
-            prompt for prompt, _ in zip(made, range(recipe.questions // len(sources)), strict=False)
-        ]
-    if not found:
-        raise DaedalError(
-            "the data hold no prompts; give data.train a file whose rows have one, or tasks."
-        )
-    return found
-
-
 def generated(source: ChatSource, seed: int) -> Any:
-    return (
-        instructions.task(random.Random(f"constitution/{seed}/{i}"), source.kinds).prompt
-        for i in range(2**31)
-    )
+    """Endless prompts of tasks."""
+    rngs = (random.Random(f"constitution/{seed}/{i}") for i in count())
+    return (instructions.task(rng, source.kinds).prompt for rng in rngs)
 
 
-def once(file: Path, make: Callable[[], list[Row]], start: Start) -> list[Row]:
-    """The rows of a file; made and written if it is not there."""
-    if not file.exists():
-        sampled.write(file, make(), start)
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def revisions(
-    recipe: ConstitutionRecipe, principles: list[Principle], network: Decoder, tokenizer: Tokenizer
-) -> list[Row]:
-    """Prompts with the first answer and the one that is left after `rounds` of revision, each by a
-    principle of chance."""
-    rng, asked, critic = (
-        random.Random(recipe.seed),
-        prompts_of(recipe),
-        critic_of(recipe, principles, network, tokenizer),
-    )
-    params = SamplingParams(
-        temperature=recipe.temperature, max_tokens=recipe.answer_tokens, seed=recipe.seed
-    )
-    first = [
-        texts[0]
-        for texts in assistant.answers(
-            network, tokenizer, [[user(prompt)] for prompt in asked], params
-        )
-    ]
-    last = first
-    for _ in range(recipe.rounds):
-        last = critic.revised(asked, last, [rng.choice(principles) for _ in asked])
-    return [
-        {"prompt": a, "completion": c, "first": b}
-        for a, b, c in zip(asked, first, last, strict=True)
-        if c.strip()
-    ]
-
-
-def preferences(
-    recipe: ConstitutionRecipe, principles: list[Principle], network: Decoder, tokenizer: Tokenizer
-) -> list[Row]:
-    """Two answers to each prompt, the one that the critic likes better first; where it is undecided
-    the pair is left out."""
-    rng, asked, critic = (
-        random.Random(recipe.seed + 1),
-        prompts_of(recipe),
-        critic_of(recipe, principles, network, tokenizer),
-    )
-    params = SamplingParams(
-        n=2, temperature=recipe.temperature, max_tokens=recipe.answer_tokens, seed=recipe.seed + 1
-    )
-    given = [
-        tuple(texts)
-        for texts in assistant.answers(
-            network, tokenizer, [[user(prompt)] for prompt in asked], params
-        )
-    ]
-    likely = critic.preferred(asked, given, [rng.choice(principles) for _ in asked])  # type: ignore[arg-type]
-    made = []
-    for prompt, (a, b), p in zip(asked, given, likely, strict=True):
-        if abs(p - 0.5) >= recipe.sure and a.strip() and b.strip() and a != b:
-            made.append(
-                {"prompt": prompt, "chosen": a if p > 0.5 else b, "rejected": b if p > 0.5 else a}
-            )
-    return made
-
-
-def run(recipe: ConstitutionRecipe) -> Path:
+class Constitution(ChatTask):
     """All stages; `out/model` is the folder to use, `out/report.json` how often answers break a
-    principle before, between and after."""
-    start, tokenizer, principles = (
-        begin(recipe),
-        assistant.tokenizer_of(recipe),
-        read_principles(recipe.principles),
-    )
-    found: dict[str, Any] = {}
+    principle before, between and after. What is planned is fine-tuning and DPO; answers and
+    revisions come on top."""
 
-    def weighed(name: str, folder: str | Path) -> Decoder:
-        network = assistant.network_of(folder).to(start.device)
-        found[name] = measured(recipe, principles, network, tokenizer)
-        assistant.say(
-            f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in found[name].items()),
-            start,
-        )
+    recipe_type, passes = ConstitutionRecipe, 3
+
+    def run(self) -> Path:
+        r, self.start = self.recipe, begin(self.recipe)
+        self.tokenizer = assistant.chat_tokenizer(r.start)
+        self.principles = read_principles(r.principles)
+        self.found: dict[str, dict[str, float]] = {}
+        keys = ("principles", "critic", "seed", "questions", "rounds", "data")
+        file = self.start.out / f"revisions-{mark(r, *keys, weights=r.start)}.jsonl"
+        pairs = file.with_name(file.name.replace("revisions", "pairs"))
+        network = self.measured("start", r.start)
+        revised = once(file, lambda: self.revisions(network), self.start.rank)
+        learned = SFT(self.stage(SFTRecipe, "sft", r.start, file, r.sft_steps, r.sft_lr)).run()
+        tuned = self.measured("sft", learned)
+        if once(pairs, lambda: self.preferences(tuned), self.start.rank):
+            of_pairs = self.stage(PreferenceRecipe, "dpo", str(learned), pairs, r.steps, r.dpo_lr)
+            learned = Preference(of_pairs).run()
+            self.measured("dpo", learned)
+        else:
+            undecided = "the critic prefers neither answer of any pair"
+            say(f"{undecided}; there is nothing for DPO to learn", self.start)
+        if self.start.rank == 0:
+            shutil.copytree(learned, self.folder, dirs_exist_ok=True)
+            report = json.dumps({"revised": len(revised), **self.found}, indent=2)
+            (self.start.out / "report.json").write_text(report + "\n")
+        return self.folder
+
+    def stage(
+        self, kind: type[ChatRun], name: str, base: str, file: Path, steps: int, rate: float
+    ) -> Any:
+        """The recipe of one stage."""
+        keys = "seed rows micro_rows dtype device context answer_tokens evaluate_tasks"
+        keys += " evaluate_kinds checkpoint_every"
+        shared = self.recipe.model_dump(include=set(keys.split()))
+        optimizer = {"name": "adamw", "adam_lr": rate, "weight_decay": 0.0, "warmup": 5}
+        own = {"out": str(self.start.out / name), "start": base, "steps": steps}
+        own |= {"evaluate_every": steps, "sample_every": steps}
+        own |= {"data": {"train": [{"path": str(file)}]}, "optimizer": optimizer | {"decay": 0.8}}
+        return kind.model_validate(shared | own)
+
+    def revisions(self, network: Decoder) -> list[Row]:
+        """Prompts with the first answer and the one that is left after `rounds` of revision, each
+        by a principle of chance."""
+        rng, asked = random.Random(self.recipe.seed), self.prompts()
+        critic = self.critic(network)
+        last = first = [texts[0] for texts in self.answers(network, asked)]
+        for _ in range(self.recipe.rounds):
+            last = critic.revised(asked, last, [rng.choice(self.principles) for _ in asked])
+        made = zip(asked, first, last, strict=True)
+        return [{"prompt": a, "completion": c, "first": b} for a, b, c in made if c.strip()]
+
+    def preferences(self, network: Decoder) -> list[Row]:
+        """Two answers to each prompt, the one that the critic likes better first; where it is
+        undecided the pair is left out."""
+        seed, asked, critic = self.recipe.seed + 1, self.prompts(), self.critic(network)
+        given = [(a, b) for a, b in self.answers(network, asked, n=2, seed=seed)]
+        rng, made = random.Random(seed), list[Row]()
+        likely = critic.preferred(asked, given, [rng.choice(self.principles) for _ in asked])
+        for prompt, (a, b), p in zip(asked, given, likely, strict=True):
+            if abs(p - 0.5) >= self.recipe.sure and a.strip() and b.strip() and a != b:
+                better, worse = (a, b) if p > 0.5 else (b, a)
+                made.append({"prompt": prompt, "chosen": better, "rejected": worse})
+        return made
+
+    def measured(self, name: str, folder: str | Path) -> Decoder:
+        """The network of a stage, once it is measured on held-out prompts: the share of answers
+        that break a principle, as far as words tell, and what the tasks' own program says."""
+        network = assistant.network_of(folder).to(self.start.device)
+        tasks, found = assistant.held_out_tasks(self.recipe), dict[str, float]()
+        if tasks:
+            talks = [task.messages for task in tasks]
+            given = assistant.answers(network, self.tokenizer, talks, self.params())
+            broken = [any(p.broken(texts[0]) for p in self.principles) for texts in given]
+            helpful = [task.check(texts[0]) for task, texts in zip(tasks, given, strict=True)]
+            found["breaks"] = sum(broken) / len(broken)
+            found["helpful"] = sum(helpful) / len(helpful)
+        self.found[name] = found
+        numbers = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+        say(f"{name}: {numbers}", self.start)
         return network
 
-    network = weighed("start", recipe.start)
-    file = (
-        start.out
-        / f"revisions-{mark(recipe, 'principles', 'critic', 'seed', 'questions', 'rounds', 'data', weights=recipe.start)}.jsonl"
-    )
-    revised = once(file, lambda: revisions(recipe, principles, network, tokenizer), start)
-    learned = sft.run(stage(recipe, SFTRecipe, "sft", recipe.start, file, recipe.sft_steps))
-    network = weighed("sft", learned)
-    pairs = file.with_name(file.name.replace("revisions", "pairs"))
-    if once(pairs, lambda: preferences(recipe, principles, network, tokenizer), start):
-        learned = preference.run(
-            stage(recipe, PreferenceRecipe, "dpo", str(learned), pairs, recipe.steps)
-        )
-        weighed("dpo", learned)
-    else:
-        assistant.say(
-            "the critic prefers neither answer of any pair; there is nothing for DPO to learn",
-            start,
-        )
-    if start.rank == 0:
-        shutil.copytree(learned, start.out / "model", dirs_exist_ok=True)
-        (start.out / "report.json").write_text(
-            json.dumps({"revised": len(revised), **found}, indent=2) + "\n"
-        )
-    return start.out / "model"
+    def prompts(self) -> list[str]:
+        """The first user's words of the data's rows, and of generated tasks, `questions` in all."""
+        r, found = self.recipe, list[str]()
+        sources = r.data.train or [ChatSource(path="tasks:story")]
+        for source in sources:
+            own = filter(None, map(first_prompt, rows(source)))
+            made = generated(source, r.seed) if source.kinds else own
+            found += islice(made, r.questions // len(sources))
+        if not found:
+            raise DaedalError(
+                "the data hold no prompts; give data.train a file whose rows have one, or tasks."
+            )
+        return found
 
+    def params(self, **other: int) -> SamplingParams:
+        """How answers are drawn."""
+        r = self.recipe
+        drawn = {"temperature": r.temperature, "max_tokens": r.answer_tokens, "seed": r.seed}
+        return SamplingParams(**drawn | other)
 
-def stage(
-    recipe: ConstitutionRecipe, kind: Any, name: str, base: str, file: Path, steps: int
-) -> Any:
-    """The recipe of one stage."""
-    shared = recipe.model_dump(
-        include={
-            "seed",
-            "rows",
-            "micro_rows",
-            "dtype",
-            "device",
-            "context",
-            "answer_tokens",
-            "evaluate_tasks",
-            "evaluate_kinds",
-        }
-    )
-    rate = recipe.dpo_lr if kind is PreferenceRecipe else recipe.sft_lr
-    optimizer = {"name": "adamw", "adam_lr": rate, "weight_decay": 0.0, "warmup": 5, "decay": 0.8}
-    return kind.model_validate({
-        **shared, "optimizer": optimizer, "out": str(Path(recipe.out) / name), "start": base, "steps": steps, "checkpoint_every": recipe.checkpoint_every,
-        "evaluate_every": steps, "sample_every": steps, "data": {"train": [{"path": str(file)}]},
-    })  # fmt: skip
+    def answers(self, network: Decoder, asked: Texts, **other: int) -> list[list[str]]:
+        talks = [[user(prompt)] for prompt in asked]
+        return assistant.answers(network, self.tokenizer, talks, self.params(**other))
 
-
-def measured(
-    recipe: ConstitutionRecipe, principles: list[Principle], network: Decoder, tokenizer: Tokenizer
-) -> dict[str, float]:
-    """On held-out prompts: the share of answers that break a principle, as far as words tell, and
-    what the tasks' own program says of them."""
-    tasks = assistant.held_out_tasks(recipe)
-    params = SamplingParams(
-        temperature=recipe.temperature, max_tokens=recipe.answer_tokens, seed=recipe.seed
-    )
-    given = assistant.answers(network, tokenizer, [task.messages for task in tasks], params)
-    broken = [any(principle.broken(texts[0]) for principle in principles) for texts in given]
-    helpful = [task.check(texts[0]) for task, texts in zip(tasks, given, strict=True)]
-    return (
-        {"breaks": sum(broken) / len(broken), "helpful": sum(helpful) / len(helpful)}
-        if tasks
-        else {}
-    )
-
-
-def plan(recipe: ConstitutionRecipe) -> dict[str, Any]:
-    """What fine-tuning and DPO will take; answers and revisions come on top."""
-    return assistant.plan(recipe, passes=3)
+    def critic(self, network: Decoder) -> Critic:
+        r, tokenizer = self.recipe, self.tokenizer
+        if r.critic == "program":
+            if not any(p.breaks for p in self.principles):
+                raise DaedalError(
+                    f"critic: program needs words that break a principle, and {r.principles or OWN} has no `breaks`; add some, or take a model."
+                )
+            return Program(self.principles)
+        if r.critic != "self":
+            network, tokenizer = assistant.network_of(r.critic), assistant.chat_tokenizer(r.critic)
+        return Model(network, tokenizer, self.params())

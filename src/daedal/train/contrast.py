@@ -10,15 +10,11 @@ held out.
 
 import json
 import math
-from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from daedal import checkpoints
 from daedal.data.pictures import PictureBatches, encode_captions
@@ -29,9 +25,8 @@ from daedal.networks.config import parse
 from daedal.processes.clip_scorer import ended
 from daedal.processes.measures import first_hits
 from daedal.train import parallel
-from daedal.train.pictures import clean, cost, fit, held_out, planned, sources, tokenizer_of
+from daedal.train.pictures import PictureTask, clean, cost, held_out, sources, tokenizer_of
 from daedal.train.recipe.pictures import ContrastRecipe
-from daedal.train.start import Start, begin
 from daedal.train.trainer import Batch, Objective
 
 SHARPEST = math.log(100)  # bound of the logit scale
@@ -46,9 +41,8 @@ class Towers(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        return nn.ModuleList(
-            [*self.clip.text_model.encoder.layers, *self.clip.vision_model.encoder.layers]
-        )  # type: ignore[list-item]
+        text, vision = self.clip.text_model.encoder, self.clip.vision_model.encoder
+        return nn.ModuleList([*text.layers, *vision.layers])
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
@@ -63,26 +57,8 @@ class Towers(nn.Module):
         of both."""
         c = self.clip.config.text
         captions = ended(captions, cast(int, c.pad_token_id), c.eos_token_id)
-        return self.clip.embed_images(
-            images.to(self.compute_dtype or torch.float32)
-        ).float(), self.clip.embed_text(captions).float()
-
-
-class Gather(Function):
-    """(B, ...) of each process -> (W * B, ...) of all, in order of rank. The gradient of a row is
-    the sum of all processes' gradients of it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+        pictures = self.clip.embed_images(images.to(self.compute_dtype or torch.float32))
+        return pictures.float(), self.clip.embed_text(captions).float()
 
 
 def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
@@ -90,15 +66,12 @@ def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     and of its B texts over all pictures, halved (Radford et al. 2021, figure 3). Unit vectors (B,
     P). Both kinds travel together, one exchange a step."""
     mine = torch.cat([pictures, texts], 1)  # (B, 2 P)
-    everyone, rank = (Gather.apply(mine), dist.get_rank()) if dist.is_initialized() else (mine, 0)
-    all_pictures, all_texts = everyone.chunk(2, 1)  # (W B, P)
-    own = torch.arange(len(mine), device=mine.device) + rank * len(mine)
+    all_pictures, all_texts = parallel.gathered(mine).chunk(2, 1)  # (W B, P)
+    own = torch.arange(len(mine), device=mine.device) + parallel.rank() * len(mine)
     # (B, W B)
     to_text, to_picture = scale * pictures @ all_texts.mT, scale * texts @ all_pictures.mT
-    return (
-        F.cross_entropy(to_text, own, reduction="sum")
-        + F.cross_entropy(to_picture, own, reduction="sum")
-    ) / 2
+    both = [F.cross_entropy(logits, own, reduction="sum") for logits in (to_text, to_picture)]
+    return (both[0] + both[1]) / 2
 
 
 def moved(images: Tensor, by: float) -> Tensor:
@@ -109,12 +82,8 @@ def moved(images: Tensor, by: float) -> Tensor:
     cos, sin = (1 + scale) * turn.cos(), (1 + scale) * turn.sin()
     # a side is 2 long
     places = torch.stack([cos, -sin, 2 * along, sin, cos, 2 * down], 1).view(B, 2, 3)
-    return F.grid_sample(
-        images,
-        F.affine_grid(places, list(images.shape), False),
-        padding_mode="border",
-        align_corners=False,
-    )
+    grid = F.affine_grid(places, list(images.shape), False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def contrast(jitter: float = 0.0) -> Objective:
@@ -135,109 +104,109 @@ def config_of(r: ContrastRecipe, vocab_size: int, pad: int, eos: int) -> CLIPCon
         return parse(CLIPConfig, checkpoints.read_config(checkpoints.resolve(r.model.start)))
     text, vision = r.model.config()
     ids = {"vocab_size": vocab_size, "pad_token_id": pad, "eos_token_id": eos, "bos_token_id": None}
-    return CLIPConfig.of(
-        parse(CLIPTextConfig, text | ids), parse(CLIPVisionConfig, vision), r.model.width
-    )
+    towers = parse(CLIPTextConfig, text | ids), parse(CLIPVisionConfig, vision)
+    return CLIPConfig.of(*towers, r.model.width)
 
 
-def network_of(r: ContrastRecipe, tokenizer: Tokenizer) -> Towers:
+def network_of(r: ContrastRecipe, tokenizer: Tokenizer) -> CLIPModel:
     if r.model.start:
-        return Towers(
-            checkpoints.load(checkpoints.resolve(r.model.start), torch.float32, kind=CLIPModel)
+        folder = checkpoints.resolve(r.model.start)
+        return checkpoints.load(folder, torch.float32, kind=CLIPModel)
+    config = config_of(r, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_ids[0])
+    return CLIPModel(config).init_weights(r.seed)
+
+
+def pair_cost(config: CLIPConfig) -> tuple[int, float, int]:
+    """What training computes of one pair of picture and caption, and keeps."""
+    side, length = config.vision.image_size, config.text.max_position_embeddings
+
+    def forward(network: Towers) -> Any:
+        tokens = torch.zeros(1, length, dtype=torch.long)
+        return network.clip(torch.empty(1, 3, side, side), tokens)
+
+    return cost(lambda: Towers(CLIPModel(config)), forward)
+
+
+class TowersTask(PictureTask):
+    """What the tasks on two towers share. `sources()` are what is drawn from, `wrap` makes of a CLIP
+    model what is trained, and a sample is so many `pictures`."""
+
+    batch_type: type[PictureBatches] = PictureBatches
+    wrap: type[Towers] = Towers
+    pictures = 1
+
+    def sources(self) -> list[Any]:
+        raise NotImplementedError
+
+    def build(self) -> None:
+        r, train = self.recipe, self.sources()
+        self.tokenizer = tokenizer_of(r, self.start, train)
+        clip = network_of(r, self.tokenizer)
+        self.length = clip.config.text.max_position_embeddings - 1
+        self.batches = self.batch_type(
+            train, self.tokenizer, r.rows, self.length, r.seed, step=self.start.step
         )
-    return Towers(
-        CLIPModel(
-            config_of(r, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_ids[0])
-        ).init_weights(r.seed)
-    )
+        self.flops = r.rows * self.pictures * pair_cost(clip.config)[1]
+        self.network = self.wrap(clip)
+        if not r.data.validation:
+            self.evaluate = None
+
+    @property
+    def width(self) -> int:
+        return self.network.clip.config.text.hidden_size
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        weights, flops, kept = pair_cost(config_of(self.recipe, self.recipe.vocab_size, 1, 0))
+        return weights, self.pictures * flops, self.pictures * kept
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """The model, its tokenizer, and how pictures are brought to it."""
+        clip = self.network.clip
+        with torch.no_grad():
+            clip.logit_scale.clamp_(max=SHARPEST)
+        checkpoints.save(clip, self.folder)
+        self.tokenizer.save(self.folder)
+        side = clip.config.vision.image_size
+        sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        prepared = PREPROCESSOR | sizes
+        (self.folder / "preprocessor_config.json").write_text(json.dumps(prepared, indent=2) + "\n")
 
 
-def forward(config: CLIPConfig, network: Towers) -> Any:
-    """What training computes of one sample, for its cost."""
-    images = torch.empty(1, 3, config.vision.image_size, config.vision.image_size)
-    return network.clip(
-        images, torch.zeros(1, config.text.max_position_embeddings, dtype=torch.long)
-    )
+PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {}, "do_center_crop": True,
+    "crop_size": {}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+    "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": True,
+}  # fmt: skip
 
 
-def plan(recipe: ContrastRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    config = config_of(recipe, recipe.vocab_size, 1, 0)
-    return planned(recipe, *cost(lambda: Towers(CLIPModel(config)), partial(forward, config)))
+class Contrast(TowersTask):
+    """`out/model` is a CLIPModel that transformers opens."""
 
+    recipe_type = ContrastRecipe
 
-def run(recipe: ContrastRecipe) -> Path:
-    """Train, and write `out/model`, a CLIPModel that transformers opens. Returns that folder."""
-    start = begin(recipe)
-    if recipe.micro_rows * start.world < recipe.rows:
-        raise DaedalError(
-            f"micro_rows = {recipe.micro_rows} would hide most of the {recipe.rows} rows from each other; give micro_rows={recipe.rows // start.world}."
-        )
-    train = sources(recipe.data.train, recipe.model.side)
-    tokenizer = tokenizer_of(recipe, start, train)
-    network = network_of(recipe, tokenizer)
-    c = network.clip.config
-    batches = PictureBatches(
-        train,
-        tokenizer,
-        recipe.rows,
-        c.text.max_position_embeddings - 1,
-        recipe.seed,
-        step=start.step,
-    )
-    flops = cost(lambda: Towers(CLIPModel(c)), partial(forward, c))[1]
-    evaluate = evaluation(recipe, tokenizer, c.text.max_position_embeddings - 1)
-    fit(
-        recipe,
-        start,
-        network,
-        c.text.hidden_size,
-        batches,
-        contrast(recipe.jitter),
-        flops,
-        evaluate,
-    )
-    if start.rank == 0:
-        save(network, tokenizer, start)
-    parallel.finish()
-    return start.out / "model"
+    def sources(self) -> list[Any]:
+        return sources(self.recipe.data.train, self.recipe.model.side)
 
-
-def evaluation(recipe: ContrastRecipe, tokenizer: Tokenizer, length: int) -> Any:
-    """R@1 among pictures held out (100 by default), both ways, or None without validation data."""
-    if not recipe.data.validation:
-        return None
-    images, captions = held_out(recipe.data.validation, recipe.model.side, recipe.evaluate_pictures)
-    tokens = encode_captions(tokenizer, captions, length)
+    def build(self) -> None:
+        r, world = self.recipe, self.start.world
+        if r.micro_rows * world < r.rows:
+            raise DaedalError(
+                f"micro_rows = {r.micro_rows} would hide most of the {r.rows} rows from each other; give micro_rows={r.rows // world}."
+            )
+        super().build()
+        self.objective = contrast(r.jitter)
+        if r.data.validation:
+            self.images, captions = held_out(r.data.validation, r.model.side, r.evaluate_pictures)
+            self.tokens = encode_captions(self.tokenizer, captions, self.length)
 
     @torch.no_grad()
-    def evaluate(network: Towers) -> dict[str, float]:
+    def evaluate(self, network: Towers) -> dict[str, float]:
+        """R@1 among pictures held out (100 by default), both ways."""
         device = network.clip.logit_scale.device
-        pictures, texts = network.embed(clean(images.to(device)), tokens.to(device))
-        hits = {
-            "text_of_picture": first_hits(pictures, texts),
-            "picture_of_text": first_hits(texts, pictures),
-        }
-        return {f"{name}_r1": hit.float().mean().item() for name, hit in hits.items()} | {
-            "among": len(images),
+        pictures, texts = network.embed(clean(self.images.to(device)), self.tokens.to(device))
+        return {
+            "text_of_picture_r1": first_hits(pictures, texts).float().mean().item(),
+            "picture_of_text_r1": first_hits(texts, pictures).float().mean().item(),
+            "among": len(self.images),
             "scale": network.clip.scale.item(),
         }
-
-    return evaluate
-
-
-def save(network: Towers, tokenizer: Tokenizer, start: Start) -> None:
-    """The model, its tokenizer, and how pictures are brought to it."""
-    with torch.no_grad():
-        network.clip.logit_scale.clamp_(max=SHARPEST)
-    checkpoints.save(network.clip, start.out / "model")
-    tokenizer.save(start.out / "model")
-    side = network.clip.config.vision.image_size
-    prepared = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side}, "do_center_crop": True,
-        "crop_size": {"height": side, "width": side}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": True,
-    }  # fmt: skip
-    (start.out / "model" / "preprocessor_config.json").write_text(
-        json.dumps(prepared, indent=2) + "\n"
-    )

@@ -5,12 +5,10 @@ beside the text itself; on what the student writes, so that it learns where its 
 Legend: B batch, T tokens, n positions, V vocabulary, D width (of each network its own).
 """
 
-import json
 import os
 import random
 import sys
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,13 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
-from daedal.train import parallel, pretrain
+from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
+from daedal.train.pretrain import Pretrain
 from daedal.train.questions import Questions
 from daedal.train.recipe.text import DistilTextRecipe
 from daedal.train.rollout import Completion, complete, padded, seed_of, trimmed
-from daedal.train.start import mark
+from daedal.train.start import mark, write_rows
 from daedal.train.trainer import Batch, Objective
 
 
@@ -78,12 +77,8 @@ def distance(
         T = recipe.temperature
         with torch.no_grad():
             wanted = log_probabilities(b, teacher, T)
-        return (
-            T**2
-            * divergence(
-                log_probabilities(a, student, T), wanted, recipe.divergence, recipe.beta
-            ).sum()
-        )
+        ours = log_probabilities(a, student, T)
+        return T**2 * divergence(ours, wanted, recipe.divergence, recipe.beta).sum()
 
     parts = zip(ours.split(chunk), theirs.split(chunk), strict=True)
     return torch.stack([recomputed(of, a, b, use_reentrant=False) for a, b in parts]).sum()  # type: ignore[arg-type]
@@ -116,9 +111,8 @@ def distillation(recipe: DistilTextRecipe, teacher: Decoder) -> Objective:
     def count(batch: Batch) -> int:
         return int(batch["mask"].sum()) if "mask" in batch else batch["tokens"][:, 1:].numel()
 
-    return Objective(
-        loss, count, measured=(lambda: {"written": written}) if recipe.on_policy else None
-    )
+    measured = (lambda: {"written": written}) if recipe.on_policy else None
+    return Objective(loss, count, measured=measured)
 
 
 # ---- on-policy -----------------------------------------------------------------------------------
@@ -141,11 +135,8 @@ class Written:
         self.recipe, self.how, self.rows, self.network = recipe, recipe.on_policy, rows, network
         self.number = state["number"] if state else 0
         self.params = SamplingParams(temperature=self.how.temperature, max_tokens=self.how.tokens)
-        self.tokenizer, self.questions, longest = (
-            tokenizer,
-            None,
-            network.config.max_position_embeddings - self.how.tokens,
-        )
+        self.tokenizer, self.questions = tokenizer, None
+        longest = network.config.max_position_embeddings - self.how.tokens
         if longest < (1 if self.how.prompts else self.how.prompt_tokens):
             raise DaedalError(
                 f"on_policy.tokens = {self.how.tokens} after a prompt is beyond the student's context of {longest + self.how.tokens}; lower it."
@@ -167,36 +158,19 @@ class Written:
     def written(self, text: Tensor) -> Batch:
         """tokens (B, T + 1) and mask (B, T). Every process writes its share, and all have the
         whole."""
-        rank, world = (
-            (torch.distributed.get_rank(), torch.distributed.get_world_size())
-            if torch.distributed.is_initialized()
-            else (0, 1)
-        )
+        rank, world = parallel.rank(), parallel.count()
         share, first = len(text) // world, self.number * len(text)
         mine = range(rank * share, (rank + 1) * share)
         seeds = [seed_of(self.recipe.seed, first + i) for i in mine]
-        requests = complete(
-            self.network,
-            self.tokenizer,
-            [self.prompt(text[i], first + i) for i in mine],
-            self.params,
-            seeds,
-            group=1,
-        )
-        made = [
-            Completion(request.prompt, request.output, request.finished == "stop")
-            for request in requests
-        ]
-        tokens, mask = padded(parallel.everyones(made, world))
+        prompts = [self.prompt(text[i], first + i) for i in mine]
+        requests = complete(self.network, self.tokenizer, prompts, self.params, seeds, group=1)
+        tokens, mask = padded(parallel.everyones([*map(Completion.of, requests)], world))
         return {"tokens": tokens, "mask": mask}
 
     def prompt(self, row: Tensor, number: int) -> list[int]:
-        questions = self.questions
-        return (
-            questions.encoded(questions.question(number))
-            if questions
-            else row[: self.how.prompt_tokens].tolist()
-        )
+        if self.questions:
+            return self.questions.encoded(self.questions.question(number))
+        return row[: self.how.prompt_tokens].tolist()
 
 
 # ---- the teacher's text --------------------------------------------------------------------------
@@ -209,41 +183,21 @@ def teachers_text(recipe: DistilTextRecipe, teacher: Decoder) -> Source:
     file = out / f"teacher-{mark(recipe, 'sequence', 'data', 'seed', weights=recipe.teacher)}.jsonl"
     if not file.exists():
         tokenizer = Tokenizer.load(checkpoints.resolve(recipe.teacher))
-        prompts = [
-            beginning(tokenizer, text, how.prompt_tokens)
-            for text in islice(Mixture(recipe.data.train, recipe.seed), how.texts)
-        ]
+        read = islice(Mixture(recipe.data.train, recipe.seed), how.texts)
+        prompts = [beginning(tokenizer, text, how.prompt_tokens) for text in read]
         params = SamplingParams(temperature=how.temperature, max_tokens=how.tokens)
-        made = complete(
-            teacher,
-            tokenizer,
-            prompts,
-            params,
-            [seed_of(recipe.seed, i) for i in range(len(prompts))],
-            group=1,
-        )
-        texts = list(
-            dict.fromkeys(
-                tokenizer.decode(request.tokens) for request in made if request.finished == "stop"
-            )
-        )
-        print(
-            f"the teacher brought {len(texts)} different texts of {len(made)} to an end",
-            file=sys.stderr,
-            flush=True,
-        )
+        seeds = [seed_of(recipe.seed, i) for i in range(len(prompts))]
+        made = complete(teacher, tokenizer, prompts, params, seeds, group=1)
+        ended = [request.tokens for request in made if request.finished == "stop"]
+        texts = list(dict.fromkeys(map(tokenizer.decode, ended)))
+        said = f"the teacher brought {len(texts)} different texts of {len(made)} to an end"
+        print(said, file=sys.stderr, flush=True)
         if not texts:
             raise DaedalError(
                 f"none of {len(made)} texts of {recipe.teacher} ended within sequence.tokens = {how.tokens}; raise it."
             )
         out.mkdir(parents=True, exist_ok=True)
-        # every process made the same; one is kept
-        partial_file = file.with_suffix(f".partial{os.environ.get('RANK', 0)}")
-        partial_file.write_text(
-            "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts),
-            encoding="utf-8",
-        )
-        partial_file.replace(file)
+        write_rows(file, [{"text": text} for text in texts], int(os.environ.get("RANK", 0)))
     return Source(path=str(file))
 
 
@@ -261,27 +215,29 @@ def teacher_of(recipe: DistilTextRecipe) -> Decoder:
     return network.float().requires_grad_(False).eval().to(machine.pick_device(recipe.device))
 
 
-def run(recipe: DistilTextRecipe) -> Path:
-    """Train the student, and write `out/model`. Its tokenizer is the teacher's."""
-    teacher = teacher_of(recipe)
-    if recipe.sequence:
-        recipe = recipe.model_copy(
-            update={
-                "data": recipe.data.model_copy(update={"train": [teachers_text(recipe, teacher)]})
-            }
-        )
-    return pretrain.run(
-        recipe, partial(checked, teacher=teacher), Written if recipe.on_policy else None
-    )
+class DistilText(Pretrain):
+    """A student of a teacher. Its tokenizer is the teacher's."""
 
+    recipe_type = DistilTextRecipe
 
-def checked(recipe: Any, network: Decoder, teacher: Decoder) -> Objective:
-    if network.config.vocab_size != teacher.config.vocab_size:
-        raise DaedalError(
-            f"the student has {network.config.vocab_size} tokens and the teacher {teacher.config.vocab_size}; a student learns from a teacher of its "
-            f"own vocabulary: set tokenizer.path to the teacher's folder."
-        )
-    return distillation(recipe, teacher)
+    def run(self) -> Path:
+        self.teacher = teacher_of(self.recipe)
+        if self.recipe.sequence:
+            data = {"train": [teachers_text(self.recipe, self.teacher)]}
+            data = self.recipe.data.model_copy(update=data)
+            self.recipe = self.recipe.model_copy(update={"data": data})
+        return super().run()
 
-
-plan = pretrain.plan
+    def build(self) -> None:
+        super().build()
+        if self.recipe.on_policy:
+            self.batches = Written(
+                self.recipe, self.rows, self.network, self.tokenizer, self.start.data
+            )
+        ours, theirs = self.network.config.vocab_size, self.teacher.config.vocab_size
+        if ours != theirs:
+            raise DaedalError(
+                f"the student has {ours} tokens and the teacher {theirs}; a student learns from a teacher of its "
+                f"own vocabulary: set tokenizer.path to the teacher's folder."
+            )
+        self.objective = distillation(self.recipe, self.teacher)

@@ -10,23 +10,19 @@ cannot decide; `adversarial` adds a critic that reads the teacher's own blocks (
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.guidance import cfg
-from daedal.processes.noise import Level, noised
+from daedal.processes.noise import noised
 from daedal.systems.house_media import ask, encode
 from daedal.train import flow, terms
 from daedal.train.adversarial import GAMES, duel
-from daedal.train.pictures import clean
-from daedal.train.recipe.flow import DistillRecipe, FlowRecipe
+from daedal.train.recipe.flow import DistillRecipe
 from daedal.train.trainer import Batch, Objective
 
 
@@ -48,9 +44,8 @@ class Heads(nn.Module):
         self.bias = nn.Parameter(torch.zeros(layers))
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        return (
-            F.layer_norm(torch.stack(states, 2).float(), self.weight.shape[-1:]) * self.weight
-        ).sum(-1) + self.bias
+        normed = F.layer_norm(torch.stack(states, 2).float(), self.weight.shape[-1:])
+        return (normed * self.weight).sum(-1) + self.bias
 
 
 class Critic(nn.Module):
@@ -69,8 +64,7 @@ def looking(
 ) -> Callable[[Tensor], list[Tensor]]:
     """What each block of `guide` sees in pictures noised to times t (B, 1), with one noise for all
     pictures that are compared."""
-    eps = torch.randn(like.shape).to(like)
-    level = Level(1 - t[..., None], t[..., None], t[..., None])
+    eps, level = torch.randn(like.shape).to(like), terms.flow_level(t[..., None])
 
     def look(x0: Tensor) -> list[Tensor]:
         states: list[Tensor] = []
@@ -86,9 +80,7 @@ class Teacher:
     def __init__(
         self, recipe: DistillRecipe, tokenizer: Tokenizer, network: MediaTransformer | None = None
     ) -> None:
-        self.network = network or checkpoints.load(
-            checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer
-        )
+        self.network = network or flow.started(recipe)
         self.tokenizer, self.scale = tokenizer, recipe.teacher_guidance
 
     def read(self, captions: Tensor) -> tuple[Text, Text]:
@@ -110,27 +102,16 @@ def towards(picture: Tensor, x: Tensor, t: Tensor, after: Tensor) -> Tensor:
 
 
 def guidance(
-    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+    r: DistillRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
 ) -> Objective:
     """The student names without guidance what its teacher names with it, at every level: one pass
     instead of two."""
-    r = cast(DistillRecipe, recipe)
     guide = Teacher(r, tokenizer, teacher)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = (
-            part["images"].device,
-            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
-        )
-        x0, t = (
-            student.codec.encode(clean(part["images"])),
-            flow.times(len(part["images"]), r).to(device),
-        )
-        x = noised(
-            x0,
-            torch.randn(x0.shape).to(device),
-            Level(1 - t[..., None], t[..., None], t[..., None]),
-        )
+        x0, positions = terms.latents(student, part["images"])
+        t = flow.times(len(x0), r).to(x0.device)
+        x = terms.noisy(x0, t)
         with torch.no_grad():
             wanted = guide.sees(x, t, positions, guide.read(part["captions"]))
         error = ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted
@@ -140,32 +121,18 @@ def guidance(
 
 
 def progressive(
-    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+    r: DistillRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
 ) -> Objective:
     """The picture that takes the student in one step to where its teacher comes in several
     (Salimans & Ho 2022, section 3, with guidance)."""
-    r = cast(DistillRecipe, recipe)
-    guide, times, stride = (
-        Teacher(r, tokenizer, teacher),
-        flow.flow_levels(r.levels, r.sample_shift).time.float(),
-        r.levels // r.sample_steps,
-    )
+    guide, stride = Teacher(r, tokenizer, teacher), r.levels // r.sample_steps
+    times = flow.flow_levels(r.levels, r.sample_shift).time.float()
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = (
-            part["images"].device,
-            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
-        )
-        x0, at = (
-            student.codec.encode(clean(part["images"])),
-            stride * torch.randint(r.sample_steps, (len(part["images"]), 1)),
-        )
+        x0, positions = terms.latents(student, part["images"])
+        at, device = stride * torch.randint(r.sample_steps, (len(x0), 1)), x0.device
         t, end = times[at].to(device), times[at + stride].to(device)  # (B, 1)
-        x = noised(
-            x0,
-            torch.randn(x0.shape).to(device),
-            Level(1 - t[..., None], t[..., None], t[..., None]),
-        )
+        x = terms.noisy(x0, t)
         with torch.no_grad():
             y, texts = x, guide.read(part["captions"])
             for k in range(stride):
@@ -173,42 +140,27 @@ def progressive(
                 y = towards(guide.sees(y, now, positions, texts), y, now, after)
             left = (end / t)[..., None]
             wanted = (y - left * x) / (1 - left)
-        return (
-            (ask(student, x, t, positions, student.encode_text(part["captions"])) - wanted)
-            .square()
-            .sum()
-        )
+        made = ask(student, x, t, positions, student.encode_text(part["captions"]))
+        return (made - wanted).square().sum()
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
 def consistency(
-    recipe: FlowRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
+    r: DistillRecipe, tokenizer: Tokenizer, teacher: MediaTransformer | None = None
 ) -> Objective:
     """The student's answer at a level against its own at the teacher's next level, where it is held
     fixed; at the last, against the picture."""
-    r = cast(DistillRecipe, recipe)
-    # 1 ... 0
-    guide, times = (
-        Teacher(r, tokenizer, teacher),
-        flow.flow_levels(r.levels, r.sample_shift).time.float(),
-    )
+    guide = Teacher(r, tokenizer, teacher)
+    times = flow.flow_levels(r.levels, r.sample_shift).time.float()  # 1 ... 0
     if r.adversarial:
         guide.network.requires_grad_(False)
 
     def loss(student: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = (
-            part["images"].device,
-            student.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
-        )
-        x0 = student.codec.encode(clean(part["images"]))  # (B, T, C)
-        at = torch.randint(r.levels, (len(x0), 1))
+        x0, positions = terms.latents(student, part["images"])  # (B, T, C)
+        at, device = torch.randint(r.levels, (len(x0), 1)), x0.device
         t, after = times[at].to(device), times[at + 1].to(device)  # (B, 1)
-        x = noised(
-            x0,
-            torch.randn(x0.shape).to(device),
-            Level(1 - t[..., None], t[..., None], t[..., None]),
-        )
+        x = terms.noisy(x0, t)
         with torch.no_grad():
             texts = guide.read(part["captions"])
             moved = towards(guide.sees(x, t, positions, texts), x, t, after)
@@ -219,33 +171,33 @@ def consistency(
         made = ask(student, x, t, positions, text)
         total = pseudo_huber(made - target).sum()
         if r.adversarial:
-            look = looking(
-                guide.network, x0, positions, texts[0], flow.times(len(x0), r).to(device)
-            )
-            fooled, caught = duel(
-                GAMES["hinge"], Critic(student.auxiliary["heads"], look), x0, made
-            )  # type: ignore[index]
+            level = flow.times(len(x0), r).to(device)
+            look = looking(guide.network, x0, positions, texts[0], level)
+            critic = Critic(student.auxiliary["heads"], look)  # type: ignore[index]
+            fooled, caught = duel(GAMES["hinge"], critic, x0, made)
             total = total + (r.adversarial * fooled + caught).sum() * x0[0].numel()
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def run(recipe: DistillRecipe) -> Path:
-    """Train a student; its folder says to sample it without guidance, one of few steps with `lcm`."""
-    if recipe.method != "consistency":
-        return flow.run(recipe, {"guidance": guidance, "progressive": progressive}[recipe.method])
-    return flow.run(recipe, consistency, sampler="lcm", auxiliary=auxiliary)
+METHODS = {"guidance": guidance, "progressive": progressive, "consistency": consistency}
 
 
-def auxiliary(recipe: FlowRecipe, student: MediaTransformer) -> nn.ModuleDict:
-    """The heads that judge, where the recipe asks for them."""
-    c = student.config
-    return nn.ModuleDict(
-        {"heads": Heads(c.hidden_size, c.num_hidden_layers)}
-        if cast(DistillRecipe, recipe).adversarial
-        else {}
-    )
+class Distill(flow.Flow):
+    """A student, to be sampled without guidance, one of few steps with `lcm`."""
 
+    recipe_type = DistillRecipe
 
-plan = flow.plan
+    @property
+    def sampler(self) -> str:  # type: ignore[override]
+        return "lcm" if self.recipe.method == "consistency" else "euler"
+
+    def build_objective(self) -> Objective:
+        return METHODS[self.recipe.method](self.recipe, self.tokenizer)
+
+    def auxiliary(self, network: MediaTransformer) -> nn.ModuleDict:
+        """The heads that judge, where the recipe asks for them."""
+        c = network.config
+        judged = self.recipe.adversarial
+        return nn.ModuleDict({"heads": Heads(c.hidden_size, c.num_hidden_layers)} if judged else {})

@@ -2,11 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +17,13 @@ from daedal.networks.autoencoder import AutoencoderKL
 from daedal.networks.config import parse
 from daedal.networks.media import MediaConfig, MediaTransformer
 from daedal.processes.imaging import edges, pixels
-from daedal.processes.noise import Level, noised
+from daedal.processes.noise import noised
 from daedal.processes.samplers import sampler_named
 from daedal.systems.house_media import PARAMETRISATIONS, encode, flow_levels, paint
-from daedal.train import parallel, terms
-from daedal.train.pictures import clean, fit, planned, sheet, sources, tokenizer_of
+from daedal.train import terms
+from daedal.train.pictures import PictureTask, clean, sheet, sources, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
-from daedal.train.start import Start, begin
+from daedal.train.task import evaluating
 from daedal.train.trainer import Batch, Objective
 from daedal.worlds import scenes
 
@@ -54,10 +50,9 @@ def sketch_error(network: MediaTransformer, pooled: Tensor, images: Tensor) -> T
     """Squared error of the small picture that the text tells, from its pooled vectors (B, D), for
     images (B, 3, H, W) in [-1, 1]; a sum over samples, each worth as many values as its picture
     has."""
-    told = network.sketch(pooled)  # type: ignore[misc]
-    return (told - F.interpolate(images, size=told.shape[2:], mode="area")).square().mean(
-        (1, 2, 3)
-    ).sum() * images[0].numel()
+    small = network.sketch(pooled)  # type: ignore[misc]
+    error = (small - F.interpolate(images, size=small.shape[2:], mode="area")).square()
+    return error.mean((1, 2, 3)).sum() * images[0].numel()
 
 
 def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
@@ -65,24 +60,16 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     network predicts; given tokens are clean and cost nothing (Lipman et al. 2022, eq. 14;
     x-prediction with v-loss: Li & He 2025). With what daedal.train.terms adds."""
 
-    adds = (
-        terms.Additive(recipe, tokenizer, shape_of(recipe).text_length) if recipe.additive else None
-    )
+    adds = additive(recipe, tokenizer)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         c, images = network.config, clean(part["images"])
-        # (B, T, C)
-        x0, positions = (
-            network.codec.encode(images),
-            network.codec.positions(*images.shape[-2:], device=images.device),
-        )
-        # (B, T)
-        free = ~given_tokens(len(x0), images.shape[-1] // network.codec.side, recipe.given).to(
-            x0.device
-        )
+        x0, positions = terms.latents(network, part["images"])  # (B, T, C)
+        side = images.shape[-1] // network.codec.side
+        free = ~given_tokens(len(x0), side, recipe.given).to(x0.device)  # (B, T)
         t = (times(len(x0), recipe).to(x0.device) * free)[..., None]  # (B, T, 1)
         eps = terms.offset(x0.shape, recipe.offset_noise, c.channels).to(x0.device)
-        level = Level(1 - t, t, t)
+        level = terms.flow_level(t)
         x = noised(x0, eps, level)
         control = None
         if c.control_size:
@@ -113,11 +100,15 @@ def flow_loss(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     )
 
 
+def additive(recipe: FlowRecipe, tokenizer: Tokenizer) -> terms.Additive | None:
+    if not recipe.additive:
+        return None
+    return terms.Additive(recipe, tokenizer, shape_of(recipe).text_length)
+
+
 def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
     if recipe.model.start:
-        start = checkpoints.load(
-            checkpoints.resolve(recipe.model.start), dtype=torch.float32, kind=MediaTransformer
-        )
+        start = started(recipe)
         wanted = replace(start.config, **recipe.model.options)
         if wanted == start.config:
             return start.train()
@@ -133,20 +124,20 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
         return grown.train()
     network = MediaTransformer(new_config(recipe, vocab_size)).init_weights(recipe.seed)
     if recipe.model.codec:
-        network.codec.autoencoder.load_state_dict(
-            checkpoints.load(
-                checkpoints.resolve(str(recipe.model.codec)), dtype=torch.float32
-            ).state_dict()
-        )
+        codec = checkpoints.load(checkpoints.resolve(recipe.model.codec), dtype=torch.float32)
+        network.codec.autoencoder.load_state_dict(codec.state_dict())
     return network.train()
 
 
+def started(recipe: FlowRecipe) -> MediaTransformer:
+    """The network of `model.start`, as it is."""
+    folder = checkpoints.resolve(str(recipe.model.start))
+    return checkpoints.load(folder, dtype=torch.float32, kind=MediaTransformer)
+
+
 def new_config(recipe: FlowRecipe, vocab_size: int) -> MediaConfig:
-    codec = (
-        checkpoints.read_config(checkpoints.resolve(recipe.model.codec))
-        if recipe.model.codec
-        else None
-    )
+    folder = recipe.model.codec
+    codec = checkpoints.read_config(checkpoints.resolve(folder)) if folder else None
     if codec and codec.get("_class_name") != AutoencoderKL.class_name:
         raise DaedalError(
             f"model.codec = {recipe.model.codec} holds a {codec.get('_class_name')}; give the folder of an {AutoencoderKL.class_name}."
@@ -157,10 +148,8 @@ def new_config(recipe: FlowRecipe, vocab_size: int) -> MediaConfig:
 def shape_of(recipe: FlowRecipe) -> MediaConfig:
     if not recipe.model.start:
         return new_config(recipe, recipe.vocab_size)
-    return replace(
-        parse(MediaConfig, checkpoints.read_config(checkpoints.resolve(recipe.model.start))),
-        **recipe.model.options,
-    )
+    raw = checkpoints.read_config(checkpoints.resolve(recipe.model.start))
+    return replace(parse(MediaConfig, raw), **recipe.model.options)
 
 
 def outline(recipe: FlowRecipe) -> MediaTransformer:
@@ -175,135 +164,102 @@ def kept(c: MediaConfig, states: int) -> int:
     return 4 * states * (20 * c.hidden_size + 3 * c.intermediate_size)
 
 
-def plan(recipe: FlowRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    network = outline(recipe)
-    c, tokens = (
-        network.config,
-        network.codec.count(network.config.sample_size, network.config.sample_size),
-    )
-    return planned(
-        recipe,
-        network.parameter_count(),
-        network.flops(tokens, train=True),
-        kept(c, tokens * c.num_hidden_layers),
-    )
+class Flow(PictureTask):
+    """A media transformer. Tasks on the same network have another objective, `auxiliary` modules, or
+    batches, and say which `sampler` their result paints with."""
 
+    recipe_type, sampler = FlowRecipe, "euler"
 
-def run(
-    recipe: FlowRecipe,
-    objective: Callable[[FlowRecipe, Tokenizer], Objective] | None = None,
-    sampler: str = "euler",
-    batches_of: Callable[..., PictureBatches] = PictureBatches,
-    auxiliary: Callable[[FlowRecipe, MediaTransformer], nn.ModuleDict] = terms.auxiliary,
-    flops: Callable[[MediaTransformer], float] | None = None,
-) -> Path:
-    """Train, and write `out/model`. Returns that folder. Other objectives on the same network pass
-    theirs, their batches, what they keep beside it, and what a sample costs them."""
-    start, side = begin(recipe), recipe.model.options.get("sample_size", 64)
-    train = sources(recipe.data.train, side)
-    tokenizer = tokenizer_of(recipe, start, train)
-    network = network_of(recipe, tokenizer.vocab_size)
-    c, network.auxiliary = network.config, auxiliary(recipe, network)
-    batches = batches_of(
-        train,
-        tokenizer,
-        recipe.rows,
-        c.text_length,
-        recipe.seed,
-        recipe.drop_caption,
-        step=start.step,
-    )
-    fit(
-        recipe, start, network, c.hidden_size, batches, (objective or flow_loss)(recipe, tokenizer),
-        flops(network) if flops else network.flops(network.codec.count(side, side), train=True), partial(evaluate, recipe, tokenizer, sampler), partial(sample, recipe, tokenizer, sampler),
-    )  # fmt: skip
-    del network.auxiliary
-    if start.rank == 0:
-        save(recipe, network, tokenizer, sampler, start)
-    parallel.finish()
-    return start.out / "model"
+    def build_objective(self) -> Objective:
+        return flow_loss(self.recipe, self.tokenizer)
 
+    def auxiliary(self, network: MediaTransformer) -> nn.ModuleDict:
+        """What is trained or kept beside the network, and not shipped."""
+        return terms.auxiliary(self.recipe, network)
 
-def save(
-    recipe: FlowRecipe, network: MediaTransformer, tokenizer: Tokenizer, sampler: str, start: Start
-) -> None:
-    checkpoints.save(network, start.out / "model")
-    tokenizer.save(start.out / "model")
-    settings = {
-        "steps": recipe.sample_steps,
-        "shift": recipe.sample_shift,
-        "guidance_scale": recipe.guidance_scale,
-        "sampler": sampler,
-    }
-    (start.out / "model" / "generation_config.json").write_text(json.dumps(settings) + "\n")
+    def batch_type(self) -> type[PictureBatches]:
+        return PictureBatches
 
+    def flops_of(self, network: MediaTransformer, tokens: int) -> float:
+        return network.flops(tokens, train=True)
 
-def painted(
-    recipe: FlowRecipe,
-    network: MediaTransformer,
-    tokenizer: Tokenizer,
-    prompts: list[str],
-    sampler: str = "euler",
-    seed: int = 0,
-) -> np.ndarray:
-    """Pictures (B, H, W, 3) uint8 of a network in training."""
-    c = network.config
-    tokens, nothing = (encode(network, tokenizer, p) for p in (prompts, [""] * len(prompts)))
-    seeds, levels = (
-        list(range(seed, seed + len(prompts))),
-        flow_levels(recipe.sample_steps, recipe.sample_shift),
-    )
-    network.eval()
-    x = paint(
-        network,
-        tokens,
-        nothing,
-        seeds,
-        levels,
-        guidance_scale=recipe.guidance_scale,
-        sampler=sampler_named(sampler),
-        height=c.sample_size,
-        width=c.sample_size,
-    )
-    network.train()
-    return pixels(x)
-
-
-@torch.no_grad()
-def evaluate(
-    recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer
-) -> dict[str, float]:
-    """Shares of scenes painted right, among pairs of colour and shape that training holds and that
-    it does not."""
-    result: dict[str, float] = {}
-    count = recipe.evaluate_pictures
-    for name, unseen in (("seen", False), ("unseen", True)):
-        rng = random.Random(f"evaluate/{name}")
-        wanted = [scenes.scene(rng, unseen) for _ in range(count)]
-        pictures = painted(recipe, network, tokenizer, [s.caption for s in wanted], sampler)
-        right = [scenes.correct(s, picture) for s, picture in zip(wanted, pictures, strict=True)]
-        result |= {
-            f"{name}_{key}": sum(r[key] for r in right) / count
-            for key in ("objects", "colours", "all")
-        }
-    return result
-
-
-@torch.no_grad()
-def sample(
-    recipe: FlowRecipe, tokenizer: Tokenizer, sampler: str, network: MediaTransformer, step: int
-) -> str:
-    """A row of pictures of the recipe's prompts, in `out/samples`; below them what their text alone
-    tells."""
-    if not recipe.prompts:
-        return ""
-    c, rows = network.config, [painted(recipe, network, tokenizer, recipe.prompts, sampler)]
-    if network.sketch is not None:
-        told = network.sketch(
-            network.encode_text(
-                encode(network, tokenizer, recipe.prompts).to(network.proj_in.weight.device)
-            ).pooled
+    def build(self) -> None:
+        r, side = self.recipe, self.recipe.model.options.get("sample_size", 64)
+        train = sources(r.data.train, side)
+        self.tokenizer = tokenizer_of(r, self.start, train)
+        self.network = network_of(r, self.tokenizer.vocab_size)
+        self.network.auxiliary = self.auxiliary(self.network)
+        length = self.network.config.text_length
+        self.batches = self.batch_type()(
+            train, self.tokenizer, r.rows, length, r.seed, r.drop_caption, step=self.start.step
         )
-        rows.append(pixels(F.interpolate(told, size=(c.sample_size, c.sample_size))))
-    return sheet(Path(recipe.out), step, rows)
+        self.objective = self.build_objective()
+        tokens = self.network.codec.count(side, side)
+        self.flops = r.rows * self.flops_of(self.network, tokens)
+
+    def painted(self, network: MediaTransformer, prompts: list[str]) -> np.ndarray:
+        """Pictures (B, H, W, 3) uint8, with the recipe's settings."""
+        r, c = self.recipe, network.config
+        tokens = encode(network, self.tokenizer, prompts)
+        nothing = encode(network, self.tokenizer, [""] * len(prompts))
+        with evaluating(network):
+            x = paint(
+                network,
+                tokens,
+                nothing,
+                list(range(len(prompts))),
+                flow_levels(r.sample_steps, r.sample_shift),
+                guidance_scale=r.guidance_scale,
+                sampler=sampler_named(self.sampler),
+                height=c.sample_size,
+                width=c.sample_size,
+            )
+        return pixels(x)
+
+    @torch.no_grad()
+    def evaluate(self, network: MediaTransformer) -> dict[str, float]:
+        """Shares of scenes painted right, among pairs of colour and shape that training holds and
+        that it does not."""
+        result, count = dict[str, float](), self.recipe.evaluate_pictures
+        for name, unseen in (("seen", False), ("unseen", True)):
+            rng = random.Random(f"evaluate/{name}")
+            wanted = [scenes.scene(rng, unseen) for _ in range(count)]
+            pictures = self.painted(network, [scene.caption for scene in wanted])
+            right = [*map(scenes.correct, wanted, pictures)]
+            for key in ("objects", "colours", "all"):
+                result[f"{name}_{key}"] = sum(r[key] for r in right) / count
+        return result
+
+    @torch.no_grad()
+    def sample(self, network: MediaTransformer, step: int) -> str:
+        """A row of pictures of the recipe's prompts, in `out/samples`; below them what their text
+        alone tells."""
+        prompts, size = self.recipe.prompts, (network.config.sample_size,) * 2
+        if not prompts:
+            return ""
+        rows = [self.painted(network, prompts)]
+        if network.sketch is not None:
+            tokens = encode(network, self.tokenizer, prompts).to(network.proj_in.weight.device)
+            small = network.sketch(network.encode_text(tokens).pooled)
+            rows.append(pixels(F.interpolate(small, size=size)))
+        return sheet(self.start.out, step, rows)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        del self.network.auxiliary
+        checkpoints.save(self.network, self.folder)
+        self.tokenizer.save(self.folder)
+        r = self.recipe
+        settings = {
+            "steps": r.sample_steps,
+            "shift": r.sample_shift,
+            "guidance_scale": r.guidance_scale,
+            "sampler": self.sampler,
+        }
+        (self.folder / "generation_config.json").write_text(json.dumps(settings) + "\n")
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        network = outline(self.recipe)
+        c = network.config
+        tokens = network.codec.count(c.sample_size, c.sample_size)
+        flops = self.flops_of(network, tokens)
+        return network.parameter_count(), flops, kept(c, tokens * c.num_hidden_layers)

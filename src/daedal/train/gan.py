@@ -11,9 +11,9 @@ Legend: B batch, C channels, Z width of z, W width of styles.
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.data.pictures import PictureBatches, Source
+from daedal.data.pictures import DrawnBatches, Weighted, stacked
 from daedal.networks.biggan import (
     BigGANConfig,
     BigGANDiscriminator,
@@ -41,9 +41,9 @@ from daedal.processes.imaging import pixels
 from daedal.systems.gan import Gan
 from daedal.train import parallel
 from daedal.train.adversarial import GAMES, duel
-from daedal.train.pictures import clean, fit, planned, sheet, sources
+from daedal.train.pictures import PictureTask, clean, sheet, sources
 from daedal.train.recipe.pictures import GanRecipe
-from daedal.train.start import begin
+from daedal.train.task import evaluating
 from daedal.train.trainer import Batch, Objective
 
 
@@ -60,25 +60,18 @@ class Match(nn.Module):
         if recipe.kind == "biggan":
             shared = {"resolution": side, "n_classes": max(1, count)}
             self.generator = BigGANGenerator(BigGANConfig(**shared, **options))
-            self.discriminator = BigGANDiscriminator(
-                BigGANDiscriminatorConfig(**shared, **recipe.critic_options)
-            )
+            critic = BigGANDiscriminatorConfig(**shared, **recipe.critic_options)
+            self.discriminator = BigGANDiscriminator(critic)
         else:
             shared = {"img_resolution": side, "c_dim": count}
-            alias_free = recipe.kind == "stylegan3"
-            self.generator = (
-                StyleGAN3Generator(StyleGAN3Config(**shared, **options))
-                if alias_free
-                else StyleGAN2Generator(StyleGANConfig(**shared, **options))
-            )
-            common = {
-                key: value
-                for key, value in options.items()
-                if key in {f.name for f in fields(StyleGANDiscriminatorConfig)}
-            }
-            self.discriminator = StyleGAN2Discriminator(
-                StyleGANDiscriminatorConfig(**shared, **{**common, **recipe.critic_options})
-            )
+            if recipe.kind == "stylegan3":
+                self.generator = StyleGAN3Generator(StyleGAN3Config(**shared, **options))
+            else:
+                self.generator = StyleGAN2Generator(StyleGANConfig(**shared, **options))
+            known = {f.name for f in fields(StyleGANDiscriminatorConfig)}
+            common = {key: value for key, value in options.items() if key in known}
+            config = StyleGANDiscriminatorConfig(**shared, **{**common, **recipe.critic_options})
+            self.discriminator = StyleGAN2Discriminator(config)
         self.generator.init_weights(recipe.seed)
         self.discriminator.init_weights(recipe.seed + 1)
         self.augment: Tensor
@@ -102,17 +95,13 @@ def augmented(x: Tensor, chance: float) -> Tensor:
     use = lambda: (torch.rand(B, 1, 1, 1) < chance).to(x.device)  # noqa: E731
     x = torch.where(use(), x.flip(3), x)
     turns = torch.randint(1, 4, (B,))
-    turned = (
-        torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(x, turns, strict=True)])
-        if H == W
-        else x
-    )
-    x = torch.where(use(), turned, x)
+    quarters = zip(x, turns if H == W else [0] * B, strict=True)
+    turned = [image.rot90(int(k), (1, 2)) for image, k in quarters]
+    x = torch.where(use(), torch.stack(turned), x)
     dx, dy = (torch.randint(-size // 8, size // 8 + 1, (B,)) for size in (W, H))
-    shifted = torch.stack(
-        [image.roll((int(b), int(a)), (1, 2)) for image, a, b in zip(x, dx, dy, strict=True)]
-    )
-    x = torch.where(use(), shifted, x)
+    places = zip(x, dy.tolist(), dx.tolist(), strict=True)
+    shifted = [image.roll(place, (1, 2)) for image, *place in places]
+    x = torch.where(use(), torch.stack(shifted), x)
     x = torch.where(use(), x + 0.2 * torch.randn(B, 1, 1, 1).to(x), x)
     return torch.where(use(), x * (0.5 * torch.randn(B, 1, 1, 1)).exp2().to(x), x)
 
@@ -164,26 +153,15 @@ def gan(recipe: GanRecipe) -> Objective:
             total = total + recipe.orthogonal * orthogonality(generator) * len(real)
         chance = float(match.augment)
         critic = Judge(match.discriminator, condition)
-        maker, judged = duel(
-            GAMES[recipe.game],
-            critic,
-            augmented(real, chance),
-            augmented(made, chance),
-            recipe.gamma,
-        )
+        shown, made = augmented(real, chance), augmented(made, chance)
+        maker, judged = duel(GAMES[recipe.game], critic, shown, made, recipe.gamma)
         if recipe.augment_target and critic.first is not None:
-            match.augment.copy_(
-                adapted(
-                    match.augment, critic.first, recipe.augment_target, len(real) * parallel.count()
-                )
-            )
+            images, target = len(real) * parallel.count(), recipe.augment_target
+            match.augment.copy_(adapted(match.augment, critic.first, target, images))
         return total + maker.sum() + judged.sum()
 
-    return Objective(
-        loss,
-        lambda batch: len(batch["images"]),
-        after=partial(parallel.average_buffers, names=RUNNING),
-    )
+    follow = partial(parallel.average_buffers, names=RUNNING)
+    return Objective(loss, lambda batch: len(batch["images"]), follow)
 
 
 class Judge(nn.Module):
@@ -204,25 +182,25 @@ class Judge(nn.Module):
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-class LabelledBatches(PictureBatches):
+class LabelledBatches(DrawnBatches):
     """Endless batches {"images": (B, 3, H, W) uint8, "labels": (B,)}, each a function of seed and
     step."""
 
     def __init__(
         self,
-        drawn_from: list[tuple[Source, float]],
+        drawn_from: Sequence[Weighted],
         classes: list[str],
         rows: int,
         seed: int,
         step: int = 0,
     ) -> None:
-        self.sources, self.weights = [s for s, _ in drawn_from], [w for _, w in drawn_from]
-        self.classes, self.rows, self.seed, self.step = classes, rows, seed, step
+        super().__init__(drawn_from, rows, seed, step)
+        self.classes = classes
 
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
         pairs = [self.one(rng) for _ in range(self.rows)]
-        images = torch.from_numpy(np.stack([picture for picture, _ in pairs])).permute(0, 3, 1, 2)
+        images = stacked([picture for picture, _ in pairs])
         return {"images": images, "labels": torch.tensor([label for _, label in pairs])}
 
     def one(self, rng: random.Random) -> tuple[np.ndarray, int]:
@@ -236,66 +214,45 @@ class LabelledBatches(PictureBatches):
                 return picture, found[0]
 
 
-def plan(recipe: GanRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    match = Match(recipe)
-    return planned(
-        recipe, sum(p.numel() for p in match.parameters()), game_flops(match, recipe), kept=0
-    )
-
-
 def game_flops(match: Match, recipe: GanRecipe) -> float:
     """Of one picture: the generator forward and back, the critic on three pictures; penalties about
     double the critic's part."""
-    side, width, label = (
-        recipe.side,
-        match.gan.z_dim,
-        match.gan.condition(torch.zeros(1, dtype=torch.int64)),
-    )
+    side, width = recipe.side, match.gan.z_dim
+    label = match.gan.condition(torch.zeros(1, dtype=torch.int64))
     maker = count_flops(match.generator, lambda network: network(torch.zeros(1, width), label))
-    critic = count_flops(
-        match.discriminator, lambda network: network(torch.zeros(1, 3, side, side), label)
-    )
+    images = lambda: torch.zeros(1, 3, side, side)  # noqa: E731 - on the meta device
+    critic = count_flops(match.discriminator, lambda network: network(images(), label))
     return 3 * maker + (18 if recipe.gamma else 9) * critic
 
 
-def run(recipe: GanRecipe) -> Path:
-    """Train, and write `out/model` (the generator) and `out/critic`."""
-    start, match = begin(recipe), Match(recipe)
-    batches = LabelledBatches(
-        sources(recipe.data.train, recipe.side),
-        recipe.classes,
-        recipe.rows,
-        recipe.seed,
-        step=start.step,
-    )
-    fit(
-        recipe,
-        start,
-        match,
-        384,
-        batches,
-        gan(recipe),
-        game_flops(match, recipe),
-        sample=partial(sample, recipe),
-    )
-    if start.rank == 0:
-        checkpoints.save(match.generator, start.out / "model")
-        checkpoints.save(match.discriminator, start.out / "critic")
-        (start.out / "model" / "generation_config.json").write_text(
-            json.dumps({"classes": recipe.classes}) + "\n"
-        )
-    parallel.finish()
-    return start.out / "model"
+class Adversarial(PictureTask):
+    """`out/model` is the generator, `out/critic` the discriminator."""
 
+    recipe_type, width = GanRecipe, 384
 
-@torch.no_grad()
-def sample(recipe: GanRecipe, match: Match, step: int) -> str:
-    """A row of eight pictures of fixed z, one class after another, in `out/samples`."""
-    z = torch.randn(8, match.gan.z_dim, generator=torch.Generator().manual_seed(recipe.seed))
-    device = next(match.parameters()).device
-    labels = (torch.arange(8) % max(1, len(recipe.classes))).to(device)
-    match.generator.eval()
-    made = match.gan.paint(z.to(device), labels)
-    match.generator.train()
-    return sheet(Path(recipe.out), step, [pixels(made)])
+    def build(self) -> None:
+        r, self.network = self.recipe, Match(self.recipe)
+        drawn_from = sources(r.data.train, r.side)
+        self.batches = LabelledBatches(drawn_from, r.classes, r.rows, r.seed, self.start.step)
+        self.objective = gan(r)
+        self.flops = r.rows * game_flops(self.network, r)
+
+    @torch.no_grad()
+    def sample(self, match: Match, step: int) -> str:
+        """A row of eight pictures of fixed z, one class after another, in `out/samples`."""
+        fixed = torch.Generator().manual_seed(self.recipe.seed)
+        z, device = torch.randn(8, match.gan.z_dim, generator=fixed), match.path.device
+        labels = (torch.arange(8) % max(1, len(self.recipe.classes))).to(device)
+        with evaluating(match.generator):
+            made = match.gan.paint(z.to(device), labels)
+        return sheet(self.start.out, step, [pixels(made)])
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        checkpoints.save(self.network.generator, self.folder)
+        checkpoints.save(self.network.discriminator, self.folder.with_name("critic"))
+        classes = json.dumps({"classes": self.recipe.classes})
+        (self.folder / "generation_config.json").write_text(classes + "\n")
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        match = Match(self.recipe)
+        return sum(p.numel() for p in match.parameters()), game_flops(match, self.recipe), 0

@@ -9,8 +9,6 @@ Legend: B batch, T tokens, C values of a token.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,13 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
-from daedal.processes.noise import Level, noised
+from daedal.processes.noise import noised
 from daedal.systems.house_media import encode
 from daedal.train import flow
 from daedal.train.distill import pseudo_huber
-from daedal.train.pictures import clean
-from daedal.train.recipe.flow import FlowRecipe, MeanFlowRecipe
-from daedal.train.terms import CLOSEST
+from daedal.train.recipe.flow import MeanFlowRecipe
+from daedal.train.terms import CLOSEST, flow_level, latents
 from daedal.train.trainer import Batch, Objective
 
 # u(x (B, ...), t, r), times that broadcast to x
@@ -43,12 +40,8 @@ def velocity(average: Average, x: Tensor, t: Tensor, r: Tensor, along: Tensor) -
 def spans(count: int, recipe: MeanFlowRecipe) -> tuple[Tensor, Tensor]:
     """Flow times t and r <= t, (B, 1, 1) each; but for a share of the samples r = t, where u is the
     velocity itself."""
-    low, high = (
-        torch.cat([flow.times(count, recipe), flow.times(count, recipe)], 1)
-        .sort(1)
-        .values[..., None]
-        .unbind(1)
-    )
+    both = torch.cat([flow.times(count, recipe), flow.times(count, recipe)], 1)
+    low, high = both.sort(1).values[..., None].unbind(1)
     t = high.clamp(min=CLOSEST)[:, None]
     return t, torch.where(torch.rand(count, 1, 1) < recipe.spans, low[:, None], t).minimum(t)
 
@@ -63,20 +56,16 @@ def averaging(network: MediaTransformer, positions: Tensor, text: Text) -> Avera
     return average
 
 
-def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
+def mean_flow(r: MeanFlowRecipe, tokenizer: Tokenizer) -> Objective:
     """The distance of the implied velocity from noise minus clean, guided where `guidance` is not
     1: then one step needs no second pass (Geng et al. 2025a, eq. 19)."""
-    r = cast(MeanFlowRecipe, recipe)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         device, captions = part["images"].device, part["captions"]
-        x0, positions = (
-            network.codec.encode(clean(part["images"])),
-            network.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
-        )  # (B, T, C)
+        x0, positions = latents(network, part["images"])  # (B, T, C)
         t, until = (time.to(device) for time in spans(len(x0), r))
         eps = torch.randn(x0.shape).to(device)
-        x, wanted = noised(x0, eps, Level(1 - t, t, t)), eps - x0
+        x, wanted = noised(x0, eps, flow_level(t)), eps - x0
         average = averaging(network, positions, network.encode_text(captions))
         with torch.no_grad():
             along = average(x, t, t)
@@ -90,9 +79,10 @@ def mean_flow(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def run(recipe: MeanFlowRecipe) -> Path:
-    """Train; the folder says to sample in one step (or a few: `lcm`), without guidance."""
-    return flow.run(recipe, mean_flow, sampler="lcm")
+class MeanFlow(flow.Flow):
+    """A network of one step (or a few: `lcm`), without guidance."""
 
+    recipe_type, sampler = MeanFlowRecipe, "lcm"
 
-plan = flow.plan
+    def build_objective(self) -> Objective:
+        return mean_flow(self.recipe, self.tokenizer)

@@ -25,15 +25,10 @@ def curves(runs: Sequence[Path]) -> images.Pixels:
     """A panel of the loss, of what reinforcement learning watches, and of each evaluated number,
     with a line for each run: of a step's numbers the median and the middle half of the steps around
     a point, of an evaluation the value, in its 95 % interval where a standard error is known."""
-    names = (
-        [run.name for run in runs]
-        if len({run.name for run in runs}) == len(runs)
-        else [str(run) for run in runs]
-    )
-    steps, evaluations = (
-        {name: read(run / file) for name, run in zip(names, runs, strict=True)}
-        for file in ("metrics.jsonl", "evaluations.jsonl")
-    )
+    apart = len({run.name for run in runs}) == len(runs)
+    named = {run.name if apart else str(run): run for run in runs}
+    steps = {name: read(run / "metrics.jsonl") for name, run in named.items()}
+    evaluations = {name: read(run / "evaluations.jsonl") for name, run in named.items()}
     if empty := [run for run, rows in steps.items() if not rows]:
         raise DaedalError(
             f"{empty[0]} has no metrics.jsonl; give the folder of a run, as `out` of its recipe names it."
@@ -43,24 +38,11 @@ def curves(runs: Sequence[Path]) -> images.Pixels:
         found = {run: [row for row in rows if name in row] for run, rows in steps.items()}
         watched = {run: smoothed(rows, name) for run, rows in found.items() if rows}
         panels += [plots.lines(watched, name, "step")] if watched else []
-    for name in dict.fromkeys(
-        key
-        for rows in evaluations.values()
-        for row in rows
-        for key in row
-        if key not in ("step", "standard_error")
-    ):
-        found = {
-            run: [point(row, name) for row in rows if name in row]
-            for run, rows in evaluations.items()
-        }
-        panels.append(
-            plots.lines(
-                {run: points for run, points in found.items() if points},
-                name.replace("_", " "),
-                "step",
-            )
-        )
+    keys = dict.fromkeys(key for rows in evaluations.values() for row in rows for key in row)
+    for name in [key for key in keys if key not in ("step", "standard_error")]:
+        found = {run: [row for row in rows if name in row] for run, rows in evaluations.items()}
+        points = {run: [point(row, name) for row in rows] for run, rows in found.items() if rows}
+        panels.append(plots.lines(points, name.replace("_", " "), "step"))
     return images.grid(panels)
 
 
@@ -81,7 +63,6 @@ def smoothed(rows: Sequence[dict[str, Any]], name: str) -> list[plots.Point]:
 
 def point(row: dict[str, Any], name: str) -> plots.Point:
     """An evaluation; its standard error is that of the number named first."""
-    error = (
-        1.96 * row["standard_error"] if "standard_error" in row and name == list(row)[1] else 0.0
-    )
+    known = "standard_error" in row and name == list(row)[1]
+    error = 1.96 * row["standard_error"] if known else 0.0
     return row["step"], (row[name], row[name] - error, row[name] + error)

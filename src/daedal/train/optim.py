@@ -65,19 +65,15 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes[len(p), p.numel() // len(p)].append(p)
             for (m, n), params in shapes.items():
-                # (k, m, n)
-                updates = torch.stack(
-                    [whole(self.momentum(p, group["momentum"])).flatten(1) for p in params]
-                )
-                updates = orthogonal(updates, self.dtype) * (group["lr"] * max(1.0, m / n) ** 0.5)
+                moved = [whole(self.momentum(p, group["momentum"])).flatten(1) for p in params]
+                updates = orthogonal(torch.stack(moved), self.dtype)  # (k, m, n)
+                updates = updates * (group["lr"] * max(1.0, m / n) ** 0.5)
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     update = update.view(p.shape)
-                    p.sub_(
-                        distribute_tensor(update, p.device_mesh, p.placements)
-                        if isinstance(p, DTensor)
-                        else update
-                    )
+                    if isinstance(p, DTensor):
+                        update = distribute_tensor(update, p.device_mesh, p.placements)
+                    p.sub_(update)
 
     def momentum(self, p: nn.Parameter, beta: float) -> Tensor:
         state = self.state[p]
@@ -104,34 +100,17 @@ def matrices_and_rest(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
 
 
 def build_optimizers(
-    network: nn.Module,
-    *,
-    optimizer: str,
-    matrix_lr: float,
-    adam_lr: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    momentum: float,
-    dtype: torch.dtype,
-) -> list[torch.optim.Optimizer]:
-    """[Muon, AdamW], or [AdamW] alone when `optimizer` is "adamw". Vectors and embeddings are not
-    decayed."""
-    matrices, rest = matrices_and_rest(network)
-    fused = {"fused": not any(isinstance(p, DTensor) for p in rest)}
-    plain: list[dict[str, Any]] = [{"params": rest, "lr": adam_lr, "weight_decay": 0.0}]
-    if optimizer == "adamw":
-        groups = [{"params": matrices, "lr": adam_lr, "weight_decay": weight_decay}, *plain]
-        return [torch.optim.AdamW(groups, betas=betas, eps=1e-10, **fused)]
-    muon = Muon(matrices, matrix_lr, momentum, weight_decay, dtype)
-    return [muon, torch.optim.AdamW(plain, betas=betas, eps=1e-10, **fused)]
-
-
-def recipe_optimizers(
     recipe: OptimizerRecipe, network: nn.Module, width: int, dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that a recipe asks for, on a network of this width."""
+    """[Muon, AdamW], or [AdamW] alone where the recipe says "adamw", on a network of this width.
+    Vectors and embeddings are not decayed."""
     matrix_lr, adam_lr = recipe.rates(width)
-    return build_optimizers(
-        network, optimizer=recipe.name, matrix_lr=matrix_lr, adam_lr=adam_lr, weight_decay=recipe.weight_decay, betas=recipe.betas,
-        momentum=recipe.momentum, dtype=dtype,
-    )  # fmt: skip
+    matrices, rest = matrices_and_rest(network)
+    adam = {"betas": recipe.betas, "eps": 1e-10}
+    adam["fused"] = not any(isinstance(p, DTensor) for p in rest)
+    plain: list[dict[str, Any]] = [{"params": rest, "lr": adam_lr, "weight_decay": 0.0}]
+    if recipe.name == "adamw":
+        decayed = {"params": matrices, "lr": adam_lr, "weight_decay": recipe.weight_decay}
+        return [torch.optim.AdamW([decayed, *plain], **adam)]
+    muon = Muon(matrices, matrix_lr, recipe.momentum, recipe.weight_decay, dtype)
+    return [muon, torch.optim.AdamW(plain, **adam)]

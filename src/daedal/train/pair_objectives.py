@@ -29,9 +29,8 @@ def plackett_luce(rewards: Tensor, ranks: Tensor) -> Tensor:
     below = (ranks[:, None, :] > ranks[:, :, None]) & (ranks[:, :, None] > 0)
     rivals = below | torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
     # (B, K)
-    field = (
-        rewards[:, None, :].expand(rivals.shape).masked_fill(~rivals, float("-inf")).logsumexp(-1)
-    )
+    among = rewards[:, None, :].expand(rivals.shape)
+    field = among.masked_fill(~rivals, float("-inf")).logsumexp(-1)
     return ((field - rewards) * below.any(-1)).sum(-1)
 
 
@@ -44,10 +43,8 @@ def centring(rewards: Tensor, ranks: Tensor) -> Tensor:
 def process_loss(rewards: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of each step's reward, a logit, (B, S) with whether the step is right (Lightman
     et al. 2023): a mean over the steps."""
-    each = (
-        F.binary_cross_entropy_with_logits(rewards, labels.to(rewards.dtype), reduction="none")
-        * mask
-    )
+    labels = labels.to(rewards.dtype)
+    each = F.binary_cross_entropy_with_logits(rewards, labels, reduction="none") * mask
     return each.sum(-1) / mask.sum(-1).clamp(min=1)
 
 
@@ -90,22 +87,16 @@ def kto(
     sigmoid(beta (z - r)), r the log-ratio and z the `divergence` of policy from reference,
     estimated elsewhere and without gradient (Ethayarajh et al. 2024, eq. 8)."""
     gained = beta * (logp - ref - divergence.detach().clamp(min=0))
-    return torch.where(
-        good, good_weight * (1 - gained.sigmoid()), bad_weight * (1 - (-gained).sigmoid())
-    )
+    lost = good_weight * (1 - gained.sigmoid()), bad_weight * (1 - (-gained).sigmoid())
+    return torch.where(good, *lost)
 
 
 def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """-log p(chosen) and beta times -log sigmoid of the difference of log-odds, all of mean
     log-probabilities (Hong et al. 2024, eq. 6)."""
-    odds = (
-        chosen
-        - rejected
-        - (
-            torch.log1p(-chosen.exp().clamp(max=1 - 1e-6))
-            - torch.log1p(-rejected.exp().clamp(max=1 - 1e-6))
-        )
-    )
+    odds = chosen - rejected
+    others = [torch.log1p(-logp.exp().clamp(max=1 - 1e-6)) for logp in (chosen, rejected)]
+    odds = odds - (others[0] - others[1])
     return -chosen - beta * F.logsigmoid(odds)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -65,11 +66,9 @@ def wrap(
         # an expert without tokens has no gradient
         sparse = any(isinstance(part, MoE) for part in layers.modules())
         return DistributedDataParallel(module, find_unused_parameters=sparse)
-    policy = (
-        MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        if dtype != torch.float32
-        else MixedPrecisionPolicy()
-    )
+    policy = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in layers:
         fully_shard(layer, mp_policy=policy)
     return fully_shard(module, mp_policy=policy)
@@ -144,23 +143,48 @@ def total(value: float, device: torch.device, world: int) -> float:
     return tensor.item()
 
 
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+class Gather(Function):
+    """(B, ...) of each process -> (W * B, ...) of all, in order of rank. The gradient of a row is
+    the sum of all processes' gradients of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(count())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(count())[rank()]
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes, in order of rank; differentiable."""
+    return Gather.apply(x) if dist.is_initialized() else x
 
 
 @torch.no_grad()
 def average_buffers(network: nn.Module, names: tuple[str, ...]) -> None:
     """Make buffers so called, which each process has moved by its own samples, the mean of all
     processes, in place."""
-    buffers = [
-        buffer for name, buffer in network.named_buffers() if name.rpartition(".")[2] in names
-    ]
+    found = network.named_buffers()
+    buffers = [buffer for name, buffer in found if name.rpartition(".")[2] in names]
     if count() == 1 or not buffers:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)
-    for buffer, mean in zip(
-        buffers, (flat / count()).split([buffer.numel() for buffer in buffers]), strict=True
-    ):
+    means = (flat / count()).split([buffer.numel() for buffer in buffers])
+    for buffer, mean in zip(buffers, means, strict=True):
         buffer.copy_(mean.view_as(buffer))

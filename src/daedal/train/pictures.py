@@ -1,12 +1,11 @@
-"""What every run on captioned pictures does before and after its loop: device and processes,
-batches that know their step, the tokenizer of the captions, pictures held out, what a step costs,
-sheets of samples.
+"""What the tasks on captioned pictures share: batches that know their step, the tokenizer of the
+captions, pictures held out, what a step costs, sheets of samples.
 
 Legend: B batch, N pictures, H and W pixels.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,46 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from daedal import checkpoints
-from daedal import device as machine
-from daedal.data.pictures import Folder, Parquet, PictureBatches, Scenes, Source
+from daedal.data.pictures import DrawnBatches, Folder, Parquet, Scenes, Source, Weighted, stacked
 from daedal.data.recaption import Recaptioned
 from daedal.data.tokenizer import Tokenizer
-from daedal.train.optim import recipe_optimizers
-from daedal.train.recipe.pictures import PictureRun, PictureSource
+from daedal.train.recipe.pictures import PictureSource
 from daedal.train.start import Start, mark
-from daedal.train.trainer import Batches, Objective, Trainer
+from daedal.train.task import Cost, Task
 
 
-def fit(
-    recipe: PictureRun,
-    start: Start,
-    network: Any,
-    width: int,
-    batches: Batches,
-    objective: Objective,
-    flops: float,
-    evaluate: Callable[[Any], dict[str, float]] | None = None,
-    sample: Callable[[Any, int], str] | None = None,
-) -> None:
-    """Train `network` (with `layers` and `compute_dtype`) in place, to the weights to ship. `flops`
-    are those of one sample's step, `width` the network's, from which learning rates follow."""
-    start.prepared(network)
-    trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, width, start.dtype), batches, objective, unit="images",
-        units_per_step=recipe.rows, flops_per_step=recipe.rows * flops, evaluate=evaluate, sample=sample,
-        start=start,
-    )  # fmt: skip
-    trainer.run()
-    trainer.result()
-    network.eval()
+class PictureTask(Task):
+    """What the tasks on pictures share."""
+
+    unit, unit_label = "images", "pictures"
+
+    def __init__(self, recipe: Any) -> None:
+        super().__init__(recipe)
+        self.units = recipe.rows
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        """Of one sample: (parameters, FLOPs of its step, float32 bytes kept for the backward pass)."""
+        raise NotImplementedError
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        r, (weights, flops, kept) = self.recipe, self.sample_cost()
+        states = 4 * weights * (4 + bool(r.ema))
+        memory = states + r.micro_rows * kept * dtype.itemsize // 4
+        return Cost(weights, self.units, flops * self.units, memory)
 
 
 # ---- data ----------------------------------------------------------------------------------------
 
 
-class PlainBatches(PictureBatches):
+class PlainBatches(DrawnBatches):
     """Batches without captions: {"images": (B, 3, H, W) uint8, "step": (B,) int64}, so that an
     objective knows when it is."""
 
-    def __init__(
-        self, sources: Sequence[tuple[Source, float]], rows: int, seed: int, step: int = 0
-    ) -> None:
-        self.sources, self.weights = [s for s, _ in sources], [w for _, w in sources]
-        self.rows, self.seed, self.step = rows, seed, step
-
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
-        drawn = [
-            source.sample(rng)[0] for source in rng.choices(self.sources, self.weights, k=self.rows)
-        ]
-        return {
-            "images": torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2),
-            "step": torch.full((self.rows,), step),
-        }
+        drawn = rng.choices(self.sources, self.weights, k=self.rows)
+        images = stacked([source.sample(rng)[0] for source in drawn])
+        return {"images": images, "step": torch.full((self.rows,), step)}
 
 
 def clean(images: Tensor) -> Tensor:
@@ -79,26 +62,24 @@ def clean(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def sources(listed: list[PictureSource], side: int) -> list[tuple[Source, float]]:
+def sources(listed: list[PictureSource], side: int) -> list[Weighted]:
     """Each source and its weight."""
-    return [
-        (Recaptioned(source_of(s, side), s.dense) if s.dense else source_of(s, side), s.weight)
-        for s in listed
-    ]
+    return [(source_of(s, side), s.weight) for s in listed]
 
 
 def source_of(s: PictureSource, side: int) -> Source:
     word, _, only = s.path.partition(":")
+    source: Source
     if word == "scenes":
-        return Scenes(side, only)
-    return (
-        Folder(s.path, side, where=s.where)
-        if Path(s.path).is_dir()
-        else Parquet(s.path, side, s.where, plain=s.plain)
-    )
+        source = Scenes(side, only)
+    elif Path(s.path).is_dir():
+        source = Folder(s.path, side, where=s.where)
+    else:
+        source = Parquet(s.path, side, s.where, plain=s.plain)
+    return Recaptioned(source, s.dense) if s.dense else source
 
 
-def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -> Tokenizer:
+def tokenizer_of(recipe: Any, start: Start, train: list[Weighted]) -> Tokenizer:
     """The start's tokenizer, or a byte-level BPE of the captions, kept in the run's folder; the
     first process trains it, the others wait."""
     if recipe.model.start:
@@ -106,13 +87,10 @@ def tokenizer_of(recipe: Any, start: Start, train: list[tuple[Source, float]]) -
     folder = start.out / f"tokenizer-{mark(recipe, 'data', 'seed', 'vocab_size')}"
     if start.rank == 0 and not (folder / "tokenizer.json").exists():
         rng = random.Random(recipe.seed)
-        drawn = (
-            source.sample(rng)[1].lower()
-            for source, _ in rng.choices(train, [w for _, w in train], k=recipe.data.captions)
-        )
-        Tokenizer.train(drawn, recipe.vocab_size, ["<|end|>", "<|pad|>"], pad="<|pad|>").save(
-            folder
-        )
+        drawn = rng.choices(train, [w for _, w in train], k=recipe.data.captions)
+        captions = (source.sample(rng)[1].lower() for source, _ in drawn)
+        special = ["<|end|>", "<|pad|>"]
+        Tokenizer.train(captions, recipe.vocab_size, special, pad="<|pad|>").save(folder)
     if start.world > 1:
         torch.distributed.barrier()
     return Tokenizer.load(folder)
@@ -134,7 +112,7 @@ def held_out(listed: list[PictureSource], side: int, count: int) -> tuple[Tensor
             if len(found) == share:
                 break
             found.setdefault(caption, picture)
-    return torch.from_numpy(np.stack(list(found.values()))).permute(0, 3, 1, 2), list(found)
+    return stacked(list(found.values())), list(found)
 
 
 def sheet(out: Path, step: int, rows: list[np.ndarray]) -> str:
@@ -144,7 +122,8 @@ def sheet(out: Path, step: int, rows: list[np.ndarray]) -> str:
 
     path = out / "samples" / f"step-{step:06d}.png"
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows])).save(path)
+    drawn = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+    Image.fromarray(drawn).save(path)
     return f"pictures: {path}"
 
 
@@ -172,21 +151,5 @@ def cost(network: Callable[[], Any], forward: Callable[[Any], Any]) -> tuple[int
             held = forward(module)
     del held
     own = {p.untyped_storage()._cdata for p in module.parameters()}
-    return (
-        weights,
-        3.0 * counter.get_total_flops(),
-        sum(size for key, size in kept.items() if key not in own),
-    )
-
-
-def planned(recipe: PictureRun, weights: int, flops: float, kept: int) -> dict[str, Any]:
-    """What a run will take, from what `cost` counts for one sample."""
-    device = machine.pick_device(recipe.device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    total, peak = flops * recipe.rows * recipe.steps, machine.matrix_peak(device, dtype)
-    return {
-        "parameters": weights, "units": f"{recipe.rows * recipe.steps:,} pictures", "flops": total, "dtype": str(dtype).removeprefix("torch."),
-        "device": str(device), "measured_peak_flops": peak,
-        "memory_bytes": 4 * weights * (4 + bool(recipe.ema)) + recipe.micro_rows * kept * dtype.itemsize // 4,
-        "hours_at_full_peak": total / peak / 3600, "hours_at_60_percent": total / peak / 0.6 / 3600,
-    }  # fmt: skip
+    bytes_kept = sum(size for key, size in kept.items() if key not in own)
+    return weights, 3.0 * counter.get_total_flops(), bytes_kept

@@ -20,7 +20,7 @@ from daedal.nn.lora import adapters
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.recipe.chat import RLRecipe
-from daedal.train.rollout import scored, trimmed
+from daedal.train.rollout import in_chunks, scored
 from daedal.train.shared import Shared
 from daedal.train.trainer import Batch
 
@@ -98,14 +98,7 @@ def values_in(network: Decoder, part: Batch) -> Tensor:
     )
 
 
-@torch.no_grad()
 def values_of(network: Decoder, batch: Batch, rows: int) -> Tensor:
     """`values_in` of many completions, `rows` at a time, without gradient."""
-    device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
-    for start in range(0, len(batch["mask"]), rows):
-        part = trimmed(
-            {key: batch[key][start : start + rows].to(device) for key in ("tokens", "mask")}
-        )
-        values = values_in(network, part).cpu()
-        found.append(nn.functional.pad(values, (0, width - values.shape[1])))
-    return torch.cat(found)
+    device = network.embed_tokens.weight.device
+    return in_chunks(lambda part: values_in(network, part), batch, device, rows)

@@ -12,17 +12,14 @@ Legend: B pictures, G pictures of one prompt, T tokens, C values of a token.
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal import checkpoints
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches, encode_captions, stacked
 from daedal.data.tokenizer import Tokenizer
 from daedal.networks.media import MediaTransformer, Text
 from daedal.processes.imaging import pixels
@@ -30,10 +27,10 @@ from daedal.processes.noise import Level, noised
 from daedal.processes.samplers import euler
 from daedal.systems.house_media import ask, flow_levels, predictor
 from daedal.train import flow
-from daedal.train.pictures import clean
 from daedal.train.rate import RewardScorer
-from daedal.train.recipe.flow import FlowRecipe, PreferRecipe
-from daedal.train.terms import CLOSEST, EmaCopy, follow, weight
+from daedal.train.recipe.flow import PreferRecipe
+from daedal.train.rl_objectives import clipped_loss
+from daedal.train.terms import CLOSEST, EmaCopy, flow_level, follow, latents, noisy, weight
 from daedal.train.trainer import Batch, Objective
 from daedal.worlds import scenes
 
@@ -48,17 +45,14 @@ class ScenePairs(PictureBatches):
         rng = random.Random(f"{self.seed}/{step}")
         seeds = [rng.randrange(2**31) for _ in range(self.rows)]
         wanted = [scene_of(seed) for seed in seeds]
-        chosen, rejected = (
-            [scenes.draw(scene) for scene in some]
-            for some in (wanted, [corrupted(scene, rng) for scene in wanted])
-        )
+        wrong = [corrupted(scene, rng) for scene in wanted]
         captions = encode_captions(self.tokenizer, [scene.caption for scene in wanted], self.length)
-        stacked = {"images": chosen, "rejected": rejected}
-        tensors = {
-            key: torch.from_numpy(np.stack(values)).permute(0, 3, 1, 2)
-            for key, values in stacked.items()
+        return {
+            "images": stacked([*map(scenes.draw, wanted)]),
+            "rejected": stacked([*map(scenes.draw, wrong)]),
+            "captions": captions,
+            "seeds": torch.tensor(seeds),
         }
-        return {**tensors, "captions": captions, "seeds": torch.tensor(seeds)}
 
 
 def scene_of(seed: int) -> scenes.Scene:
@@ -69,26 +63,18 @@ def corrupted(scene: scenes.Scene, rng: random.Random) -> scenes.Scene:
     """The same layout with one thing wrong: another colour, another shape, or a thing too few or in
     the other's place."""
     things, i = list(scene.things), rng.randrange(len(scene.things))
-    colour, shape = (
-        rng.choice([x for x in some if x != old])
-        for some, old in ((scenes.COLOURS, things[i].colour), (scenes.SHAPES, things[i].shape))
-    )
+    colour = rng.choice([x for x in scenes.COLOURS if x != things[i].colour])
+    shape = rng.choice([x for x in scenes.SHAPES if x != things[i].shape])
     kind = rng.randrange(3)
     if kind == 2 and len(things) > 1:
         things.pop(i)
     else:
-        t = things[i]
-        things[i] = scenes.Thing(
-            colour if kind else t.colour, t.shape if kind else shape, t.x, t.y, t.radius, t.striped
-        )
-    return scenes.Scene(scene.background, tuple(things), scene.caption, scene.relation)
+        things[i] = replace(things[i], **({"colour": colour} if kind else {"shape": shape}))
+    return replace(scene, things=tuple(things))
 
 
 def frozen_start(recipe: PreferRecipe) -> MediaTransformer:
-    network = checkpoints.load(
-        checkpoints.resolve(str(recipe.model.start)), dtype=torch.float32, kind=MediaTransformer
-    )
-    return network.requires_grad_(False)
+    return flow.started(recipe).requires_grad_(False)
 
 
 def alongside(reference: MediaTransformer, network: MediaTransformer) -> MediaTransformer:
@@ -101,28 +87,19 @@ def alongside(reference: MediaTransformer, network: MediaTransformer) -> MediaTr
 # ---- pairs ---------------------------------------------------------------------------------------
 
 
-def dpo(
-    recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None
-) -> Objective:
+def dpo(r: PreferRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
     """-log sigmoid(-beta ((e_w - e_w') - (e_l - e_l'))): the error on the chosen picture must fall
     against the start's (e') more than on the rejected one, at the same level and noise (Wallace et
     al. 2023, eq. 14, with velocity errors)."""
-    r = cast(PreferRecipe, recipe)
     reference = start or frozen_start(r)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        device, positions = (
-            part["images"].device,
-            network.codec.positions(*part["images"].shape[-2:], device=part["images"].device),
-        )
-        # (2B, T, C)
-        both, words = (
-            network.codec.encode(clean(torch.cat([part["images"], part["rejected"]]))),
-            part["captions"].repeat(2, 1),
-        )
+        images = torch.cat([part["images"], part["rejected"]])
+        both, positions = latents(network, images)  # (2B, T, C)
+        words, device = part["captions"].repeat(2, 1), both.device
         t = flow.times(len(part["images"]), r).to(device).clamp(min=CLOSEST).repeat(2, 1)
         eps = torch.randn(both.shape[0] // 2, *both.shape[1:]).to(device).repeat(2, 1, 1)
-        x = noised(both, eps, Level(1 - t[..., None], t[..., None], t[..., None]))
+        x = noised(both, eps, flow_level(t[..., None]))
 
         def errors(network: MediaTransformer) -> Tensor:  # of the velocity, (2B,)
             x0 = ask(network, x, t, positions, network.encode_text(words))
@@ -141,14 +118,30 @@ def dpo(
 
 def scene_reward(seeds: Tensor, images: Tensor) -> Tensor:
     """(B,): the mean of what is right of each scene's objects, colours, relation and background."""
-    right = [
-        scenes.correct(scene_of(int(seed)), picture)
-        for seed, picture in zip(seeds, pixels(images), strict=True)
-    ]
+    wanted = [scene_of(seed) for seed in seeds.tolist()]
+    right = [*map(scenes.correct, wanted, pixels(images))]
     return torch.tensor([sum(r[part] for part in PARTS) / len(PARTS) for r in right])
 
 
 Reward = Callable[[Batch, Tensor], Tensor]  # (part (B, ...), images (B, C, H, W)) -> (B,)
+
+
+class Prompts:
+    """The captions of a part, each `group` times, for pictures of the size of the part's."""
+
+    def __init__(self, network: MediaTransformer, part: Batch, group: int = 1) -> None:
+        self.words = part["captions"].repeat_interleave(group, 0)  # (B G, L)
+        self.device, self.size = self.words.device, tuple(part["images"].shape[-2:])
+        self.positions = network.codec.positions(*self.size, self.device)
+        self.shape = (len(self.words), len(self.positions), network.config.token_size)
+
+    def noise(self) -> Tensor:
+        """(B G, T, C)."""
+        return torch.randn(self.shape).to(self.device)
+
+    def times(self, level: Level) -> Tensor:
+        """(B G, 1)."""
+        return torch.full((len(self.words), 1), float(level.time), device=self.device)
 
 
 def reward_of(recipe: PreferRecipe, tokenizer: Tokenizer) -> Reward:
@@ -163,20 +156,16 @@ def reward_of(recipe: PreferRecipe, tokenizer: Tokenizer) -> Reward:
 
 def repeated(part: Batch, group: int) -> Batch:
     """Every sample `group` times."""
-    return {
-        key: value.repeat_interleave(group, 0)
-        for key, value in part.items()
-        if key in ("captions", "seeds")
-    }
+    known = [key for key in ("captions", "seeds") if key in part]
+    return {key: part[key].repeat_interleave(group, 0) for key in known}
 
 
 def advantages(rewards: Tensor, group: int) -> Tensor:
     """Rewards (B,) in groups of one prompt -> how many standard deviations above the group's mean
     (Shao et al. 2024)."""
     grouped = rewards.view(-1, group)
-    return (
-        (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
-    ).flatten()
+    away = grouped - grouped.mean(1, keepdim=True)
+    return (away / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
 
 
 def mean_reward(seen: list[Tensor]) -> dict[str, float]:
@@ -191,65 +180,57 @@ def stochastic_step(
 ) -> tuple[Tensor, float]:
     """Mean (B, T, C) and spread of the next x: the reverse step that keeps the marginals, `eta` of
     DDPM's noise (Song et al. 2020, eq. 12)."""
-    lam = [
-        math.log(float(at.alpha) / float(at.sigma)) if at.alpha else -math.inf
-        for at in (level, after)
-    ]
+    ratios = [float(each.alpha) / float(each.sigma) for each in (level, after)]
+    lam = [math.log(ratio) if ratio else -math.inf for ratio in ratios]
     fresh = eta * float(after.sigma) * math.sqrt(1 - math.exp(-2 * (lam[1] - lam[0])))
     eps = (x - level.alpha * x0) / level.sigma
     return after.alpha * x0 + (float(after.sigma) ** 2 - fresh**2) ** 0.5 * eps, fresh
 
 
-def grpo(
-    recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None
-) -> Objective:
+def grpo(r: PreferRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
     """Paint each prompt `group` times with a stochastic sampler; every step is an action, whose
     probability rises with its picture's advantage in the group (PPO's clipped ratio) less a pull
     towards the start (Liu et al. 2025, eq. 4 and 10)."""
-    r = cast(PreferRecipe, recipe)
     reference, levels = start or frozen_start(r), flow_levels(r.rollout_steps)
     # the last step, into the picture, draws nothing
     steps = [i for i in range(levels.steps) if levels[i + 1].sigma]
     reward, seen_rewards = reward_of(r, tokenizer), list[Tensor]()
 
     def policy(
-        network: MediaTransformer, x: Tensor, i: int, positions: Tensor, text: Text
+        network: MediaTransformer, x: Tensor, i: int, asked: Prompts, text: Text
     ) -> tuple[Tensor, float]:
-        time = torch.full((len(x), 1), float(levels[i].time), device=x.device)
-        x0 = ask(network, x, time, positions, text)
+        x0 = ask(network, x, asked.times(levels[i]), asked.positions, text)
         return stochastic_step(x, x0, levels[i], levels[i + 1], r.noise)
 
-    def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        c, device = network.config, part["captions"].device
-        height, width = part["images"].shape[-2:]
-        positions = network.codec.positions(height, width, device)
-        words = part["captions"].repeat_interleave(r.group, 0)
-        path = [torch.randn(len(words), len(positions), c.token_size).to(device)]
-        with torch.no_grad():
-            text = network.encode_text(words)
-            for i in steps:
-                mean, spread = policy(network, path[-1], i, positions, text)
-                path.append(mean + spread * torch.randn(mean.shape).to(device))
-            last = torch.full((len(words), 1), float(levels[levels.steps - 1].time), device=device)
-            made = network.codec.decode(
-                ask(network, path[-1], last, positions, text), height, width
-            )
-            earned = reward(repeated(part, r.group), made)
-        gain = advantages(earned, r.group).to(device)  # (B G,)
-        seen_rewards.append(earned)
-        with torch.no_grad():
-            text_at_start = alongside(reference, network).encode_text(words)
-        text, total = network.encode_text(words), torch.zeros((), device=device)
+    @torch.no_grad()
+    def painted(network: MediaTransformer, asked: Prompts) -> tuple[list[Tensor], Tensor]:
+        """The way from noise, and the picture at its end."""
+        path, text = [asked.noise()], network.encode_text(asked.words)
         for i in steps:
-            mean, spread = policy(network, path[i], i, positions, text)
+            mean, spread = policy(network, path[-1], i, asked, text)
+            path.append(mean + spread * torch.randn(mean.shape).to(asked.device))
+        last = asked.times(levels[levels.steps - 1])
+        x0 = ask(network, path[-1], last, asked.positions, text)
+        return path, network.codec.decode(x0, *asked.size)
+
+    def loss(network: MediaTransformer, part: Batch) -> Tensor:
+        asked = Prompts(network, part, r.group)
+        path, made = painted(network, asked)
+        with torch.no_grad():
+            earned = reward(repeated(part, r.group), made)
+            text_at_start = alongside(reference, network).encode_text(asked.words)
+        gain = advantages(earned, r.group).to(asked.device)  # (B G,)
+        seen_rewards.append(earned)
+        text, total = network.encode_text(asked.words), torch.zeros((), device=asked.device)
+        for i in steps:
+            mean, spread = policy(network, path[i], i, asked, text)
             with torch.no_grad():
-                at_start, _ = policy(reference, path[i], i, positions, text_at_start)
+                at_start, _ = policy(reference, path[i], i, asked, text_at_start)
             logp = -(mean - path[i + 1]).square().mean((1, 2)) / (2 * spread**2)
             # one update a rollout: the old policy is this one, and the ratio starts at 1
-            ratio = (logp - logp.detach()).exp()
-            gained = torch.minimum(ratio * gain, ratio.clamp(1 - r.clip, 1 + r.clip) * gain)
+            lost = clipped_loss(logp - logp.detach(), gain, r.clip, r.clip)
             pull = (mean - at_start).square().mean((1, 2)) / (2 * spread**2)
-            total = total + (r.kl * pull - gained).sum() / len(steps) / r.group
+            total = total + (r.kl * pull + lost).sum() / len(steps) / r.group
         return total
 
     return Objective(
@@ -267,45 +248,29 @@ def rated(rewards: Tensor, group: int) -> Tensor:
     return 0.5 + 0.5 * (away / (rewards.std() + 1e-4)).clamp(-1, 1).flatten()
 
 
-def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
+def nft(r: PreferRecipe, tokenizer: Tokenizer) -> Objective:
     """Paint each prompt `group` times with the old policy, which follows slowly, and noise the
     pictures anew: where one is good the network should name it, where it is bad the network's
     mirror image in the old one should (Zheng et al. 2025, eq. 5, beta 1). No path is kept, any
     sampler paints."""
-    r = cast(PreferRecipe, recipe)
-    old, levels, reward, seen_rewards = (
-        frozen_start(r),
-        flow_levels(r.rollout_steps),
-        reward_of(r, tokenizer),
-        list[Tensor](),
-    )
+    old, levels = frozen_start(r), flow_levels(r.rollout_steps)
+    reward, seen_rewards = reward_of(r, tokenizer), list[Tensor]()
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        c, device = network.config, part["captions"].device
-        height, width = part["images"].shape[-2:]
-        positions = network.codec.positions(height, width, device)
-        words = part["captions"].repeat_interleave(r.group, 0)
+        asked = Prompts(network, part, r.group)
+        device, positions = asked.device, asked.positions
         alongside(old, network).load_state_dict(network.auxiliary["old"].weights())  # type: ignore[operator,union-attr,index]
         with torch.no_grad():
-            text_then = old.encode_text(words)
-            x = euler(
-                predictor(old, text_then, positions),
-                torch.randn(len(words), len(positions), c.token_size).to(device),
-                levels,
-                torch.randn,
-            )
-            earned = reward(repeated(part, r.group), network.codec.decode(x, height, width))
+            text_then = old.encode_text(asked.words)
+            x = euler(predictor(old, text_then, positions), asked.noise(), levels, torch.randn)
+            earned = reward(repeated(part, r.group), network.codec.decode(x, *asked.size))
         good = rated(earned, r.group).to(device)[:, None, None]
         seen_rewards.append(earned)
-        text, total = network.encode_text(words), torch.zeros((), device=device)
+        text, total = network.encode_text(asked.words), torch.zeros((), device=device)
         for _ in range(r.levels):
             # (B G, 1), alike in a group
             t = flow.times(len(part["captions"]), r).to(device).repeat_interleave(r.group, 0)
-            seen = noised(
-                x,
-                torch.randn(x.shape).to(device),
-                Level(1 - t[..., None], t[..., None], t[..., None]),
-            )
+            seen = noisy(x, t)
             with torch.no_grad():
                 before = ask(old, seen, t, positions, text_then)
             now = ask(network, seen, t, positions, text)
@@ -318,53 +283,30 @@ def nft(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
     )
 
 
-def auxiliary(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
-    """The old policy, where the method has one."""
-    r = cast(PreferRecipe, recipe)
-    return nn.ModuleDict({"old": EmaCopy(network, r.follow)} if r.method == "nft" else {})
-
-
 # ---- slope of a reward ---------------------------------------------------------------------------
 
 
-def refl(
-    recipe: FlowRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None
-) -> Objective:
+def refl(r: PreferRecipe, tokenizer: Tokenizer, start: MediaTransformer | None = None) -> Objective:
     """Go without gradient from noise to a step of the last third, name the picture from there, and
     follow the reward's slope through that one answer (Xu et al. 2023, algorithm 1), less a pull
     towards the picture that the start names."""
-    r = cast(PreferRecipe, recipe)
-    reference, levels, reward = (
-        start or frozen_start(r),
-        flow_levels(r.rollout_steps),
-        reward_of(r, tokenizer),
-    )
+    reference, levels = start or frozen_start(r), flow_levels(r.rollout_steps)
+    reward = reward_of(r, tokenizer)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
-        c, words, device = network.config, part["captions"], part["captions"].device
-        height, width = part["images"].shape[-2:]
-        positions, stop = (
-            network.codec.positions(height, width, device),
-            int(torch.randint(2 * levels.steps // 3, levels.steps, ())),
-        )
-        x = torch.randn(len(words), len(positions), c.token_size).to(device)
-        time = lambda i: torch.full((len(x), 1), float(levels[i].time), device=device)  # noqa: E731
+        asked = Prompts(network, part)
+        stop = int(torch.randint(2 * levels.steps // 3, levels.steps, ()))
+        x, words, places = asked.noise(), asked.words, asked.positions
         with torch.no_grad():
             text = network.encode_text(words)
             for i in range(stop):
-                x = stochastic_step(
-                    x, ask(network, x, time(i), positions, text), levels[i], levels[i + 1], eta=0.0
-                )[0]
-            at_start = ask(
-                alongside(reference, network),
-                x,
-                time(stop),
-                positions,
-                reference.encode_text(words),
-            )
-        made = ask(network, x, time(stop), positions, network.encode_text(words))
+                x0 = ask(network, x, asked.times(levels[i]), places, text)
+                x, _ = stochastic_step(x, x0, levels[i], levels[i + 1], eta=0.0)
+            now, frozen = asked.times(levels[stop]), alongside(reference, network)
+            at_start = ask(frozen, x, now, places, frozen.encode_text(words))
+        made = ask(network, x, now, places, network.encode_text(words))
         pull = (made - at_start).square().mean((1, 2))
-        return (r.kl * pull - reward(part, network.codec.decode(made, height, width))).sum()
+        return (r.kl * pull - reward(part, network.codec.decode(made, *asked.size))).sum()
 
     return Objective(loss, lambda batch: len(batch["captions"]))
 
@@ -372,15 +314,19 @@ def refl(
 METHODS = {"dpo": dpo, "grpo": grpo, "nft": nft, "refl": refl}
 
 
-def run(recipe: PreferRecipe) -> Path:
-    """Teach, and write `out/model`."""
-    scenes_only = recipe.method == "dpo" or recipe.reward == "scenes"
-    return flow.run(
-        recipe,
-        METHODS[recipe.method],
-        batches_of=ScenePairs if scenes_only else PictureBatches,
-        auxiliary=auxiliary,
-    )
+class Prefer(flow.Flow):
+    """A media transformer taught what is better."""
 
+    recipe_type = PreferRecipe
 
-plan = flow.plan
+    def build_objective(self) -> Objective:
+        return METHODS[self.recipe.method](self.recipe, self.tokenizer)
+
+    def auxiliary(self, network: MediaTransformer) -> nn.ModuleDict:
+        """The old policy, where the method has one."""
+        old = self.recipe.method == "nft"
+        return nn.ModuleDict({"old": EmaCopy(network, self.recipe.follow)} if old else {})
+
+    def batch_type(self) -> type[PictureBatches]:
+        scenes_only = self.recipe.method == "dpo" or self.recipe.reward == "scenes"
+        return ScenePairs if scenes_only else PictureBatches

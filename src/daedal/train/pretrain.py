@@ -1,16 +1,13 @@
 """Next-token pre-training from a recipe: tokenizer, packed rows, network, optimizers, trainer, and
 the folder that comes out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal import device as machine
 from daedal.data.documents import documents
 from daedal.data.packing import PackedRows
 from daedal.data.tokenizer import Tokenizer
@@ -18,13 +15,15 @@ from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
 from daedal.nn.mlp import balance_loss
+from daedal.processes.autoregression import generate
+from daedal.processes.sampling import SamplingParams
 from daedal.processes.scoring import bits_per_byte
-from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.optim import recipe_optimizers
+from daedal.train.recipe.base import Run
 from daedal.train.recipe.text import Recipe
-from daedal.train.start import Start, begin, mark
-from daedal.train.trainer import Batch, Batches, Objective, Trainer
+from daedal.train.start import Start, mark
+from daedal.train.task import Cost, Task, activations, evaluating, outline
+from daedal.train.trainer import Batch, Objective
 
 
 class TokenBatches:
@@ -84,116 +83,75 @@ def network_of(recipe: Recipe, tokenizer: Tokenizer) -> Decoder:
     return build(config_from_dict(raw)).init_weights(recipe.seed).train()
 
 
-def plan(recipe: Recipe) -> dict[str, Any]:
-    """What a run will take, from the measured peak: parameters, FLOPs, memory, time. Trains
-    nothing."""
-    device = machine.pick_device(recipe.device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    vocab = (
-        Tokenizer.load(checkpoints.resolve(recipe.tokenizer.path)).vocab_size
-        if recipe.tokenizer.path
-        else recipe.tokenizer.vocab_size
-    )
-    with torch.device("meta"):
-        if recipe.model.start:
-            network = build(
-                config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.model.start)))
+def planned_vocabulary(recipe: Recipe) -> int:
+    """Of the recipe's tokenizer, which may not be trained yet."""
+    if recipe.tokenizer.path:
+        return Tokenizer.load(checkpoints.resolve(recipe.tokenizer.path)).vocab_size
+    return recipe.tokenizer.vocab_size
+
+
+class Pretrain(Task):
+    """Next-token pre-training; `out/model` is a folder that `daedal` and transformers open."""
+
+    recipe_type: type[Run] = Recipe
+    unit = unit_label = "tokens"
+
+    def build(self) -> None:
+        r, world = self.recipe, self.start.world
+        if r.rows % (world * r.micro_rows):
+            raise DaedalError(
+                f"rows = {r.rows} does not split into {world} processes of micro_rows = {r.micro_rows}; make it a multiple."
             )
-        else:
-            network = build(config_from_dict(recipe.model.config(vocab, 0, 1)))
-    c, tokens = network.config, recipe.rows * recipe.model.context
-    flops = tokens * network.flops_per_token(recipe.model.context // 2, train=True)
-    # Kept for backward: about 16 activations of width D and 3 of the feed-forward a layer and
-    # token.
-    activations = (
-        recipe.micro_rows
-        * recipe.model.context
-        * c.num_hidden_layers
-        * (16 * c.hidden_size + 3 * c.intermediate_size)
-        * dtype.itemsize
-    )
-    states = 3 if recipe.optimizer.name == "adamw" else 2
-    weights = network.parameter_count() * 4 * (1 + 1 + states + bool(recipe.ema))
-    peak = machine.matrix_peak(device, dtype)
-    return {
-        "parameters": network.parameter_count(), "units": f"{tokens * recipe.steps:,} tokens", "flops": flops * recipe.steps, "dtype": str(dtype).removeprefix("torch."),
-        "device": str(device), "memory_bytes": weights + activations, "measured_peak_flops": peak, "hours_at_full_peak": flops * recipe.steps / peak / 3600,
-        "hours_at_60_percent": flops * recipe.steps / peak / 0.6 / 3600,
-    }  # fmt: skip
-
-
-def run(
-    recipe: Recipe,
-    objective: Callable[[Any, Decoder], Objective] | None = None,
-    batches: Callable[[Any, PackedRows, Decoder, Tokenizer, dict[str, Any] | None], Batches]
-    | None = None,
-) -> Path:
-    """Train, and write `out/model`, a folder that `daedal` and transformers open. Returns that
-    folder. Other objectives on text pass theirs, and what makes batches of rows of text: of
-    (recipe, rows, network, tokenizer, state to go on from)."""
-    start = begin(recipe)
-    if recipe.rows % (start.world * recipe.micro_rows):
-        raise DaedalError(
-            f"rows = {recipe.rows} does not split into {start.world} processes of micro_rows = {recipe.micro_rows}; make it a multiple."
+        self.tokenizer = tokenizer_of(r, self.start)
+        self.network = self.start.prepared(network_of(r, self.tokenizer))
+        self.rows = PackedRows(
+            r.data.train, self.tokenizer, r.rows, r.model.context, r.seed, state=self.start.data
         )
-    tokenizer = tokenizer_of(recipe, start)
-    network = start.prepared(network_of(recipe, tokenizer))
-    data = start.resume and start.resume["data"]
-    rows = PackedRows(
-        recipe.data.train, tokenizer, recipe.rows, recipe.model.context, recipe.seed, state=data
-    )
-    source = batches(recipe, rows, network, tokenizer, data) if batches else TokenBatches(rows)
-    tokens = recipe.rows * recipe.model.context
-    trainer = Trainer(
-        recipe, network, lambda: recipe_optimizers(recipe.optimizer, network, network.config.hidden_size, start.dtype), source, objective(recipe, network) if objective else next_token(recipe), start,
-        unit="tokens", units_per_step=tokens, flops_per_step=tokens * network.flops_per_token(recipe.model.context // 2, train=True), evaluate=evaluation(recipe, tokenizer), sample=sampling(recipe, tokenizer),
-    )  # fmt: skip
-    trainer.run()
-    state = trainer.result()
-    if start.rank == 0:
-        checkpoints.save(network, start.out / "model", state=state)
-        tokenizer.save(start.out / "model")
-    parallel.finish()
-    return start.out / "model"
+        self.batches, self.objective = TokenBatches(self.rows), next_token(r)
+        self.units = r.rows * r.model.context
+        self.flops = self.units * self.network.flops_per_token(r.model.context // 2, train=True)
+        texts = islice(documents(r.data.validation), r.data.validation_documents)
+        self.held_out = list(texts) if r.data.validation else []
+        if not r.data.validation:
+            self.evaluate = None
 
-
-def evaluation(recipe: Recipe, tokenizer: Tokenizer):
-    """Held-out bits per byte, or None without validation data."""
-    if not recipe.data.validation:
-        return None
-    texts = list(islice(documents(recipe.data.validation), recipe.data.validation_documents))
-
-    def evaluate(network: Decoder) -> dict[str, float]:
-        measured = bits_per_byte(network.eval(), tokenizer, texts, recipe.model.context)
-        network.train()
+    def evaluate(self, network: Decoder) -> dict[str, float]:
+        """Bits per byte of held-out texts."""
+        with evaluating(network):
+            found = bits_per_byte(network, self.tokenizer, self.held_out, self.recipe.model.context)
         return {
-            "bits_per_byte": measured.value,
-            "standard_error": measured.error,
-            "perplexity": measured.perplexity,
+            "bits_per_byte": found.value,
+            "standard_error": found.error,
+            "perplexity": found.perplexity,
         }
 
-    return evaluate
+    def sample(self, network: Decoder, step: int) -> str:
+        """One sample a prompt, as text to look at while training."""
+        params = SamplingParams(max_tokens=80, temperature=0.8, top_p=0.95, seed=self.recipe.seed)
+        texts, tokenizer = [], self.tokenizer
+        with evaluating(network):
+            for prompt in self.recipe.prompts:
+                ids = [tokenizer.bos_id, *tokenizer.encode(prompt, add_bos=False)]
+                texts.append(prompt + tokenizer.decode(generate(network, ids, params)))
+        return "\n".join("  | " + text.replace("\n", "\n  | ") for text in texts)
 
+    def save(self, state: dict[str, Tensor]) -> None:
+        checkpoints.save(self.network, self.folder, state=state)
+        self.tokenizer.save(self.folder)
 
-def sampling(recipe: Recipe, tokenizer: Tokenizer):
-    """One sample a prompt, as text to look at while training."""
-
-    def sample(network: Decoder, step: int) -> str:
-        from daedal.processes.autoregression import generate
-        from daedal.processes.sampling import SamplingParams
-
-        network.eval()
-        params = SamplingParams(max_tokens=80, temperature=0.8, top_p=0.95, seed=recipe.seed)
-        texts = []
-        for prompt in recipe.prompts:
-            ids = [tokenizer.bos_id, *tokenizer.encode(prompt, add_bos=False)]
-            texts.append(
-                "  | "
-                + (prompt + tokenizer.decode(generate(network, ids, params))).replace(
-                    "\n", "\n  | "
-                )
-            )
-        network.train()
-        return "\n".join(texts)
-
-    return sample
+    def cost(self, dtype: torch.dtype) -> Cost:
+        r = self.recipe
+        network = outline(
+            checkpoints.read_config(checkpoints.resolve(r.model.start))
+            if r.model.start
+            else r.model.config(planned_vocabulary(r), 0, 1)
+        )
+        units, weights = r.rows * r.model.context, network.parameter_count()
+        kept = activations(network.config, r.micro_rows * r.model.context)
+        states = 3 if r.optimizer.name == "adamw" else 2
+        return Cost(
+            weights,
+            units,
+            units * network.flops_per_token(r.model.context // 2, train=True),
+            weights * 4 * (1 + 1 + states + bool(r.ema)) + kept * dtype.itemsize,
+        )

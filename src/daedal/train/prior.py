@@ -7,8 +7,6 @@ Legend: B batch, L caption tokens, N codes of a picture, D width.
 
 import json
 import math
-from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,11 +23,10 @@ from daedal.networks.vq import VQModel
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
 from daedal.systems.vq_prior import begun, encode, paint_codes
-from daedal.train import parallel
 from daedal.train.objectives import linear_cross_entropy
-from daedal.train.pictures import clean, fit, held_out, planned, sheet, sources, tokenizer_of
+from daedal.train.pictures import PictureTask, clean, held_out, sheet, sources, tokenizer_of
 from daedal.train.recipe.pictures import PriorRecipe
-from daedal.train.start import Start, begin
+from daedal.train.task import activations, evaluating, outline
 from daedal.train.trainer import Batch, Objective
 
 NAT = 1 / math.log(2)  # bits
@@ -50,10 +47,8 @@ def next_code(codec: VQModel, eos: int, cells: int) -> Objective:
     """Sum of next-code losses over pictures of `cells` codes; the codec is held fixed."""
 
     def loss(network: Decoder, part: Batch) -> Tensor:
-        codes = tokens_of(codec, part["images"])
-        return code_loss(
-            network, begun(part["captions"], eos), codes, codec.config.num_vq_embeddings
-        )
+        codes, prompts = tokens_of(codec, part["images"]), begun(part["captions"], eos)
+        return code_loss(network, prompts, codes, codec.config.num_vq_embeddings)
 
     return Objective(loss, lambda batch: len(batch["images"]) * cells)
 
@@ -94,91 +89,77 @@ def shape_of(recipe: PriorRecipe, codec: VQModel, vocab_size: int, eos: int) -> 
 def network_of(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Decoder:
     if recipe.model.start:
         return checkpoints.load(checkpoints.resolve(recipe.model.start), dtype=torch.float32)
-    return build(
-        config_from_dict(shape_of(recipe, codec, tokenizer.vocab_size, tokenizer.eos_ids[0]))
-    ).init_weights(recipe.seed)
+    raw = shape_of(recipe, codec, tokenizer.vocab_size, tokenizer.eos_ids[0])
+    return build(config_from_dict(raw)).init_weights(recipe.seed)
 
 
 def flops_of(recipe: PriorRecipe, codec: VQModel, network: Decoder) -> float:
     """Floating-point operations of a training step of one sample: the decoder's, and the codec's
     once to say the codes."""
-    tokens = recipe.text_length + (side_of(codec) // codec.factor) ** 2
-    return (
-        tokens * network.flops_per_token(tokens // 2, train=True)
-        + codec.flops(side_of(codec), side_of(codec))["encode"]
-    )
+    side = side_of(codec)
+    tokens = recipe.text_length + (side // codec.factor) ** 2
+    encoding = codec.flops(side, side)["encode"]
+    return tokens * network.flops_per_token(tokens // 2, train=True) + encoding
 
 
-def plan(recipe: PriorRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    codec = codec_of(recipe)
-    with torch.device("meta"):
-        network = build(config_from_dict(shape_of(recipe, codec, recipe.vocab_size, 0)))
-    c = network.config
-    # Kept for backward: about 16 activations of width D and 3 of the feed-forward a layer and
-    # token, as in pretrain.
-    kept = (
-        4
-        * c.max_position_embeddings
-        * c.num_hidden_layers
-        * (16 * c.hidden_size + 3 * c.intermediate_size)
-    )
-    return planned(recipe, network.parameter_count(), flops_of(recipe, codec, network), kept)
+class Prior(PictureTask):
+    """`out/model` is the decoder's folder, with its tokenizer, and the codec in `codec`."""
 
+    recipe_type = PriorRecipe
 
-def run(recipe: PriorRecipe) -> Path:
-    """Train, and write `out/model`: the decoder's folder, its tokenizer, and the codec in `codec`.
-    Returns that folder."""
-    start, codec = begin(recipe), codec_of(recipe)
-    side, count = side_of(codec), (side_of(codec) // codec.factor) ** 2
-    train = sources(recipe.data.train, side)
-    tokenizer = tokenizer_of(recipe, start, train)
-    eos, network = tokenizer.eos_ids[0], network_of(recipe, codec, tokenizer)
-    batches = PictureBatches(
-        train,
-        tokenizer,
-        recipe.rows,
-        recipe.text_length,
-        recipe.seed,
-        recipe.drop_caption,
-        step=start.step,
-    )
-    fit(
-        recipe, start, network, network.config.hidden_size, batches, next_code(codec, eos, count), flops_of(recipe, codec, network), evaluation(recipe, codec, tokenizer),
-        partial(sample, recipe, codec, tokenizer) if recipe.prompts else None,
-    )  # fmt: skip
-    if start.rank == 0:
-        save(recipe, network, codec, tokenizer, start)
-    parallel.finish()
-    return start.out / "model"
-
-
-def evaluation(recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer) -> Any:
-    """Bits a code of pictures held out, with their captions and with none, or None without
-    validation data."""
-    if not recipe.data.validation:
-        return None
-    images, captions = held_out(recipe.data.validation, side_of(codec), recipe.evaluate_pictures)
-    tokens = tokens_of(codec, images)
+    def build(self) -> None:
+        self.codec, r = codec_of(self.recipe), self.recipe
+        side = side_of(self.codec)
+        train = sources(r.data.train, side)
+        self.tokenizer = tokenizer_of(r, self.start, train)
+        self.network = network_of(r, self.codec, self.tokenizer)
+        self.batches = PictureBatches(
+            train, self.tokenizer, r.rows, r.text_length, r.seed, r.drop_caption, self.start.step
+        )
+        cells = (side // self.codec.factor) ** 2
+        self.objective = next_code(self.codec, self.tokenizer.eos_ids[0], cells)
+        self.flops = r.rows * flops_of(r, self.codec, self.network)
+        if r.data.validation:
+            images, self.captions = held_out(r.data.validation, side, r.evaluate_pictures)
+            self.codes = tokens_of(self.codec, images)
+        else:
+            self.evaluate = None
 
     @torch.no_grad()
-    def evaluate(network: Decoder) -> dict[str, float]:
-        device = network.lm_head.weight.device
+    def evaluate(self, network: Decoder) -> dict[str, float]:
+        """Bits a code of pictures held out, with their captions and with none."""
+        device, count = network.lm_head.weight.device, self.codec.config.num_vq_embeddings
 
         def bits(said: list[str]) -> float:
-            prompts = encode(tokenizer, said, recipe.text_length)
-            pairs = zip(prompts.split(25), tokens.split(25), strict=True)
-            total = sum(
-                code_loss(
-                    network, p.to(device), t.to(device), codec.config.num_vq_embeddings
-                ).item()
-                for p, t in pairs
-            )
-            return total / tokens.numel() * NAT
+            prompts = encode(self.tokenizer, said, self.recipe.text_length).to(device)
+            pairs = zip(prompts.split(25), self.codes.to(device).split(25), strict=True)
+            total = sum(code_loss(network, *pair, count).item() for pair in pairs)
+            return total / self.codes.numel() * NAT
 
-        return {"bits_per_code": bits(captions), "bits_without_caption": bits([""] * len(captions))}
+        nothing = [""] * len(self.captions)
+        return {"bits_per_code": bits(self.captions), "bits_without_caption": bits(nothing)}
 
-    return evaluate
+    def sample(self, network: Decoder, step: int) -> str:
+        """A row of pictures of the recipe's prompts."""
+        if not self.recipe.prompts:
+            return ""
+        with evaluating(network):
+            row = painted(self.recipe, self.codec, self.tokenizer, network, self.recipe.prompts)
+        return sheet(self.start.out, step, [row])
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        checkpoints.save(self.network, self.folder)
+        self.tokenizer.save(self.folder)
+        checkpoints.save(self.codec.cpu(), self.folder / "codec")
+        keys = ("text_length", "temperature", "top_k", "guidance_scale")
+        settings = {key: getattr(self.recipe, key) for key in keys}
+        (self.folder / "picture.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        codec = codec_of(self.recipe)
+        network = outline(shape_of(self.recipe, codec, self.recipe.vocab_size, 0))
+        kept = 4 * activations(network.config, network.config.max_position_embeddings)
+        return network.parameter_count(), flops_of(self.recipe, codec, network), kept
 
 
 def painted(
@@ -187,34 +168,5 @@ def painted(
     """Pictures (B, H, W, 3) uint8 of these captions, with the recipe's settings and seed."""
     asked = encode(tokenizer, [*prompts, ""], recipe.text_length)
     params = SamplingParams(temperature=recipe.temperature, top_k=recipe.top_k, seed=recipe.seed)
-    return pixels(
-        paint_codes(
-            network, codec, asked[:-1], asked[-1], side_of(codec), params, recipe.guidance_scale
-        )
-    )
-
-
-def sample(
-    recipe: PriorRecipe, codec: VQModel, tokenizer: Tokenizer, network: Decoder, step: int
-) -> str:
-    """A row of pictures of the recipe's prompts."""
-    network.eval()
-    row = painted(recipe, codec, tokenizer, network, recipe.prompts)
-    network.train()
-    return sheet(Path(recipe.out), step, [row])
-
-
-def save(
-    recipe: PriorRecipe, network: Decoder, codec: VQModel, tokenizer: Tokenizer, start: Start
-) -> None:
-    folder = start.out / "model"
-    checkpoints.save(network, folder)
-    tokenizer.save(folder)
-    checkpoints.save(codec.cpu(), folder / "codec")
-    settings = {
-        "text_length": recipe.text_length,
-        "temperature": recipe.temperature,
-        "top_k": recipe.top_k,
-        "guidance_scale": recipe.guidance_scale,
-    }
-    (folder / "picture.json").write_text(json.dumps(settings, indent=2) + "\n")
+    side, scale = side_of(codec), recipe.guidance_scale
+    return pixels(paint_codes(network, codec, asked[:-1], asked[-1], side, params, scale))

@@ -5,6 +5,9 @@ import sys
 import time
 from typing import Any, Self
 
+from rich import progress
+from rich.console import Console
+
 
 class Progress:
     def __init__(self, steps: int, unit: str, visible: bool) -> None:
@@ -12,22 +15,10 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self.visible and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            text = progress.TextColumn("{task.description}")
+            columns = progress.BarColumn(), progress.MofNCompleteColumn(), text
+            left, console = progress.TimeRemainingColumn(), Console(stderr=True)
+            self.bar = progress.Progress(*columns, left, console=console)
             self.task = self.bar.add_task("", total=self.steps)
             self.bar.start()
         return self
@@ -44,25 +35,15 @@ class Progress:
             self.bar.update(self.task, completed=m["step"], description=text)
         elif time.monotonic() - self.last > 30 or m["step"] == self.steps:
             self.last = time.monotonic()
-            left = (self.steps - m["step"]) * m["seconds"] / m["step"]
-            print(
-                f"step {m['step']}/{self.steps}  {text}  {left / 60:.0f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
+            left = (self.steps - m["step"]) * m["seconds"] / m["step"] / 60
+            self.text(f"step {m['step']}/{self.steps}  {text}  {left:.0f} min left")
 
     def note(self, metrics: dict[str, Any]) -> None:
-        self.text(
-            "  ".join(
-                f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in metrics.items()
-            )
-        )
+        shown = ((k, f"{v:.4f}" if isinstance(v, float) else str(v)) for k, v in metrics.items())
+        self.text("  ".join(map(" ".join, shown)))
 
     def text(self, text: str) -> None:
-        if self.visible:
-            (
-                self.bar.console.print(text, markup=False)
-                if self.bar
-                else print(text, file=sys.stderr, flush=True)
-            )
+        if self.bar:
+            self.bar.console.print(text, markup=False)
+        elif self.visible:
+            print(text, file=sys.stderr, flush=True)

@@ -37,16 +37,14 @@ class Questions:
         self, sources: Sequence[ChatSource], tokenizer: Tokenizer, seed: int, longest: int
     ) -> None:
         self.sources, self.tokenizer, self.seed, self.longest = sources, tokenizer, seed, longest
-        self.files = {
-            i: [asked(row, source) for row in rows(source)]
-            for i, source in enumerate(sources)
-            if not source.kinds
-        }
-        for i, found in self.files.items():
-            if not found:
+        self.files: dict[int, list[Question]] = {}
+        for i, source in enumerate(sources):
+            found = [] if source.kinds else [asked(row, source) for row in rows(source)]
+            if not found and not source.kinds:
                 raise DaedalError(
-                    f"{sources[i].path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked)."
+                    f"{source.path} holds no prompts; its rows need a prompt (and an answer, if it is to be checked)."
                 )
+            self.files |= {i: found} if found else {}
 
     def question(self, k: int, held_out: bool = False) -> Question:
         rng = self.rng(k, held_out)
@@ -66,9 +64,8 @@ class Questions:
     @lru_cache(maxsize=8)  # noqa: B019 - as long as the run
     def order(self, i: int, epoch: int) -> list[int]:
         """The prompts of a file in the order of an epoch."""
-        return random.Random(f"{self.seed}/{epoch}").sample(
-            range(len(self.files[i])), len(self.files[i])
-        )
+        size = len(self.files[i])
+        return random.Random(f"{self.seed}/{epoch}").sample(range(size), size)
 
     def encoded(self, question: Question) -> list[int]:
         """Ids of the question up to where the assistant speaks."""
@@ -90,11 +87,8 @@ def asked(row: dict, source: ChatSource) -> Question:
         raise DaedalError(
             f"a row of {source.path} has {', '.join(row)} and no prompt; name the column: columns: {{prompt: question}}."
         )
-    answer = row.get("answer")
-    return Question(
-        opened(messages_of(row["prompt"]), source),
-        None if answer is None else partial(answered, str(answer)),
-    )
+    check = None if row.get("answer") is None else partial(answered, str(row["answer"]))
+    return Question(opened(messages_of(row["prompt"]), source), check)
 
 
 # neither a part of 3/4 nor of A1

@@ -8,11 +8,9 @@ Legend: B pictures, T tokens.
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -20,20 +18,20 @@ from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.data.pairs import Pair, pairs
-from daedal.data.pictures import PictureBatches, encode_captions
+from daedal.data.pictures import PictureBatches, encode_captions, stacked
 from daedal.networks.clip import CLIPModel
 from daedal.nn.linear import Linear
 from daedal.processes.clip_scorer import ClipScorer, ended
-from daedal.train import contrast, parallel
-from daedal.train.pictures import clean, cost, fit, planned, tokenizer_of
+from daedal.train.contrast import Towers, TowersTask
+from daedal.train.pair_objectives import bradley_terry
+from daedal.train.pictures import clean
 from daedal.train.recipe.pictures import RateRecipe
-from daedal.train.start import begin
-from daedal.train.trainer import Batch, Objective
+from daedal.train.trainer import Batch, Objective, to_device
 
 HEAD = "head.safetensors"
 
 
-class Rater(contrast.Towers):
+class Rater(Towers):
     """scale * cos(picture, caption) + a linear judgement of the picture alone."""
 
     def __init__(self, clip: CLIPModel) -> None:
@@ -66,24 +64,20 @@ class RewardScorer:
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """images (B, 3, H, W), cut to [-1, 1] -> (B,). Differentiable."""
         self.rater.to(images.device)
-        return self.rater(
-            self.scorer.prepared(images.clamp(-1, 1)),
-            self.scorer.tokens(captions).to(images.device),
-        )
+        tokens = self.scorer.tokens(captions).to(images.device)
+        return self.rater(self.scorer.prepared(images.clamp(-1, 1)), tokens)
 
 
-def bradley_terry() -> Objective:
-    """-log sigmoid of how much better the chosen one of each pair is rated."""
+def comparing(network: Rater, part: Batch) -> Tensor:
+    """-log sigmoid of how much better the chosen one of each pair is rated, a sum."""
+    images = torch.cat([part["images"], part["rejected"]])
+    tokens = words_of(network, part["captions"]).repeat(2, 1)
+    return bradley_terry(*network(clean(images), tokens).chunk(2)).sum()
 
-    def loss(network: Rater, part: Batch) -> Tensor:
-        words, c = part["captions"], network.clip.config.text
-        tokens = ended(words, c.pad_token_id or 0, c.eos_token_id)
-        chosen, rejected = network(
-            clean(torch.cat([part["images"], part["rejected"]])), tokens.repeat(2, 1)
-        ).chunk(2)
-        return -F.logsigmoid(chosen - rejected).sum()
 
-    return Objective(loss, lambda batch: len(batch["images"]))
+def words_of(network: Rater, captions: Tensor) -> Tensor:
+    c = network.clip.config.text
+    return ended(captions, c.pad_token_id or 0, c.eos_token_id)
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -94,84 +88,41 @@ class PairBatches(PictureBatches):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
-        return batch_of(
-            [rng.choices(self.sources, self.weights)[0].pair(rng) for _ in range(self.rows)], self
-        )  # type: ignore[attr-defined]
+        drawn = [rng.choices(self.sources, self.weights)[0].pair(rng) for _ in range(self.rows)]  # type: ignore[attr-defined]
+        return self.batch_of(drawn)
+
+    def batch_of(self, drawn: Sequence[Pair]) -> dict[str, Tensor]:
+        chosen, rejected, captions = zip(*drawn, strict=True)
+        tokens = encode_captions(self.tokenizer, captions, self.length)
+        return {"images": stacked(chosen), "rejected": stacked(rejected), "captions": tokens}
 
 
-def batch_of(drawn: Sequence[Pair], like: PictureBatches) -> dict[str, Tensor]:
-    chosen, rejected = (
-        torch.from_numpy(np.stack([pair[i] for pair in drawn])).permute(0, 3, 1, 2)
-        for i in range(2)
-    )
-    return {
-        "images": chosen,
-        "rejected": rejected,
-        "captions": encode_captions(like.tokenizer, [pair[2] for pair in drawn], like.length),
-    }
+class Rate(TowersTask):
+    """`out/model` is a CLIP model that transformers opens, and the head."""
 
+    recipe_type, batch_type, wrap, pictures = RateRecipe, PairBatches, Rater, 2
+    objective = Objective(comparing, lambda batch: len(batch["images"]))
 
-def plan(recipe: RateRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    config = contrast.config_of(recipe, recipe.vocab_size, 1, 0)
-    weights, flops, kept = cost(
-        lambda: contrast.Towers(CLIPModel(config)), partial(contrast.forward, config)
-    )
-    return planned(recipe, weights, 2 * flops, 2 * kept)
+    def sources(self) -> list[Any]:
+        side = self.recipe.model.side
+        return [(pairs(source.path, side), source.weight) for source in self.recipe.data.train]
 
-
-def run(recipe: RateRecipe) -> Path:
-    """Train, and write `out/model`: a CLIP model that transformers opens, and the head. Returns
-    that folder."""
-    start = begin(recipe)
-    train = [(pairs(source.path, recipe.model.side), source.weight) for source in recipe.data.train]
-    tokenizer = tokenizer_of(recipe, start, train)
-    clip = contrast.network_of(recipe, tokenizer).clip
-    c = clip.config
-    batches = PairBatches(
-        train,
-        tokenizer,
-        recipe.rows,
-        c.text.max_position_embeddings - 1,
-        recipe.seed,
-        step=start.step,
-    )
-    flops = 2 * cost(lambda: contrast.Towers(CLIPModel(c)), partial(contrast.forward, c))[1]
-    network = Rater(clip)
-    fit(
-        recipe,
-        start,
-        network,
-        c.text.hidden_size,
-        batches,
-        bradley_terry(),
-        flops,
-        evaluation(recipe, batches),
-    )
-    if start.rank == 0:
-        contrast.save(network, tokenizer, start)
-        save_file(network.head.state_dict(), start.out / "model" / HEAD)
-    parallel.finish()
-    return start.out / "model"
-
-
-def evaluation(recipe: RateRecipe, like: PictureBatches) -> Any:
-    """The share of held-out pairs whose order the network finds, or None without validation data."""
-    listed = [pairs(source.path, recipe.model.side) for source in recipe.data.validation]
-    if not listed:
-        return None
-    rng = random.Random("held out")
-    held = batch_of(
-        [listed[i % len(listed)].pair(rng) for i in range(recipe.evaluate_pictures)], like
-    )
+    def build(self) -> None:
+        super().build()
+        r, rng = self.recipe, random.Random("held out")
+        listed = [pairs(source.path, r.model.side) for source in r.data.validation]
+        if listed:
+            drawn = [listed[i % len(listed)].pair(rng) for i in range(r.evaluate_pictures)]
+            self.held_out = self.batches.batch_of(drawn)
 
     @torch.no_grad()
-    def evaluate(network: Rater) -> dict[str, float]:
-        device, c = network.head.weight.device, network.clip.config.text
-        tokens = ended(held["captions"], c.pad_token_id or 0, c.eos_token_id).to(device)
-        chosen, rejected = (
-            network(clean(held[key].to(device)), tokens) for key in ("images", "rejected")
-        )
+    def evaluate(self, network: Rater) -> dict[str, float]:
+        """The share of held-out pairs whose order the network finds."""
+        held = to_device(self.held_out, network.head.weight.device)
+        tokens = words_of(network, held["captions"])
+        chosen, rejected = (network(clean(held[key]), tokens) for key in ("images", "rejected"))
         return {"accuracy": (chosen > rejected).float().mean().item(), "pairs": len(tokens)}
 
-    return evaluate
+    def save(self, state: dict[str, Tensor]) -> None:
+        super().save(state)
+        save_file(self.network.head.state_dict(), self.folder / HEAD)

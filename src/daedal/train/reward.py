@@ -30,16 +30,12 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.networks.scalar import ScalarModel
 from daedal.nn.segments import Segments
 from daedal.processes.measures import wilson
-from daedal.train import assistant, parallel, sampled
+from daedal.train import sampled
+from daedal.train.assistant import ChatTask, adapted, merged
 from daedal.train.pair_objectives import bradley_terry, centring, plackett_luce, process_loss
 from daedal.train.recipe.chat import RewardRecipe
-from daedal.train.start import Start, begin
-from daedal.train.trainer import Batch, Objective
-
-
-def plan(recipe: RewardRecipe) -> dict[str, Any]:
-    """What a run will take if every pair is as long as the context."""
-    return assistant.plan(recipe, passes=2)
+from daedal.train.start import Start, say
+from daedal.train.trainer import Batch, Objective, to_device
 
 
 def end_to_end(part: Batch) -> tuple[Tensor, Segments, Tensor]:
@@ -47,12 +43,9 @@ def end_to_end(part: Batch) -> tuple[Tensor, Segments, Tensor]:
     padding."""
     lengths = part["lengths"]
     there = torch.arange(part["tokens"].shape[-1], device=lengths.device) < lengths[..., None]
-    numbers = (
-        torch.arange(lengths.numel(), device=lengths.device)
-        .view(*lengths.shape, 1)
-        .expand(there.shape)
-    )
-    return part["tokens"][there][None], Segments(numbers[there][None]), there
+    numbers = torch.arange(lengths.numel(), device=lengths.device).view(*lengths.shape, 1)
+    segments = Segments(numbers.expand(there.shape)[there][None])
+    return part["tokens"][there][None], segments, there
 
 
 def rewards_of(network: ScalarModel, part: Batch) -> Tensor:
@@ -69,9 +62,8 @@ def step_rewards(network: ScalarModel, part: Batch) -> Tensor:
     tokens, segments, there = end_to_end(part)
     # row by row, as ranks have them
     values = network(tokens, cache=segments)[0][part["said"][there]]
-    return torch.zeros(part["ranks"].shape, device=values.device).masked_scatter(
-        part["ranks"] > 0, values
-    )
+    zeros = torch.zeros(part["ranks"].shape, device=values.device)
+    return zeros.masked_scatter(part["ranks"] > 0, values)
 
 
 def objective(recipe: RewardRecipe) -> Objective:
@@ -79,61 +71,22 @@ def objective(recipe: RewardRecipe) -> Objective:
     cross-entropy."""
 
     def process(network: ScalarModel, part: Batch) -> Tensor:
-        return process_loss(
-            step_rewards(network, part), part["ranks"] == 1, part["ranks"] > 0
-        ).sum()
+        rewards, ranks = step_rewards(network, part), part["ranks"]
+        return process_loss(rewards, ranks == 1, ranks > 0).sum()
 
     def loss(network: ScalarModel, part: Batch) -> Tensor:
         rewards, ranks = rewards_of(network, part), part["ranks"]
         if ranks.shape[1] == 2:
             first = ranks[:, 0] < ranks[:, 1]
-            better, worse = (
-                torch.where(first, rewards[:, 0], rewards[:, 1]),
-                torch.where(first, rewards[:, 1], rewards[:, 0]),
-            )
+            better = torch.where(first, rewards[:, 0], rewards[:, 1])
+            worse = torch.where(first, rewards[:, 1], rewards[:, 0])
             each = bradley_terry(better, worse, recipe.margin * part["margin"])
         else:
             each = plackett_luce(rewards, ranks)
         return (each + recipe.centre * centring(rewards, ranks)).sum()
 
-    return Objective(
-        process if recipe.kind == "process" else loss, lambda batch: len(batch["ranks"])
-    )
-
-
-def run(recipe: RewardRecipe) -> Path:
-    """Train, and write `out/model`, a folder of one-label sequence classification. Returns that
-    folder."""
-    start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
-    decoder = assistant.network_of(recipe.start, recipe.adapter)
-    context = assistant.context_of(recipe, decoder)
-    recipe = sampled.with_pairs(recipe, decoder, tokenizer, start)
-    network = ScalarModel(decoder)
-    assistant.adapted(recipe, network)
-    network.score.weight.requires_grad_(True)
-    batches = comparisons(recipe, tokenizer, context, start)
-    tokens = 2 * recipe.rows * mean_length(batches)
-    state = assistant.fit(
-        recipe,
-        start,
-        network,
-        batches,
-        objective(recipe),
-        tokens,
-        evaluation(recipe, tokenizer, context, start),
-    )
-    if recipe.adapter:
-        state = assistant.merged(recipe, network)
-    if start.rank == 0:
-        tokenizer.save(start.out / "model")
-        pad = tokenizer.special_tokens.get(
-            tokenizer.roles.get("pad_token", ""), tokenizer.eos_ids[-1]
-        )
-        checkpoints.save(
-            network, start.out / "model", state=state, extra_config={"pad_token_id": pad}
-        )
-    parallel.finish()
-    return start.out / "model"
+    chosen = process if recipe.kind == "process" else loss
+    return Objective(chosen, lambda batch: len(batch["ranks"]))
 
 
 def comparisons(recipe: Any, tokenizer: Tokenizer, context: int, start: Start) -> Comparisons:
@@ -145,11 +98,9 @@ def comparisons(recipe: Any, tokenizer: Tokenizer, context: int, start: Start) -
         for i, source in enumerate(recipe.data.train)
     ]
     if left_out:
-        assistant.say(f"left out: {reasons(left_out)}", start)
+        say(f"left out: {reasons(left_out)}", start)
     weights = [source.weight for source in recipe.data.train]
-    return Comparisons(
-        pools, weights, recipe.rows, recipe.seed, start.resume and start.resume["data"]
-    )
+    return Comparisons(pools, weights, recipe.rows, recipe.seed, start.data)
 
 
 def loader(recipe: Any) -> Callable[..., list[Comparison]]:
@@ -157,48 +108,9 @@ def loader(recipe: Any) -> Callable[..., list[Comparison]]:
 
 
 def mean_length(batches: Comparisons) -> int:
-    some = [
-        len(talk)
-        for pool in batches.pools
-        for comparison in pool[:200]
-        for talk in comparison.talks
-    ]
-    return max(1, sum(some) // len(some))
-
-
-def evaluation(
-    recipe: RewardRecipe, tokenizer: Tokenizer, context: int, start: Start
-) -> Callable[[Any], dict[str, float]]:
-    """Accuracy on held-out pairs (of a process: on steps), each validation source apart and
-    held-out tasks, with Wilson's interval; mean and spread of all rewards."""
-    kinds = ",".join(recipe.evaluate_kinds)
-    sources = [
-        *recipe.data.validation,
-        *([ChatSource(path=f"tasks:{kinds}")] if recipe.evaluate_tasks else []),
-    ]
-    load, read, counted = (
-        loader(recipe),
-        *((step_rewards, right_steps) if recipe.kind == "process" else (rewards_of, agreements)),
-    )
-    held_out = {
-        name_of(source): load(
-            source, tokenizer, context, "held out", Counter(), recipe.evaluate_tasks, held_out=True
-        )
-        for source in sources
-    }
-
-    def evaluate(network: ScalarModel) -> dict[str, float]:
-        found, seen = dict[str, float](), list[Tensor]()
-        for name, some in held_out.items():
-            rewards, ranks = judged(network, some, recipe.micro_rows, start.device, read)
-            hits, n = counted(rewards, ranks)
-            low, high = wilson(hits, n)
-            seen.append(rewards[ranks > 0])
-            found |= {f"accuracy/{name}": hits / n, f"low/{name}": low, f"high/{name}": high}
-        every = torch.cat(seen)
-        return found | {"reward_mean": every.mean().item(), "reward_std": every.std().item()}
-
-    return evaluate if held_out else lambda network: {}
+    first = [comparison for pool in batches.pools for comparison in pool[:200]]
+    lengths = [len(talk) for comparison in first for talk in comparison.talks]
+    return max(1, sum(lengths) // len(lengths))
 
 
 def name_of(source: ChatSource) -> str:
@@ -217,12 +129,10 @@ def judged(
     most = max(len(c.ranks) for c in some)
     rewards, ranks = torch.zeros(len(some), most), torch.zeros(len(some), most, dtype=torch.int64)
     for i in range(0, len(some), rows):
-        batch = {key: value.to(device) for key, value in stacked(some[i : i + rows]).items()}
+        batch = to_device(stacked(some[i : i + rows]), device)
         K = batch["ranks"].shape[1]
-        rewards[i : i + rows, :K], ranks[i : i + rows, :K] = (
-            read(network, batch).cpu(),
-            batch["ranks"].cpu(),
-        )
+        rewards[i : i + rows, :K] = read(network, batch).cpu()
+        ranks[i : i + rows, :K] = batch["ranks"].cpu()
     return rewards, ranks
 
 
@@ -239,3 +149,60 @@ def right_steps(rewards: Tensor, ranks: Tensor) -> tuple[int, int]:
     """(steps told right from wrong, steps)."""
     there = ranks > 0
     return int((((rewards > 0) == (ranks == 1)) & there).sum()), int(there.sum())
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+class Reward(ChatTask):
+    """`out/model` is a folder of one-label sequence classification."""
+
+    recipe_type, passes = RewardRecipe, 2
+
+    def build(self) -> None:
+        self.load()
+        r = self.recipe = sampled.with_pairs(self.recipe, self.network, self.tokenizer, self.start)
+        self.network = adapted(r, ScalarModel(self.network))
+        self.network.score.weight.requires_grad_(True)
+        self.batches = comparisons(r, self.tokenizer, self.context, self.start)
+        self.objective, self.units = objective(r), 2 * r.rows * mean_length(self.batches)
+        sources = list(r.data.validation)
+        if r.evaluate_tasks:
+            sources.append(ChatSource(path=f"tasks:{','.join(r.evaluate_kinds)}"))
+        self.held_out = {
+            name_of(source): loader(r)(
+                source,
+                self.tokenizer,
+                self.context,
+                "held out",
+                Counter(),
+                r.evaluate_tasks,
+                held_out=True,
+            )
+            for source in sources
+        }
+
+    def evaluate(self, network: ScalarModel) -> dict[str, float]:
+        """Accuracy on held-out pairs (of a process: on steps), each validation source apart and
+        held-out tasks, with Wilson's interval; mean and spread of all rewards."""
+        process, found, seen = self.recipe.kind == "process", dict[str, float](), list[Tensor]()
+        read, counted = (step_rewards, right_steps) if process else (rewards_of, agreements)
+        for name, some in self.held_out.items():
+            rewards, ranks = judged(network, some, self.recipe.micro_rows, self.start.device, read)
+            hits, n = counted(rewards, ranks)
+            low, high = wilson(hits, n)
+            seen.append(rewards[ranks > 0])
+            found |= {f"accuracy/{name}": hits / n, f"low/{name}": low, f"high/{name}": high}
+        if not seen:
+            return {}
+        every = torch.cat(seen)
+        return found | {"reward_mean": every.mean().item(), "reward_std": every.std().item()}
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        if self.recipe.adapter:
+            state = merged(self.recipe, self.network)
+        tokenizer = self.tokenizer
+        tokenizer.save(self.folder)
+        role = tokenizer.roles.get("pad_token", "")
+        pad = {"pad_token_id": tokenizer.special_tokens.get(role, tokenizer.eos_ids[-1])}
+        checkpoints.save(self.network, self.folder, state=state, extra_config=pad)

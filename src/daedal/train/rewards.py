@@ -50,10 +50,8 @@ class RewardModel:
 
     def __init__(self, folder: str) -> None:
         path = checkpoints.resolve(folder)
-        self.network, self.tokenizer = (
-            checkpoints.load(path, kind=ScalarModel).eval(),
-            chat.prepared(Tokenizer.load(path)),
-        )
+        self.network = checkpoints.load(path, kind=ScalarModel).eval()
+        self.tokenizer = chat.prepared(Tokenizer.load(path))
 
     def __call__(self, prompt: str, completion: str) -> float:
         return self.many([(prompt, completion)])[0]
@@ -79,23 +77,14 @@ class RewardModel:
         """Of a process reward model: the chance that each step of a solution is right, as
         daedal.data.steps.parts finds them. Nothing that can be read as steps is [0.0]."""
         steps, between = parts(completion)
-        made = stepped(
-            self.tokenizer,
-            messages_of(prompt),
-            steps,
-            [True] * len(steps),
-            between,
-            self.network.config.max_position_embeddings,
-            Counter(),
-        )
+        context, right = self.network.config.max_position_embeddings, [True] * len(steps)
+        asked = messages_of(prompt)
+        made = stepped(self.tokenizer, asked, steps, right, between, context, Counter())
         if made is None:
             return [0.0]
         [talk] = made.talks
-        return (
-            self.network(torch.from_numpy(talk.ids).long()[None])[0, torch.from_numpy(talk.mask)]
-            .sigmoid()
-            .tolist()
-        )
+        values = self.network(torch.from_numpy(talk.ids).long()[None])[0]
+        return values[torch.from_numpy(talk.mask)].sigmoid().tolist()
 
 
 class Scoring:
@@ -120,10 +109,8 @@ class Scoring:
             rows = sorted(self.waiting)
             model = self.waiting[rows[0]][0]
             values = model.many([self.waiting[row][1] for row in rows])
-            found |= {
-                row: value if math.isfinite(value) else math.nan
-                for row, value in zip(rows, values, strict=True)
-            }
+            finite = [value if math.isfinite(value) else math.nan for value in values]
+            found |= dict(zip(rows, finite, strict=True))
         return torch.tensor([found[row] for row in sorted(found)])
 
     def answer(self, future: "Future[float]") -> float:

@@ -12,30 +12,27 @@ Legend: B completions of a rollout, G of one prompt, T tokens.
 """
 
 import copy
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal import device as machine
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.request import Request
 from daedal.errors import DaedalError
-from daedal.networks import build, config_from_dict
 from daedal.networks.decoder import Decoder
-from daedal.networks.scalar import ScalarModel
 from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, checkpoint, parallel
+from daedal.train import checkpoint, parallel
 from daedal.train import rl_objectives as rl
 from daedal.train.actors import Actors
+from daedal.train.assistant import PolicyTask, chat_tokenizer
 from daedal.train.policy import Reference, frozen_copy, policy_of, values_in, values_of
 from daedal.train.questions import Question, Questions
 from daedal.train.recipe.chat import RLRecipe
@@ -50,8 +47,9 @@ from daedal.train.rollout import (
     support_of,
     trimmed,
 )
-from daedal.train.start import Start, begin
-from daedal.train.trainer import Batch, Objective, Trainer
+from daedal.train.start import Start
+from daedal.train.task import Cost, outline
+from daedal.train.trainer import Batch, Objective, slice_rows
 
 # ---- methods -------------------------------------------------------------------------------------
 
@@ -82,14 +80,8 @@ METHODS = {
 
 
 def sampling_of(recipe: RLRecipe) -> SamplingParams:
-    r = recipe.rollout
-    return SamplingParams(
-        temperature=r.temperature,
-        top_k=r.top_k,
-        top_p=r.top_p,
-        min_p=r.min_p,
-        max_tokens=recipe.answer_tokens,
-    )
+    how = recipe.rollout.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
+    return SamplingParams(**how, max_tokens=recipe.answer_tokens)
 
 
 # ---- rollouts as batches -------------------------------------------------------------------------
@@ -111,69 +103,38 @@ class Rollouts:
         start: Start,
     ) -> None:
         self.recipe, self.network, self.tokenizer, self.reward = recipe, network, tokenizer, reward
-        self.rank, self.world, self.device, state = (
-            start.rank,
-            start.world,
-            start.device,
-            start.resume and start.resume["data"],
-        )
+        self.rank, self.world, self.device = start.rank, start.world, start.device
         self.method, self.params = METHODS[recipe.method], sampling_of(recipe)
         longest = network.config.max_position_embeddings - recipe.answer_tokens
         self.questions = Questions(recipe.data.train, tokenizer, recipe.seed, longest)
         wants_reference = recipe.kl or recipe.kl_target or recipe.kl_stop
         self.reference = Reference(network, recipe) if wants_reference else None
-        self.policy = (
-            copy.deepcopy(network).requires_grad_(False)
-            if recipe.parallel == "fsdp" and self.world > 1
-            else network
-        )
-        self.learned = [
-            name
-            for name, p in network.named_parameters()
-            if p.requires_grad and not name.startswith("critic.")
-        ]
-        self.actors = (
-            self.actors_of(frozen_copy(network))
-            if recipe.rollout.actors and self.rank == 0
-            else None
-        )
+        sharded = recipe.parallel == "fsdp" and self.world > 1
+        self.policy = copy.deepcopy(network).requires_grad_(False) if sharded else network
+        learned = (name for name, p in network.named_parameters() if p.requires_grad)
+        self.learned = [name for name in learned if not name.startswith("critic.")]
+        r, self.actors = recipe.rollout, None
+        if r.actors and self.rank == 0:
+            copied = frozen_copy(network)
+            self.actors = Actors(r.actors, copied, tokenizer, self.params, r.group, r.batch)
         # best: of held-out tasks so far
         self.asked, self.at, self.coefficient, self.best = 0, 0, recipe.kl, 0.0
         self.kept: dict[str, Tensor] | None = None
         self.metrics: dict[str, float] = {}
         self.pool = ThreadPoolExecutor(8)
-        if state:
-            self.asked, self.at, self.coefficient = (
-                state["asked"],
-                state["at"],
-                state["coefficient"],
-            )
-            self.kept, self.metrics, self.best = state["kept"], state["metrics"], state["best"]
-
-    def actors_of(self, network: Decoder) -> Actors:
-        r = self.recipe.rollout
-        return Actors(r.actors, network, self.tokenizer, self.params, r.group, r.batch)
+        for name, value in (start.data or {}).items():
+            setattr(self, name, value)
 
     def state(self) -> dict[str, Any]:
+        names = ("asked", "at", "coefficient", "metrics", "best")
         kept = self.kept if self.at < self.steps else None
-        return {
-            "asked": self.asked,
-            "at": self.at,
-            "coefficient": self.coefficient,
-            "kept": kept,
-            "metrics": self.metrics,
-            "best": self.best,
-        }
+        return {name: getattr(self, name) for name in names} | {"kept": kept}
 
     @property
     def steps(self) -> int:
         """Optimizer steps of one rollout."""
-        return (
-            self.recipe.epochs
-            * self.recipe.rollout.questions
-            * self.recipe.rollout.group
-            // self.recipe.rows
-        )
+        r = self.recipe
+        return r.epochs * r.rollout.questions * r.rollout.group // r.rows
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -181,13 +142,8 @@ class Rollouts:
                 self.kept, self.at = self.rollout(), 0
             rows, size = self.recipe.rows, len(self.kept["mask"])
             epoch, place = divmod(self.at * rows, size)
-            order = (
-                torch.arange(size)
-                if not epoch
-                else torch.randperm(
-                    size, generator=torch.Generator().manual_seed(self.asked * 1000 + epoch)
-                )
-            )
+            shuffled = torch.Generator().manual_seed(self.asked * 1000 + epoch)
+            order = torch.randperm(size, generator=shuffled) if epoch else torch.arange(size)
             self.at += 1
             # completions of one prompt side by side, which then runs once
             chosen = order[place : place + rows].sort().values
@@ -215,12 +171,10 @@ class Rollouts:
         self.metrics = self.measured(requests, rewards)
         batch |= self.advantages(batch, rewards)
         if self.reference:
-            self.metrics["kl"] = gap = (
-                rl.k3(batch["old"], batch["reference"]) * mask
-            ).sum().item() / max(1, int(mask.any(1).sum()))
-            self.coefficient = rl.next_kl_coefficient(
-                self.coefficient, gap, self.recipe.kl_target, len(mask)
-            )
+            apart = (rl.k3(batch["old"], batch["reference"]) * mask).sum().item()
+            self.metrics["kl"] = gap = apart / max(1, int(mask.any(1).sum()))
+            weight, target = self.coefficient, self.recipe.kl_target
+            self.coefficient = rl.next_kl_coefficient(weight, gap, target, len(mask))
             if self.recipe.kl_stop and not gap <= self.recipe.kl_stop:
                 raise DaedalError(
                     f"a completion is {gap:.3g} nats from the reference, beyond kl_stop = {self.recipe.kl_stop}, at a reward of "
@@ -239,46 +193,31 @@ class Rollouts:
         r, wanted = self.recipe.rollout, self.recipe.rollout.questions * self.recipe.rollout.group
         found, rewards = self.asked_once()
         for _ in range(4):
-            told = rl.informative(rewards, r.group)
-            if not r.dynamic or int(told.sum()) >= wanted:
+            if not r.dynamic or int(rl.informative(rewards, r.group).sum()) >= wanted:
                 break
             more, theirs = self.asked_once()
             found, rewards = found + more, torch.cat([rewards, theirs])
-        told = (
-            rl.informative(rewards, r.group)
-            if r.dynamic
-            else torch.ones(len(rewards), dtype=torch.bool)
-        )
-        chosen = sorted(
-            torch.cat([told.nonzero()[:, 0], (~told).nonzero()[:, 0]])[:wanted].tolist()
-        )
+        differ = rl.informative(rewards, r.group) if r.dynamic else torch.ones(len(rewards)) > 0
+        first = torch.cat([differ.nonzero()[:, 0], (~differ).nonzero()[:, 0]])[:wanted]
+        chosen = sorted(first.tolist())
         return [found[i] for i in chosen], rewards[chosen]
 
     def asked_once(self) -> tuple[list[Completion], Tensor]:
         r, mine = self.recipe.rollout, self.share()
         self.asked += r.questions
-        questions, scoring = (
-            [self.questions.question(number) for number in mine],
-            Scoring(self.pool),
-        )
+        questions, scoring = [*map(self.questions.question, mine)], Scoring(self.pool)
 
         def finished(row: int, text: str) -> None:
             question = questions[row // r.group]
             scoring.ask(row, self.reward_of(question), question.prompt, text)
 
-        made = self.drawn(
-            [self.questions.encoded(question) for question in questions],
-            [seed_of(self.recipe.seed, i) for i in mine],
-            finished,
-        )
-        late = [
-            rl.overlong(len(completion.output), self.recipe.answer_tokens, r.overlong)
-            for completion in made
-        ]
-        found, rewards = (
-            parallel.everyones(made, self.world),
-            torch.cat(parallel.everyones([scoring.rewards() + torch.tensor(late)], self.world)),
-        )
+        prompts, seed = [*map(self.questions.encoded, questions)], self.recipe.seed
+        made = self.drawn(prompts, [seed_of(seed, i) for i in mine], finished)
+        limit = self.recipe.answer_tokens
+        late = [rl.overlong(len(completion.output), limit, r.overlong) for completion in made]
+        found = parallel.everyones(made, self.world)
+        own = scoring.rewards() + torch.tensor(late)
+        rewards = torch.cat(parallel.everyones([own], self.world))
         check_dropped(rewards, self.recipe.dropped_most, scoring.why)
         return found, rewards
 
@@ -288,9 +227,8 @@ class Rollouts:
         n = self.recipe.rollout.questions
         if self.recipe.rollout.actors:
             return range(self.asked, self.asked + n * (self.rank == 0))
-        return range(
-            self.asked + self.rank * n // self.world, self.asked + (self.rank + 1) * n // self.world
-        )
+        first, last = (rank * n // self.world for rank in (self.rank, self.rank + 1))
+        return range(self.asked + first, self.asked + last)
 
     def drawn(
         self, prompts: list[list[int]], seeds: list[int], finished: Callable[[int, str], None]
@@ -301,15 +239,11 @@ class Rollouts:
             return self.actors.complete(prompts, seeds, finished) if self.actors else []
         r = self.recipe.rollout
 
-        def told(row: int, request: Request) -> None:
+        def ended(row: int, request: Request) -> None:
             finished(row, request.text)
 
-        return [
-            Completion.of(made)
-            for made in complete(
-                self.policy, self.tokenizer, prompts, self.params, seeds, r.group, told, r.batch
-            )
-        ]
+        how = (self.params, seeds, r.group, ended, r.batch)
+        return [*map(Completion.of, complete(self.policy, self.tokenizer, prompts, *how))]
 
     def reward_of(self, question: Question) -> Reward:
         reward = self.reward or question.check
@@ -323,9 +257,7 @@ class Rollouts:
         """What the weights of this moment say: the support of each token, old log-probabilities and
         values, those of the reference."""
         size, rows = len(batch["mask"]) // self.world, self.recipe.micro_rows
-        mine = {
-            key: value[self.rank * size : (self.rank + 1) * size] for key, value in batch.items()
-        }
+        mine = slice_rows(batch, self.rank * size, (self.rank + 1) * size)
         found: Batch = {}
         support = support_of(self.policy, mine, self.params, rows)
         if support is not None:
@@ -336,18 +268,15 @@ class Rollouts:
             found["reference"] = self.reference.logprobs(mine | found, self.params, rows)
         if self.method.advantages == "gae":
             found["values"] = values_of(self.policy, mine, rows)
-        return batch | {
-            key: torch.cat(parallel.everyones([value], self.world)) for key, value in found.items()
-        }
+        gathered = {key: parallel.everyones([value], self.world) for key, value in found.items()}
+        return batch | {key: torch.cat(values) for key, values in gathered.items()}
 
     def advantages(self, batch: Batch, rewards: Tensor) -> Batch:
         """(B, T - 1), and for PPO the returns that values should be."""
         mask, kind, recipe = batch["mask"], self.method.advantages, self.recipe
-        kl = (
-            rl.k1(batch["old"], batch["reference"]) * mask
-            if self.reference
-            else torch.zeros(mask.shape)
-        )
+        kl = torch.zeros(mask.shape)
+        if self.reference:
+            kl = rl.k1(batch["old"], batch["reference"]) * mask
         per_token = rl.shaped_rewards(rewards.nan_to_num(), kl, mask, self.coefficient)
         if kind == "gae":
             gained = rl.gae(per_token, batch["values"], mask, recipe.gamma, recipe.lam)
@@ -355,17 +284,20 @@ class Rollouts:
         if kind == "returns":
             return {"advantages": rl.whitened(rl.returns_to_go(per_token, mask), mask)}
         scores = rewards - self.coefficient * kl.sum(1) if kind == "rloo" else rewards
-        return {
-            "advantages": rl.group_advantages(scores, recipe.rollout.group, kind)[:, None] * mask
-        }
+        gained = rl.group_advantages(scores, recipe.rollout.group, kind)
+        return {"advantages": gained[:, None] * mask}
 
     def measured(self, requests: list[Completion], rewards: Tensor) -> dict[str, float]:
         kept = rewards[~rewards.isnan()]
         return {
-            "reward": kept.mean().item() if len(kept) else math.nan, "reward_spread": kept.std(unbiased=False).item() if len(kept) else math.nan,
-            "length": statistics.fmean(len(request.output) for request in requests), "ended": statistics.fmean(request.ended for request in requests),
-            "dropped": float(rewards.isnan().sum()), "asked": float(self.asked), "kl_weight": self.coefficient,
-        }  # fmt: skip
+            "reward": kept.mean().item(),  # NaN where all are dropped
+            "reward_spread": kept.std(unbiased=False).item(),
+            "length": statistics.fmean(len(request.output) for request in requests),
+            "ended": statistics.fmean(request.ended for request in requests),
+            "dropped": float(rewards.isnan().sum()),
+            "asked": float(self.asked),
+            "kl_weight": self.coefficient,
+        }
 
 
 def kept_where(recipe: RLRecipe) -> str:
@@ -385,7 +317,6 @@ def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
     several steps k3 has a tail that means nothing."""
     method, params, meter = rollouts.method, rollouts.params, defaultdict[str, float](float)
     low, high = recipe.clip or method.low, recipe.clip_high or recipe.clip or method.high
-    limit = recipe.answer_tokens
 
     def loss(network: Decoder, part: Batch) -> Tensor:
         part = trimmed(part)
@@ -399,45 +330,36 @@ def objective_of(recipe: RLRecipe, rollouts: Rollouts) -> Objective:
         if "reference" in part and rollouts.coefficient and not method.kl_in_rewards:
             each = each + rollouts.coefficient * rl.k3(logp, part["reference"])
         if "values" in part:
-            values = values_in(network, part)
-            each = each + recipe.value_weight * rl.value_loss(
-                values, part["values"], part["returns"], recipe.value_clip
-            )
+            now, old = values_in(network, part), part["values"]
+            error = rl.value_loss(now, old, part["returns"], recipe.value_clip)
+            each = each + recipe.value_weight * error
         note(meter, part, entropy, log_ratio.detach(), low, high)
         return rl.summed(each, mask, method.mean)
 
     def measured() -> dict[str, float]:
-        sums = {
-            key: parallel.total(float(meter[key]), rollouts.device, rollouts.world) for key in METER
-        }
+        where = rollouts.device, rollouts.world
+        tokens, *sums = (parallel.total(float(meter[key]), *where) for key in METER)
         meter.clear()
-        tokens = max(1.0, sums["tokens"])
-        return rollouts.metrics | {
-            "entropy": sums["entropy"] / tokens,
-            "clipped": sums["clipped"] / tokens,
-        }
+        means = (value / max(1.0, tokens) for value in sums)
+        return rollouts.metrics | dict(zip(METER[1:], means, strict=True))
 
-    return Objective(
-        loss, lambda batch: rl.counted(batch["mask"], method.mean, limit), measured=measured
-    )
+    def count(batch: Batch) -> int:
+        return rl.counted(batch["mask"], method.mean, recipe.answer_tokens)
+
+    return Objective(loss, count, measured=measured)
 
 
 METER = ("tokens", "entropy", "clipped")
+Meter = dict[str, float]
 
 
 def note(
-    meter: dict[str, float],
-    part: Batch,
-    entropy: Tensor,
-    log_ratio: Tensor,
-    low: float,
-    high: float,
+    meter: Meter, part: Batch, entropy: Tensor, log_ratio: Tensor, low: float, high: float
 ) -> None:
     """Add a micro-batch's sums."""
     mask, ratio = part["mask"], log_ratio.exp()
-    beyond = ((ratio > 1 + high) & (part["advantages"] > 0)) | (
-        (ratio < 1 - low) & (part["advantages"] < 0)
-    )
+    gained = part["advantages"]
+    beyond = ((ratio > 1 + high) & (gained > 0)) | ((ratio < 1 - low) & (gained < 0))
     sums = {"tokens": mask.sum(), "entropy": entropy.sum(), "clipped": (beyond & mask).sum()}
     for key, value in sums.items():
         meter[key] += value.item()
@@ -453,136 +375,104 @@ def held_out_questions(recipe: RLRecipe, rollouts: Rollouts) -> list[Question]:
     if not sources:
         return []
     asked = Questions(sources, rollouts.tokenizer, recipe.seed, rollouts.questions.longest)
-    whole = all(not source.kinds for source in sources)
-    count = (
-        min(recipe.evaluate_tasks, sum(map(len, asked.files.values())))
-        if whole
-        else recipe.evaluate_tasks
-    )
+    count = recipe.evaluate_tasks
+    if not any(source.kinds for source in sources):
+        count = min(count, sum(map(len, asked.files.values())))
     return [asked.question(i, held_out=True) for i in range(count)]
-
-
-def evaluation(
-    recipe: RLRecipe, rollouts: Rollouts
-) -> Callable[[Decoder], dict[str, float]] | None:
-    """Mean reward of the likeliest answers to held-out questions, by their own check where there is
-    one. An answer whose reward fails is dropped and counted, as in training."""
-    asked = held_out_questions(recipe, rollouts)
-    if not asked:
-        if recipe.held_out_drop is not None:
-            raise DaedalError(
-                f"held_out_drop = {recipe.held_out_drop} has nothing to look at: give data.validation, or leave it out."
-            )
-        return None
-    params = SamplingParams(temperature=0, max_tokens=recipe.answer_tokens)
-
-    def evaluate(network: Decoder) -> dict[str, float]:
-        requests = complete(
-            network,
-            rollouts.tokenizer,
-            [rollouts.questions.encoded(q) for q in asked],
-            params,
-            range(len(asked)),
-            1,
-        )
-        scoring = Scoring(rollouts.pool)
-        for row, (question, request) in enumerate(zip(asked, requests, strict=True)):
-            scoring.ask(
-                row, question.check or rollouts.reward_of(question), question.prompt, request.text
-            )
-        rewards = scoring.rewards()
-        check_dropped(rewards, recipe.dropped_most, scoring.why)
-        earned = rewards[~rewards.isnan()].tolist()
-        lengths = {
-            "held_out_dropped": len(rewards) - len(earned),
-            "held_out_length": statistics.fmean(len(r.output) for r in requests),
-        }
-        if not earned:
-            return lengths
-        n, mean = len(earned), statistics.fmean(earned)
-        rollouts.best = max(rollouts.best, mean)
-        if recipe.held_out_drop is not None and mean < rollouts.best - recipe.held_out_drop:
-            raise DaedalError(
-                f"held-out tasks earn {mean:.3g} by their own check, down from {rollouts.best:.3g}, while the reward is {rollouts.metrics['reward']:.3g}: "
-                f"the policy has learned to please the reward. {kept_where(recipe)}"
-            )
-        return {"held_out": mean, "standard_error": statistics.pstdev(earned) / n**0.5, **lengths}
-
-    return evaluate
-
-
-def showing(rollouts: Rollouts) -> Callable[[Decoder, int], str]:
-    def sample(network: Decoder, step: int) -> str:
-        asked = [rollouts.questions.question(i, held_out=True) for i in range(3)]
-        prompts = [rollouts.questions.encoded(question) for question in asked]
-        requests = complete(
-            network, rollouts.tokenizer, prompts, rollouts.params, [step + i for i in range(3)], 1
-        )
-        return "\n".join(
-            f"  | {question.prompt}\n  > {request.text}"
-            for question, request in zip(asked, requests, strict=True)
-        )
-
-    return sample
 
 
 def flops_of(recipe: RLRecipe, network: Decoder, length: int = 64) -> float:
     """Of an optimizer step: completions after prompts of about `length` tokens, which run once a
     group, forward and backward."""
-    tokens = recipe.answer_tokens + length // recipe.rollout.group
-    return (
-        recipe.rows
-        * tokens
-        * network.flops_per_token((length + recipe.answer_tokens) // 2, train=True)
-    )
+    tokens = recipe.rows * (recipe.answer_tokens + length // recipe.rollout.group)
+    return tokens * network.flops_per_token((length + recipe.answer_tokens) // 2, train=True)
 
 
-def run(recipe: RLRecipe, reward: Reward | None = None) -> Path:
-    """Train, and write `out/model` (of an adapter also `out/adapter`, of PPO `out/value`). `reward`
-    stands in for the recipe's."""
-    start, tokenizer = begin(cast(Any, recipe)), assistant.tokenizer_of(recipe)
-    if recipe.rollout.questions % start.world or recipe.rows % (start.world * recipe.micro_rows):
-        raise DaedalError(
-            f"{start.world} processes must divide rollout.questions = {recipe.rollout.questions}, and rows = {recipe.rows} into micro_rows."
-        )
-    network = start.prepared(policy_of(recipe))
-    rollouts = Rollouts(recipe, network, tokenizer, reward or reward_named(recipe), start)
-    trainer = Trainer(
-        recipe, network, lambda: assistant.optimizers(recipe, network, start.dtype), rollouts, objective_of(recipe, rollouts), start=start, unit="completions", units_per_step=recipe.rows, flops_per_step=flops_of(recipe, network),
-        evaluate=evaluation(recipe, rollouts), sample=showing(rollouts),
-    )  # fmt: skip
-    trainer.run()
-    trainer.result()
-    network = rollouts.whole()
-    critic = network._modules.pop("critic", None)
-    if critic is not None and start.rank == 0:
-        checkpoints.save(cast(ScalarModel, critic), start.out / "value")
-        tokenizer.save(start.out / "value")
-    folder = assistant.publish(recipe, start, network.eval(), tokenizer, network.state_dict())
-    parallel.finish()
-    return folder
+class RL(PolicyTask):
+    """A policy from a reward, of PPO also `out/value`. A `reward` stands in for the recipe's."""
 
+    recipe_type = RLRecipe
+    unit = unit_label = "completions"
+    flops = 0.0
 
-def reward_named(recipe: RLRecipe) -> Reward | None:
-    return None if recipe.data.reward == "check" else named(recipe.data.reward)
+    def __init__(self, recipe: RLRecipe, reward: Reward | None = None) -> None:
+        super().__init__(recipe)
+        self.reward = reward
 
+    def build(self) -> None:
+        r, world = self.recipe, self.start.world
+        self.tokenizer = chat_tokenizer(r.start)
+        if r.rollout.questions % world or r.rows % (world * r.micro_rows):
+            raise DaedalError(
+                f"{world} processes must divide rollout.questions = {r.rollout.questions}, and rows = {r.rows} into micro_rows."
+            )
+        self.network = self.start.prepared(policy_of(r))
+        if r.data.reward != "check":
+            self.reward = self.reward or named(r.data.reward)
+        self.batches = Rollouts(r, self.network, self.tokenizer, self.reward, self.start)
+        self.objective = objective_of(r, self.batches)
+        self.units, self.flops = r.rows, flops_of(r, self.network)
+        self.held_out = held_out_questions(r, self.batches)
+        if not self.held_out:
+            if r.held_out_drop is not None:
+                raise DaedalError(
+                    f"held_out_drop = {r.held_out_drop} has nothing to look at: give data.validation, or leave it out."
+                )
+            self.evaluate = None
 
-def plan(recipe: RLRecipe) -> dict[str, Any]:
-    """What a run will take if answers are as long as they may be; trains nothing."""
-    device = machine.pick_device(recipe.device)
-    dtype = machine.compute_dtype(recipe.dtype, device)
-    with torch.device("meta"):
-        network = build(
-            config_from_dict(checkpoints.read_config(checkpoints.resolve(recipe.start)))
-        )
-    copies = (2 if recipe.method == "ppo" else 1) * (1 if recipe.adapter else 4) + (
-        recipe.adapter is None
-    )
-    # drawing, and the old and the reference's pass, are forward passes
-    flops = flops_of(recipe, network) * recipe.steps * (1 + 1 / recipe.epochs)
-    peak = machine.matrix_peak(device, dtype)
-    return {
-        "parameters": network.parameter_count(), "units": f"{recipe.rows * recipe.steps:,} completions", "flops": flops,
-        "dtype": str(dtype).removeprefix("torch."), "device": str(device), "memory_bytes": network.parameter_count() * 4 * copies,
-        "measured_peak_flops": peak, "hours_at_full_peak": flops / peak / 3600, "hours_at_60_percent": flops / peak / 0.6 / 3600,
-    }  # fmt: skip
+    def evaluate(self, network: Decoder) -> dict[str, float]:
+        """Mean reward of the likeliest answers to held-out questions, by their own check where
+        there is one. An answer whose reward fails is dropped and counted, as in training."""
+        r, rollouts, asked = self.recipe, self.batches, self.held_out
+        params, n = SamplingParams(temperature=0, max_tokens=r.answer_tokens), len(asked)
+        prompts = [*map(rollouts.questions.encoded, asked)]
+        requests = complete(network, self.tokenizer, prompts, params, range(n), 1)
+        scoring = Scoring(rollouts.pool)
+        for row, (question, request) in enumerate(zip(asked, requests, strict=True)):
+            check = question.check or rollouts.reward_of(question)
+            scoring.ask(row, check, question.prompt, request.text)
+        rewards = scoring.rewards()
+        check_dropped(rewards, r.dropped_most, scoring.why)
+        earned = rewards[~rewards.isnan()].tolist()
+        length = statistics.fmean(len(request.output) for request in requests)
+        found = {"held_out_dropped": n - len(earned), "held_out_length": length}
+        if not earned:
+            return found
+        mean = statistics.fmean(earned)
+        rollouts.best = max(rollouts.best, mean)
+        if r.held_out_drop is not None and mean < rollouts.best - r.held_out_drop:
+            raise DaedalError(
+                f"held-out tasks earn {mean:.3g} by their own check, down from {rollouts.best:.3g}, while the reward is {rollouts.metrics['reward']:.3g}: "
+                f"the policy has learned to please the reward. {kept_where(r)}"
+            )
+        error = statistics.pstdev(earned) / len(earned) ** 0.5
+        return {"held_out": mean, "standard_error": error, **found}
+
+    def sample(self, network: Decoder, step: int) -> str:
+        """Answers to three held-out questions, drawn as in training."""
+        questions = self.batches.questions
+        asked = [questions.question(i, held_out=True) for i in range(3)]
+        prompts, seeds = [questions.encoded(one) for one in asked], range(step, step + 3)
+        made = complete(network, self.tokenizer, prompts, self.batches.params, seeds, 1)
+        pairs = zip(asked, made, strict=True)
+        return "\n".join(f"  | {question.prompt}\n  > {one.text}" for question, one in pairs)
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        critic = self.network._modules.pop("critic", None)
+        if critic is not None:
+            folder, values = self.start.out / "value", dict[str, Tensor]()
+            for name in [name for name in state if name.startswith("critic.")]:
+                values[name.removeprefix("critic.")] = state.pop(name)
+            checkpoints.save(critic, folder, state=values)
+            self.tokenizer.save(folder)
+        super().save(state)
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        """If answers are as long as they may be. Drawing, and the old and the reference's pass, are
+        forward passes."""
+        r = self.recipe
+        network = outline(checkpoints.read_config(checkpoints.resolve(r.start)))
+        weights, full = network.parameter_count(), r.adapter is None
+        copies = (2 if r.method == "ppo" else 1) * (4 if full else 1) + full
+        flops = flops_of(r, network) * (1 + 1 / r.epochs)
+        return Cost(weights, r.rows, flops, weights * 4 * copies)

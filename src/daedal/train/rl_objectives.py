@@ -10,6 +10,7 @@ Legend: B completions, G completions of one prompt, T tokens, N flat tokens, V v
 """
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -39,16 +40,9 @@ def token_logprobs(
     chunk at a time; the backward pass makes them again."""
     if len(hidden) <= chunk:
         return scores(head, hidden, targets, params, support)
-    parts = zip(
-        hidden.split(chunk),
-        targets.split(chunk),
-        support.split(chunk) if support is not None else [None] * len(hidden),
-        strict=False,
-    )
-    made = [
-        checkpoint(scores, head, h, goal, params, kept, use_reentrant=False)
-        for h, goal, kept in parts
-    ]
+    kept = support.split(chunk) if support is not None else repeat(None)
+    parts = zip(hidden.split(chunk), targets.split(chunk), repeat(params), kept, strict=False)
+    made = [checkpoint(scores, head, *part, use_reentrant=False) for part in parts]
     logp, entropy = (torch.cat(some) for some in zip(*made, strict=True))
     return logp, entropy
 
@@ -56,10 +50,8 @@ def token_logprobs(
 def scores(
     head: Head, hidden: Tensor, targets: Tensor, params: SamplingParams, support: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    logp, entropy = Chosen.apply(
-        adjusted(head(hidden), params, support), targets, support is not None or truncates(params)
-    )
-    return logp, entropy
+    truncated = support is not None or truncates(params)
+    return Chosen.apply(adjusted(head(hidden), params, support), targets, truncated)
 
 
 class Chosen(Function):
@@ -88,15 +80,11 @@ class Chosen(Function):
 
 def adjusted(logits: Tensor, params: SamplingParams, support: Tensor | None) -> Tensor:
     """What the sampler draws from: logits over the temperature, -inf outside the support."""
-    if support is None:
-        return (
-            truncate(logits, params)
-            if truncates(params) or params.temperature != 1
-            else logits.float()
-        )
-    return (logits.float() / params.temperature).masked_fill(
-        ~unpacked(support, logits.shape[-1]), -INF
-    )
+    if support is not None:
+        outside = ~unpacked(support, logits.shape[-1])
+        return (logits.float() / params.temperature).masked_fill(outside, -INF)
+    plain = not truncates(params) and params.temperature == 1
+    return logits.float() if plain else truncate(logits, params)
 
 
 def truncates(params: SamplingParams) -> bool:
@@ -123,16 +111,8 @@ def packed(mask: Tensor) -> Tensor:
 
 
 def unpacked(bits: Tensor, size: int) -> Tensor:
-    return (
-        (
-            bits[..., None].bitwise_right_shift(
-                torch.arange(8, dtype=torch.uint8, device=bits.device)
-            )
-            & 1
-        )
-        .flatten(1)[:, :size]
-        .bool()
-    )
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits[..., None].bitwise_right_shift(places) & 1).flatten(1)[:, :size].bool()
 
 
 # ---- divergence from a reference -----------------------------------------------------------------
@@ -144,20 +124,11 @@ def k1(logp: Tensor, reference: Tensor) -> Tensor:
     return logp - reference
 
 
-def k2(logp: Tensor, reference: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2: biased, of low variance, and on policy its gradient is that of KL(p,
-    q)."""
-    return (logp - reference).square() / 2
-
-
 def k3(logp: Tensor, reference: Tensor) -> Tensor:
     """q / p - 1 - log(q / p): unbiased, never negative (Schulman 2020); the term of GRPO's loss
     (Shao et al. 2024, eq. 4)."""
     log_ratio = reference - logp
     return log_ratio.exp() - 1 - log_ratio
-
-
-KL = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def next_kl_coefficient(
@@ -187,9 +158,8 @@ def group_advantages(
     if kind == "rloo":
         centred = centred * n / (n - 1).clamp(min=1)
     elif kind == "std":
-        centred = centred / (
-            (centred.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt() + 1e-4
-        )
+        variance = centred.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + 1e-4)
     return centred.flatten()
 
 
@@ -212,9 +182,8 @@ def shaped_rewards(score: Tensor, kl: Tensor, mask: Tensor, coefficient: float) 
     (Ziegler et al. 2019, eq. 2)."""
     rewards = -coefficient * kl * mask
     last = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return rewards.scatter_add(
-        1, last.argmax(1, keepdim=True), (score * mask.any(1))[:, None].to(rewards.dtype)
-    )
+    score = (score * mask.any(1))[:, None].to(rewards.dtype)
+    return rewards.scatter_add(1, last.argmax(1, keepdim=True), score)
 
 
 def gae(
@@ -227,9 +196,8 @@ def gae(
     ahead, after = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
     for t in range(rewards.shape[1] - 1, -1, -1):
         here = mask[:, t]
-        ahead = torch.where(
-            here, rewards[:, t] + gamma * after - values[:, t] + gamma * lam * ahead, ahead
-        )
+        error = rewards[:, t] + gamma * after - values[:, t]
+        ahead = torch.where(here, error + gamma * lam * ahead, ahead)
         after = torch.where(here, values[:, t], after)
         found[:, t] = ahead * here
     return found
@@ -252,9 +220,8 @@ def whitened(values: Tensor, mask: Tensor) -> Tensor:
 def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """The mean log ratio of each completion's tokens, in all its places: GSPO's ratio (Zheng et al.
     2025, eq. 7)."""
-    return (
-        (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-    ).expand_as(log_ratio)
+    count = mask.sum(1, keepdim=True).clamp(min=1)
+    return ((log_ratio * mask).sum(1, keepdim=True) / count).expand_as(log_ratio)
 
 
 def clipped_loss(

@@ -24,6 +24,7 @@ from daedal.processes.autoregression import activation_dtype
 from daedal.processes.sampling import SamplingParams, mix
 from daedal.train.rl_objectives import supports, token_logprobs, truncates
 from daedal.train.shared import Shared
+from daedal.train.trainer import slice_rows, to_device
 
 BATCH = 128  # sequences that the engine runs at once
 
@@ -44,27 +45,21 @@ def complete(
     batch = min(batch, len(prompts) * group)
     longest = max(map(len, prompts)) + params.max_tokens + 1
     fp32 = activation_dtype(network) == torch.float32  # which the captured steps are written for
+    budget = max(512, batch)
     engine = Engine(
-        network,
-        tokenizer,
-        max_batch=batch,
-        max_len=longest,
-        token_budget=max(512, batch),
-        replay=fp32,
+        network, tokenizer, max_batch=batch, max_len=longest, token_budget=budget, replay=fp32
     )
     asked = [
         engine.submit(ids, replace(params, n=group, seed=seed))
         for ids, seed in zip(prompts, seeds, strict=True)
     ]
-    rows = {
-        sample: row
-        for row, sample in enumerate(sample for request in asked for sample in request.samples)
-    }
+    samples = [sample for request in asked for sample in request.samples]
+    rows = {sample: row for row, sample in enumerate(samples)}
     while engine.busy:
         for request, _ in engine.step():
             if request.finished:
                 finished(rows[request], request)
-    return list(rows)
+    return samples
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -92,10 +87,8 @@ class Completion:
 def padded(requests: "Sequence[Request | Completion]") -> tuple[Tensor, Tensor]:
     """tokens (B, T), padded at the end with 0, and mask (B, T - 1)."""
     size = max(len(request.tokens) for request in requests)
-    tokens, mask = (
-        torch.zeros(len(requests), size, dtype=torch.int64),
-        torch.zeros(len(requests), size - 1, dtype=torch.bool),
-    )
+    tokens = torch.zeros(len(requests), size, dtype=torch.int64)
+    mask = torch.zeros(len(requests), size - 1, dtype=torch.bool)
     for row, request in enumerate(requests):
         tokens[row, : len(request.tokens)] = torch.tensor(request.tokens)
         mask[row, len(request.prompt) - 1 : len(request.tokens) - 1] = True
@@ -134,19 +127,28 @@ def score(
 
 
 @torch.no_grad()
-def scored(network: Decoder, batch: dict[str, Tensor], params: SamplingParams, rows: int) -> Tensor:
-    """`score`'s log-probabilities of many completions, `rows` at a time, without gradient."""
-    device, width, found = network.embed_tokens.weight.device, batch["mask"].shape[1], []
+def in_chunks(
+    read: Callable[[dict[str, Tensor]], Tensor],
+    batch: dict[str, Tensor],
+    device: torch.device,
+    rows: int,
+) -> Tensor:
+    """What `read` gives of many completions (B, T - 1, ...), `rows` at a time on the device and
+    without gradient; 0 where nothing was sampled."""
+    width, found = batch["mask"].shape[1], []
     for start in range(0, len(batch["mask"]), rows):
-        part = trimmed(
-            {key: value[start : start + rows].to(device) for key, value in batch.items()}
-        )
-        logp = score(network, part, params)[0].cpu()
-        found.append(torch.nn.functional.pad(logp, (0, width - logp.shape[1])))
+        values = read(trimmed(to_device(slice_rows(batch, start, start + rows), device))).cpu()
+        room = [0, 0] * (values.dim() - 2) + [0, width - values.shape[1]]
+        found.append(torch.nn.functional.pad(values, room))
     return torch.cat(found)
 
 
-@torch.no_grad()
+def scored(network: Decoder, batch: dict[str, Tensor], params: SamplingParams, rows: int) -> Tensor:
+    """`score`'s log-probabilities of many completions, `rows` at a time, without gradient."""
+    device = network.embed_tokens.weight.device
+    return in_chunks(lambda part: score(network, part, params)[0], batch, device, rows)
+
+
 def support_of(
     network: Decoder, batch: dict[str, Tensor], params: SamplingParams, rows: int
 ) -> Tensor | None:
@@ -154,14 +156,13 @@ def support_of(
     truncate nothing."""
     if not truncates(params):
         return None
-    device, bits = network.embed_tokens.weight.device, -(-network.config.vocab_size // 8)
-    found = torch.zeros(*batch["mask"].shape, bits, dtype=torch.uint8)
-    for start in range(0, len(batch["mask"]), rows):
-        part = trimmed(
-            {key: value[start : start + rows].to(device) for key, value in batch.items()}
-        )
-        kept = supports(
-            network.head, states(network, part), part["tokens"][:, 1:][part["mask"]], params
-        )
-        found[start : start + rows][batch["mask"][start : start + rows]] = kept.cpu()
-    return found
+    bits = -(-network.config.vocab_size // 8)
+
+    def read(part: dict[str, Tensor]) -> Tensor:
+        mask = part["mask"]
+        goals = part["tokens"][:, 1:][mask]
+        found = torch.zeros(*mask.shape, bits, dtype=torch.uint8, device=mask.device)
+        found[mask] = supports(network.head, states(network, part), goals, params)
+        return found
+
+    return in_chunks(read, batch, network.embed_tokens.weight.device, rows)

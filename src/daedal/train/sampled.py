@@ -5,13 +5,9 @@ Each is made once, before training, and kept in the run's folder as jsonl: a run
 what it made.
 """
 
-import json
 import random
-from pathlib import Path
 from typing import Any
 
-from daedal import checkpoints
-from daedal.data import chat
 from daedal.data.rows import ChatSource
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
@@ -19,7 +15,7 @@ from daedal.networks.decoder import Decoder
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.train.recipe.chat import PreferenceRecipe, RewardRecipe, SampledRecipe, SFTRecipe
-from daedal.train.start import Start, mark
+from daedal.train.start import Start, mark, say, write_rows
 from daedal.worlds import instructions
 from daedal.worlds.tasks import Task
 
@@ -31,17 +27,16 @@ def tried(
 ) -> Tried:
     """Tasks, each with its n answers and what they earn, the best first."""
     kinds = wanted.kinds or instructions.KINDS
-    tasks = [
-        instructions.task(random.Random(f"sampled/{seed}/{i}"), kinds) for i in range(wanted.tasks)
-    ]
-    params = SamplingParams(
-        n=wanted.n, temperature=wanted.temperature, max_tokens=max_tokens, seed=seed
-    )
+    rngs = (random.Random(f"sampled/{seed}/{i}") for i in range(wanted.tasks))
+    tasks = [instructions.task(rng, kinds) for rng in rngs]
+    drawn = {"n": wanted.n, "temperature": wanted.temperature, "max_tokens": max_tokens}
+    params = SamplingParams(**drawn, seed=seed)
     given = assistant.answers(network, tokenizer, [task.messages for task in tasks], params)
-    return [
-        (task, sorted(((task.check(text), text) for text in texts), key=lambda pair: -pair[0]))
-        for task, texts in zip(tasks, given, strict=True)
-    ]
+    made = []
+    for task, texts in zip(tasks, given, strict=True):
+        earned = [(task.check(text), text) for text in texts]
+        made.append((task, sorted(earned, key=lambda pair: -pair[0])))
+    return made
 
 
 def kept(found: Tried, threshold: float) -> list[dict[str, Any]]:
@@ -61,14 +56,8 @@ def pairs(found: Tried) -> list[dict[str, Any]]:
         said = [(earned, text) for earned, text in answers if text]
         if said and said[0][0] > said[-1][0]:
             (best, chosen), (worst, rejected) = said[0], said[-1]
-            made.append(
-                {
-                    "prompt": task.messages,
-                    "chosen": chosen,
-                    "rejected": rejected,
-                    "margin": best - worst,
-                }
-            )
+            answers = {"chosen": chosen, "rejected": rejected, "margin": best - worst}
+            made.append({"prompt": task.messages, **answers})
     return made
 
 
@@ -82,30 +71,23 @@ def source(
     """A source of what the network made: `name` is "kept" or "pairs"."""
     wanted = recipe.sampled
     assert wanted is not None
-    file = (
-        start.out
-        / f"{name}-{mark(recipe, 'sampled', 'seed', 'answer_tokens', weights=recipe.start)}.jsonl"
-    )
+    keys = ("sampled", "seed", "answer_tokens")
+    file = start.out / f"{name}-{mark(recipe, *keys, weights=recipe.start)}.jsonl"
     if not file.exists():
         if wanted.teacher:
-            network, tokenizer = (
-                assistant.network_of(wanted.teacher),
-                chat.prepared(Tokenizer.load(checkpoints.resolve(wanted.teacher))),
-            )
-        found = tried(
-            wanted, network.to(start.device), tokenizer, recipe.seed, recipe.answer_tokens
-        )
+            network = assistant.network_of(wanted.teacher)
+            tokenizer = assistant.chat_tokenizer(wanted.teacher)
+        network = network.to(start.device)
+        found = tried(wanted, network, tokenizer, recipe.seed, recipe.answer_tokens)
         rows = kept(found, wanted.threshold) if name == "kept" else pairs(found)
         every = [earned for _, answers in found for earned, _ in answers]
-        assistant.say(
-            f"{len(every)} answers to {len(found)} tasks earn {sum(every) / len(every):.3f} on average; {name}: {len(rows)}",
-            start,
-        )
+        mean = f"{len(every)} answers to {len(found)} tasks earn {sum(every) / len(every):.3f}"
+        say(f"{mean} on average; {name}: {len(rows)}", start)
         if not rows:
             raise DaedalError(
                 f"{len(every)} answers of {wanted.teacher or 'the start'} gave no {name}: lower sampled.threshold, raise sampled.n, or start from an SFT model."
             )
-        write(file, rows, start)
+        write_rows(file, rows, start.rank)
     return ChatSource(path=str(file), weight=wanted.weight)
 
 
@@ -114,15 +96,5 @@ def with_pairs(recipe: Any, network: Decoder, tokenizer: Tokenizer, start: Start
     if not recipe.sampled:
         return recipe
     own = source(recipe, "pairs", network, tokenizer, start)
-    return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"train": [*recipe.data.train, own]})}
-    )
-
-
-def write(file: Path, rows: list[dict[str, Any]], start: Start) -> None:
-    """Every process made the same rows; one writes them."""
-    partial = file.with_suffix(f".partial{start.rank}")
-    partial.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
-    partial.replace(file)
+    data = recipe.data.model_copy(update={"train": [*recipe.data.train, own]})
+    return recipe.model_copy(update={"data": data})

@@ -9,26 +9,20 @@ micro-batches and processes they came in. Conversations are packed into rows and
 Legend: B rows, T tokens.
 """
 
-from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from daedal.data.conversations import PackedTalks, reasons
-from daedal.data.tokenizer import Tokenizer
 from daedal.networks.decoder import Decoder
 from daedal.nn.segments import Segments
-from daedal.processes.sampling import SamplingParams
-from daedal.train import assistant, parallel, sampled
+from daedal.train import sampled
+from daedal.train.assistant import PolicyTask, adapted
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.recipe.chat import SFTRecipe
-from daedal.train.start import begin
-from daedal.train.trainer import Batch, Objective
-
-plan = assistant.plan
+from daedal.train.start import say
+from daedal.train.trainer import Batch, Objective, to_device
 
 
 def answer_loss(network: Decoder, part: Batch) -> Tensor:
@@ -43,59 +37,41 @@ def answer_loss(network: Decoder, part: Batch) -> Tensor:
 OBJECTIVE = Objective(answer_loss, lambda batch: int(batch["mask"][:, 1:].sum()))
 
 
-def run(recipe: SFTRecipe) -> Path:
-    """Train, and write `out/model` (or `out/adapter`). Returns that folder."""
-    start, tokenizer = begin(recipe), assistant.tokenizer_of(recipe)
-    network = assistant.network_of(recipe.start, recipe.adapter)
-    context = assistant.context_of(recipe, network)
-    sources = list(recipe.data.train)
-    if recipe.sampled:
-        sources.append(sampled.source(recipe, "kept", network, tokenizer, start))
-    assistant.adapted(recipe, network)
-    talks = PackedTalks(
-        sources,
-        tokenizer,
-        recipe.rows,
-        context,
-        recipe.seed,
-        state=start.resume and start.resume["data"],
-    )
-    state = assistant.fit(
-        recipe, start, network, talks, OBJECTIVE, recipe.rows * context, evaluation(recipe, tokenizer, context, start.device),
-        assistant.sampling(recipe, tokenizer),
-    )  # fmt: skip
-    if talks.left_out:
-        assistant.say(f"left out: {reasons(talks.left_out)}", start)
-    folder = assistant.publish(recipe, start, network, tokenizer, state)
-    parallel.finish()
-    return folder
+class SFT(PolicyTask):
+    """A text model learns to answer."""
 
+    recipe_type, objective = SFTRecipe, OBJECTIVE
 
-def evaluation(
-    recipe: SFTRecipe, tokenizer: Tokenizer, context: int, device: torch.device
-) -> Callable[[Any], dict[str, float]]:
-    """Held-out tasks answered greedily, and the loss on held-out conversations where the recipe has
-    some."""
-    tasks, params = (
-        assistant.held_out_tasks(recipe),
-        SamplingParams(temperature=0, max_tokens=recipe.answer_tokens),
-    )
-    validation = (
-        PackedTalks(recipe.data.validation, tokenizer, recipe.micro_rows, context)
-        if recipe.data.validation
-        else None
-    )
-    batches = list(islice(validation, 8)) if validation else []
+    def build(self) -> None:
+        self.load()
+        r = self.recipe
+        sources = list(r.data.train)
+        if r.sampled:
+            sources.append(sampled.source(r, "kept", self.network, self.tokenizer, self.start))
+        adapted(r, self.network)
+        self.batches = PackedTalks(
+            sources, self.tokenizer, r.rows, self.context, r.seed, state=self.start.data
+        )
+        self.units = r.rows * self.context
+        validation = (
+            PackedTalks(r.data.validation, self.tokenizer, r.micro_rows, self.context)
+            if r.data.validation
+            else []
+        )
+        self.held_out = list(islice(validation, 8))
 
     @torch.no_grad()
-    def evaluate(network: Decoder) -> dict[str, float]:
-        found = assistant.scored(network, tokenizer, tasks, params) if tasks else {}
-        if batches:
-            total = sum(
-                answer_loss(network, {key: value.to(device) for key, value in batch.items()}).item()
-                for batch in batches
-            )
-            found["held_out_loss"] = total / sum(map(OBJECTIVE.count, batches))
+    def evaluate(self, network: Decoder) -> dict[str, float]:
+        """Held-out tasks answered greedily, and the loss on held-out conversations where the recipe
+        has some."""
+        found = self.task_scores(network)
+        if self.held_out:
+            parts = (to_device(batch, self.start.device) for batch in self.held_out)
+            total = sum(answer_loss(network, part).item() for part in parts)
+            found["held_out_loss"] = total / sum(map(OBJECTIVE.count, self.held_out))
         return found
 
-    return evaluate
+    def save(self, state: dict[str, Tensor]) -> None:
+        if self.batches.left_out:
+            say(f"left out: {reasons(self.batches.left_out)}", self.start)
+        super().save(state)

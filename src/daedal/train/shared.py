@@ -39,13 +39,9 @@ class Shared:
         leads = nn.functional.pad(~alike, (0, 0, 1, 0), value=True)
         # (R, T - 1): what runs
         prompt, answer = (places <= ends) & leads, (places > ends) & (places <= last)
-        self.tokens = torch.cat([tokens[prompt], tokens[answer]])[None]
-        self.positions = torch.cat(
-            [places.expand_as(mask)[prompt], places.expand_as(mask)[answer]]
-        )[None]
-        self.lengths = torch.cat(
-            [(ends + 1).expand_as(mask)[prompt], (last + 1).expand_as(mask)[answer]]
-        )[None]
+        flat = lambda a, b: torch.cat([a.expand_as(mask)[prompt], b.expand_as(mask)[answer]])[None]  # noqa: E731
+        self.tokens, self.positions = flat(tokens, tokens), flat(places, places)
+        self.lengths = flat(ends + 1, last + 1)
         self.place(prompt, answer, leads, ends, last)
         self.drawn = self.at[mask]
 
@@ -86,14 +82,8 @@ class Shared:
         outs = [attend(*(rows(t, self.prompts) for t in (q, k, v)), **kind).flatten(0, 1)]  # type: ignore[arg-type]
         if self.L:
             queries, P = self.around[:, -self.L :], self.around.shape[1] - self.L
-            out = attend(
-                rows(q, queries),
-                rows(k, self.around),
-                rows(v, self.around),
-                mask=self.exists,
-                offset=P,
-                **kind,
-            )  # type: ignore[arg-type]
+            q, k, v = rows(q, queries), rows(k, self.around), rows(v, self.around)
+            out = attend(q, k, v, mask=self.exists, offset=P, **kind)  # type: ignore[arg-type]
             outs.append(out.flatten(0, 1))
         return torch.cat(outs).index_select(0, self.back)[None]
 

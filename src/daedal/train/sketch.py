@@ -9,9 +9,7 @@ where they were. Flow matching goes on from the folder.
 
 import random
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +19,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.media import MediaTransformer, TextEncoder
 from daedal.train import flow
-from daedal.train.pictures import clean, planned
-from daedal.train.recipe.flow import FlowRecipe, SketchRecipe
-from daedal.train.terms import Additive
+from daedal.train.pictures import clean
+from daedal.train.recipe.flow import SketchRecipe
 from daedal.train.trainer import Batch, Objective
 from daedal.worlds import scenes
 
@@ -41,26 +38,20 @@ class Before(nn.Module):
     def away(self, text: TextEncoder, captions: Tensor) -> Tensor:
         """Mean squared distance of the states that `text` gives captions (B, L) from those of the
         start, and of their pooled vectors."""
-        # (B, L, D)
-        now, then = (
-            encoder(captions, torch.float32) for encoder in (text, self.text[0].to(captions.device))
-        )
-        return (now - then).square().mean() + (
-            text.gist(now) - self.text[0].gist(then)
-        ).square().mean()
+        before = self.text[0].to(captions.device)
+        now, then = (encoder(captions, torch.float32) for encoder in (text, before))  # (B, L, D)
+        away = (now - then).square().mean()
+        return away + (text.gist(now) - before.gist(then)).square().mean()
 
 
-def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
+def sketching(r: SketchRecipe, tokenizer: Tokenizer) -> Objective:
     """The squared error of the small picture, and what keeps the states of scenes; the blocks are
     not run."""
-    r, rng = cast(SketchRecipe, recipe), random.Random(recipe.seed)
-    said = (
-        [scenes.scene(rng, kind=rng.choice(["", "several"])).caption for _ in range(SCENES)]
-        if r.keep
-        else []
-    )
-    adds = Additive(recipe, tokenizer, flow.shape_of(recipe).text_length) if r.additive else None
-    others = encode_captions(tokenizer, said, flow.shape_of(recipe).text_length)
+    rng = random.Random(r.seed)
+    kinds = (rng.choice(["", "several"]) for _ in range(SCENES if r.keep else 0))
+    said = [scenes.scene(rng, kind=kind).caption for kind in kinds]
+    adds = flow.additive(r, tokenizer)
+    others = encode_captions(tokenizer, said, flow.shape_of(r).text_length)
 
     def loss(network: MediaTransformer, part: Batch) -> Tensor:
         images = clean(part["images"])
@@ -70,44 +61,40 @@ def sketching(recipe: FlowRecipe, tokenizer: Tokenizer) -> Objective:
             total = total + r.additive * adds(network.text, len(images) // 2) * images.numel()
         if r.keep:
             some = others[torch.randint(len(others), (-(-len(images) // 4),))].to(images.device)
-            total = (
-                total
-                + r.keep * network.auxiliary["before"].away(network.text, some) * images.numel()
-            )  # type: ignore[operator,index]
+            away = network.auxiliary["before"].away(network.text, some)  # type: ignore[operator,index]
+            total = total + r.keep * away * images.numel()
         return total
 
     return Objective(loss, lambda batch: batch["images"].numel())
 
 
-def auxiliary(recipe: FlowRecipe, network: MediaTransformer) -> nn.ModuleDict:
-    """The encoder of the start. What is not learnt here asks for no gradients, so that no process
-    waits for them."""
-    for name, p in network.named_parameters():
-        p.requires_grad_(name.startswith(("text.", "sketch.")) and name != "sketch.proj_out.weight")
-    return nn.ModuleDict({"before": Before(network)})
+class Sketch(flow.Flow):
+    """The text encoder alone; the blocks of `out/model` are those of the start."""
 
+    recipe_type = SketchRecipe
 
-def run(recipe: SketchRecipe) -> Path:
-    """Train, and write `out/model`, whose blocks are those of the start."""
-    if not flow.shape_of(recipe).sketch:
-        raise DaedalError(
-            "A sketch is trained of a model that has one: give model.options.sketch=16, or model.start, the folder of one that does."
-        )
-    return flow.run(
-        recipe,
-        sketching,
-        auxiliary=auxiliary,
-        flops=partial(MediaTransformer.text_flops, train=True),
-    )
+    def run(self) -> Path:
+        if not flow.shape_of(self.recipe).sketch:
+            raise DaedalError(
+                "A sketch is trained of a model that has one: give model.options.sketch=16, or model.start, the folder of one that does."
+            )
+        return super().run()
 
+    def build_objective(self) -> Objective:
+        return sketching(self.recipe, self.tokenizer)
 
-def plan(recipe: SketchRecipe) -> dict[str, Any]:
-    """What a run will take; trains nothing."""
-    network = flow.outline(recipe)
-    c = network.config
-    return planned(
-        recipe,
-        network.parameter_count(),
-        network.text_flops(train=True),
-        flow.kept(c, c.text_length * c.text_layers),
-    )
+    def auxiliary(self, network: MediaTransformer) -> nn.ModuleDict:
+        """The encoder of the start. What is not learnt here asks for no gradients, so that no
+        process waits for them."""
+        for name, p in network.named_parameters():
+            learns = name.startswith(("text.", "sketch.")) and name != "sketch.proj_out.weight"
+            p.requires_grad_(learns)
+        return nn.ModuleDict({"before": Before(network)})
+
+    def flops_of(self, network: MediaTransformer, tokens: int) -> float:
+        return network.text_flops(train=True)
+
+    def sample_cost(self) -> tuple[int, float, int]:
+        weights, flops, _ = super().sample_cost()
+        c = flow.shape_of(self.recipe)
+        return weights, flops, flow.kept(c, c.text_length * c.text_layers)

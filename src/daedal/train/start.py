@@ -1,6 +1,9 @@
 """What every run does before it builds anything: the device, the processes, the checkpoint to go on
-from."""
+from, and what it makes before its first step and keeps."""
 
+import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +37,13 @@ class Start:
         return network.to(self.device).train()
 
     @property
+    def data(self) -> dict[str, Any] | None:
+        """The state of the batches to go on from."""
+        return self.resume and self.resume["data"]
+
+    @property
     def step(self) -> int:
-        return self.resume["data"]["step"] if self.resume else 0
+        return self.data["step"] if self.data else 0
 
 
 def begin(recipe: Run) -> Start:
@@ -64,3 +72,27 @@ def mark(recipe: Run, *keys: str, weights: str | None = None) -> str:
     """
     model = contents.digest(str(checkpoints.resolve(weights))) if weights else None
     return contents.mark(model, {key: contents.plain(getattr(recipe, key)) for key in keys})
+
+
+Row = dict[str, Any]
+
+
+def write_rows(file: Path, rows: list[Row], rank: int) -> None:
+    """Write rows as JSONL. Every process made the same; the last to rename stays."""
+    partial = file.with_suffix(f".partial{rank}")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def once(file: Path, make: Callable[[], list[Row]], rank: int) -> list[Row]:
+    """The rows of a file; made and written if it is not there."""
+    if not file.exists():
+        write_rows(file, make(), rank)
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def say(text: str, start: Start) -> None:
+    """Print a line to whoever watches, from the first process."""
+    if start.rank == 0:
+        print(text, file=sys.stderr, flush=True)

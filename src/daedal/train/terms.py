@@ -25,6 +25,7 @@ from daedal.networks.media import MediaTransformer, Text, TextEncoder
 from daedal.nn.conv import init_
 from daedal.nn.linear import Linear
 from daedal.processes.noise import Level, noised
+from daedal.train.pictures import clean
 from daedal.train.recipe.flow import FlowRecipe
 
 CLOSEST = 0.05  # flow time that velocities are not asked for below (Li & He 2025)
@@ -44,16 +45,30 @@ def weight(t: Tensor, min_snr: float | None) -> Tensor:
     return ((1 - t) / t.clamp(min=1e-4)).square().clamp(max=min_snr)
 
 
+def flow_level(t: Tensor) -> Level:
+    """The noise level of flow times."""
+    return Level(1 - t, t, t)
+
+
+def latents(network: MediaTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, H, W) uint8 as tokens (B, T, C), and the positions of these."""
+    positions = network.codec.positions(*images.shape[-2:], device=images.device)
+    return network.codec.encode(clean(images)), positions
+
+
+def noisy(x0: Tensor, t: Tensor) -> Tensor:
+    """Tokens (B, T, C) under noise of their own at flow times (B, 1)."""
+    return noised(x0, torch.randn(x0.shape).to(x0.device), flow_level(t[..., None]))
+
+
 def offset(shape: torch.Size, strength: float, channels: int) -> Tensor:
     """Noise (B, T, C) whose channels also have one value each for the whole picture, so that its
     mean colour is noised as late as its details (Guttenberg 2023)."""
     eps = torch.randn(shape)
-    return (
-        eps
-        + strength * torch.randn(shape[0], 1, channels).repeat_interleave(shape[2] // channels, 2)
-        if strength
-        else eps
-    )
+    if not strength:
+        return eps
+    shared = torch.randn(shape[0], 1, channels)
+    return eps + strength * shared.repeat_interleave(shape[2] // channels, 2)
 
 
 class Uncertainty(nn.Module):
@@ -106,9 +121,8 @@ class Alignment(nn.Module):
     def forward(self, states: list[Tensor], wanted: Tensor) -> Tensor:
         """1 - cosine of each token (B, T), from what left each block [(B, T, D)] (Yu et al. 2024,
         eq. 8)."""
-        return 1 - F.cosine_similarity(
-            self.project(states[(self.depth - 1) // 3].float()), wanted.float(), dim=-1
-        )
+        own = self.project(states[(self.depth - 1) // 3].float())
+        return 1 - F.cosine_similarity(own, wanted.float(), dim=-1)
 
 
 class SelfAlignment(Alignment):
@@ -132,15 +146,10 @@ class SelfAlignment(Alignment):
     ) -> Tensor:
         nearer = (t - NEARER * torch.rand(len(t), 1, 1).to(t)).clamp(min=0)
         states: list[Tensor] = []
-        seen = noised(x0, eps, Level(1 - nearer, nearer, nearer))
+        seen = noised(x0, eps, flow_level(nearer))
         still = Text([(k.detach(), v.detach()) for k, v in text.kv], text.pooled.detach())
-        functional_call(
-            network,
-            self.teacher.weights(),
-            (seen, positions, nearer[..., 0], still),
-            {"states": states},
-            strict=False,
-        )
+        inputs = (seen, positions, nearer[..., 0], still)
+        functional_call(network, self.teacher.weights(), inputs, {"states": states}, strict=False)
         return states[2 * (self.depth - 1) // 3]
 
 
@@ -178,42 +187,28 @@ class Additive:
 
     def __init__(self, recipe: FlowRecipe, tokenizer: Tokenizer, length: int) -> None:
         files = [s for s in recipe.data.train if s.path.endswith(".parquet")]
-        rows = [
-            row
-            for s in files
-            for row in read_rows(Path(s.path), ("name", "caption", *s.where))
-            if matches(row, s.where)
-        ]
-        named = [
-            (row["name"], row["caption"].removeprefix(row["name"]))
-            for row in rows
-            if row.get("name") and row["caption"].startswith(row["name"])
-        ]
-        endings = [
-            ending
-            for ending, count in Counter(ending for _, ending in named).items()
-            if 100 * count >= len(named)
-        ]
+        named = []
+        for s in files:
+            for row in read_rows(Path(s.path), ("name", "caption", *s.where)):
+                name, caption = row.get("name"), row["caption"]
+                if matches(row, s.where) and name and caption.startswith(name):
+                    named.append((name, caption.removeprefix(name)))
+        counts = Counter(ending for _, ending in named)
+        endings = [ending for ending, count in counts.items() if 100 * count >= len(named)]
         if len(endings) < 2:
             raise DaedalError(
                 "additive needs captions of names with endings, as a parquet set's `name` and `caption`; give additive=0 for this data."
             )
         names = sorted({name for name, _ in named})
         # (E, N, L)
-        self.captions = torch.stack(
-            [
-                encode_captions(tokenizer, [name + ending for name in names], length)
-                for ending in endings
-            ]
-        )
+        said = [[name + ending for name in names] for ending in endings]
+        self.captions = torch.stack([encode_captions(tokenizer, each, length) for each in said])
 
     def __call__(self, text: TextEncoder, count: int) -> Tensor:
         """The variance among `count` names of what the change from one ending to another does, as a
         share of that of the vectors."""
-        endings, names = (
-            torch.randperm(len(self.captions))[:2],
-            torch.randint(self.captions.shape[1], (count,)),
-        )
+        endings = torch.randperm(len(self.captions))[:2]
+        names = torch.randint(self.captions.shape[1], (count,))
         # (2 * count, L)
         some = self.captions[endings][:, names].flatten(0, 1).to(text.position.device)
         gist = text.gist(text(some, torch.float32))

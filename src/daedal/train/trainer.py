@@ -27,10 +27,19 @@ from daedal.train import checkpoint, parallel
 from daedal.train.averages import Averages
 from daedal.train.metrics import whole_lines
 from daedal.train.progress import Progress
-from daedal.train.recipe.base import Run
 from daedal.train.start import Start
 
 Batch = dict[str, Tensor]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device."""
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def slice_rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Some of a batch's rows."""
+    return {key: value[start:stop] for key, value in batch.items()}
 
 
 class Batches(Protocol):
@@ -51,6 +60,27 @@ class Objective:
     measured: Callable[[], dict[str, float]] | None = None
 
 
+class Trainable(Protocol):
+    """What the trainer trains: a network with `layers` (what is sharded and compiled one by one) and
+    `compute_dtype`. `optimizers(dtype)` builds them once the network is sharded; `evaluate(network)
+    -> metrics` and `sample(network, step) -> text`, where they are not None, run every so many steps
+    in the first process, which must hold all weights: not under FSDP. Progress counts `unit`s
+    (tokens, images), so many and so many FLOPs a step."""
+
+    recipe: Any
+    start: Start
+    network: Any
+    batches: Batches
+    objective: Objective
+    unit: str
+    units: int
+    flops: float
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    sample: Callable[[Any, int], str] | None = None
+
+    def optimizers(self, dtype: torch.dtype) -> list[torch.optim.Optimizer]: ...
+
+
 class Loss(nn.Module):
     """The network and its objective as one module, which is what DDP and FSDP wrap."""
 
@@ -67,54 +97,23 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """The network has `layers` (what is sharded and compiled one by one) and `compute_dtype`.
-    `optimizers()` builds them once the network is sharded; `evaluate(network) -> metrics` and
-    `sample(network, step) -> text` run every so many steps in the first process, which must hold
-    all weights: not under FSDP. Progress counts `unit`s (tokens, images), so many and so many FLOPs
-    a step."""
+    """Trains a task, from the beginning or from the checkpoint of its start."""
 
-    def __init__(
-        self,
-        recipe: Run,
-        network: Any,
-        optimizers: Callable[[], list[torch.optim.Optimizer]],
-        batches: Batches,
-        objective: Objective,
-        start: Start,
-        *,
-        unit: str,
-        units_per_step: int,
-        flops_per_step: float,
-        evaluate: Callable[[Any], dict[str, float]] | None = None,
-        sample: Callable[[Any, int], str] | None = None,
-    ) -> None:
-        self.recipe, self.network, self.batches = recipe, network, batches
-        self.start, rank, world = start, start.rank, start.world
-        watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
-        self.objective, self.evaluate, self.sample = (
-            objective,
-            evaluate if watches else None,
-            sample if watches else None,
-        )
-        self.rank, self.world, self.device = rank, world, start.device
+    def __init__(self, task: Trainable) -> None:
+        self.task, self.recipe, self.network = task, task.recipe, task.network
+        start, recipe, network = task.start, task.recipe, task.network
+        rank, world = self.rank, self.world = start.rank, start.world
+        self.device, self.out = start.device, start.out
+        self.watches = world == 1 or (rank == 0 and recipe.parallel == "ddp")
         dtype = network.compute_dtype or torch.float32
-        self.out, self.unit, self.units_per_step, self.flops_per_step = (
-            Path(recipe.out),
-            unit,
-            units_per_step,
-            flops_per_step,
-        )
-        self.module = parallel.wrap(
-            Loss(network, objective), network.layers, recipe.parallel, world, dtype
-        )
+        loss = Loss(network, task.objective)
+        self.module = parallel.wrap(loss, network.layers, recipe.parallel, world, dtype)
         if recipe.compile:
             for layer in network.layers:
                 layer.compile()  # in place: parameter names stay
-        self.optimizers = optimizers()  # after sharding has replaced the parameters
+        self.optimizers = task.optimizers(start.dtype)  # after sharding replaced the parameters
         self.peak = machine.matrix_peak(self.device, dtype) * world
-        self.peaks = [
-            [group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers
-        ]
+        self.peaks = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
         self.step, self.seconds = 0, 0.0
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
         self.averages = Averages(network, recipe.averages) if recipe.averages else None
@@ -131,14 +130,11 @@ class Trainer:
         on a loss or a gradient that is not finite, which changes no weights.
         Several processes end at a signal as torchrun ends them, and go on from the last checkpoint.
         """
-        handlers = (
-            {s: signal.signal(s, self.on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-            if self.world == 1
-            else {}
-        )
+        signals = (signal.SIGINT, signal.SIGTERM) if self.world == 1 else ()
+        handlers = {number: signal.signal(number, self.on_signal) for number in signals}
         try:
-            with Progress(self.recipe.steps, self.unit, self.rank == 0) as progress:
-                batches = iter(self.batches)
+            with Progress(self.recipe.steps, self.task.unit, self.rank == 0) as progress:
+                batches = iter(self.task.batches)
                 while self.step < self.recipe.steps:
                     progress.update(self.one_step(next(batches)))
                     self.sometimes(progress)
@@ -160,32 +156,27 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.average()
-        if self.objective.after:
-            self.objective.after(self.network)
+        if self.task.objective.after:
+            self.task.objective.after(self.network)
         machine.synchronize(self.device)
         self.step += 1
         took = time.perf_counter() - started
         self.seconds += took
-        return self.log({
-            "step": self.step, "loss": loss, "grad_norm": norm, "lr": factor, self.unit: self.step * self.units_per_step,
-            f"{self.unit}_per_second": self.units_per_step / took, "mfu": self.flops_per_step / took / self.peak, "seconds": self.seconds,
-            **(self.objective.measured() if self.objective.measured else {}),
-        })  # fmt: skip
+        measured, unit, units = self.task.objective.measured, self.task.unit, self.task.units
+        line = {"step": self.step, "loss": loss, "grad_norm": norm, "lr": factor}
+        line |= {unit: self.step * units, f"{unit}_per_second": units / took}
+        line |= {"mfu": self.task.flops / took / self.peak, "seconds": self.seconds}
+        return self.log(line | (measured() if measured else {}))
 
     def gradients(self, batch: Batch) -> float:
         """Gradients of the mean loss of a global batch; each process works on its rows, in
         micro-batches."""
         rows = len(next(iter(batch.values()))) // self.world
-        mine = {
-            key: value[self.rank * rows : (self.rank + 1) * rows] for key, value in batch.items()
-        }
-        count, total = self.objective.count(batch), 0.0
+        mine = slice_rows(batch, self.rank * rows, (self.rank + 1) * rows)
+        count, total = self.task.objective.count(batch), 0.0
         starts = range(0, rows, self.recipe.micro_rows)
         for start in starts:
-            part = {
-                key: value[start : start + self.recipe.micro_rows].to(self.device)
-                for key, value in mine.items()
-            }
+            part = to_device(slice_rows(mine, start, start + self.recipe.micro_rows), self.device)
             parallel.sync_gradients(self.module, start == starts[-1])
             loss = self.module(part) / count
             (loss * self.world).backward()  # DDP and FSDP average gradients over processes
@@ -209,33 +200,24 @@ class Trainer:
 
     def worst_gradient(self) -> str:
         """The first weight whose gradient is not finite, in words."""
-        named = (
-            (name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None
-        )
-        first = next((name for name, gradient in named if not finite([gradient])), None)
+        named = self.network.named_parameters()
+        found = (name for name, p in named if p.grad is not None and not finite([p.grad]))
+        first = next(found, None)
         return f" (first in {first})" if first else ""
 
     def diverged(self, what: str) -> DaedalError:
         """The sentence of a run that stops before a number that is not finite is kept."""
         kept = checkpoint.checkpoints(self.out / "checkpoints")
-        where = (
-            f"the last good checkpoint, {kept[-1]}, is kept"
-            if kept
-            else "no checkpoint was due before"
-        )
+        good = f"the last good checkpoint, {kept[-1]}, is kept" if kept else ""
+        where = good or "no checkpoint was due before"
         return DaedalError(
             f"{what}; {where}. Lower optimizer.matrix_lr and optimizer.adam_lr, or lengthen optimizer.warmup."
         )
 
     def check_weights(self) -> None:
         """Before anything is written: a finite gradient can still overflow the weights or a mean."""
-        state = [
-            v
-            for o in self.optimizers
-            for kept in o.state.values()
-            for v in kept.values()
-            if isinstance(v, Tensor)
-        ]
+        kept = [kept for optimizer in self.optimizers for kept in optimizer.state.values()]
+        state = [v for values in kept for v in values.values() if isinstance(v, Tensor)]
         tensors = [*self.network.parameters(), *self.network.buffers(), *state, *(self.ema or [])]
         if parallel.total(float(not finite(tensors)), self.device, self.world):
             raise self.diverged(
@@ -274,12 +256,13 @@ class Trainer:
         averages = self.averages if last or self.step % r.averages_every == 0 else None
         if saves or averages:
             self.check_weights()
+        evaluate, sample = (self.task.evaluate, self.task.sample) if self.watches else (None, None)
         with self.shipped():
-            if self.evaluate and (last or self.step % r.evaluate_every == 0):
-                found = self.evaluate(self.network)
+            if evaluate and (last or self.step % r.evaluate_every == 0):
+                found = evaluate(self.network)
                 progress.note(self.log({"step": self.step, **found}, "evaluations.jsonl"))
-            if self.sample and (last or self.step % r.sample_every == 0):
-                progress.text(self.sample(self.network, self.step))
+            if sample and (last or self.step % r.sample_every == 0):
+                progress.text(sample(self.network, self.step))
         if averages and self.rank == 0:
             averages.write(self.network, self.out / "averages", self.step)
         if saves:
@@ -307,10 +290,14 @@ class Trainer:
 
     def save(self, progress: Progress, last: bool) -> None:
         state = parallel.full_state(self.network, self.optimizers) | {
-            "step": self.step, "seconds": self.seconds, "data": self.batches.state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "data": self.task.batches.state(),
             "rng": parallel.random_states(self.device, self.world),
-            "ema": None if self.ema is None else list(self.ema), "averages": self.averages and self.averages.kept, "fixed": self.start.fixed,
-        }  # fmt: skip
+            "ema": self.ema,
+            "averages": self.averages and self.averages.kept,
+            "fixed": self.task.start.fixed,
+        }
         if self.rank:
             return
         try:
@@ -329,21 +316,17 @@ class Trainer:
         if self.ema is not None:
             self.ema = [average.to(self.device) for average in state["ema"]]
         if self.averages:
-            self.averages.kept = [
-                [average.to(self.device) for average in kept] for kept in state["averages"]
-            ]
+            kept = state["averages"]
+            self.averages.kept = [[average.to(self.device) for average in one] for one in kept]
 
     def trim_logs(self) -> None:
         """Drop the lines past the present step, which will be written again."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             if self.rank == 0 and (self.out / file).exists():
-                lines = [
-                    line
-                    for line in whole_lines(self.out / file)
-                    if json.loads(line)["step"] <= self.step
-                ]
+                lines = whole_lines(self.out / file)
+                kept = [line for line in lines if json.loads(line)["step"] <= self.step]
                 partial = self.out / f".{file}.partial"
-                partial.write_text("".join(lines))
+                partial.write_text("".join(kept))
                 os.replace(partial, self.out / file)
 
     def result(self) -> dict[str, Tensor]:

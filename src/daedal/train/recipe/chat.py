@@ -16,15 +16,7 @@ class AdapterRecipe(Section):
 
     rank: int = 16
     alpha: float | None = None
-    targets: list[str] = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ]
+    targets: list[str] = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
     rslora: bool = False
     dora: bool = False
     bits: Literal[8, 4] | None = None

@@ -21,10 +21,8 @@ class MediaModelRecipe(Section):
     def config(self, vocab_size: int, codec: dict[str, Any] | None = None) -> dict[str, Any]:
         """MediaConfig's fields, given the config of the codec."""
         width = self.options.get("hidden_size", 32 * self.depth)
-        patch, channels = (
-            self.options.get("patch_size", 8),
-            codec["latent_channels"] if codec else self.options.get("channels", 3),
-        )
+        patch, channels = self.options.get("patch_size", 8), self.options.get("channels", 3)
+        channels = codec["latent_channels"] if codec else channels
         return {
             "hidden_size": width, "num_hidden_layers": self.depth, "num_attention_heads": max(1, width // 64),
             "intermediate_size": -(-8 * width // (3 * 32)) * 32, "token_size": channels * patch * patch, "patch_size": patch,

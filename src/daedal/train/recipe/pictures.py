@@ -66,15 +66,12 @@ class CodecRecipe(Section):
         """config.json: halvings from `block_out_channels`, one residual block a level, no attention
         (64 cells see each other by convolution)."""
         channels = self.options.get("block_out_channels", [32, 64, 96, 128])
-        codes = (
-            {"vq_embed_dim": len(self.fsq_levels), "num_vq_embeddings": math.prod(self.fsq_levels)}
-            if self.fsq_levels
-            else {}
-        )
+        levels = self.fsq_levels
+        codes = {"vq_embed_dim": len(levels), "num_vq_embeddings": math.prod(levels)}
         return {
             "block_out_channels": channels, "down_block_types": ["DownEncoderBlock2D"] * len(channels), "sample_size": self.side,
             "up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 8, "mid_block_add_attention": False,
-            **self.options, **codes,
+            **self.options, **(codes if levels else {}),
         }  # fmt: skip
 
     @model_validator(mode="after")
@@ -125,9 +122,8 @@ class TowersRecipe(Section):
             "num_attention_heads": max(1, self.width // 64),
         }  # fmt: skip
         vision = both | {"image_size": self.side, "patch_size": self.side // 8}
-        return both | {
-            "max_position_embeddings": self.text_length
-        } | self.text, vision | self.vision
+        text = both | {"max_position_embeddings": self.text_length}
+        return text | self.text, vision | self.vision
 
 
 class ContrastRecipe(PictureRun):
