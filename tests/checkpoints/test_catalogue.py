@@ -91,6 +91,7 @@ def test_a_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pull("toy").read_bytes() == DATA
     assert Server.asked[-2:] == [None, f"bytes={3 << 19}-"]
     server.shutdown()
+    server.server_close()
     listed(monkeypatch, source=address, file="other.gguf")
     with pytest.raises(DaedalError, match=r"broke off"):
         pull("toy")
