@@ -1,4 +1,4 @@
-"""Published weights, found through the catalogue in the folder that DAEDAL_CACHE says, and all cores.
+"""Published weights, found through the catalogue in the folder that DAEDAL_CACHE says.
 
 pytest -m real tests/real        # `daedal models pull coder`, gemma-270m and minilm bring the models
 """
@@ -15,8 +15,9 @@ from daedal.checkpoints import catalogue
 
 @pytest.fixture(scope="session", autouse=True)
 def all_cores() -> Iterator[None]:
+    """Or OMP_NUM_THREADS: llama.cpp waits busily for a thread that has no core of its own."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     yield
     torch.set_num_threads(before)
 

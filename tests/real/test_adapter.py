@@ -21,7 +21,7 @@ WORDS = ["cat", "dog", "owl", "fox", "bear", "frog", "lamp", "boat", "kite", "be
 HOW = ["steps=20", "rows=2", "micro_rows=2", "context=64", "prompts=[]", "device=cpu",
        "adapter={rank: 4, targets: [q_proj, v_proj], merge: false}",
        "optimizer={name: adamw, adam_lr: 0.003, warmup: 2}",
-       "evaluate_tasks=1", "evaluate_every=1000", "sample_every=1000", "answer_tokens=1"]  # fmt: skip
+       "evaluate_tasks=0", "evaluate_every=1000", "sample_every=1000"]  # fmt: skip
 
 
 def talk(word: str) -> dict[str, str]:

@@ -37,15 +37,19 @@ PROMPTS = [
 
 @dataclass
 class Agreement:
-    """Of greedy tokens: at how many places both said the same; of the others, how far apart the
-    exact model's logits of the two choices are, our choice's less theirs. The mean errors of the
-    logits are against the exact model's."""
+    """Of greedy tokens: at how many places both said the same; of the others, how far our choice is
+    ahead of llama.cpp's in the exact model's logits. The mean errors are against these logits."""
 
     places: int
     same: int
     leads: list[float]
     our_error: float
     their_error: float
+
+    @property
+    def worst(self) -> float:
+        """The widest lead of llama.cpp's choice over ours, in the exact model."""
+        return max((-lead for lead in self.leads), default=0.0)
 
 
 def greedy(llama: Any, ids: list[int]) -> tuple[list[int], Tensor]:
@@ -82,13 +86,13 @@ def file(request: pytest.FixtureRequest) -> Path:
 
 
 def test_greedy_tokens(real_benchmark: ModuleType, file: Path) -> None:
-    """At least 19 of 20 are llama.cpp's. The others are close calls, and our logits are nearer to
-    what the file says than llama.cpp's are."""
+    """At least 19 of 20 are llama.cpp's, and our logits are nearer to what the file says. Where we
+    differ the exact model chooses as we do, or is undecided: within twice our mean error."""
     found = agreement(real_benchmark, file)
     print(file.name, found)
     assert found.same >= 0.95 * found.places
     assert found.our_error < found.their_error
-    assert min(found.leads, default=0) > -0.05
+    assert found.worst < 2 * found.our_error
 
 
 def test_perplexity(real_benchmark: ModuleType, file: Path) -> None:
@@ -104,7 +108,8 @@ def test_weights_written_as_f32(real_benchmark: ModuleType, gemma: Path, tmp_pat
     found = agreement(real_benchmark, tmp_path / "f32.gguf")
     print(found)
     assert found.same == found.places
-    assert found.their_error < 1e-3
+    assert found.their_error < 0.01
+    (tmp_path / "f32.gguf").unlink()  # a gigabyte
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "f16"])
@@ -116,4 +121,4 @@ def test_the_house_model_in_llama_cpp(
     found = agreement(real_benchmark, tmp_path / "house.gguf", PROMPTS[:5])
     print(kind, found)
     assert found.same >= 0.98 * found.places
-    assert min(found.leads, default=0) > -0.05
+    assert found.worst < 0.05
