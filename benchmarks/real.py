@@ -45,21 +45,21 @@ RATIOS = {"speed": 1.3, "prefill": 1.2, "sentences": 1.5}
 
 @dataclass
 class Row:
-    """A line of the table: what was measured, and of whom. `faster` says that less is better."""
+    """A line of the table: what was measured, and of whom. `lower_is_better` of seconds and bytes."""
 
     what: str
     ours: float
     theirs: float | None
     unit: str
     asked: str = ""
-    faster: bool = False
+    lower_is_better: bool = False
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is, or what share of theirs it is where neither is speed."""
+        """How many times better ours is; of perplexities ours over theirs."""
         if not self.theirs:
             return None
-        return self.theirs / self.ours if self.faster else self.ours / self.theirs
+        return self.theirs / self.ours if self.lower_is_better else self.ours / self.theirs
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -290,9 +290,9 @@ def quantise_one(name: str, count: int) -> list[Row]:
     asked = {"coder": ("30 s", "4 GB", "1,120 MB", "+1.5 %")}.get(name, ("", "", "", "+4 %"))
     label = f"{name}: `daedal quantize --bits 4`"
     return [
-        Row(f"{label}, time", ran.seconds, None, "s", asked[0], faster=True),
-        Row(f"{label}, peak memory", ran.peak / 1e9, None, "GB", asked[1], faster=True),
-        Row(f"{label}, weights on disk", size / 1e6, None, "MB", asked[2], faster=True),
+        Row(f"{label}, time", ran.seconds, None, "s", asked[0], lower_is_better=True),
+        Row(f"{label}, peak memory", ran.peak / 1e9, None, "GB", asked[1], lower_is_better=True),
+        Row(f"{label}, weights on disk", size / 1e6, None, "MB", asked[2], lower_is_better=True),
         Row(f"{label}, perplexity (peer: as loaded, bf16)", packed, loaded, "", asked[3]),
     ]
 
@@ -312,7 +312,7 @@ def embedding_of(dtype: str, texts: list[str], rounds: int) -> Row:
     took = medians(calls, rounds)
     what = f"minilm: {len(texts):,} sentences, {dtype}"
     asked = f"{RATIOS['sentences']}x" if dtype == "fp32" else ""
-    return Row(what, took["ours"], took.get("theirs"), "s", asked, faster=True)
+    return Row(what, took["ours"], took.get("theirs"), "s", asked, lower_is_better=True)
 
 
 def sentence_transformer(dtype: str) -> Any:

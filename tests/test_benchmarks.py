@@ -10,7 +10,7 @@ import torch
 def test_a_ratio_says_how_many_times_better(real_benchmark: ModuleType) -> None:
     row = real_benchmark.Row
     assert row("decode", 30.0, 20.0, "tok/s").ratio == 1.5
-    assert row("1,000 sentences", 2.0, 3.0, "s", faster=True).ratio == 1.5
+    assert row("1,000 sentences", 2.0, 3.0, "s", lower_is_better=True).ratio == 1.5
     assert row("alone", 2.0, None, "s").ratio is None
 
 
