@@ -14,7 +14,7 @@ lists it.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,11 @@ def fill(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     names: Names | None = None,
+    keep: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> None:
     """Give a meta-device network its weights from (disk name, tensor) pairs, `names` being those of
     its family if not given. Of tensors that are one here (a tied head, a second copy) any name will
-    do."""
+    do. `keep` puts a tensor into the network otherwise than as it is."""
     names, tied = names or names_of(network), ties_of(network)
     empty = {name: t for name, t in network.state_dict().items() if name not in tied}
     layout, copies = names.layout(empty), dict(names.copies)
@@ -173,11 +174,8 @@ def fill(
                     or not part.is_floating_point()
                     or empty[name].dtype != torch.float32
                 )
-                put(
-                    network,
-                    name,
-                    part.to(device=device, dtype=None if whole else dtype).contiguous(),
-                )
+                part = part.to(device=device, dtype=None if whole else dtype)
+                (keep or put)(network, name, part.contiguous())
                 del empty[name]
 
     for disk, tensor in stream:
