@@ -2,8 +2,10 @@
 trained-shape model folder, and tiny random image models as diffusers makes them."""
 
 import importlib
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -225,3 +227,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         pytest.importorskip("transformers"),
         tmp_path_factory.mktemp("words"),
     )
+
+
+@pytest.fixture(scope="session")
+def real_benchmark() -> ModuleType:
+    """benchmarks/real.py: the published models' two sides, and how they are measured."""
+    path = Path(__file__).parents[1] / "benchmarks" / "real.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_real", path)
+    assert spec and spec.loader
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
