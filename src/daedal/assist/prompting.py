@@ -8,8 +8,7 @@
     step looks best
     budget_forced(pipeline, prompt, least=40, most=200)            # think no shorter, and no longer
 
-They work on any pipeline of daedal.load, base models and chat models alike.
-"""
+They work on any pipeline of daedal.load, base models and chat models alike."""
 
 import re
 from collections import Counter
@@ -36,16 +35,6 @@ def few_shot(
     return "\n\n".join(
         [*([instruction] if instruction else []), *shown, f"{ask}{question}\n{answer}"]
     )
-
-
-def few_shot_messages(
-    examples: Sequence[Example], question: str, system: str = ""
-) -> list[dict[str, str]]:
-    """The same for a chat model: the examples as turns that went before."""
-    said = [{"role": "system", "content": system}] if system else []
-    for q, a in examples:
-        said += [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
-    return [*said, {"role": "user", "content": question}]
 
 
 def chain_of_thought(examples: Sequence[tuple[str, str, str]], question: str, **words: str) -> str:

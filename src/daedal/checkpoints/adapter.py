@@ -5,8 +5,7 @@ network with LoRA layers (daedal.nn.lora).
     load_adapter(network, "runs/mine/adapter")                  # the layers on, or
     merge_lora(network) after that
 
-For image models there is one file of all parts: daedal.checkpoints.lora.
-"""
+For image models there is one file of all parts: daedal.checkpoints.lora."""
 
 import dataclasses
 import json

@@ -9,8 +9,7 @@ Files of every dialect are read in checkpoints.lora_files.
     kept
     adapters.remove(lora)                            # and are back, bit for bit
 
-Legend: R rank, O rows of a weight, I its other sizes, flattened.
-"""
+Legend: R rank, O rows of a weight, I its other sizes, flattened."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -72,11 +71,10 @@ class LowRank(Update):
     middle: Tensor | None = None
 
     def delta(self) -> Tensor:
-        down = (
-            self.down
-            if self.middle is None
-            else torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
-        )
+        if self.middle is None:
+            down = self.down
+        else:
+            down = torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
         return self.scale * self.up.flatten(1).float() @ down.flatten(1).float()
 
     def rows(self, index: Tensor) -> Update:

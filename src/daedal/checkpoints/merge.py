@@ -7,8 +7,7 @@ et al. 2023)
 dare    what each changed in `base`, a random part of it dropped and the rest scaled up (Yu et al.
 2024)
 
-Legend: M models.
-"""
+Legend: M models."""
 
 import json
 from collections.abc import Sequence

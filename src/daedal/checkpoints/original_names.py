@@ -42,11 +42,10 @@ class Original:
 
     def to_original(self, tensors: dict[str, Tensor]) -> Tensor:
         """The inverse of `to_ours`."""
-        tensor = (
-            torch.cat([tensors[name] for name in self.ours])
-            if len(self.ours) > 1
-            else tensors[self.ours[0]]
-        )
+        if len(self.ours) > 1:
+            tensor = torch.cat([tensors[name] for name in self.ours])
+        else:
+            tensor = tensors[self.ours[0]]
         tensor = halves_swapped(tensor) if self.swapped else tensor
         tensor = tensor[..., None, None] if self.conv and tensor.dim() == 2 else tensor
         return (tensor.mT if self.transposed else tensor).contiguous()

@@ -5,8 +5,7 @@ A layer matters as far as it turns its input (1 - cosine of what goes in and com
 2024, "block influence"); a neuron as far as it is active, times the weight of what it adds (after
 Muralidharan et al. 2024).
 
-Legend: B batch, T tokens, D width, I neurons of a layer.
-"""
+Legend: B batch, T tokens, D width, I neurons of a layer."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,10 +28,8 @@ from daedal.nn.mlp import GatedMLP
 def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """(L,) of layers and a list of (I,) of each layer's neurons, on token ids (B, T)."""
     layers: Any = network.layers
-    turned, active = (
-        torch.zeros(len(layers)),
-        [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers],
-    )
+    turned = torch.zeros(len(layers))
+    active = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
     handles = []
 
     def watch(i: int, layer: Any) -> None:
@@ -96,11 +93,10 @@ def prune(
     turned, active = importance(network, batches)
     turned[0] = turned[-1] = torch.inf
     kept = best(turned, layers or c.num_hidden_layers).tolist()
-    kinds = (
-        {"layer_types": tuple(c.layer_types[i] for i in kept)}
-        if getattr(c, "layer_types", None)
-        else {}
-    )
+    if getattr(c, "layer_types", None):
+        kinds = {"layer_types": tuple(c.layer_types[i] for i in kept)}
+    else:
+        kinds = {}
     with torch.device("meta"):
         smaller = build(
             replace(

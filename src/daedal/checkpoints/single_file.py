@@ -7,8 +7,7 @@ told from shapes, without a network connection and without a config.
     save_single_file(parts, "out.safetensors")         # for tools that read these files
 
 Tokenizers are not in such files. Pickled .ckpt files are refused unless asked for, and then read as
-plain tensors only.
-"""
+plain tensors only."""
 
 import json
 import re
@@ -269,11 +268,9 @@ class Section:
 
     @property
     def role(self) -> str:
-        return (
-            "text_encoder_2"
-            if self.family == "flux" and self.part.role == "text_encoder_3"
-            else self.part.role
-        )
+        if self.family == "flux" and self.part.role == "text_encoder_3":
+            return "text_encoder_2"
+        return self.part.role
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -348,11 +345,10 @@ class Section:
         unprojected = "CLIP" in self.part.kind and (
             "text_projection.weight" not in disk or identity
         )
-        last = (
-            f"transformer.resblocks.{families.counted(self.shapes, 'transformer.resblocks') - 1}."
-            if self.family == "sd2"
-            else None
-        )
+        if self.family == "sd2":
+            last = f"transformer.resblocks.{families.counted(self.shapes, 'transformer.resblocks') - 1}."
+        else:
+            last = None
         for name in self.shapes:
             if (last and name.startswith(last)) or (
                 unprojected and name.startswith("text_projection")

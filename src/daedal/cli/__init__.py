@@ -1,8 +1,7 @@
 """The command line. `daedal "a prompt"` is `daedal text "a prompt"`; each verb is a thin file here.
 
 stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1
-failed, 2 misused, 130 interrupted.
-"""
+failed, 2 misused, 130 interrupted."""
 
 import io
 import os

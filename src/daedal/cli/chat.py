@@ -91,11 +91,9 @@ class Conversation:
             prompt = "… "
 
     def prompt(self):
-        return (
-            self.messages
-            if self.templated
-            else "\n".join(message["content"] for message in self.messages)
-        )
+        if self.templated:
+            return self.messages
+        return "\n".join(message["content"] for message in self.messages)
 
     def answer(self) -> None:
         from daedal.errors import DaedalError

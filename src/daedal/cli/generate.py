@@ -82,11 +82,10 @@ def options_of(model: type, defaults: bool = False) -> list[Parameter]:
 
 def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
     """The annotation that typer reads."""
-    shown = (
-        f"{setting.help} [{default}]"
-        if isinstance(default, int | float) and not isinstance(default, bool)
-        else setting.help
-    )
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        shown = f"{setting.help} [{default}]"
+    else:
+        shown = setting.help
     if several(kind):
         return Annotated[
             list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)
@@ -227,13 +226,11 @@ def with_stdin(prompt: str | None, context: bool) -> str:
     piped = read_stdin() if wanted and sys.stdin and not sys.stdin.isatty() else ""
     if prompt is None and not piped:
         raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')
-    return (
-        piped.rstrip("\n")
-        if prompt is None
-        else f"{piped.rstrip()}\n\n{prompt}"
-        if piped.strip()
-        else prompt
-    )
+    if prompt is None:
+        return piped.rstrip("\n")
+    if piped.strip():
+        return f"{piped.rstrip()}\n\n{prompt}"
+    return prompt
 
 
 def read_stdin() -> str:

@@ -30,13 +30,6 @@ Message = Mapping[str, Any]
 START, END, GUARD, CUT = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 NO_MARKS = {ord(mark): None for mark in (START, END, GUARD, CUT)}
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
-    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 # For models whose tokenizer has the six tokens but no template, as Daedal's own text recipes make
 # them. What a tool answers is the system's.
 HOUSE_TOKENS = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -136,8 +129,7 @@ class Rendered:
     the template says so.
 
     `guarded` is the same text with a guard inside every control token that a message tried to
-    spell.
-    """
+    spell."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -180,8 +172,7 @@ def render(
 
     `continue_final` ends the text inside the last message, for the model to go on with it;
     `mark_end_of` puts CUT behind the words of that message. Other keywords reach the template as
-    variables.
-    """
+    variables."""
     template = template or tokenizer.chat_template
     if not template:
         raise DaedalError(
@@ -240,11 +231,9 @@ def said(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> R
     marks it."""
     options = {"add_generation_prompt": False, **options}
     rendered = render(tokenizer, messages, **options)
-    return (
-        rendered
-        if rendered.spans
-        else replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
-    )
+    if rendered.spans:
+        return rendered
+    return replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
 
 
 def _grown_spans(

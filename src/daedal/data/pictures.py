@@ -4,8 +4,7 @@ captions in many wordings.
 A sample depends on (seed, number) only, so a run resumes by its step. Transparent pictures are laid
 on white or on a random plain colour that the caption names: the same drawing then teaches that
 backgrounds are said (dense captions are the largest lever known: notes of PRX and DALL-E 3), and a
-short run sees more pictures than the file holds.
-"""
+short run sees more pictures than the file holds."""
 
 import json
 import random
@@ -214,11 +213,9 @@ def matches(row: dict[str, Any], where: dict[str, str | list[str]]) -> bool:
 
 def wordings(row: dict[str, Any]) -> list[str]:
     """Ways to say a row: its caption (twice as often), its name, and its name with two keywords."""
-    name, style, words = (
-        row.get("name") or row["caption"],
-        row.get("style"),
-        [w for w in row.get("keywords") or () if w not in row["caption"]],
-    )
+    name = row.get("name") or row["caption"]
+    style = row.get("style")
+    words = [w for w in row.get("keywords") or () if w not in row["caption"]]
     said = [row["caption"], row["caption"], name]
     if len(words) >= 2:
         said += [

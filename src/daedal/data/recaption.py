@@ -7,8 +7,7 @@ ground, place, size, symmetry. `Recaptioned` puts that behind a share of a sourc
 rest stay short, since people's prompts are. At the other end `expanded` brings a short prompt to
 the long form.
 
-Legend: H and W pixels.
-"""
+Legend: H and W pixels."""
 
 import random
 import re

@@ -7,8 +7,7 @@ generation_config.json. `Tokenizer.train` makes a byte-level BPE. `Tokenizer.sav
 that transformers' AutoTokenizer opens with the same ids.
 
 Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is made of, unless the
-caller says `special=True`.
-"""
+caller says `special=True`."""
 
 import json
 import os
@@ -57,8 +56,7 @@ class Tokenizer:
 
     Attributes: `backend` the tokenizers object, `roles` maps
     bos_token/eos_token/unk_token/pad_token to text, `eos_ids` every id that ends a text (a chat
-    model has several), `chat_template` Jinja source or None.
-    """
+    model has several), `chat_template` Jinja source or None."""
 
     def __init__(
         self,
@@ -196,8 +194,7 @@ class Tokenizer:
         tokens included and first.
 
         Lossless: no normalisation, every byte has an id. The same texts give the same merges. `eos`
-        and `bos` default to the first special token.
-        """
+        and `bos` default to the first special token."""
         if vocab_size < 256 + len(special_tokens):
             raise DaedalError(
                 f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need their own ids."
@@ -228,10 +225,8 @@ class Tokenizer:
     def _frame(self, add_bos: bool, add_eos: bool) -> None:
         """Say what stands around every encoded text, in the tokenizers pipeline and in the config
         both, so that other tools agree."""
-        bos, eos = (
-            (self.roles.get("bos_token") if add_bos else None),
-            (self.roles.get("eos_token") if add_eos else None),
-        )
+        bos = self.roles.get("bos_token") if add_bos else None
+        eos = self.roles.get("eos_token") if add_eos else None
         used = [
             (text, self.backend.token_to_id(text)) for text in dict.fromkeys([bos, eos]) if text
         ]
@@ -249,8 +244,7 @@ class Tokenizer:
         template, never a user's words).
 
         `add_bos`: None frames the text as the tokenizer's own files say, True puts one bos in
-        front, False adds nothing.
-        """
+        front, False adds nothing."""
         return self.encode_batch([text], special=special, add_bos=add_bos)[0]
 
     def encode_batch(

@@ -14,8 +14,7 @@ caching, preemption and speculation is on. `submit` and `cancel` may be called f
 `step` from one at a time. A request whose settings or work fail ends alone, with what was raised;
 its neighbours go on.
 
-Legend: N flat tokens of a step, V vocabulary, k guesses.
-"""
+Legend: N flat tokens of a step, V vocabulary, k guesses."""
 
 import itertools
 import math
@@ -54,8 +53,7 @@ class Engine:
     to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
     `adapters` are peft folders by the names that requests ask for them with
     (`SamplingParams.adapter`). At most `limit` requests wait. With `exact_prefixes` a beginning is
-    shared only where that changes no output by a bit (see SlotCache).
-    """
+    shared only where that changes no output by a bit (see SlotCache)."""
 
     def __init__(
         self,
@@ -88,10 +86,8 @@ class Engine:
             raise DaedalError(
                 f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve."
             )
-        dtype, chunk = (
-            cache_dtype or activation_dtype(network),
-            token_budget if exact_prefixes else None,
-        )
+        dtype = cache_dtype or activation_dtype(network)
+        chunk = token_budget if exact_prefixes else None
         self.cache = self._fitting_cache(
             cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk
         )
@@ -102,11 +98,10 @@ class Engine:
         )
         self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
         self.guesses, self.prompt_lookup = guesses, prompt_lookup
-        self.replays = (
-            Replays(network, self.cache, max_batch)
-            if replay and isinstance(self.cache, SlotCache)
-            else None
-        )
+        if replay and isinstance(self.cache, SlotCache):
+            self.replays = Replays(network, self.cache, max_batch)
+        else:
+            self.replays = None
         self.adapters = Adapters(network)
         for name, folder in (adapters or {}).items():
             self.add_adapter(name, folder)
@@ -191,21 +186,17 @@ class Engine:
             )
         if (params.stop or params.grammar) and self.tokenizer is None:
             raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
-        limit, adapter = (
-            min(params.max_tokens, self.max_len - len(prompt)),
-            self.adapters.number(params.adapter),
-        )
+        limit = min(params.max_tokens, self.max_len - len(prompt))
+        adapter = self.adapters.number(params.adapter)
         samples = [
             new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer)
             for i in range(params.n)
         ]
         for request in samples:
-            request.samples, request.adapter, request.client, request.priority = (
-                samples,
-                adapter,
-                client,
-                priority,
-            )
+            request.samples = samples
+            request.adapter = adapter
+            request.client = client
+            request.priority = priority
             request.waits_for = (
                 samples[0] if request is not samples[0] and self.cache.prefix_caching else None
             )

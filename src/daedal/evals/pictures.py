@@ -1,8 +1,7 @@
 """How good pictures are: shares with confidence intervals, distances between sets of pictures on
 any features, copies of the training set.
 
-Legend: N, M pictures, F features.
-"""
+Legend: N, M pictures, F features."""
 
 import math
 import random
@@ -138,11 +137,9 @@ class Reference:
 
     def features(self, pictures: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, F): of a CLIP tower, or the picture's own layout."""
-        return (
-            coarse(pictures)
-            if self.scorer is None
-            else self.scorer.pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
-        )
+        if self.scorer is None:
+            return coarse(pictures)
+        return self.scorer.pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
 def fresh_scenes(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -179,17 +176,15 @@ def real_pictures(
             for source, _ in sources(data.train, side)
             if isinstance(source, Parquet | Folder)
         ]
-        seen = (
-            np.stack([source.picture(i) for source in files for i in range(len(source))])
-            if files
-            else None
-        )
+        if files:
+            seen = np.stack([source.picture(i) for source in files for i in range(len(source))])
+        else:
+            seen = None
         return Reference(np.asarray(pictures.permute(0, 2, 3, 1)), captions, scorer, seen)
-    source = (
-        Folder(path, side)
-        if Path(path).is_dir()
-        else Parquet(path, side, {"split": split} if split else None)
-    )
+    if Path(path).is_dir():
+        source = Folder(path, side)
+    else:
+        source = Parquet(path, side, {"split": split} if split else None)
     order = random.Random("real").sample(range(len(source)), min(most, len(source)))
     return Reference(
         np.stack([source.picture(i) for i in order]), [source.caption(i) for i in order], scorer
@@ -225,11 +220,10 @@ def likeness(
         score = bootstrap(lambda x: float(x.mean()), 100 * (seen * said).sum(2).mean(0))
         # (E, N)
         hits = torch.stack([first_hits(some[first], said[first]) for some in seen]).float()
-        r1 = (
-            share(int(hits.sum()), len(first))
-            if len(hits) == 1
-            else bootstrap(lambda x: float(x.mean()), hits.mean(0))
-        )
+        if len(hits) == 1:
+            r1 = share(int(hits.sum()), len(first))
+        else:
+            r1 = bootstrap(lambda x: float(x.mean()), hits.mean(0))
         return {f"clip_score{name}": score, f"r1{name}": r1}
 
     n = len(captions)

@@ -5,8 +5,7 @@ half blocks in 24-bit colour for the rest.
     where stdout is no terminal
 
 The terminal is told from its environment alone, nothing is asked of it.
-DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides. Legend: H height, W width.
-"""
+DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides. Legend: H height, W width."""
 
 import base64
 import os
@@ -48,11 +47,9 @@ def fitting(width: int, terminal: int) -> int:
 
 def detect(environ: Mapping[str, str], tty: bool) -> str | None:
     """One of "kitty", "iterm2", "sixel" and "blocks", or None where nothing should be drawn."""
-    chosen, term, program = (
-        environ.get(OVERRIDE),
-        environ.get("TERM", ""),
-        environ.get("TERM_PROGRAM", ""),
-    )
+    chosen = environ.get(OVERRIDE)
+    term = environ.get("TERM", "")
+    program = environ.get("TERM_PROGRAM", "")
     if chosen is not None and chosen not in (*PROTOCOLS, "none"):
         raise DaedalError(
             f"{OVERRIDE}={chosen!r} is not one of {', '.join(PROTOCOLS)}, none{nearest(chosen, list(PROTOCOLS))}."

@@ -3,8 +3,7 @@ images to latents 8 times smaller a side and back, for Stable Diffusion 1, 2, XL
 The encoder and decoder also serve the vector-quantised models (networks.vq).
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels (of the latent: 4 or 16),
-H and W pixels, h and w latent cells.
-"""
+H and W pixels, h and w latent cells."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager

@@ -9,8 +9,7 @@ in any module; with the scale alpha / sqrt(R) where it is stabilised for high ra
     merge_lora(network)                                             # plain layers again, the
     updates in their weights
 
-Legend: R rank, I and O features of a layer, C and D channels of a convolution.
-"""
+Legend: R rank, I and O features of a layer, C and D channels of a convolution."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -147,10 +146,8 @@ def add_lora(
         )
     for name, p in module.named_parameters():
         p.requires_grad_(p.requires_grad and ".lora_" in name)
-    scale, generator = (
-        (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank),
-        torch.Generator().manual_seed(seed),
-    )
+    scale = (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank)
+    generator = torch.Generator().manual_seed(seed)
     for name in found:
         put(module, name, LoRALayer(layers[name], rank, scale, dora, generator))
     return found
@@ -187,9 +184,3 @@ def merge_lora(module: nn.Module) -> None:
     """Put every update into the weight it updates, in place."""
     for name, layer in adapters(module).items():
         put(module, name, layer.merged())
-
-
-def remove_lora(module: nn.Module) -> None:
-    """Take the updates off: the layers are what they were."""
-    for name, layer in adapters(module).items():
-        put(module, name, layer.base_layer)

@@ -2,8 +2,7 @@
 evaluation know media only through this.
 
 A new medium is a file of settings that ends in a `Medium`, a pipeline (a subclass of `Pipeline`)
-with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch.
-"""
+with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -95,8 +94,7 @@ class Handle(ABC):
 
     Iterating yields events as they come, each with `done` and `total`, and for text with the `text`
     that became final; closing the iterator stops the work. Every handle ends once: its results are
-    done, cancelled, or raise what went wrong.
-    """
+    done, cancelled, or raise what went wrong."""
 
     remarks: tuple[str, ...] = ()  # what the model does not do of what was asked, a sentence each
     front: str = ""  # what stands before a text that continues it

@@ -4,8 +4,7 @@ Louf 2023; the parser is llguidance).
     grammar = Grammar.json(tokenizer, {"type": "object", "properties": {"age": {"type": "integer"}},
     "required": ["age"]}) params = SamplingParams(grammar=grammar)
 
-A `Grammar` is compiled once and shared; each sequence walks it with a `Matcher` of its own.
-"""
+A `Grammar` is compiled once and shared; each sequence walks it with a `Matcher` of its own."""
 
 import json
 from collections.abc import Mapping
@@ -78,11 +77,6 @@ class Grammar:
         return cls(
             tokenizer, llguidance.LLMatcher.grammar_from_regex(pattern), f"pattern {pattern!r}"
         )
-
-    @classmethod
-    def lark(cls, tokenizer: Tokenizer, source: str) -> "Grammar":
-        """Texts of a context-free grammar in Lark's notation (llguidance's dialect)."""
-        return cls(tokenizer, llguidance.LLMatcher.grammar_from_lark(source), "grammar")
 
     def matcher(self) -> "Matcher":
         """A walk from the start."""

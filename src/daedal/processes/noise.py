@@ -8,8 +8,7 @@ formulas. Samplers see neither: they ask for x0 at a level. `ratio` is sigma / a
 Karras et al. 2022 and of most tools, and lambda = -log(ratio) is half the log signal-to-noise ratio
 (Kingma et al. 2021).
 
-Legend: B batch, C channels, S steps, N training times.
-"""
+Legend: B batch, C channels, S steps, N training times."""
 
 import math
 from dataclasses import dataclass
@@ -276,8 +275,7 @@ def spaced(
     may fall between whole times.
 
     `extra` times are laid out and left off at the clean end (DPM-Solver lays out 1), and none is at
-    or above `last`.
-    """
+    or above `last`."""
     last = count if last is None else last
     if spacing == "linspace":
         times = np.linspace(0, last - 1, steps + extra)[::-1][:steps]

@@ -3,8 +3,7 @@ CLIP reads.
 
 `(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.4)` what it says; they nest, and `\\(` is a bracket. A
 long prompt is encoded in chunks of 75 tokens, whose states stand one after another. Weighted states
-are scaled back to their mean, as the AUTOMATIC1111 web UI does.
-"""
+are scaled back to their mean, as the AUTOMATIC1111 web UI does."""
 
 import re
 from collections.abc import Sequence

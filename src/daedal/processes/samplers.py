@@ -9,8 +9,7 @@ generator, for a caller that does other work between two steps. All are written 
 lambda, so each runs on variance-preserving, flow and variance-exploding levels alike, from pure
 noise (alpha 0) to clean (sigma 0): "flow Euler" and "flow Heun" are `euler` and `heun` on flow
 levels. One step, exact when x0 does not change within it (Lu et al. 2022, DPM-Solver++), is `step`;
-the multistep samplers put into it an x0 extrapolated from the steps before.
-"""
+the multistep samplers put into it an x0 extrapolated from the steps before."""
 
 import itertools
 import math
@@ -168,8 +167,7 @@ def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
     2022, algorithm 1 without churn).
 
     The ODE d(x/w) = x0 d(alpha/w) + eps d(sigma/w) holds for every weight w, and the trapezium rule
-    is right for any; `straight` picks it.
-    """
+    is right for any; `straight` picks it."""
     for i, (level, after, _) in enumerate(pairs(levels)):
         x0 = denoise(x, level)
         eps = (x - level.alpha * x0) / level.sigma
@@ -177,10 +175,8 @@ def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
         if after.sigma:
             x0_there = denoise(there, after)
             eps_there = (there - after.alpha * x0_there) / after.sigma
-            signal, spread = (
-                after.alpha / new - level.alpha / old,
-                after.sigma / new - level.sigma / old,
-            )
+            signal = after.alpha / new - level.alpha / old
+            spread = after.sigma / new - level.sigma / old
             there = new * (x / old + signal / 2 * (x0 + x0_there) + spread / 2 * (eps + eps_there))
         x = there
         yield i, x, x0
@@ -235,8 +231,7 @@ def extrapolated(
     w_k r_k^n = E[r^n], n = 1, 2, ..., where E averages over the step by H exp(-H (1 - r)), H = (1 +
     eta) h. For two x0s unless `exact`, E[r] is taken as 1/2: the midpoint form of DPM++ 2M, B(h) =
     exp(h) - 1 in UniPC. The published third-order formula has half of the r^2 term, and so is of
-    second order; this has all of it.
-    """
+    second order; this has all of it."""
     lam, x0 = past[0]
     if not h:  # a level repeated, as final_sigmas_type sigma_min does
         return x0

@@ -52,11 +52,10 @@ def bits_per_byte(
     over ln 2 and its UTF-8 bytes."""
     nats, sizes, tokens = [], [], 0
     for text in texts:
-        ids = (
-            [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)]
-            if tokenizer.bos_id is not None
-            else tokenizer.encode(text)
-        )
+        if tokenizer.bos_id is not None:
+            ids = [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)]
+        else:
+            ids = tokenizer.encode(text)
         losses = token_losses(network, ids, context)
         nats.append(losses.double().sum().item())
         sizes.append(len(text.encode()))

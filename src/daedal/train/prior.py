@@ -2,8 +2,7 @@
 Esser et al. 2021, section 3.2): the house's language model, whose later words are cells of a
 picture.
 
-Legend: B batch, L caption tokens, N codes of a picture, D width.
-"""
+Legend: B batch, L caption tokens, N codes of a picture, D width."""
 
 import json
 import math

@@ -8,8 +8,7 @@ whether each step of a solution is right, read at the step's last token. The los
 daedal.train.pair_objectives. Completions of a batch lie end to end, without padding, and see only
 themselves.
 
-Legend: B rows, K completions, T tokens, N tokens of all completions.
-"""
+Legend: B rows, K completions, T tokens, N tokens of all completions."""
 
 import math
 from collections import Counter

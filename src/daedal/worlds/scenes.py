@@ -7,8 +7,7 @@ it, `read` finds the objects of any picture again (whoever made it), and `correc
 the GenEval idea (Ghosh et al. 2023) without a detector's errors.
 
 Some pairs of colour and shape (`HELD_OUT`) never occur in training scenes, so that a test can ask
-for combinations that nobody has seen.
-"""
+for combinations that nobody has seen."""
 
 import random
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ BACKGROUNDS = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
 COUNTS = ("", "a", "two", "three")
 SIZES = {"small": 0.75, "": 1.0}
-TEXTURES = ("", "striped")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 # one shape of every colour
 HELD_OUT = frozenset((colour, SHAPES[5 * i % len(SHAPES)]) for i, colour in enumerate(COLOURS))
