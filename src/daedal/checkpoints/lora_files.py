@@ -37,7 +37,14 @@ from daedal.errors import DaedalError, nearest
 Slots = dict[str, Tensor]  # the tensors of one layer by what they are
 Adapter = dict[str, Any]  # adapter_config.json of peft
 
-DENOISER = ("", "unet_", "transformer_", "lora_unet_", "lora_transformer_", "lycoris_")
+DENOISER: tuple[str, ...] = (
+    "",
+    "unet_",
+    "transformer_",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+)
 DENOISER = (*DENOISER, "diffusion_model_", "model_diffusion_model_")
 # the first text encoder in single files of the whole model
 WHOLE_FILES = ("text_encoders_clip_l_transformer_", "cond_stage_model_transformer_")

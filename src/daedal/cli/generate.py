@@ -43,16 +43,8 @@ def verb(medium: Medium) -> Callable[..., None]:
     ) -> None:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
-        generate(
-            medium,
-            with_stdin(prompt, context=medium.readable),
-            model,
-            loading,
-            given,
-            output,
-            as_json,
-            quiet,
-        )
+        asked = with_stdin(prompt, context=medium.readable)
+        generate(medium, asked, model, loading, given, output, as_json, quiet)
 
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
@@ -69,23 +61,15 @@ def options_of(model: type, defaults: bool = False) -> list[Parameter]:
     plain = {field.name: field.default for field in fields(model)}
     for name, (kind, setting) in settings_of(model).items():
         if setting.typed:
-            found.append(
-                Parameter(
-                    name,
-                    Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=option(name, kind, setting, plain[name] if defaults else None),
-                )
-            )
+            typed = option(name, kind, setting, plain[name] if defaults else None)
+            found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=typed))
     return found
 
 
 def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
     """The annotation that typer reads."""
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        shown = f"{setting.help} [{default}]"
-    else:
-        shown = setting.help
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    shown = f"{setting.help} [{default}]" if number else setting.help
     if several(kind):
         return Annotated[
             list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)

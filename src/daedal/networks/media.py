@@ -74,7 +74,13 @@ class Text:
 
 
 # layers of which a network begins without an effect
-ZERO_AT_FIRST = ("modulation", "final_modulation", "proj_out", "control_in", "sketch.proj_out")
+ZERO_AT_FIRST: tuple[str, ...] = (
+    "modulation",
+    "final_modulation",
+    "proj_out",
+    "control_in",
+    "sketch.proj_out",
+)
 ZERO_AT_FIRST += ("span_in", "position_in")
 
 
