@@ -13,7 +13,7 @@ Reading never holds a tensor twice: the network is built on the meta device and 
 lists it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +138,11 @@ def fill(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     names: Names | None = None,
+    keep: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> None:
     """Give a meta-device network its weights from (disk name, tensor) pairs, `names` being those of
     its family if not given. Of tensors that are one here (a tied head, a second copy) any name will
-    do."""
+    do. `keep` puts a tensor into the network otherwise than as it is."""
     names, tied = names or names_of(network), ties_of(network)
     empty = {name: t for name, t in network.state_dict().items() if name not in tied}
     layout, copies = names.layout(empty), dict(names.copies)
@@ -162,12 +163,12 @@ def fill(
         for name, part in zip(ours, names.to_ours(place, tensor, fused, rows), strict=True):
             if name not in empty:
                 continue
-            shape, kept = empty[name].shape, empty[name].dtype != torch.float32
+            shape, cast = empty[name].shape, empty[name].dtype == torch.float32
             if part.shape != shape:
                 misshapen.append(f"{disk} {tuple(part.shape)} instead of {tuple(shape)}")
                 continue
-            cast = None if kept or not part.is_floating_point() else dtype
-            put(network, name, part.to(device=device, dtype=cast).contiguous())
+            wanted = dtype if cast and part.is_floating_point() else None
+            (keep or put)(network, name, part.to(device=device, dtype=wanted).contiguous())
             del empty[name]
 
     for disk, tensor in stream:
