@@ -76,13 +76,8 @@ def kitty(pixels: Pixels, columns: int) -> str:
     pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     keys = [f"a=T,f=100,q=2,c={columns}," if index == 0 else "" for index in range(len(pieces))]
     more = [1] * (len(pieces) - 1) + [0]
-    return (
-        "".join(
-            f"\x1b_G{key}m={m};{piece}\x1b\\"
-            for key, m, piece in zip(keys, more, pieces, strict=True)
-        )
-        + "\n"
-    )
+    each = zip(keys, more, pieces, strict=True)
+    return "".join(f"\x1b_G{key}m={m};{piece}\x1b\\" for key, m, piece in each) + "\n"
 
 
 def iterm2(pixels: Pixels, columns: int) -> str:
@@ -96,9 +91,8 @@ def sixel(pixels: Pixels, columns: int) -> str:
     """Bands of six rows, each colour of a band drawn over it in one run-length coded line.
     Transparency becomes white; 256 colours."""
     width = columns * CELL
-    image = Image.fromarray(
-        resized(over(pixels), width, max(1, round(pixels.shape[0] * width / pixels.shape[1])))
-    )
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    image = Image.fromarray(resized(over(pixels), width, height))
     chosen = image.quantize(COLOURS, dither=Image.Dither.NONE)
     palette = np.asarray(chosen.getpalette()).reshape(-1, 3)
     # percent

@@ -110,10 +110,9 @@ def stream(
     matcher = params.grammar.matcher() if params.grammar else None
     size = len(prompt) + params.max_tokens
     feed = Feed(network, size if cached else None)
+    other = None
     if contrast:
         other = Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None)
-    else:
-        other = None
     fresh, weaker = prompt, contrast.prompt if contrast else prompt
     output: list[int] = []
     while True:
@@ -181,16 +180,13 @@ class StopStrings:
             self.stopped = True
             return self._held[: min(found)]
         longest = min(len(self._held), max(map(len, self.stops)) - 1)
-        keep = next(
-            (
-                n
-                for n in range(longest, 0, -1)
-                if any(s.startswith(self._held[-n:]) for s in self.stops)
-            ),
-            0,
-        )
-        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        ends = (n for n in range(longest, 0, -1) if self._begins(self._held[-n:]))
+        at = len(self._held) - next(ends, 0)
+        out, self._held = self._held[:at], self._held[at:]
         return out
+
+    def _begins(self, text: str) -> bool:
+        return any(stop.startswith(text) for stop in self.stops)
 
     def flush(self) -> str:
         """What was held back, when no more text comes."""
@@ -226,13 +222,8 @@ def beam_search(
     if beams < 1:
         raise DaedalError(f"beams={beams} must be at least 1.")
     ends = set(eos_ids)
-    cache = KVCache(
-        network.config,
-        beams,
-        len(prompt) + max_tokens,
-        activation_dtype(network),
-        network.embed_tokens.weight.device,
-    )
+    device, longest = network.embed_tokens.weight.device, len(prompt) + max_tokens
+    cache = KVCache(network.config, beams, longest, activation_dtype(network), device)
     logits = _beam_step(network, cache, [list(prompt)]).expand(beams, -1)
     _reorder(cache, [0] * beams, len(prompt))
     # one real beam until they part
@@ -240,10 +231,8 @@ def beam_search(
     done: list[Beam] = []
     for length in range(1, max_tokens + 1):
         running, parents, ended = _extend(running, logits, ends if length < max_tokens else None)
-        done = sorted(
-            [*done, *(Beam(ids, total / length**length_penalty) for ids, total in ended)],
-            key=lambda b: -b.score,
-        )[:beams]
+        done += [Beam(ids, total / length**length_penalty) for ids, total in ended]
+        done = sorted(done, key=lambda b: -b.score)[:beams]
         best = running[0][1] / length**length_penalty if running else -INF
         if not running or (len(done) == beams and (early_stopping or best < done[-1].score)):
             break

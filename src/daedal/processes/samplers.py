@@ -136,12 +136,8 @@ def ddpm(
         x = after.sigma / level.sigma * math.exp(-h) * x - after.alpha * math.expm1(-2 * h) * x0
         if after.sigma:
             part = large() if callable(large) else large
-            x = (
-                x
-                + (level.sigma / after.sigma) ** part
-                * (after.sigma * math.sqrt(-math.expm1(-2 * h)))
-                * noise()
-            )
+            least = after.sigma * math.sqrt(-math.expm1(-2 * h))
+            x = x + (level.sigma / after.sigma) ** part * least * noise()
         yield i, x, x0
     return x
 
@@ -235,9 +231,8 @@ def extrapolated(
     lam, x0 = past[0]
     if not h:  # a level repeated, as final_sigmas_type sigma_min does
         return x0
-    known = [((other - lam) / h, value) for other, value in past[1:]] + (
-        [(1.0, ahead)] if ahead is not None else []
-    )
+    known = [((other - lam) / h, value) for other, value in past[1:]]
+    known += [(1.0, ahead)] if ahead is not None else []
     # h or lambda may be infinite, at noise and at clean
     known = [(r, value) for r, value in known if r and math.isfinite(r)]
     if len(known) == 1 and not exact:
@@ -246,13 +241,10 @@ def extrapolated(
         return x0
     r = torch.tensor([r for r, _ in known], dtype=torch.float64)
     powers = torch.stack([r**n for n in range(1, len(r) + 1)])
-    weights = torch.linalg.solve(
-        powers, torch.tensor(moments((1 + eta) * h, len(r)), dtype=torch.float64)
-    ).tolist()
-    return x0 + sum(
-        (w * (value - x0) for w, (_, value) in zip(weights, known, strict=True)),
-        torch.zeros_like(x0),
-    )
+    means = torch.tensor(moments((1 + eta) * h, len(r)), dtype=torch.float64)
+    weights = torch.linalg.solve(powers, means).tolist()
+    terms = (w * (value - x0) for w, (_, value) in zip(weights, known, strict=True))
+    return x0 + sum(terms, torch.zeros_like(x0))
 
 
 def moments(H: float, count: int) -> list[float]:

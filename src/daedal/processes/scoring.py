@@ -64,11 +64,6 @@ def bits_per_byte(
     n = len(texts)
     spread = sum((a - ratio * b) ** 2 for a, b in zip(nats, sizes, strict=True)) / max(1, n - 1)
     error = math.sqrt(spread / n) / (sum(sizes) / n)
-    return BitsPerByte(
-        ratio / math.log(2),
-        error / math.log(2),
-        n,
-        sum(sizes),
-        tokens,
-        math.exp(sum(nats) / tokens),
-    )
+    perplexity = math.exp(sum(nats) / tokens)
+    bits, spread = ratio / math.log(2), error / math.log(2)
+    return BitsPerByte(bits, spread, n, sum(sizes), tokens, perplexity)

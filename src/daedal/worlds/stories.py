@@ -142,37 +142,17 @@ def story(rng: random.Random, held_out: bool = False) -> Story:
     colour = rng.choice(COLOURS)
     kind = rng.choice(("", "moral", "word", "end"))
     what = {"moral": rng.choice(MORALS), "word": rng.choice(LAST_WORDS)}.get(kind, "")
-    final = {
-        "moral": "{hero} learned to {last}.",
-        "word": rng.choice(LASTS),
-        "end": "The end.",
-    }.get(kind, rng.choice(CLOSINGS))
+    endings = {"moral": "{hero} learned to {last}.", "word": rng.choice(LASTS), "end": "The end."}
+    final = endings.get(kind, rng.choice(CLOSINGS))
     count = rng.randint(1, 4)
-    plot = rng.choice(
-        [
-            p
-            for p in PLOTS
-            if "{animal}" in final or kind or any("{animal}" in line for line in p[:count])
-        ]
-    )
-    if "{animal}" in final and not any("{animal}" in line for line in plot[:count]):
+    met = [any("{animal}" in line for line in plot[:count]) for plot in PLOTS]
+    number = rng.choice([i for i, m in enumerate(met) if "{animal}" in final or kind or m])
+    if "{animal}" in final and not met[number]:
         final = CLOSINGS[0]
-    he = HEROES[hero]
-    fill = dict(
-        hero=hero,
-        place=place,
-        animal=animal,
-        thing=thing,
-        food=food,
-        A=colour,
-        he=he,
-        He=he.title(),
-        last=what,
-        start=rng.choice(STARTS),
-    )
-    lines = tuple(
-        articled(line.format(**fill)) for line in (rng.choice(OPENINGS), *plot[:count], final)
-    )
+    fill = dict(hero=hero, place=place, animal=animal, thing=thing, food=food, A=colour, last=what)
+    fill |= dict(he=HEROES[hero], He=HEROES[hero].title(), start=rng.choice(STARTS))
+    told = (rng.choice(OPENINGS), *PLOTS[number][:count], final)
+    lines = tuple(articled(line.format(**fill)) for line in told)
     return Story(hero, place, animal, thing, food, (kind, what), lines)
 
 
