@@ -117,9 +117,9 @@ def load_adapter(network: nn.Module, folder: str | Path, whole: bool = True) -> 
     }
     pairs = {key: state.pop(key) for key in list(state) if PAIR.search(key)}
     wanted, where = {PAIR.split(key)[0] for key in pairs}, places(network)
-    if strange := sorted(wanted - set(where)):
+    if unknown := sorted(wanted - set(where)):
         raise DaedalError(
-            f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}."
+            f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(unknown)}."
         )
     if state and not whole:
         raise DaedalError(

@@ -120,13 +120,13 @@ def read_generator(path: str | Path) -> StyleGAN2Generator:
         else StyleGAN2Generator
     )
     known = {field.name for field in fields(kind.config_class)}
-    if strange := [
+    if unknown := [
         key
         for key in given
         if key not in known and key not in WITHOUT_EFFECT and key != "conv_clamp"
     ]:
         raise DaedalError(
-            f"{path} was made with {strange[0]}={given[strange[0]]!r}, which Daedal's {kind.__name__} does not have."
+            f"{path} was made with {unknown[0]}={given[unknown[0]]!r}, which Daedal's {kind.__name__} does not have."
         )
     generator = kind(
         kind.config_class(

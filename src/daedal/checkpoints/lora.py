@@ -253,8 +253,9 @@ def place(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     path, _, leaf = name.rpartition(".")
     layer = module.get_submodule(path)
     setattr(layer, leaf, parameter)
-    first = (path, leaf) == (WIDENED, "weight") and isinstance(layer, nn.Linear)
-    if first and layer.in_features != parameter.shape[1]:
+    if (path, leaf) != (WIDENED, "weight") or not isinstance(layer, nn.Linear):
+        return
+    if layer.in_features != parameter.shape[1]:
         config: Any = module.config
         layer.in_features, inputs = parameter.shape[1], config.in_channels
         outputs = config.out_channels or inputs

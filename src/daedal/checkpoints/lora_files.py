@@ -171,9 +171,9 @@ def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = F
     path = weight_file(Path(path))
     tensors, adapter = read_file(path, allow_pickle)
     names = Names({role: part for role, part in parts.items() if isinstance(part, nn.Module)})
-    layers, strange = sorted_by_layer(tensors, names)
-    if strange:
-        raise DaedalError(complaint(path, strange, tensors, names))
+    layers, unknown = sorted_by_layer(tensors, names)
+    if unknown:
+        raise DaedalError(complaint(path, unknown, tensors, names))
     lora = LoRA(path.stem, {})
     for layer, slots in layers.items():
         shapes, config = names.shapes[layer.role], alpha_of(adapter, layer)
@@ -204,8 +204,8 @@ def weight_file(path: Path) -> Path:
 def read_file(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], Adapter]:
     """The tensors, and what peft says of them: adapter_config.json beside the file, or its part of
     the file's own metadata."""
-    beside = path.with_name("adapter_config.json")
-    adapter: Adapter = {"": json.loads(beside.read_text())} if beside.is_file() else {}
+    config_file = path.with_name("adapter_config.json")
+    adapter: Adapter = {"": json.loads(config_file.read_text())} if config_file.is_file() else {}
     tensors, metadata = read(path, allow_pickle)
     own: Adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     for key, value in own.items():
@@ -219,15 +219,15 @@ def sorted_by_layer(
 ) -> tuple[dict[Layer, Slots], list[str]]:
     """The tensors of each layer, and the keys that name none."""
     layers: dict[Layer, Slots] = {}
-    strange = []
+    unknown = []
     for key, tensor in tensors.items():
         body, slot = parted(key)
         layer = names.find(body)
         if layer is None or (slot == "value" and tensor.dim() != 1):
-            strange.append(key)
+            unknown.append(key)
         else:
             layers.setdefault(layer, {})[slot] = tensor
-    return layers, strange
+    return layers, unknown
 
 
 def parted(key: str) -> tuple[str, str]:
@@ -348,20 +348,20 @@ def bias_update(slots: Slots, config: Adapter) -> Update | None:
 # What is wrong with a file.
 
 
-def complaint(path: Path, strange: list[str], tensors: Mapping[str, Tensor], names: Names) -> str:
+def complaint(path: Path, unknown: list[str], tensors: Mapping[str, Tensor], names: Names) -> str:
     """A sentence on keys that name no layer."""
     for kind, pattern in UNREAD.items():
-        if found := [key for key in strange if pattern.search(key)]:
+        if found := [key for key in unknown if pattern.search(key)]:
             return f"{path} holds {kind} ({shortened(found, 2)}), which is not read; merge it into the model with the tool that made it."
-    owners = {absent_part(key, names) for key in strange}
+    owners = {absent_part(key, names) for key in unknown}
     if None not in owners:
         return f"{path} also changes {' and '.join(sorted(map(str, owners)))}, not given; pass that network among the parts."
     family, own = made_for(tensors), {family_of(module) for module in names.modules.values()}
-    if family not in (None, *own) or len(strange) > len(tensors) / 2:
-        return f"{path} is a LoRA for {title(family)}: {len(strange)} of its keys, such as {strange[0]}, name no layer of {titles(names)}."
+    if family not in (None, *own) or len(unknown) > len(tensors) / 2:
+        return f"{path} is a LoRA for {title(family)}: {len(unknown)} of its keys, such as {unknown[0]}, name no layer of {titles(names)}."
     known = [alias for table in names.tables.values() for alias in table]
-    hint = nearest((parted(strange[0])[0] or strange[0]).replace(".", "_"), known)
-    return f"{path} has {len(strange)} keys that name no layer of {titles(names)}: {shortened(strange)}{hint}."
+    hint = nearest((parted(unknown[0])[0] or unknown[0]).replace(".", "_"), known)
+    return f"{path} has {len(unknown)} keys that name no layer of {titles(names)}: {shortened(unknown)}{hint}."
 
 
 def absent_part(key: str, names: Names) -> str | None:

@@ -78,8 +78,8 @@ class Conditioners:
             )
         file = Path(job.params.reference_model)
         adapter = self.leased(file, leases, lambda: load_ip_adapter(file, self.dtype, self.device))
-        beside = file.parent / "image_encoder"
-        encoder = self.encoder or self.leased(beside, leases, lambda: self.encoder_beside(file))
+        place = file.parent / "image_encoder"
+        encoder = self.encoder or self.leased(place, leases, lambda: self.encoder_beside(file))
         picture = for_clip(job.extras.reference, encoder.config.image_size)
         picture = picture.to(self.device, self.dtype)
         seen = encoder(picture)

@@ -81,7 +81,7 @@ class OpenPainter:
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
         # x is float32, whatever the network computes in
         draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)
-        noise = draw if made.conditioning_noise_first else begun(draw)
+        noise = draw if made.conditioning_noise_first else first_drawn(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
         start = kept = None
         if init is not None and not made.upscales and not (made.inpaints and job.strength == 1):
@@ -215,7 +215,7 @@ def at_step(steps: Steps, number: int) -> Steps:
         yield state and (number, *state[1:])
 
 
-def begun(draw: Noise) -> Noise:
+def first_drawn(draw: Noise) -> Noise:
     """A source whose first draw, x's, is made now: before any noise of what stands beside x."""
     first = [draw()]
     return lambda: first.pop() if first else draw()

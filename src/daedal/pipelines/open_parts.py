@@ -66,7 +66,7 @@ def completed(
 ) -> dict[str, Any]:
     """The parts of a single file with what it lacks: networks from folders beside it, named as in a
     pipeline folder, and tokenizers from there or from the Hub."""
-    beside = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
+    folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
     kind = parts.get("model_index", {}).get("_class_name", "")
     needed = next((roles for name, roles in NEEDED.items() if kind.startswith(name)), None)
     if needed is None:
@@ -74,25 +74,25 @@ def completed(
             f"{file} holds {', '.join(parts)} and no denoiser; give the file of a whole model, or a model folder."
         )
     for role in (*needed, "text_encoder", "text_encoder_2", "text_encoder_3"):
-        if role not in parts and (found := first_folder(beside, role)):
+        if role not in parts and (found := first_folder(folders, role)):
             parts[role] = checkpoints.load(found, dtype=dtype, device=device)
     if missing := [role for role in needed if role not in parts]:
         raise DaedalError(
             f"{file} has no {', '.join(missing)}; put these folders of a {kind} beside it, or open a model folder."
         )
-    return parts | dict(tokenizers_of(parts, beside))
+    return parts | dict(tokenizers_of(parts, folders))
 
 
 def first_folder(places: list[Path], name: str) -> Path | None:
     return next((place / name for place in places if (place / name).is_dir()), None)
 
 
-def tokenizers_of(parts: dict[str, Any], beside: list[Path]) -> Iterator[tuple[str, Tokenizer]]:
+def tokenizers_of(parts: dict[str, Any], folders: list[Path]) -> Iterator[tuple[str, Tokenizer]]:
     """One a text encoder. OpenCLIP's towers were trained with "!", token 0, as padding."""
     for role in [name for name in parts if name.startswith("text_encoder")]:
         name = role.replace("text_encoder", "tokenizer")
         family = "T5" if "T5" in type(parts[role]).__name__ else "CLIP"
-        found = first_folder(beside, name)
+        found = first_folder(folders, name)
         tokenizer = load_tokenizer(found or vocabulary(VOCABULARIES[family]))
         if found is None and family == "CLIP" and parts[role].config.hidden_act != "quick_gelu":
             tokenizer.roles["pad_token"] = "!"

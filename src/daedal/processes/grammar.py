@@ -86,11 +86,11 @@ class Grammar:
 def _reason(message: str) -> str:
     """The one telling line of llguidance's report."""
     lines = [line.strip() for line in message.splitlines() if line.strip(" ^|")]
-    told = next(
+    reason = next(
         (line.removeprefix("error: ") for line in lines if line.startswith("error:")),
         lines[0] if lines else "no reason given",
     )
-    return told.rstrip(".")
+    return reason.rstrip(".")
 
 
 class Matcher:

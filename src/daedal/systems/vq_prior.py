@@ -101,9 +101,9 @@ def paint_codes(
 
 def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
     """(B, L + 1): captions as they stand before a picture."""
-    return begun(encode_captions(tokenizer, captions, length), tokenizer.eos_ids[0])
+    return with_start(encode_captions(tokenizer, captions, length), tokenizer.eos_ids[0])
 
 
-def begun(captions: Tensor, eos: int) -> Tensor:
+def with_start(captions: Tensor, eos: int) -> Tensor:
     """captions (B, L) -> (B, L + 1): what stands before a picture."""
     return torch.cat([captions, captions.new_full((len(captions), 1), eos)], 1)

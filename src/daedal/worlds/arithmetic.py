@@ -42,18 +42,18 @@ def task(rng: random.Random, held_out: bool = False) -> Task:
     """One problem, a function of `rng` alone."""
     hero, friend = rng.sample(HEROES, 2)
     thing, value = rng.choice(THINGS), rng.choice(HELD_OUT if held_out else STARTS)
-    told, worked = [f"{hero} has {value} {thing}."], []
+    lines, worked = [f"{hero} has {value} {thing}."], []
     for _ in range(rng.choice(STEPS)):
         sign, n = move(rng, value)
         ways, apply = WAYS[sign]
         result = apply(value, n)
-        told.append(rng.choice(ways).format(hero=hero, friend=friend, n=n))
+        lines.append(rng.choice(ways).format(hero=hero, friend=friend, n=n))
         worked.append(f"{value} {sign} {n} = {result}.")
         value = result
-    told.append(f"How many {thing} does {hero} have now?")
+    lines.append(f"How many {thing} does {hero} have now?")
     return Task(
         "arithmetic",
-        " ".join(told),
+        " ".join(lines),
         f"{' '.join(worked)} The answer is {value}.",
         partial(check, value),
     )

@@ -151,8 +151,8 @@ def story(rng: random.Random, held_out: bool = False) -> Story:
         final = CLOSINGS[0]
     fill = dict(hero=hero, place=place, animal=animal, thing=thing, food=food, A=colour, last=what)
     fill |= dict(he=HEROES[hero], He=HEROES[hero].title(), start=rng.choice(STARTS))
-    told = (rng.choice(OPENINGS), *PLOTS[number][:count], final)
-    lines = tuple(articled(line.format(**fill)) for line in told)
+    spoken = (rng.choice(OPENINGS), *PLOTS[number][:count], final)
+    lines = tuple(articled(line.format(**fill)) for line in spoken)
     return Story(hero, place, animal, thing, food, (kind, what), lines)
 
 
