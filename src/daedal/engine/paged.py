@@ -21,6 +21,7 @@ from daedal.engine.slots import attend_last, seen_from
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn.attention import Scores, attend
+from daedal.nn.cache import Step
 
 Name = bytes
 
@@ -199,8 +200,8 @@ class PagedCache:
         assert all(self.pool.names[block] is not None for block in self.pool.known.values())
 
 
-class PagedStep:
-    """One call of the network over paged sequences; the same protocol as a step of KVCache."""
+class PagedStep(Step):
+    """One call of the network over paged sequences."""
 
     def __init__(self, cache: PagedCache, segments: list[tuple[int, int]]) -> None:
         self.cache, self.segments = cache, segments
@@ -272,7 +273,3 @@ class PagedStep:
             )
             out[rows] = attend(q[None, rows], k_in, v_in, offset=old - low, **scores)[0]
         return out.view(shape)
-
-    def commit(self) -> None:
-        for slot, count in self.segments:
-            self.cache.lengths[slot] += count

@@ -103,18 +103,18 @@ class Handle(ABC):
     @abstractmethod
     def done(self) -> bool: ...
 
+    @property
     @abstractmethod
-    def advance(self) -> None:
-        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed
-        on."""
+    def made(self) -> int:
+        """How much has come so far, in whatever it comes in."""
+
+    @abstractmethod
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready` holds."""
 
     @abstractmethod
     def abandon(self) -> None:
         """Have the work stopped before its next step, without waiting for that."""
-
-    @abstractmethod
-    def cancel(self) -> None:
-        """Stop the work, and wait until it has stopped."""
 
     @abstractmethod
     def events(self) -> Iterator[Any]:
@@ -140,6 +140,21 @@ class Handle(ABC):
             if not self.done:
                 self.abandon()
 
+    def advance(self) -> None:
+        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed
+        on."""
+        made = self.made
+        try:
+            self.wait_for(lambda: self.made > made or self.done)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def cancel(self) -> None:
+        """Stop the work, and wait until it has stopped."""
+        self.abandon()
+        self.wait_for(lambda: self.done)
+
     def wait(self) -> None:
         """Wait for the end."""
         while not self.done:
@@ -160,17 +175,12 @@ class SteppedHandle(Handle):
     def done(self) -> bool:
         return self.generation.finished is not None
 
-    def advance(self) -> None:
-        made = len(self.generation.states)
-        try:
-            self.generation.wait(lambda: len(self.generation.states) > made or self.done)
-        except BaseException:
-            self.abandon()
-            raise
+    @property
+    def made(self) -> int:
+        return len(self.generation.states)
 
-    def cancel(self) -> None:
-        self.abandon()
-        self.generation.wait(lambda: self.done)
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        self.generation.wait(ready)
 
     def abandon(self) -> None:
         self.generation.cancelled = True

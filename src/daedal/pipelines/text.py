@@ -9,7 +9,7 @@ for piece in pipeline.stream("One day"):
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,17 +242,8 @@ class Stream(Handle):
         """Tokens so far, over all samples."""
         return sum(len(sample.stream) for sample in self.samples)
 
-    def advance(self) -> None:
-        made = self.made
-        try:
-            RUNTIME.wait(lambda: self.made > made or self.done)
-        except BaseException:
-            self.abandon()
-            raise
-
-    def cancel(self) -> None:
-        self.abandon()
-        RUNTIME.wait(lambda: self.done)
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        RUNTIME.wait(ready)
 
     def abandon(self) -> None:
         for sample in self.samples:
