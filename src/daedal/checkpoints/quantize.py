@@ -1,8 +1,7 @@
 """Quantised folders written (checkpoints.packed prepares for one when it is loaded).
 
 quantize("models/small", "models/small-int8", bits=8)
-quantize("models/small", "models/small-int4", bits=4, calibration=token_batches)     # GPTQ
-"""
+quantize("models/small", "models/small-int4", bits=4, calibration=token_batches)     # GPTQ"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -8,8 +8,7 @@ A block is 32 or 256 weights of one row. The K types divide 256 weights into gro
 whose scales (and minimums) are integers times one fp16 number a block. The `gguf` package specifies
 the types; rounding minimises a weighted squared error, as llama.cpp's does.
 
-Legend: N outputs, K inputs, G weights of a group, n groups.
-"""
+Legend: N outputs, K inputs, G weights of a group, n groups."""
 
 from typing import NamedTuple, Self
 
