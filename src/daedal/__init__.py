@@ -3,8 +3,7 @@ train and change.
 
 import daedal
 story = daedal.load("house/text")
-print(story("Once upon a time", seed=1))
-"""
+print(story("Once upon a time", seed=1))"""
 
 __version__ = "0.1.0"
 __all__ = ["DaedalError", "__version__", "load"]

@@ -5,8 +5,10 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,3 +158,11 @@ def memory(device: torch.device) -> tuple[int, int]:
         return total, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf(
             "SC_PAGE_SIZE"
         ) if "SC_AVPHYS_PAGES" in os.sysconf_names else total
+
+
+def runtime_of(weight: torch.Tensor, bits: Iterable[int] = ()) -> dict[str, Any]:
+    """What the last bits of a result depend on beside the weights: how a model with this weight and
+    packed layers of so many `bits` runs here."""
+    dtype = str(weight.dtype).removeprefix("torch.")
+    how = {"device": weight.device.type, "dtype": dtype, "bits": sorted(bits)}
+    return how | {"threads": torch.get_num_threads()}

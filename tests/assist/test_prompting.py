@@ -12,7 +12,6 @@ from daedal.assist.prompting import (
     budget_forced,
     chain_of_thought,
     few_shot,
-    few_shot_messages,
     final_number,
     self_consistency,
 )
@@ -29,12 +28,6 @@ def test_prompts_end_where_the_answer_begins() -> None:
         "Question: 2 + 3\nAnswer: 2 and 3 are 5. The answer is 5.\n\n"
     )
     assert chain_of_thought([], "1 + 6").endswith("Answer: Let's think step by step.")
-    assert [m["role"] for m in few_shot_messages([("a", "b")], "c", "s")] == [
-        "system",
-        "user",
-        "assistant",
-        "user",
-    ]
 
 
 @pytest.mark.parametrize(

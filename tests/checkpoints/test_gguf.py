@@ -510,7 +510,7 @@ def test_types_written(kind, tmp_path):
     network = checkpoints.load(tmp_path / "hf")
     gguf_write.write(network, tmp_path / "m.gguf", kind, {})
     again = dequantize_(checkpoints.load(tmp_path / "m.gguf"))
-    tolerance = {"f32": 0, "f16": 5e-4, "auto": 5e-4, "bf16": 4e-3, "q8_0": 4e-3, "q4_k_m": 0.06}
+    tolerance = {"f32": 0, "f16": 5e-4, "auto": 5e-4, "bf16": 4e-3, "q8_0": 4e-3, "q4_k_m": 0.07}
     for (name, ours), theirs in zip(
         again.state_dict().items(), network.state_dict().values(), strict=True
     ):

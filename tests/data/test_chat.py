@@ -33,7 +33,14 @@ DOCUMENTS = """{% for document in documents %}{% if loop.index > 2 %}{% break %}
 [{{ document.title }}] {{ document.text }}
 {% endfor %}{{ messages[-1].content }} {{ mood | default('calm') }} {{ strftime_now('%Y') }} {{ messages | tojson }}"""
 
-TEMPLATES = {"chatml": chat.CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "documents": DOCUMENTS}
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "documents": DOCUMENTS}
 TALK = [
     {"role": "user", "content": "  Hello <b>there</b>, it's 2°C "},
     {"role": "assistant", "content": "Hi & welcome.\n"},
@@ -58,7 +65,7 @@ def tokenizer() -> Tokenizer:
         ["Hello there, welcome to the assistant. user system " * 40],
         350,
         SPECIALS,
-        chat_template=chat.CHATML,
+        chat_template=CHATML,
     )
 
 
@@ -102,7 +109,7 @@ def test_mask_is_what_the_assistant_said(tmp_path, tokenizer: Tokenizer, name: s
 
 def test_mask_without_the_tag_is_the_same(tokenizer: Tokenizer) -> None:
     talk = [*TALK, {"role": "assistant", "content": "Yes."}]
-    plain = chat.CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    plain = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     assert chat.encode_with_mask(tokenizer, talk, template=plain) == chat.encode_with_mask(
         tokenizer, talk
     )

@@ -15,7 +15,6 @@ from daedal.networks.biggan import (
     BigGANGenerator,
     SpectralLinear,
     orthogonality,
-    standing_statistics,
     truncated,
 )
 
@@ -79,30 +78,6 @@ def test_truncated_normals() -> None:
     assert wide.std().item() == pytest.approx(1, abs=0.02) and narrow.abs().max() <= 0.5
     # of a normal cut at 0.5
     assert narrow.var().item() == pytest.approx(1 - 2 * 0.5 * 0.35207 / 0.38292, abs=0.003)
-
-
-@torch.no_grad()
-def test_standing_statistics_are_those_of_the_batches(generator: BigGANGenerator) -> None:
-    before = {name: value.clone() for name, value in generator.state_dict().items()}
-    standing_statistics(generator, batches=8, size=16)
-    last = generator.output_layer["0"]
-    draw, seen = torch.Generator().manual_seed(9), []
-    hook = last.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    generator.train()
-    for _ in range(8):
-        generator(torch.randn(16, 16, generator=draw), torch.randint(5, (16,), generator=draw))
-    hook.remove()
-    features = torch.cat(seen)
-    fresh = BigGANGenerator(generator.config)
-    fresh.load_state_dict(before)
-    standing_statistics(fresh, batches=8, size=16)
-    stored = fresh.output_layer["0"]
-    assert torch.allclose(stored.stored_mean, features.mean((0, 2, 3)), atol=0.15 * features.std())
-    assert all(
-        torch.equal(before[name], value)
-        for name, value in fresh.state_dict().items()
-        if not name.endswith(("stored_mean", "stored_var"))
-    )
 
 
 def test_orthogonal_weights_cost_nothing_and_others_by_hand(generator: BigGANGenerator) -> None:

@@ -11,7 +11,7 @@ from daedal.errors import DaedalError
 from daedal.networks import build, config_from_dict
 from daedal.nn.conv import Conv2d
 from daedal.nn.linear import Linear
-from daedal.nn.lora import adapters, add_lora, lora_state, merge_lora, remove_lora
+from daedal.nn.lora import adapters, add_lora, lora_state, merge_lora
 from daedal.nn.quantized import quantize_
 
 
@@ -116,17 +116,6 @@ def test_merged_it_is_the_same_network_without_adapters(
     merge_lora(module)
     torch.testing.assert_close(module(X), adapted)
     assert set(module.state_dict()) == names and not adapters(module)
-
-
-def test_taken_off_nothing_remains() -> None:
-    module = net()
-    add_lora(module, 2, targets=ALL)
-    shaken(module)
-    remove_lora(module)
-    assert all(
-        torch.equal(tensor, net().state_dict()[name])
-        for name, tensor in module.state_dict().items()
-    )
 
 
 def test_half_precision_bases_keep_adapters_in_fp32() -> None:

@@ -83,6 +83,15 @@ def test_quantised_on_loading(tiny_folder, pipeline):
     )
 
 
+def test_what_is_packed_is_not_packed_again(tiny_folder, tmp_path):
+    from daedal.checkpoints.quantize import quantize
+
+    quantize(tiny_folder, tmp_path / "q8")
+    assert daedal.load(str(tmp_path / "q8"), quantize=8)("Once", max_tokens=3, seed=0).tokens
+    with pytest.raises(DaedalError, match="is packed to 8 bits already; leave quantize out"):
+        daedal.load(str(tmp_path / "q8"), quantize=4)
+
+
 def test_history_logs_and_turns_off(pipeline, tmp_path, monkeypatch):
     monkeypatch.setenv("DAEDAL_HISTORY", str(tmp_path / "h.db"))
     result = pipeline("Once", seed=4, max_tokens=8)

@@ -72,11 +72,10 @@ def test_ends(network) -> None:
 
 def test_n_samples_and_seeds(network) -> None:
     params = SamplingParams(n=3, seed=5, max_tokens=8)
-    many = A.generate_n(network, PROMPT, params)
-    assert (
-        many == A.generate_n(network, PROMPT, params, cached=True)
-        and len({tuple(ids) for ids in many}) == 3
-    )
+    each = [params.seeded().sample_of(i) for i in range(3)]
+    many = [A.generate(network, PROMPT, one) for one in each]
+    assert many == [A.generate(network, PROMPT, one, cached=True) for one in each]
+    assert len({tuple(ids) for ids in many}) == 3
     assert many[0] == A.generate(network, PROMPT, SamplingParams(seed=5, max_tokens=8))
 
 

@@ -18,7 +18,7 @@ from daedal.networks.vq import VQModel, VQModelConfig
 from daedal.pipelines import image
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
-from daedal.systems.vq_prior import begun, encode, paint_codes, sample_codes
+from daedal.systems.vq_prior import encode, paint_codes, sample_codes, with_start
 from daedal.train import prior
 from daedal.train.recipe.base import ModelRecipe
 from daedal.train.recipe.pictures import PriorRecipe
@@ -68,7 +68,7 @@ def test_loss_by_hand() -> None:
     has no loss and its outputs no gradient."""
     network, prompts, codes = (
         decoder(),
-        begun(torch.randint(40, (3, 5)), eos=0),
+        with_start(torch.randint(40, (3, 5)), eos=0),
         torch.randint(CODES, (3, 4)),
     )
     loss = prior.code_loss(network, prompts, codes, CODES)
@@ -110,7 +110,7 @@ def test_only_codes_are_said() -> None:
     same again; guidance 1 changes nothing."""
     network, prompts, nothing = (
         decoder(),
-        begun(torch.randint(40, (2, 5)), eos=0),
+        with_start(torch.randint(40, (2, 5)), eos=0),
         torch.zeros(6, dtype=torch.long),
     )
     network.lm_head.weight.data[:40] *= 9
@@ -137,7 +137,7 @@ def test_guided_draws_follow_guided_probabilities() -> None:
     """The first code of 300 draws against softmax((1 - s) log p0 + s log p)."""
     network, prompts, nothing = (
         decoder(1),
-        begun(torch.randint(40, (1, 5)), eos=0),
+        with_start(torch.randint(40, (1, 5)), eos=0),
         torch.zeros(6, dtype=torch.long),
     )
     with torch.no_grad():

@@ -8,8 +8,7 @@
     step looks best
     budget_forced(pipeline, prompt, least=40, most=200)            # think no shorter, and no longer
 
-They work on any pipeline of daedal.load, base models and chat models alike.
-"""
+They work on any pipeline of daedal.load, base models and chat models alike."""
 
 import re
 from collections import Counter
@@ -33,36 +32,23 @@ def few_shot(
     """A prompt for a model that continues text: the examples, the question, and the word before its
     answer (Brown et al. 2020)."""
     shown = [f"{ask}{q}\n{answer} {a}" for q, a in examples]
-    return "\n\n".join(
-        [*([instruction] if instruction else []), *shown, f"{ask}{question}\n{answer}"]
-    )
-
-
-def few_shot_messages(
-    examples: Sequence[Example], question: str, system: str = ""
-) -> list[dict[str, str]]:
-    """The same for a chat model: the examples as turns that went before."""
-    said = [{"role": "system", "content": system}] if system else []
-    for q, a in examples:
-        said += [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
-    return [*said, {"role": "user", "content": question}]
+    parts = [instruction] if instruction else []
+    return "\n\n".join([*parts, *shown, f"{ask}{question}\n{answer}"])
 
 
 def chain_of_thought(examples: Sequence[tuple[str, str, str]], question: str, **words: str) -> str:
     """A prompt whose examples (question, thoughts, answer) think before they answer (Wei et al.
     2022); without examples, one that asks for it."""
-    made = few_shot(
-        [(q, f"{thoughts} The answer is {a}.") for q, thoughts, a in examples], question, **words
-    )
+    shown = [(q, f"{thoughts} The answer is {a}.") for q, thoughts, a in examples]
+    made = few_shot(shown, question, **words)
     return made if examples else f"{made} {THINK}"
 
 
 def final_number(text: str) -> str | None:
     """The number behind the last "answer is", or the last one at all."""
     numbers = r"-?\d+(?:[.,]\d+)*"
-    said = re.findall(rf"answer is:?\s*\$?({numbers})", text, re.IGNORECASE) or re.findall(
-        numbers, text
-    )
+    said = re.findall(rf"answer is:?\s*\$?({numbers})", text, re.IGNORECASE)
+    said = said or re.findall(numbers, text)
     return said[-1].replace(",", "").rstrip(".") if said else None
 
 
@@ -80,6 +66,11 @@ class Votes:
     texts: list[str]
 
 
+def sampled(pipeline: Any, prompt: Any, n: int, settings: dict[str, Any]) -> list[str]:
+    settings = {"temperature": 0.7, "raw": True, **settings}
+    return [str(made) for made in pipeline(prompt, n=n, **settings)]
+
+
 def self_consistency(
     pipeline: Any,
     prompt: Any,
@@ -93,9 +84,7 @@ def self_consistency(
         raise DaedalError(
             f"votes need several different samples; give n of 2 or more (it is {n}) and a temperature above 0."
         )
-    texts = [
-        str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, "raw": True, **settings})
-    ]
+    texts = sampled(pipeline, prompt, n, settings)
     counted = Counter(found for text in texts if (found := extract(text)) is not None)
     answer, most = counted.most_common(1)[0] if counted else (None, 0)
     return Votes(answer, most / n, dict(counted), texts)
@@ -126,9 +115,7 @@ def best_of_n(
         raise DaedalError(
             f"the best of several needs several different samples; give n of 2 or more (it is {n}) and a temperature above 0."
         )
-    texts = [
-        str(made) for made in pipeline(prompt, n=n, **{"temperature": 0.7, "raw": True, **settings})
-    ]
+    texts = sampled(pipeline, prompt, n, settings)
     steps = [list(steps_of(prompt, text)) for text in texts]
     scores = [over(some) for some in steps]
     best = scores.index(max(scores))
@@ -155,22 +142,16 @@ def budget_forced(
         raise DaedalError(
             f"least={least} and most={most} do not make a span; give 0 <= least <= most."
         )
+
+    def continued(text: str, max_tokens: int) -> Any:
+        return pipeline(text, **{"raw": True, **settings, "max_tokens": max_tokens})
+
     said, used = "", 0
     for _ in range(rounds):
-        made = pipeline(
-            prompt + said, **{"raw": True, **settings, "max_tokens": max(1, most - used)}
-        )
+        made = continued(prompt + said, max(1, most - used))
         said, used = said + made.text, used + made.amount
         if made.finish_reason == "length" or used >= most:
-            return (
-                said
-                + conclude
-                + str(
-                    pipeline(
-                        prompt + said + conclude, **{"raw": True, **settings, "max_tokens": 16}
-                    )
-                )
-            )
+            return said + conclude + str(continued(prompt + said + conclude, 16))
         if used >= least:
             break
         said += go_on

@@ -5,8 +5,7 @@ network with LoRA layers (daedal.nn.lora).
     load_adapter(network, "runs/mine/adapter")                  # the layers on, or
     merge_lora(network) after that
 
-For image models there is one file of all parts: daedal.checkpoints.lora.
-"""
+For image models there is one file of all parts: daedal.checkpoints.lora."""
 
 import dataclasses
 import json
@@ -118,9 +117,9 @@ def load_adapter(network: nn.Module, folder: str | Path, whole: bool = True) -> 
     }
     pairs = {key: state.pop(key) for key in list(state) if PAIR.search(key)}
     wanted, where = {PAIR.split(key)[0] for key in pairs}, places(network)
-    if strange := sorted(wanted - set(where)):
+    if unknown := sorted(wanted - set(where)):
         raise DaedalError(
-            f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(strange)}."
+            f"{folder} is an adapter for another model: {type(network).__name__} has no layer {shortened(unknown)}."
         )
     if state and not whole:
         raise DaedalError(

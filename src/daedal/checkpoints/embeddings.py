@@ -6,8 +6,7 @@
     tokenizers["text_encoder"].encode("a photo of <cat>")                         # its token is as
     many ids as there are vectors
 
-Legend: N vectors, D width of a text tower.
-"""
+Legend: N vectors, D width of a text tower."""
 
 import re
 from collections.abc import Mapping
@@ -163,15 +162,11 @@ def add_rows(tower: Any, ids: list[int], vectors: Tensor, eos: int | None) -> No
     )
     weight[: len(old)] = old
     weight[ids] = vectors.to(weight)
-    layer.weight, layer.num_embeddings = (
-        nn.Parameter(weight, requires_grad=old.requires_grad),
-        len(weight),
-    )
+    layer.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+    layer.num_embeddings = len(weight)
     end = eos if tower.text_model.eos == UNMENDED_EOS and eos is not None else tower.text_model.eos
-    tower.text_model.eos, tower.config = (
-        end,
-        replace(tower.config, vocab_size=len(weight), eos_token_id=end),
-    )
+    tower.text_model.eos = end
+    tower.config = replace(tower.config, vocab_size=len(weight), eos_token_id=end)
 
 
 def listed(widths: Any) -> str:

@@ -3,10 +3,9 @@ that each of its networks would have. What shapes do not say (how latents are sc
 scheduler the model was trained with) is a table of families.
 
 Legend: shapes are those of original names (checkpoints.original_names), the prefix of the part
-removed.
-"""
+removed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,18 +145,13 @@ def unet_config(shapes: Shapes) -> Config:
     """Of a U-Net or, where there is no way up, its ControlNet."""
     down, up = levels(shapes, "input_blocks"), levels(shapes, "output_blocks")[::-1]
     channels = tuple(level[0].channels for level in down)
-    linear = any(
-        name.endswith("proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()
-    )
+    linear = any(len(shapes[name]) == 2 for name in shapes if name.endswith("proj_in.weight"))
     depths = tuple(simplest(tuple(layer.depth for layer in level)) for level in down)
     config: Config = dict(
         in_channels=shapes["input_blocks.0.0.weight"][1],
         block_out_channels=channels,
         layers_per_block=simplest(tuple(len(level) for level in down)),
-        down_block_types=tuple(
-            "CrossAttnDownBlock2D" if any(layer.depth for layer in level) else "DownBlock2D"
-            for level in down
-        ),
+        down_block_types=block_types(down, "DownBlock2D"),
         cross_attention_dim=text_width(shapes),
         attention_head_dim=tuple(C // 64 for C in channels) if linear else 8,
         use_linear_projection=linear,
@@ -171,10 +165,7 @@ def unet_config(shapes: Shapes) -> Config:
     uneven = mirrored != tuple(depth or 1 for depth in depths)
     return config | dict(
         out_channels=shapes["out.2.weight"][0],
-        up_block_types=tuple(
-            "CrossAttnUpBlock2D" if any(layer.depth for layer in level) else "UpBlock2D"
-            for level in up[::-1]
-        ),
+        up_block_types=block_types(up[::-1], "UpBlock2D"),
         reverse_transformer_layers_per_block=mirrored[::-1] if uneven else None,
     )
 
@@ -191,16 +182,18 @@ def levels(shapes: Shapes, side: str) -> list[list[Layer]]:
     for n in range(side == "input_blocks", counted(shapes, side)):
         block = f"{side}.{n}"
         if f"{block}.0.in_layers.2.weight" in shapes:
-            out[-1].append(
-                Layer(
-                    shapes[f"{block}.0.in_layers.2.weight"][0],
-                    counted(shapes, f"{block}.1.transformer_blocks"),
-                )
-            )
+            depth = counted(shapes, f"{block}.1.transformer_blocks")
+            out[-1].append(Layer(shapes[f"{block}.0.in_layers.2.weight"][0], depth))
         # it resamples
         if any(f"{block}.{name}.weight" in shapes for name in ("0.op", "1.conv", "2.conv")):
             out.append([])
     return [level for level in out if level]
+
+
+def block_types(levels: list[list[Layer]], plain: str) -> tuple[str, ...]:
+    """The class of each level's block, by whether it attends to the text."""
+    attends = (any(layer.depth for layer in level) for level in levels)
+    return tuple(f"CrossAttn{plain}" if attending else plain for attending in attends)
 
 
 def middle(shapes: Shapes, depths: tuple[Any, ...]) -> Config:
@@ -238,29 +231,21 @@ def simplest(values: tuple[Any, ...]) -> Any:
 
 
 def controlnet_config(shapes: Shapes) -> Config:
-    hints = [
-        shapes[f"input_hint_block.{2 * i}.weight"]
-        for i in range(counted_even(shapes, "input_hint_block"))
-    ]
+    count = len({name.split(".")[1] for name in shapes if name.startswith("input_hint_block.")})
+    hints = [shapes[f"input_hint_block.{2 * i}.weight"] for i in range(count)]
     sizes = tuple(shape[0] for shape in hints[:-1:2])
-    return unet_config(shapes) | dict(
-        conditioning_channels=hints[0][1], conditioning_embedding_out_channels=sizes
-    )
-
-
-def counted_even(shapes: Iterable[str], prefix: str) -> int:
-    return len({name.split(".")[1] for name in shapes if name.startswith(f"{prefix}.")})
+    channels = dict(conditioning_channels=hints[0][1], conditioning_embedding_out_channels=sizes)
+    return unet_config(shapes) | channels
 
 
 def vae_config(shapes: Shapes) -> Config:
     levels = counted(shapes, "encoder.down")
+    channels = (shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels))
     return dict(
         in_channels=shapes["encoder.conv_in.weight"][1],
         out_channels=shapes["decoder.conv_out.weight"][0],
         latent_channels=shapes["decoder.conv_in.weight"][1],
-        block_out_channels=tuple(
-            shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)
-        ),
+        block_out_channels=tuple(channels),
         layers_per_block=counted(shapes, "encoder.down.0.block"),
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -270,10 +255,8 @@ def vae_config(shapes: Shapes) -> Config:
 
 
 def sd3_config(shapes: Shapes) -> Config:
-    (inner, channels, patch, _), layers = (
-        shapes["x_embedder.proj.weight"],
-        counted(shapes, "joint_blocks"),
-    )
+    inner, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    layers = counted(shapes, "joint_blocks")
     norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
     head = norm[0] if norm else 64
     return dict(
@@ -296,10 +279,8 @@ def sd3_config(shapes: Shapes) -> Config:
 
 
 def flux_config(shapes: Shapes) -> Config:
-    (inner, channels), head = (
-        shapes["img_in.weight"],
-        shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0],
-    )
+    inner, channels = shapes["img_in.weight"]
+    (head,) = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
     return dict(
         patch_size=1,
         in_channels=channels,
@@ -319,25 +300,17 @@ def clip_config(shapes: Shapes) -> Config:
     """Of a CLIP text tower under transformers' names, or OpenCLIP's. OpenAI's is the one of width
     768."""
     if "token_embedding.weight" in shapes:  # OpenCLIP
-        (vocabulary, width), positions, layer = (
-            shapes["token_embedding.weight"],
-            shapes["positional_embedding"][0],
-            "transformer.resblocks",
-        )
-        inner, projection = (
-            shapes[f"{layer}.0.mlp.c_fc.weight"][0],
-            shapes.get("text_projection", (width, width))[1],
-        )
+        vocabulary, width = shapes["token_embedding.weight"]
+        positions = shapes["positional_embedding"][0]
+        layer = "transformer.resblocks"
+        inner = shapes[f"{layer}.0.mlp.c_fc.weight"][0]
+        projection = shapes.get("text_projection", (width, width))[1]
     else:
-        (vocabulary, width), layer = (
-            shapes["text_model.embeddings.token_embedding.weight"],
-            "text_model.encoder.layers",
-        )
+        vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+        layer = "text_model.encoder.layers"
         positions = shapes["text_model.embeddings.position_embedding.weight"][0]
-        inner, projection = (
-            shapes[f"{layer}.0.mlp.fc1.weight"][0],
-            shapes.get("text_projection.weight", (width, width))[0],
-        )
+        inner = shapes[f"{layer}.0.mlp.fc1.weight"][0]
+        projection = shapes.get("text_projection.weight", (width, width))[0]
     return dict(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -351,15 +324,14 @@ def clip_config(shapes: Shapes) -> Config:
 
 
 def t5_config(shapes: Shapes) -> Config:
-    (vocabulary, width), (buckets, heads) = (
-        shapes["shared.weight"],
-        shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
-    )
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    vocabulary, width = shapes["shared.weight"]
+    buckets, heads = shapes[f"{attention}.relative_attention_bias.weight"]
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in shapes
     return dict(
         vocab_size=vocabulary,
         d_model=width,
-        d_kv=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
+        d_kv=shapes[f"{attention}.q.weight"][0] // heads,
         d_ff=shapes["encoder.block.0.layer.1.DenseReluDense.wo.weight"][1],
         num_layers=counted(shapes, "encoder.block"),
         num_heads=heads,

@@ -1,8 +1,7 @@
 """Files of tensors: which ones of a folder count, how each kind is opened, how shards are written.
 
 Safetensors are mapped, so a tensor is read when it is asked for. Pickled files are refused unless
-asked for, and then nothing but tensors is unpickled.
-"""
+asked for, and then nothing but tensors is unpickled."""
 
 import json
 import os

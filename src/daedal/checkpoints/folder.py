@@ -10,11 +10,10 @@ generators.
 
 Reading never holds a tensor twice: the network is built on the meta device and each tensor of a
 (memory-mapped) file is assigned to it. An unmatched, missing or misshapen tensor is an error that
-lists it.
-"""
+lists it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     path = folder / "config.json"
     if not path.exists():
-        what = (
-            "a pipeline of several (model_index.json)"
-            if (folder / "model_index.json").exists()
-            else "not a model folder"
-        )
+        if (folder / "model_index.json").exists():
+            what = "a pipeline of several (model_index.json)"
+        else:
+            what = "not a model folder"
         raise DaedalError(
             f"{folder} has no config.json: it is {what}; a folder saved by transformers or Daedal has one."
         )
@@ -114,9 +112,8 @@ def empty_network(folder: str | Path) -> Any:
         network = build(config_from_dict(raw))
         if class_name(raw).endswith(ScalarModel.ending):
             network = scalar(network, len(raw.get("id2label") or [""]), folder)
-    return (
-        prepare_(network, raw["quantization_config"]) if raw.get("quantization_config") else network
-    )
+    packing = raw.get("quantization_config")
+    return prepare_(network, packing) if packing else network
 
 
 def scalar(decoder: nn.Module, labels: int, folder: str | Path) -> ScalarModel:
@@ -141,10 +138,11 @@ def fill(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     names: Names | None = None,
+    keep: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> None:
     """Give a meta-device network its weights from (disk name, tensor) pairs, `names` being those of
     its family if not given. Of tensors that are one here (a tied head, a second copy) any name will
-    do."""
+    do. `keep` puts a tensor into the network otherwise than as it is."""
     names, tied = names or names_of(network), ties_of(network)
     empty = {name: t for name, t in network.state_dict().items() if name not in tied}
     layout, copies = names.layout(empty), dict(names.copies)
@@ -163,22 +161,15 @@ def fill(
         fused, ours = layout[place]
         rows = [len(empty[name]) for name in ours if name in empty] if fused else []
         for name, part in zip(ours, names.to_ours(place, tensor, fused, rows), strict=True):
-            if name in empty and part.shape != empty[name].shape:
-                misshapen.append(
-                    f"{disk} {tuple(part.shape)} instead of {tuple(empty[name].shape)}"
-                )
-            elif name in empty:
-                whole = (
-                    dtype is None
-                    or not part.is_floating_point()
-                    or empty[name].dtype != torch.float32
-                )
-                put(
-                    network,
-                    name,
-                    part.to(device=device, dtype=None if whole else dtype).contiguous(),
-                )
-                del empty[name]
+            if name not in empty:
+                continue
+            shape, cast = empty[name].shape, empty[name].dtype == torch.float32
+            if part.shape != shape:
+                misshapen.append(f"{disk} {tuple(part.shape)} instead of {tuple(shape)}")
+                continue
+            wanted = dtype if cast and part.is_floating_point() else None
+            (keep or put)(network, name, part.to(device=device, dtype=wanted).contiguous())
+            del empty[name]
 
     for disk, tensor in stream:
         take(disk, tensor)
@@ -263,18 +254,14 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def kinds_of(index: dict[str, Any]) -> dict[str, str]:
     """Part -> its class name, of a parsed `model_index.json`."""
-    return {
-        name: entry[1]
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[1]
-    }
+    pairs = {n: entry for n, entry in index.items() if isinstance(entry, list) and len(entry) == 2}
+    return {name: kind for name, (_, kind) in pairs.items() if kind}
 
 
 def networks_of(index: dict[str, Any]) -> list[str]:
     """The parts of a parsed `model_index.json` that are networks."""
-    return [
-        name for name, kind in kinds_of(index).items() if not kind.endswith((*FOLDERS, "Scheduler"))
-    ]
+    others = (*FOLDERS, "Scheduler")
+    return [name for name, kind in kinds_of(index).items() if not kind.endswith(others)]
 
 
 def load_part(folder: Path, kind: str, *options: Any) -> nn.Module | dict[str, Any] | Path:
@@ -316,10 +303,8 @@ def save(
     raw = config_of(network)
     disk = dict(on_disk(network, state or network.state_dict()))
     if stem_of(raw) == "model":
-        widest = max(
-            (t.dtype for t in disk.values() if t.is_floating_point()),
-            key=lambda dtype: dtype.itemsize,
-        )
+        dtypes = (t.dtype for t in disk.values() if t.is_floating_point())
+        widest = max(dtypes, key=lambda dtype: dtype.itemsize)
         raw["torch_dtype"] = str(widest).removeprefix("torch.")
     publish(disk.items(), raw | (extra_config or {}), Path(folder), max_shard_bytes, stem_of(raw))
 

@@ -4,8 +4,7 @@ Such a file (`G_ema`, `G`, `D`) pickles whole Python objects together with their
 name it calls for is looked up in a short list: tensors and plain containers are rebuilt, the
 authors' objects become `Part`s, of which only parameters, buffers and constructor arguments are
 looked at, and anything else is an error. Released BigGAN weights are plain tensors
-(`checkpoints.load` opens them by name) and need none of this.
-"""
+(`checkpoints.load` opens them by name) and need none of this."""
 
 import collections
 import io
@@ -54,10 +53,8 @@ class Part:
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments, those of parts raised to one level."""
         given = dict(self.state.get("_init_kwargs") or {})
-        mapping, synthesis = (
-            given.pop("mapping_kwargs", None) or {},
-            given.pop("synthesis_kwargs", None) or {},
-        )
+        mapping = given.pop("mapping_kwargs", None) or {}
+        synthesis = given.pop("synthesis_kwargs", None) or {}
         renamed = {
             "num_mapping_layers" if key == "num_layers" else key: value
             for key, value in mapping.items()
@@ -65,37 +62,33 @@ class Part:
         return {**given, **synthesis, **renamed}
 
 
+ALLOWED: dict[str, Any] = {  # what the authors' pickles are made of
+    "collections.OrderedDict": collections.OrderedDict,
+    "dnnlib.util.EasyDict": dict,
+    "torch_utils.persistence._reconstruct_persistent_obj": lambda meta: Part(meta["state"]),
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": lambda data, grad, hooks: nn.Parameter(data, grad),
+    "torch.storage._load_from_bytes": lambda d: torch.load(io.BytesIO(d), weights_only=True),
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numpy.core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "_codecs.encode": lambda text, encoding: text.encode(encoding),
+    "__builtin__.set": set,
+    "builtins.set": set,
+}
+
+
 class Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        names: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("dnnlib.util", "EasyDict"): dict,
-            ("torch_utils.persistence", "_reconstruct_persistent_obj"): lambda meta: Part(
-                meta["state"]
-            ),
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-            ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: nn.Parameter(
-                data, requires_grad
-            ),
-            ("torch.storage", "_load_from_bytes"): lambda data: torch.load(
-                io.BytesIO(data), weights_only=True
-            ),
-            ("torch", "Size"): torch.Size,
-            ("torch", "device"): torch.device,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-            ("numpy.core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-            ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
-            ("__builtin__", "set"): set,
-            ("builtins", "set"): set,
-        }
-        module = module.replace("numpy._core", "numpy.core")
-        if (module, name) not in names:
+        called = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        if called not in ALLOWED:
             raise DaedalError(
-                f"the pickle asks for {module}.{name}, which no StyleGAN needs; nothing of it was run. Convert only files you trust."
+                f"the pickle asks for {called}, which no StyleGAN needs; nothing of it was run. Convert only files you trust."
             )
-        return names[module, name]
+        return ALLOWED[called]
 
 
 def read_generator(path: str | Path) -> StyleGAN2Generator:
@@ -127,13 +120,13 @@ def read_generator(path: str | Path) -> StyleGAN2Generator:
         else StyleGAN2Generator
     )
     known = {field.name for field in fields(kind.config_class)}
-    if strange := [
+    if unknown := [
         key
         for key in given
         if key not in known and key not in WITHOUT_EFFECT and key != "conv_clamp"
     ]:
         raise DaedalError(
-            f"{path} was made with {strange[0]}={given[strange[0]]!r}, which Daedal's {kind.__name__} does not have."
+            f"{path} was made with {unknown[0]}={given[unknown[0]]!r}, which Daedal's {kind.__name__} does not have."
         )
     generator = kind(
         kind.config_class(

@@ -9,8 +9,7 @@ Files of every dialect are read in checkpoints.lora_files.
     kept
     adapters.remove(lora)                            # and are back, bit for bit
 
-Legend: R rank, O rows of a weight, I its other sizes, flattened.
-"""
+Legend: R rank, O rows of a weight, I its other sizes, flattened."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -72,11 +71,10 @@ class LowRank(Update):
     middle: Tensor | None = None
 
     def delta(self) -> Tensor:
-        down = (
-            self.down
-            if self.middle is None
-            else torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
-        )
+        if self.middle is None:
+            down = self.down
+        else:
+            down = torch.einsum("pqhw,qi->pihw", self.middle.float(), self.down.flatten(1).float())
         return self.scale * self.up.flatten(1).float() @ down.flatten(1).float()
 
     def rows(self, index: Tensor) -> Update:
@@ -235,23 +233,17 @@ class Adapters:
         weight = original.data
         for update, scale in updates:
             weight = update_on(weight.device, update).merged(weight, scale)
-        place(
-            module,
-            name,
-            nn.Parameter(weight.to(original.dtype), requires_grad=original.requires_grad),
-        )
+        weight = weight.to(original.dtype)
+        place(module, name, nn.Parameter(weight, requires_grad=original.requires_grad))
 
 
 def update_on(device: torch.device, update: Update) -> Update:
     moved = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}  # type: ignore[arg-type]
-    moved = {
-        name: update_on(device, v)
-        if isinstance(v, Update)
-        else v.to(device)
-        if isinstance(v, Tensor)
-        else v
-        for name, v in moved.items()
-    }
+    for name, value in moved.items():
+        if isinstance(value, Update):
+            moved[name] = update_on(device, value)
+        elif isinstance(value, Tensor):
+            moved[name] = value.to(device)
     return type(update)(**moved)
 
 
@@ -261,12 +253,9 @@ def place(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     path, _, leaf = name.rpartition(".")
     layer = module.get_submodule(path)
     setattr(layer, leaf, parameter)
-    if (
-        path == WIDENED
-        and leaf == "weight"
-        and isinstance(layer, nn.Linear)
-        and layer.in_features != parameter.shape[1]
-    ):
+    if (path, leaf) != (WIDENED, "weight") or not isinstance(layer, nn.Linear):
+        return
+    if layer.in_features != parameter.shape[1]:
         config: Any = module.config
         layer.in_features, inputs = parameter.shape[1], config.in_channels
         outputs = config.out_channels or inputs
@@ -277,13 +266,11 @@ def trained(module: nn.Module, role: str) -> LoRA:
     """What daedal.nn.lora has trained on a network, whose part in a pipeline is `role`."""
     updates: dict[str, Update] = {}
     for name, layer in adapters(module).items():
-        update: Update = LowRank(
-            layer.lora_A.weight.detach(), layer.lora_B.weight.detach(), layer.scale
-        )
-        magnitude = layer.lora_magnitude_vector
-        updates[disk_name(module, f"{name}.weight")] = (
-            update if magnitude is None else Decomposed(update, magnitude.detach())
-        )
+        down, up = layer.lora_A.weight.detach(), layer.lora_B.weight.detach()
+        update: Update = LowRank(down, up, layer.scale)
+        if (magnitude := layer.lora_magnitude_vector) is not None:
+            update = Decomposed(update, magnitude.detach())
+        updates[disk_name(module, f"{name}.weight")] = update
     return LoRA(role, {role: updates})
 
 
@@ -297,10 +284,8 @@ def save_lora(lora: LoRA, path: str | Path) -> None:
             if isinstance(update, Decomposed):
                 tensors[f"{module}.lora_magnitude_vector"], update = update.magnitude, update.update
             if isinstance(update, LowRank) and update.middle is None:
-                tensors |= {
-                    f"{module}.lora_A.weight": update.down,
-                    f"{module}.lora_B.weight": update.up * update.scale,
-                }
+                tensors[f"{module}.lora_A.weight"] = update.down
+                tensors[f"{module}.lora_B.weight"] = update.up * update.scale
             elif isinstance(update, Difference) and leaf == "bias":
                 tensors[f"{module}.lora_B.bias"] = update.matrix
             elif isinstance(update, Replacement):
@@ -309,10 +294,6 @@ def save_lora(lora: LoRA, path: str | Path) -> None:
                 raise DaedalError(
                     f"{lora.name} has a {type(update).__name__} update of {module}, which is not low-rank; merge it and save the model."
                 )
-    write(
-        {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        },
-        Path(path),
-    )
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    write(tensors, Path(path))

@@ -4,8 +4,7 @@ new), kohya, ComfyUI, XLabs, the control LoRAs of Black Forest Labs, fal, LyCORI
 A key of such a file is a prefix for the part of the pipeline, the name of a layer (in a folder, or
 in the original file; with dots or with underscores), and what the tensor is of it. All the names
 that a layer can have are made from the network at hand and looked up, so nothing is guessed, and a
-key that names no layer is an error.
-"""
+key that names no layer is an error."""
 
 import json
 import re
@@ -38,68 +37,42 @@ from daedal.errors import DaedalError, nearest
 Slots = dict[str, Tensor]  # the tensors of one layer by what they are
 Adapter = dict[str, Any]  # adapter_config.json of peft
 
-DENOISER = (
+DENOISER: tuple[str, ...] = (
     "",
     "unet_",
     "transformer_",
     "lora_unet_",
     "lora_transformer_",
     "lycoris_",
-    "diffusion_model_",
-    "model_diffusion_model_",
 )
+DENOISER = (*DENOISER, "diffusion_model_", "model_diffusion_model_")
+# the first text encoder in single files of the whole model
+WHOLE_FILES = ("text_encoders_clip_l_transformer_", "cond_stage_model_transformer_")
 PREFIXES: dict[str, tuple[str, ...]] = {
     "denoiser": (*DENOISER, *(f"base_model_model_{prefix}" for prefix in DENOISER)),
-    "text_encoder": (
-        "text_encoder_",
-        "lora_te_",
-        "lora_te1_",
-        "text_encoders_clip_l_transformer_",
-        "cond_stage_model_transformer_",
-    ),
+    "text_encoder": ("text_encoder_", "lora_te_", "lora_te1_", *WHOLE_FILES),
     "text_encoder_2": ("text_encoder_2_", "lora_te2_", "text_encoders_clip_g_transformer_"),
     "text_encoder_3": ("text_encoder_3_",),
     "t5": ("lora_te3_", "text_encoders_t5xxl_transformer_"),
 }
 # What a tensor is, by how its key ends.
-ENDINGS = [
-    (
-        re.compile(
-            r"(\.lora_A(\.\w+)?|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down|(?<=_lora[12])\.down)\.weight$"
-        ),
-        "down",
-    ),
-    (
-        re.compile(
-            r"(\.lora_B(\.\w+)?|\.lora_up|[._]lora\.up|\.lora_linear_layer\.up|(?<=_lora[12])\.up)\.weight$"
-        ),
-        "up",
-    ),
-    (re.compile(r"\.lora_B(\.\w+)?\.bias$"), "bias"),
-    (re.compile(r"\.lora_mid\.weight$"), "middle"),
-    (re.compile(r"([._]lora)?\.alpha$"), "alpha"),
-    (re.compile(r"\.dora_scale$"), "magnitude"),
-    (re.compile(r"\.lora_magnitude_vector(\.\w+)*$"), "row magnitude"),
-    (re.compile(r"\.(diff|w_norm)$"), "difference"),
-    (re.compile(r"\.(diff_b|b_norm)$"), "bias"),
-    *(
-        (re.compile(rf"\.{slot}$"), slot)
-        for slot in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
-    ),
-    *(
-        (re.compile(rf"\.{slot}$"), slot)
-        for slot in (
-            "lokr_w1",
-            "lokr_w1_a",
-            "lokr_w1_b",
-            "lokr_w2",
-            "lokr_w2_a",
-            "lokr_w2_b",
-            "lokr_t2",
-        )
-    ),
-    (re.compile(r"\.(weight|scale)$"), "value"),  # of a norm
+SIDE = r"(\.lora_{0}(\.\w+)?|\.lora_{1}|[._]lora\.{1}|\.lora_linear_layer\.{1}|(?<=_lora[12])\.{1})"
+LYCORIS = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2"  # by their own names
+LYCORIS += " lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"
+PATTERNS = [
+    (SIDE.format("A", "down") + r"\.weight", "down"),
+    (SIDE.format("B", "up") + r"\.weight", "up"),
+    (r"\.lora_B(\.\w+)?\.bias", "bias"),
+    (r"\.lora_mid\.weight", "middle"),
+    (r"([._]lora)?\.alpha", "alpha"),
+    (r"\.dora_scale", "magnitude"),
+    (r"\.lora_magnitude_vector(\.\w+)*", "row magnitude"),
+    (r"\.(diff|w_norm)", "difference"),
+    (r"\.(diff_b|b_norm)", "bias"),
+    *((rf"\.{slot}", slot) for slot in LYCORIS.split()),
+    (r"\.(weight|scale)", "value"),  # of a norm
 ]
+ENDINGS = [(re.compile(f"{pattern}$"), slot) for pattern, slot in PATTERNS]
 # What no reader is for, by what its keys hold.
 UNREAD = {
     "OFT": re.compile(r"\.(oft_blocks|oft_diag|oft_R(\.\w+)*|rescale)$"),
@@ -140,12 +113,8 @@ class Names:
             for role, module in modules.items()
         }
         t5 = next((role for role, module in modules.items() if "T5" in type(module).__name__), "t5")
-        self.roles = {
-            "denoiser": next(
-                (role for role in modules if role in ("unet", "transformer")), "denoiser"
-            ),
-            "t5": t5,
-        }
+        denoisers = (role for role in modules if role in ("unet", "transformer"))
+        self.roles = {"denoiser": next(denoisers, "denoiser"), "t5": t5}
 
     def find(self, body: str) -> Layer | None:
         """The layer whose key begins so."""
@@ -178,10 +147,8 @@ def aliases(
         module, _, leaf = original.rpartition(".")
         if leaf not in ("weight", "scale"):
             continue
-        name, layer = (
-            module.replace(".", "_"),
-            Layer(role, tuple(ours.rpartition(".")[0] for ours in entry.ours), entry.swapped),
-        )
+        name = module.replace(".", "_")
+        layer = Layer(role, tuple(ours.rpartition(".")[0] for ours in entry.ours), entry.swapped)
         yield name, layer
         yield from xlabs(name, layer)
 
@@ -192,11 +159,9 @@ def xlabs(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
         if name.endswith(original):
             yield name.removesuffix(original) + theirs, layer
     if name.startswith("single_blocks_") and name.endswith(("_linear1", "_linear2")):
-        fused = name.endswith("1")
-        yield (
-            name[: -len("linear1")] + ("qkv" if fused else "proj"),
-            Layer(layer.role, layer.modules[:3]) if fused else layer,
-        )
+        fused, block = name.endswith("1"), name[: -len("linear1")]
+        part = Layer(layer.role, layer.modules[:3]) if fused else layer
+        yield block + ("qkv" if fused else "proj"), part
 
 
 def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = False) -> LoRA:
@@ -206,15 +171,14 @@ def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = F
     path = weight_file(Path(path))
     tensors, adapter = read_file(path, allow_pickle)
     names = Names({role: part for role, part in parts.items() if isinstance(part, nn.Module)})
-    layers, strange = sorted_by_layer(tensors, names)
-    if strange:
-        raise DaedalError(complaint(path, strange, tensors, names))
+    layers, unknown = sorted_by_layer(tensors, names)
+    if unknown:
+        raise DaedalError(complaint(path, unknown, tensors, names))
     lora = LoRA(path.stem, {})
     for layer, slots in layers.items():
-        for disk, update in updates_of(
-            path, layer, slots, alpha_of(adapter, layer), names.shapes[layer.role]
-        ).items():
-            if not fits(update.shape(), names.shapes[layer.role].get(disk), disk):
+        shapes, config = names.shapes[layer.role], alpha_of(adapter, layer)
+        for disk, update in updates_of(path, layer, slots, config, shapes).items():
+            if not fits(update.shape(), shapes.get(disk), disk):
                 raise DaedalError(mismatch(path, disk, update, tensors, names))
             if disk in lora.updates.get(layer.role, {}):
                 raise DaedalError(
@@ -227,11 +191,9 @@ def read_lora(path: str | Path, parts: Mapping[str, Any], allow_pickle: bool = F
 def weight_file(path: Path) -> Path:
     """The file itself, or the one that a peft or diffusers folder holds."""
     names = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-    found = (
-        path
-        if path.is_file()
-        else next((path / name for name in names if (path / name).is_file()), None)
-    )
+    if path.is_file():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
         raise DaedalError(
             f"{path} is neither a LoRA file nor a folder that holds {' or '.join(names)}; give one of these."
@@ -242,8 +204,8 @@ def weight_file(path: Path) -> Path:
 def read_file(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], Adapter]:
     """The tensors, and what peft says of them: adapter_config.json beside the file, or its part of
     the file's own metadata."""
-    beside = path.with_name("adapter_config.json")
-    adapter: Adapter = {"": json.loads(beside.read_text())} if beside.is_file() else {}
+    config_file = path.with_name("adapter_config.json")
+    adapter: Adapter = {"": json.loads(config_file.read_text())} if config_file.is_file() else {}
     tensors, metadata = read(path, allow_pickle)
     own: Adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     for key, value in own.items():
@@ -257,15 +219,15 @@ def sorted_by_layer(
 ) -> tuple[dict[Layer, Slots], list[str]]:
     """The tensors of each layer, and the keys that name none."""
     layers: dict[Layer, Slots] = {}
-    strange = []
+    unknown = []
     for key, tensor in tensors.items():
         body, slot = parted(key)
         layer = names.find(body)
         if layer is None or (slot == "value" and tensor.dim() != 1):
-            strange.append(key)
+            unknown.append(key)
         else:
             layers.setdefault(layer, {})[slot] = tensor
-    return layers, strange
+    return layers, unknown
 
 
 def parted(key: str) -> tuple[str, str]:
@@ -281,33 +243,22 @@ def alpha_of(adapter: Adapter, layer: Layer) -> Adapter:
     """What peft says of one layer: lora_alpha, by a pattern where one fits, and use_rslora."""
     config: Adapter = adapter.get("") or adapter.get(layer.role) or {}
     patterns = config.get("alpha_pattern") or {}
-    fits = [
-        alpha
-        for pattern, alpha in patterns.items()
-        if re.fullmatch(rf"(.*\.)?{pattern}", layer.modules[0])
-    ]
-    return {
-        "alpha": fits[0] if fits else config.get("lora_alpha"),
-        "rslora": config.get("use_rslora", False),
-    }
+    module, alpha = layer.modules[0], config.get("lora_alpha")
+    fits = [a for pattern, a in patterns.items() if re.fullmatch(rf"(.*\.)?{pattern}", module)]
+    return {"alpha": fits[0] if fits else alpha, "rslora": config.get("use_rslora", False)}
 
 
 def updates_of(
-    path: Path, layer: Layer, slots: Slots, told: Adapter, shapes: Mapping[str, tuple[int, ...]]
+    path: Path, layer: Layer, slots: Slots, config: Adapter, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Update]:
     """Name of a tensor in its folder -> update, of one layer of a file."""
     found: dict[str, Update] = {}
-    for leaf, update in (
-        ("weight", weight_update(path, layer, slots, told)),
-        ("bias", bias_update(slots, told)),
-    ):
+    weight, bias = weight_update(path, layer, slots, config), bias_update(slots, config)
+    for leaf, update in (("weight", weight), ("bias", bias)):
         if update is not None:
             targets = [f"{module}.{leaf}" for module in layer.modules]
-            found |= zip(
-                targets,
-                split(update, layer, [shapes.get(target, (0,))[0] for target in targets]),
-                strict=True,
-            )
+            rows = [shapes.get(target, (0,))[0] for target in targets]
+            found |= zip(targets, split(update, layer, rows), strict=True)
     return found
 
 
@@ -315,9 +266,8 @@ def split(update: Update, layer: Layer, rows: list[int]) -> list[Update]:
     """An update of an original layer as updates of ours."""
     if layer.swapped:
         first, second = torch.arange(rows[0]).chunk(2)
-        return (
-            [update.rows(torch.cat([second, first]))] if update.shape()[0] == rows[0] else [update]
-        )
+        whole = update.shape()[0] == rows[0]
+        return [update.rows(torch.cat([second, first])) if whole else update]
     if len(rows) == 1 or update.shape()[0] != sum(rows):
         return [update] * len(rows)  # of a wrong size, which is found out next
     return [update.rows(index) for index in torch.arange(sum(rows)).split(rows)]
@@ -332,11 +282,11 @@ def fits(size: tuple[int, int], shape: tuple[int, ...] | None, disk: str) -> boo
     return size[1] == columns or (disk == f"{WIDENED}.weight" and size[1] > columns)
 
 
-def weight_update(path: Path, layer: Layer, slots: Slots, told: Adapter) -> Update | None:
+def weight_update(path: Path, layer: Layer, slots: Slots, config: Adapter) -> Update | None:
     kinds = {"down": low_rank, "hada_w1_a": hadamard, "lokr_w2": kronecker, "lokr_w2_a": kronecker}
     try:
         build = next((build for slot, build in kinds.items() if slot in slots), None)
-        update = build(slots, told) if build else None
+        update = build(slots, config) if build else None
     except KeyError as missing:
         raise DaedalError(
             f"{path} lacks the {missing.args[0]} of {', '.join(layer.modules)}; download it again."
@@ -356,66 +306,62 @@ def weight_update(path: Path, layer: Layer, slots: Slots, told: Adapter) -> Upda
     return update
 
 
-def scale_of(slots: Slots, told: Adapter, rank: int) -> float:
+def scale_of(slots: Slots, config: Adapter, rank: int) -> float:
     """alpha / rank (Hu et al. 2022, section 4.1), alpha / sqrt(rank) where peft says so
     (Kalajdzievski 2023); 1 where no alpha is given."""
-    alpha = slots["alpha"].item() if "alpha" in slots else told["alpha"]
-    return 1.0 if alpha is None else alpha / (rank**0.5 if told["rslora"] else rank)
+    alpha = slots["alpha"].item() if "alpha" in slots else config["alpha"]
+    return 1.0 if alpha is None else alpha / (rank**0.5 if config["rslora"] else rank)
 
 
-def low_rank(slots: Slots, told: Adapter) -> Update:
-    return LowRank(
-        slots["down"], slots["up"], scale_of(slots, told, len(slots["down"])), slots.get("middle")
-    )
+def low_rank(slots: Slots, config: Adapter) -> Update:
+    scale = scale_of(slots, config, len(slots["down"]))
+    return LowRank(slots["down"], slots["up"], scale, slots.get("middle"))
 
 
-def hadamard(slots: Slots, told: Adapter) -> Update:
+def hadamard(slots: Slots, config: Adapter) -> Update:
     a1, b1, a2, b2 = (slots[f"hada_{name}"] for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    return Hadamard(
-        a1, b1, a2, b2, scale_of(slots, told, len(b1)), slots.get("hada_t1"), slots.get("hada_t2")
-    )
+    scale = scale_of(slots, config, len(b1))
+    return Hadamard(a1, b1, a2, b2, scale, slots.get("hada_t1"), slots.get("hada_t2"))
 
 
-def kronecker(slots: Slots, told: Adapter) -> Update:
+def kronecker(slots: Slots, config: Adapter) -> Update:
     """Either factor may itself be of low rank, whose rank then counts; where neither is, alpha does
     not."""
     ranked = [len(slots[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in slots]
-    first = (
-        slots["lokr_w1"] if "lokr_w1" in slots else product(slots["lokr_w1_a"], slots["lokr_w1_b"])
-    )
-    second = (
-        slots["lokr_w2"].flatten(1)
-        if "lokr_w2" in slots
-        else product(slots["lokr_w2_a"], slots["lokr_w2_b"], slots.get("lokr_t2"))
-    )
-    return Kronecker(first, second, scale_of(slots, told, ranked[0]) if ranked else 1.0)
+    first = slots.get("lokr_w1")
+    if first is None:
+        first = product(slots["lokr_w1_a"], slots["lokr_w1_b"])
+    if "lokr_w2" in slots:
+        second = slots["lokr_w2"].flatten(1)
+    else:
+        second = product(slots["lokr_w2_a"], slots["lokr_w2_b"], slots.get("lokr_t2"))
+    return Kronecker(first, second, scale_of(slots, config, ranked[0]) if ranked else 1.0)
 
 
-def bias_update(slots: Slots, told: Adapter) -> Update | None:
+def bias_update(slots: Slots, config: Adapter) -> Update | None:
     if "bias" not in slots:
         return None
-    return Difference(
-        slots["bias"] * (scale_of(slots, told, len(slots["down"])) if "down" in slots else 1.0)
-    )
+    scale = scale_of(slots, config, len(slots["down"])) if "down" in slots else 1.0
+    return Difference(slots["bias"] * scale)
 
 
 # What is wrong with a file.
 
 
-def complaint(path: Path, strange: list[str], tensors: Mapping[str, Tensor], names: Names) -> str:
+def complaint(path: Path, unknown: list[str], tensors: Mapping[str, Tensor], names: Names) -> str:
     """A sentence on keys that name no layer."""
     for kind, pattern in UNREAD.items():
-        if found := [key for key in strange if pattern.search(key)]:
+        if found := [key for key in unknown if pattern.search(key)]:
             return f"{path} holds {kind} ({shortened(found, 2)}), which is not read; merge it into the model with the tool that made it."
-    owners = {absent_part(key, names) for key in strange}
+    owners = {absent_part(key, names) for key in unknown}
     if None not in owners:
         return f"{path} also changes {' and '.join(sorted(map(str, owners)))}, not given; pass that network among the parts."
     family, own = made_for(tensors), {family_of(module) for module in names.modules.values()}
-    if family not in (None, *own) or len(strange) > len(tensors) / 2:
-        return f"{path} is a LoRA for {title(family)}: {len(strange)} of its keys, such as {strange[0]}, name no layer of {titles(names)}."
+    if family not in (None, *own) or len(unknown) > len(tensors) / 2:
+        return f"{path} is a LoRA for {title(family)}: {len(unknown)} of its keys, such as {unknown[0]}, name no layer of {titles(names)}."
     known = [alias for table in names.tables.values() for alias in table]
-    hint = nearest((parted(strange[0])[0] or strange[0]).replace(".", "_"), known)
-    return f"{path} has {len(strange)} keys that name no layer of {titles(names)}: {shortened(strange)}{hint}."
+    hint = nearest((parted(unknown[0])[0] or unknown[0]).replace(".", "_"), known)
+    return f"{path} has {len(unknown)} keys that name no layer of {titles(names)}: {shortened(unknown)}{hint}."
 
 
 def absent_part(key: str, names: Names) -> str | None:
@@ -423,11 +369,9 @@ def absent_part(key: str, names: Names) -> str | None:
     name = key.replace(".", "_")
     for role, prefixes in reversed(PREFIXES.items()):
         if any(prefix and name.startswith(prefix) for prefix in prefixes):
-            return (
-                None
-                if names.roles.get(role, role) in names.modules
-                else {"t5": "the T5 encoder", "denoiser": "the denoiser"}.get(role, role)
-            )
+            if names.roles.get(role, role) in names.modules:
+                return None
+            return {"t5": "the T5 encoder", "denoiser": "the denoiser"}.get(role, role)
     return None
 
 

@@ -7,8 +7,7 @@ et al. 2023)
 dare    what each changed in `base`, a random part of it dropped and the rest scaled up (Yu et al.
 2024)
 
-Legend: M models.
-"""
+Legend: M models."""
 
 import json
 from collections.abc import Sequence
@@ -47,12 +46,8 @@ def trimmed(change: Tensor, density: float) -> Tensor:
     """The share `density` of the entries that are largest, the others zero."""
     kept = max(1, round(density * change.numel()))
     chosen = change.abs().flatten().topk(kept).indices
-    return (
-        torch.zeros_like(change)
-        .flatten()
-        .index_copy(0, chosen, change.flatten()[chosen])
-        .view_as(change)
-    )
+    zeros = torch.zeros_like(change).flatten()
+    return zeros.index_copy(0, chosen, change.flatten()[chosen]).view_as(change)
 
 
 def ties(weights: Tensor, changes: Tensor, density: float) -> Tensor:
@@ -86,9 +81,8 @@ def merge(
     1/M by default (ties: 1); slerp goes to the second as far as its weight is a share of both. One
     shard of the result is held in memory."""
     check(models, method, weights, base, density)
-    shares = torch.tensor(
-        list(weights) if weights else [1.0 if method == "ties" else 1 / len(models)] * len(models)
-    )
+    equal = 1.0 if method == "ties" else 1 / len(models)
+    shares = torch.tensor(list(weights) if weights else [equal] * len(models))
     folders, draw = [*models, *([base] if base else [])], torch.Generator().manual_seed(seed)
     config = read_config(models[0])
     stem = stem_of(config)
@@ -108,12 +102,10 @@ def merge(
             made = linear(shares, own)
         elif method == "slerp":
             made = slerp(float(shares[1] / shares.sum()), own[0], own[1])
+        elif method == "ties":
+            made = start + ties(shares, own - start, density)
         else:
-            made = start + (
-                ties(shares, own - start, density)
-                if method == "ties"
-                else dare(shares, own - start, density, draw)
-            )
+            made = start + dare(shares, own - start, density, draw)
         return made.to(streams[0][name].dtype)
 
     publish(((name, merged(name)) for name in streams[0]), config, out, shard_bytes, stem)

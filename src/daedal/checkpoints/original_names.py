@@ -42,11 +42,10 @@ class Original:
 
     def to_original(self, tensors: dict[str, Tensor]) -> Tensor:
         """The inverse of `to_ours`."""
-        tensor = (
-            torch.cat([tensors[name] for name in self.ours])
-            if len(self.ours) > 1
-            else tensors[self.ours[0]]
-        )
+        if len(self.ours) > 1:
+            tensor = torch.cat([tensors[name] for name in self.ours])
+        else:
+            tensor = tensors[self.ours[0]]
         tensor = halves_swapped(tensor) if self.swapped else tensor
         tensor = tensor[..., None, None] if self.conv and tensor.dim() == 2 else tensor
         return (tensor.mT if self.transposed else tensor).contiguous()
@@ -159,9 +158,8 @@ def blocks(table: dict[str, str], original: str, ours: str) -> dict[str, str]:
 
 
 SD3 |= blocks(SD3_BLOCK, "joint_blocks", "transformer_blocks")
-FLUX |= blocks(FLUX_DOUBLE, "double_blocks", "transformer_blocks") | blocks(
-    FLUX_SINGLE, "single_blocks", "single_transformer_blocks"
-)
+FLUX |= blocks(FLUX_DOUBLE, "double_blocks", "transformer_blocks")
+FLUX |= blocks(FLUX_SINGLE, "single_blocks", "single_transformer_blocks")
 OPEN_CLIP |= blocks(OPEN_CLIP_LAYER, "transformer.resblocks", "text_model.encoder.layers")
 
 
@@ -184,17 +182,13 @@ def by_table(table: dict[str, str], names: list[str]) -> Layout:
         else:
             continue
         found.setdefault(original.replace("#", number), {})[place] = name
-    return {
-        original: Original(tuple(ours[place] for place in sorted(ours)))
-        for original, ours in found.items()
-    }
+    in_order = {key: tuple(ours[place] for place in sorted(ours)) for key, ours in found.items()}
+    return {original: Original(ours) for original, ours in in_order.items()}
 
 
 def flux(names: list[str]) -> Layout:
-    return {
-        key: replace(entry, swapped=key.startswith("final_layer.adaLN"))
-        for key, entry in by_table(FLUX, names).items()
-    }
+    found, last = by_table(FLUX, names), "final_layer.adaLN"
+    return {key: replace(entry, swapped=key.startswith(last)) for key, entry in found.items()}
 
 
 def sd3(names: list[str]) -> Layout:
@@ -203,20 +197,16 @@ def sd3(names: list[str]) -> Layout:
     written = {name.split(".")[1] for name in names if ".ff_context." in name}
 
     def swapped(key: str) -> bool:
-        return key.startswith("final_layer.adaLN") or (
-            ".context_block.adaLN" in key and key.split(".")[1] not in written
-        )
+        unwritten = ".context_block.adaLN" in key and key.split(".")[1] not in written
+        return unwritten or key.startswith("final_layer.adaLN")
 
-    return {
-        key: replace(entry, swapped=swapped(key)) for key, entry in by_table(SD3, names).items()
-    }
+    found = by_table(SD3, names)
+    return {key: replace(entry, swapped=swapped(key)) for key, entry in found.items()}
 
 
 def open_clip(names: list[str]) -> Layout:
-    return {
-        key: replace(entry, transposed=key == "text_projection")
-        for key, entry in by_table(OPEN_CLIP, names).items()
-    }
+    found, turned = by_table(OPEN_CLIP, names), "text_projection"
+    return {key: replace(entry, transposed=key == turned) for key, entry in found.items()}
 
 
 # The U-Net and its ControlNet number their layers through all levels.
@@ -236,10 +226,8 @@ OUTSIDE = {
 
 def counted(names: Iterable[str], prefix: str) -> int:
     """How many numbers follow `prefix` and a dot, from 0 on."""
-    numbers = {
-        name[len(prefix) + 1 :].split(".")[0] for name in names if name.startswith(f"{prefix}.")
-    }
-    return sum(number.isdigit() for number in numbers)
+    rests = (name[len(prefix) + 1 :] for name in names if name.startswith(f"{prefix}."))
+    return sum(number.isdigit() for number in {rest.split(".")[0] for rest in rests})
 
 
 def unet_places(names: list[str]) -> dict[str, str]:
@@ -248,36 +236,27 @@ def unet_places(names: list[str]) -> dict[str, str]:
     for side, word, n in (("down_blocks", "input_blocks", 1), ("up_blocks", "output_blocks", 0)):
         for level in (f"{side}.{i}" for i in range(counted(names, side))):
             for j in range(counted(names, f"{level}.resnets")):
-                places |= {
-                    f"{level}.resnets.{j}": f"{word}.{n}.0",
-                    f"{level}.attentions.{j}": f"{word}.{n}.1",
-                }
+                places[f"{level}.resnets.{j}"] = f"{word}.{n}.0"
+                places[f"{level}.attentions.{j}"] = f"{word}.{n}.1"
                 n += 1
             if side == "down_blocks":
                 places[f"{level}.downsamplers.0"] = f"{word}.{n}.0"
                 n += 1
             else:
-                places[f"{level}.upsamplers.0"] = (
-                    f"{word}.{n - 1}.{1 + (counted(names, f'{level}.attentions') > 0)}"
-                )
+                behind = 2 if counted(names, f"{level}.attentions") else 1
+                places[f"{level}.upsamplers.0"] = f"{word}.{n - 1}.{behind}"
     for j in range(counted(names, "mid_block.resnets")):
-        places |= {
-            f"mid_block.resnets.{j}": f"middle_block.{2 * j}",
-            f"mid_block.attentions.{j}": f"middle_block.{2 * j + 1}",
-        }
+        places[f"mid_block.resnets.{j}"] = f"middle_block.{2 * j}"
+        places[f"mid_block.attentions.{j}"] = f"middle_block.{2 * j + 1}"
     return places
 
 
 def unet(names: list[str]) -> Layout:
     places, hints = unet_places(names), counted(names, "controlnet_cond_embedding.blocks")
-    places |= {
-        f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * i + 2}"
-        for i in range(hints)
-    }
-    places |= {
-        f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0"
-        for i in range(counted(names, "controlnet_down_blocks"))
-    }
+    for i in range(hints):
+        places[f"controlnet_cond_embedding.blocks.{i}"] = f"input_hint_block.{2 * i + 2}"
+    for i in range(counted(names, "controlnet_down_blocks")):
+        places[f"controlnet_down_blocks.{i}"] = f"zero_convs.{i}.0"
     places |= OUTSIDE | {"controlnet_cond_embedding.conv_out": f"input_hint_block.{2 * hints + 2}"}
     found = {}
     for name in names:
@@ -315,24 +294,16 @@ def vae(names: list[str]) -> Layout:
     levels = counted(names, "decoder.up_blocks")
 
     def original(name: str) -> str:
-        name = re.sub(
-            r"^decoder\.up_blocks\.(\d+)\.",
-            lambda match: f"decoder.up.{levels - 1 - int(match[1])}.",
-            name,
-        )
-        name = re.sub(
-            r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name
-        )
+        if match := re.match(r"decoder\.up_blocks\.(\d+)\.", name):
+            name = f"decoder.up.{levels - 1 - int(match[1])}.{name[match.end() :]}"
+        middle = r"\.mid_block\.resnets\.(\d+)\."
+        name = re.sub(middle, lambda match: f".mid.block_{int(match[1]) + 1}.", name)
         for ours, theirs in VAE:
             name = re.sub(ours, theirs, name)
         return name
 
-    return {
-        original(name): Original(
-            (name,), conv=bool(re.search(r"\.attentions\.\d+\.to_\w+\.(0\.)?weight$", name))
-        )
-        for name in names
-    }
+    conv = re.compile(r"\.attentions\.\d+\.to_\w+\.(0\.)?weight$")
+    return {original(name): Original((name,), conv=bool(conv.search(name))) for name in names}
 
 
 RULES: dict[str, Callable[[list[str]], Layout]] = {

@@ -3,8 +3,7 @@
 The folder holds our own packed tensors under the module's own names (daedal.nn.quantized), and a
 `quantization_config` in config.json: {"quant_method": "daedal", "bits": 4, "kinds": {"lm_head":
 "q6_k", ...}, "calibrated": true}. It loads ready to run, by memory map, with no full-precision copy
-at any time.
-"""
+at any time."""
 
 from typing import Any
 

@@ -5,8 +5,7 @@ A layer matters as far as it turns its input (1 - cosine of what goes in and com
 2024, "block influence"); a neuron as far as it is active, times the weight of what it adds (after
 Muralidharan et al. 2024).
 
-Legend: B batch, T tokens, D width, I neurons of a layer.
-"""
+Legend: B batch, T tokens, D width, I neurons of a layer."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,10 +28,8 @@ from daedal.nn.mlp import GatedMLP
 def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """(L,) of layers and a list of (I,) of each layer's neurons, on token ids (B, T)."""
     layers: Any = network.layers
-    turned, active = (
-        torch.zeros(len(layers)),
-        [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers],
-    )
+    turned = torch.zeros(len(layers))
+    active = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
     handles = []
 
     def watch(i: int, layer: Any) -> None:
@@ -42,12 +39,8 @@ def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, lis
         def within(module: nn.Module, given: tuple[Any, ...]) -> None:
             active[i].add_(given[0].float().abs().flatten(0, -2).sum(0))
 
-        handles.extend(
-            [
-                layer.register_forward_hook(around),
-                layer.mlp.down_proj.register_forward_pre_hook(within),
-            ]
-        )
+        handles.append(layer.register_forward_hook(around))
+        handles.append(layer.mlp.down_proj.register_forward_pre_hook(within))
 
     for i, layer in enumerate(layers):
         watch(i, layer)
@@ -62,9 +55,8 @@ def importance(network: Decoder, batches: Iterable[Tensor]) -> tuple[Tensor, lis
             "there is no text to see what matters on; give --calibrate a file with some."
         )
     weights = [layer.mlp.down_proj.weight.float().norm(dim=0) for layer in layers]
-    return turned / count, [
-        seen * weight / count for seen, weight in zip(active, weights, strict=True)
-    ]
+    neurons = [seen * weight / count for seen, weight in zip(active, weights, strict=True)]
+    return turned / count, neurons
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -96,29 +88,19 @@ def prune(
     turned, active = importance(network, batches)
     turned[0] = turned[-1] = torch.inf
     kept = best(turned, layers or c.num_hidden_layers).tolist()
-    kinds = (
-        {"layer_types": tuple(c.layer_types[i] for i in kept)}
-        if getattr(c, "layer_types", None)
-        else {}
-    )
+    inner = intermediate or c.intermediate_size
+    sizes: dict[str, Any] = {"num_hidden_layers": len(kept), "intermediate_size": inner}
+    if getattr(c, "layer_types", None):
+        sizes["layer_types"] = tuple(c.layer_types[i] for i in kept)
     with torch.device("meta"):
-        smaller = build(
-            replace(
-                c,
-                num_hidden_layers=len(kept),
-                intermediate_size=intermediate or c.intermediate_size,
-                **kinds,
-            )
-        )
+        smaller = build(replace(c, **sizes))
     state = network.state_dict()
     made = {name: tensor for name, tensor in state.items() if not name.startswith("layers.")}
     for new, old in enumerate(kept):
-        chosen = best(active[old], intermediate or c.intermediate_size)
+        chosen, prefix = best(active[old], inner), f"layers.{old}."
         for name, tensor in state.items():
-            if name.startswith(f"layers.{old}."):
-                made[name.replace(f"layers.{old}.", f"layers.{new}.", 1)] = cut(
-                    name, tensor, chosen
-                )
+            if name.startswith(prefix):
+                made[name.replace(prefix, f"layers.{new}.", 1)] = cut(name, tensor, chosen)
     smaller.load_state_dict(made, assign=True)
     return smaller.eval()
 
@@ -127,9 +109,8 @@ def cut(name: str, tensor: Tensor, chosen: Tensor) -> Tensor:
     """The rows or columns of the chosen neurons, of the three matrices that have them."""
     if ".mlp.down_proj.weight" in name:
         return tensor[:, chosen]
-    return (
-        tensor[chosen] if any(f".mlp.{part}_proj." in name for part in ("gate", "up")) else tensor
-    )
+    rows = any(f".mlp.{part}_proj." in name for part in ("gate", "up"))
+    return tensor[chosen] if rows else tensor
 
 
 def prune_folder(

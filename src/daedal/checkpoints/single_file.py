@@ -7,13 +7,12 @@ told from shapes, without a network connection and without a config.
     save_single_file(parts, "out.safetensors")         # for tools that read these files
 
 Tokenizers are not in such files. Pickled .ckpt files are refused unless asked for, and then read as
-plain tensors only.
-"""
+plain tensors only."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,61 +52,34 @@ class Part:
     kind: str  # class name
 
 
+DENOISER = "model.diffusion_model."
+CLIP_L, CLIP_G, T5 = (
+    f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl")
+)
+# the tensors that each has
+SD3_QKV, FLUX_QKV = "joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight"
+CLIP_NORM = "text_model.final_layer_norm.weight"
 PARTS = (
-    Part("model.diffusion_model.", "input_blocks.0.0.weight", "unet", "UNet2DConditionModel"),
-    Part(
-        "model.diffusion_model.",
-        "joint_blocks.0.x_block.attn.qkv.weight",
-        "transformer",
-        "SD3Transformer2DModel",
-    ),
-    Part(
-        "model.diffusion_model.",
-        "double_blocks.0.img_attn.qkv.weight",
-        "transformer",
-        "FluxTransformer2DModel",
-    ),
+    Part(DENOISER, "input_blocks.0.0.weight", "unet", "UNet2DConditionModel"),
+    Part(DENOISER, SD3_QKV, "transformer", "SD3Transformer2DModel"),
+    Part(DENOISER, FLUX_QKV, "transformer", "FluxTransformer2DModel"),
     Part("control_model.", "input_hint_block.0.weight", "controlnet", "ControlNetModel"),
     Part("first_stage_model.", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
     Part("vae.", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
-    Part(
-        "cond_stage_model.transformer.",
-        "text_model.final_layer_norm.weight",
-        "text_encoder",
-        "CLIPTextModel",
-    ),
+    Part("cond_stage_model.transformer.", CLIP_NORM, "text_encoder", "CLIPTextModel"),
     Part("cond_stage_model.model.", "ln_final.weight", "text_encoder", "OpenCLIP"),
-    Part(
-        "conditioner.embedders.0.transformer.",
-        "text_model.final_layer_norm.weight",
-        "text_encoder",
-        "CLIPTextModel",
-    ),
+    Part("conditioner.embedders.0.transformer.", CLIP_NORM, "text_encoder", "CLIPTextModel"),
     Part("conditioner.embedders.0.model.", "ln_final.weight", "text_encoder_2", "OpenCLIP"),
     Part("conditioner.embedders.1.model.", "ln_final.weight", "text_encoder_2", "OpenCLIP"),
-    Part(
-        "text_encoders.clip_l.transformer.",
-        "text_model.final_layer_norm.weight",
-        "text_encoder",
-        "CLIPTextModel",
-    ),
-    Part(
-        "text_encoders.clip_g.transformer.",
-        "text_model.final_layer_norm.weight",
-        "text_encoder_2",
-        "CLIPTextModelWithProjection",
-    ),
-    Part("text_encoders.t5xxl.transformer.", "shared.weight", "text_encoder_3", "T5EncoderModel"),
+    Part(CLIP_L, CLIP_NORM, "text_encoder", "CLIPTextModel"),
+    Part(CLIP_G, CLIP_NORM, "text_encoder_2", "CLIPTextModelWithProjection"),
+    Part(T5, "shared.weight", "text_encoder_3", "T5EncoderModel"),
 )
 ALONE = (  # files of one network need no prefix
     Part("", "input_hint_block.0.weight", "controlnet", "ControlNetModel"),
-    *(
-        Part("", part.mark, part.role, part.kind)
-        for part in PARTS
-        if part.role in ("unet", "transformer")
-    ),
+    *(replace(part, prefix="") for part in PARTS if part.prefix == DENOISER),
     Part("", "decoder.up.0.block.0.norm1.weight", "vae", "AutoencoderKL"),
-    Part("", "text_model.final_layer_norm.weight", "text_encoder", "CLIPTextModel"),
+    Part("", CLIP_NORM, "text_encoder", "CLIPTextModel"),
     Part("", "shared.weight", "text_encoder_3", "T5EncoderModel"),
 )
 CONFIGS: dict[str, Callable[[Shapes], Config]] = {
@@ -168,18 +140,14 @@ def load_single_file(
     A tensor without a place, or one missing, is an error that lists it."""
     file = File(Path(path), allow_pickle)
     parts = parts_of(file)
-    denoiser = next(
-        (stripped(file.shapes, part) for part in parts if part.role in ("unet", "transformer")),
-        None,
-    )
+    denoisers = (part for part in parts if part.role in ("unet", "transformer"))
+    denoiser = next((stripped(file.shapes, part) for part in denoisers), None)
     family, out = told_family(file, denoiser, family), {}
     if denoiser:
         config = families.scheduler_config(family, marks(file), denoiser)
         out["scheduler"] = said_beside(Path(path), config)
-        out["model_index"] = {
-            "_class_name": families.pipeline_class(FAMILIES[family], denoiser),
-            **FAMILIES[family].flags,
-        }
+        kind = families.pipeline_class(FAMILIES[family], denoiser)
+        out["model_index"] = {"_class_name": kind, **FAMILIES[family].flags}
     sections = [Section(file, part, family, out.get("scheduler", {}), ema) for part in parts]
     return out | {section.role: section.load(dtype, device) for section in sections}
 
@@ -194,23 +162,18 @@ def parts_of(file: File) -> list[Part]:
             f"{file.path} holds no model under original names (it begins {shortened(file.shapes, 3)}); open a model folder instead."
         )
     prefixes = tuple(part.prefix for part in parts)
-    if strange := [
-        name for name in file.shapes if not name.startswith(prefixes) and not IGNORED.search(name)
-    ]:
+    others = [name for name in file.shapes if not name.startswith(prefixes)]
+    if unknown := [name for name in others if not IGNORED.search(name)]:
         raise DaedalError(
-            f"{file.path} holds {len(strange)} tensors of no network that Daedal knows: {shortened(strange)}."
+            f"{file.path} holds {len(unknown)} tensors of no network that Daedal knows: {shortened(unknown)}."
         )
     return parts
 
 
 def stripped(shapes: Shapes, part: Part) -> Shapes:
     """The tensors of one part, without its prefix."""
-    own = {
-        name.removeprefix(part.prefix): shape
-        for name, shape in shapes.items()
-        if name.startswith(part.prefix)
-    }
-    return {name: shape for name, shape in own.items() if not IGNORED.search(name)}
+    own = {name.removeprefix(part.prefix): name for name in shapes if name.startswith(part.prefix)}
+    return {name: shapes[whole] for name, whole in own.items() if not IGNORED.search(name)}
 
 
 def told_family(file: File, denoiser: Shapes | None, family: str | None) -> str:
@@ -249,11 +212,8 @@ def said_beside(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     scaling = str((denoiser.get("scaling_config") or {}).get("target", ""))
     if params.get("parameterization") == "v" or ".VScaling" in scaling:
         config = {**config, "prediction_type": "v_prediction"}
-    names = {
-        "linear_start": "beta_start",
-        "linear_end": "beta_end",
-        "timesteps": "num_train_timesteps",
-    }
+    names = {"linear_start": "beta_start", "linear_end": "beta_end"}
+    names["timesteps"] = "num_train_timesteps"
     return config | {ours: params[key] for key, ours in names.items() if key in params}
 
 
@@ -269,11 +229,9 @@ class Section:
 
     @property
     def role(self) -> str:
-        return (
-            "text_encoder_2"
-            if self.family == "flux" and self.part.role == "text_encoder_3"
-            else self.part.role
-        )
+        if self.family == "flux" and self.part.role == "text_encoder_3":
+            return "text_encoder_2"
+        return self.part.role
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -290,16 +248,10 @@ class Section:
         kind_of = component(kind)
         with torch.device("meta"):
             module: nn.Module = kind_of(parse(kind_of.config_class, config))
-        disk = {
-            disk_name(module, name): tuple(tensor.shape)
-            for name, tensor in module.state_dict().items()
-        }
-        fill(
-            module,
-            self.stream(disk, layout("OpenCLIP" if self.part.kind == "OpenCLIP" else kind, disk)),
-            dtype,
-            device,
-        )
+        state = module.state_dict()
+        disk = {disk_name(module, name): tuple(tensor.shape) for name, tensor in state.items()}
+        table = layout("OpenCLIP" if self.part.kind == "OpenCLIP" else kind, disk)
+        fill(module, self.stream(disk, table), dtype, device)
         return module.eval()
 
     def identified(self) -> tuple[str, Config]:
@@ -309,9 +261,8 @@ class Section:
         if part.role == "unet":
             # the one for 512 pixels
             base = family == "sd2" and "prediction_type" not in self.scheduler
-            return part.kind, config | {
-                "sample_size": 64 if base else FAMILIES[family].vae["sample_size"] // 8
-            }
+            side = 64 if base else FAMILIES[family].vae["sample_size"] // 8
+            return part.kind, config | {"sample_size": side}
         if part.kind == "AutoencoderKL":
             return part.kind, config | self.latents()
         # reads the states before the last layer, which folders leave out
@@ -332,10 +283,9 @@ class Section:
             )
         scale = dict(FAMILIES[self.family].vae)
         if "edm_mean" in self.file.shapes:
-            scale |= {
-                f"latents_{name}": tuple(self.file.get(f"edm_{name}").flatten().tolist())
-                for name in ("mean", "std")
-            }
+            for name in ("mean", "std"):
+                values = self.file.get(f"edm_{name}").flatten().tolist()
+                scale[f"latents_{name}"] = tuple(values)
         return scale
 
     def stream(self, disk: Shapes, table: Layout) -> Iterator[tuple[str, Tensor]]:
@@ -345,18 +295,13 @@ class Section:
         Left out are a projection of a tower that is read before it, and the last layer of Stable
         Diffusion 2's. SD3 does not apply that of its first tower: folders hold the identity."""
         identity = self.family == "sd3" and self.role == "text_encoder"
-        unprojected = "CLIP" in self.part.kind and (
-            "text_projection.weight" not in disk or identity
-        )
-        last = (
-            f"transformer.resblocks.{families.counted(self.shapes, 'transformer.resblocks') - 1}."
-            if self.family == "sd2"
-            else None
-        )
+        projected = "text_projection.weight" in disk and not identity
+        left_out = () if "CLIP" not in self.part.kind or projected else ("text_projection",)
+        if self.family == "sd2":
+            layers = families.counted(self.shapes, "transformer.resblocks")
+            left_out = (*left_out, f"transformer.resblocks.{layers - 1}.")
         for name in self.shapes:
-            if (last and name.startswith(last)) or (
-                unprojected and name.startswith("text_projection")
-            ):
+            if name.startswith(left_out):
                 continue
             if name in table:
                 yield from table[name].to_ours(name, self.get(name), disk).items()
@@ -384,10 +329,8 @@ class Section:
 def to_original(module: nn.Module, kind: str | None = None) -> dict[str, Tensor]:
     """The tensors of a network under original names, without a prefix; `kind` "OpenCLIP" for a CLIP
     tower under OpenCLIP's."""
-    disk = {
-        disk_name(module, name): tensor.detach().cpu()
-        for name, tensor in module.state_dict().items()
-    }
+    state = module.state_dict()
+    disk = {disk_name(module, name): tensor.detach().cpu() for name, tensor in state.items()}
     table = layout(kind or type(module).__name__, disk)
     return {name: entry.to_original(disk) for name, entry in table.items()} or disk
 
@@ -401,9 +344,8 @@ def save_single_file(parts: Mapping[str, Any], path: str | Path) -> None:
             f"a denoiser of class {type(denoiser).__name__} has no original single file; save its folder instead."
         )
     table, tensors = PREFIXES[family_of_network(denoiser)], marks_of(parts)  # type: ignore[arg-type]
-    for role, module in (
-        (role, part) for role, part in parts.items() if isinstance(part, nn.Module)
-    ):
+    networks = {role: part for role, part in parts.items() if isinstance(part, nn.Module)}
+    for role, module in networks.items():
         if role not in table:
             raise DaedalError(
                 f"{role} has no place in a single file of this family; it holds {', '.join(table)}."
@@ -425,36 +367,23 @@ def marks_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-DENOISER = "model.diffusion_model."
+def encoders(*prefixes: str) -> dict[str, str]:
+    """The prefixes of the text encoders, in order."""
+    return dict(zip(("text_encoder", "text_encoder_2", "text_encoder_3"), prefixes, strict=False))
+
+
 SD: dict[str, str] = {"unet": DENOISER, "vae": "first_stage_model."}
 PREFIXES: dict[str, dict[str, str]] = {
     "sd1": SD | {"text_encoder": "cond_stage_model.transformer."},
     "sd2": SD | {"text_encoder": "cond_stage_model.model."},
-    "sdxl": SD
-    | {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
+    "sdxl": SD | encoders("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
     "refiner": SD | {"text_encoder_2": "conditioner.embedders.0.model."},
-    "sd3": {"transformer": DENOISER, "vae": "first_stage_model."}
-    | {
-        "text_encoder": "text_encoders.clip_l.transformer.",
-        "text_encoder_2": "text_encoders.clip_g.transformer.",
-    }
-    | {"text_encoder_3": "text_encoders.t5xxl.transformer."},
-    "flux": {"transformer": DENOISER, "vae": "vae."}
-    | {
-        "text_encoder": "text_encoders.clip_l.transformer.",
-        "text_encoder_2": "text_encoders.t5xxl.transformer.",
-    },
+    "sd3": {"transformer": DENOISER, "vae": "first_stage_model."} | encoders(CLIP_L, CLIP_G, T5),
+    "flux": {"transformer": DENOISER, "vae": "vae."} | encoders(CLIP_L, T5),
 }
 
 
 def family_of_network(denoiser: nn.Module) -> str:
     names = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
-    return families.family_of(
-        {
-            name: names[entry.ours[0]]
-            for name, entry in layout(type(denoiser).__name__, names).items()
-        }
-    )
+    table = layout(type(denoiser).__name__, names)
+    return families.family_of({name: names[entry.ours[0]] for name, entry in table.items()})

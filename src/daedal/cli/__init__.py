@@ -1,8 +1,7 @@
 """The command line. `daedal "a prompt"` is `daedal text "a prompt"`; each verb is a thin file here.
 
 stdout carries the result and nothing else; progress and remarks go to stderr. Exit codes: 0 done, 1
-failed, 2 misused, 130 interrupted.
-"""
+failed, 2 misused, 130 interrupted."""
 
 import io
 import os
@@ -92,17 +91,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except MemoryError:
-        fail(
-            "out of memory; close other programs, take a smaller model, or load it with --quantize 8",
-            1,
-        )
+        mend = "close other programs, take a smaller model, or load it with --quantize 8"
+        fail(f"out of memory; {mend}", 1)
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
-        fail(
-            f"out of memory: {str(error).splitlines()[0]}; take a smaller model, a shorter context, or --quantize 8",
-            1,
-        )
+        mend = "take a smaller model, a shorter context, or --quantize 8"
+        fail(f"out of memory: {str(error).splitlines()[0]}; {mend}", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # a misuse that the option parser found
             fail(error.format_message() + " (see --help)", 2)

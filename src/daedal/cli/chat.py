@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from daedal.cli.options import MAX_TOKENS
+
 HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
 
 
@@ -19,7 +21,7 @@ def chat(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the first answer; each answer adds one.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    max_tokens: MAX_TOKENS = 256,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -51,9 +53,8 @@ class Conversation:
 
     def __init__(self, pipeline, settings: dict, system: str | None) -> None:
         self.pipeline, self.settings = pipeline, settings
-        self.messages: list[dict[str, str]] = (
-            [{"role": "system", "content": system}] if system else []
-        )
+        first = {"role": "system", "content": system or ""}
+        self.messages: list[dict[str, str]] = [first] if system else []
         self.templated = bool(pipeline.tokenizer.chat_template)
 
     def run(self) -> None:
@@ -91,11 +92,9 @@ class Conversation:
             prompt = "… "
 
     def prompt(self):
-        return (
-            self.messages
-            if self.templated
-            else "\n".join(message["content"] for message in self.messages)
-        )
+        if self.templated:
+            return self.messages
+        return "\n".join(message["content"] for message in self.messages)
 
     def answer(self) -> None:
         from daedal.errors import DaedalError

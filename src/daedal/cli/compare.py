@@ -7,31 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
+from daedal.cli.options import AS_JSON, MAX_TOKENS
+
+JUDGES = (
+    '"check" (the program that knows the right answer; generated tasks), or a model that judges.'
+)
+PROMPTS = '"tasks" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.'
+
 
 def compare(
     a: Annotated[str, typer.Argument(help="A model: folder, house model or Hub name.")],
     b: Annotated[str, typer.Argument(help="The other.")],
-    judge: Annotated[
-        str,
-        typer.Option(
-            help='"check" (the program that knows the right answer; generated tasks), or a model that judges.'
-        ),
-    ] = "check",
-    prompts: Annotated[
-        str,
-        typer.Option(
-            help='"tasks" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.'
-        ),
-    ] = "tasks",
+    judge: Annotated[str, typer.Option(help=JUDGES)] = "check",
+    prompts: Annotated[str, typer.Option(help=PROMPTS)] = "tasks",
     n: Annotated[int, typer.Option("-n", "--n", help="How many prompts.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the answers; both models have the same.")] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
+    max_tokens: MAX_TOKENS = 160,
     temperature: Annotated[float, typer.Option()] = 0.7,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Every prompt with both answers, as .jsonl."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: AS_JSON = False,
 ) -> None:
     """Win rate of A against B, with its 95 % interval."""
     from daedal.evals import compare as evals

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from daedal.cli.options import SHARD_MB
+
 
 def convert(
     model: Annotated[
@@ -24,7 +26,7 @@ def convert(
         str,
         typer.Option("--type", help="Of a GGUF file: auto, f32, f16, bf16, q8_0 or q4_k_m."),
     ] = "auto",
-    shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,
+    shard_mb: SHARD_MB = 5000,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin (tensors only).")
     ] = False,

@@ -6,11 +6,10 @@ import inspect
 import json
 from collections.abc import Callable
 from inspect import Parameter
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from daedal.cli.generate import options_of
+from daedal.cli.options import AS_JSON, MODEL
 from daedal.pipelines.registry import MEDIA, PartMeasuring
 from daedal.settings import settings_of
 
@@ -18,25 +17,11 @@ from daedal.settings import settings_of
 def verb() -> Callable[..., None]:
     """The command, with an option for each thing that some medium can be asked to measure."""
 
-    def evaluate(
-        model: Annotated[
-            str, typer.Argument(help="House model, folder or Hub name.")
-        ] = "house/text",
-        *,
-        as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-        **given: Any,
-    ) -> None:
-        run(
-            model,
-            as_json,
-            {name: value for name, value in given.items() if value not in (None, [])},
-        )
+    def evaluate(model: MODEL = "house/text", *, as_json: AS_JSON = False, **given: Any) -> None:
+        asked = {name: value for name, value in given.items() if value not in (None, [])}
+        run(model, as_json, asked)
 
-    models = [
-        PartMeasuring,
-        *(medium.measuring for medium in MEDIA),
-        *(medium.loading for medium in MEDIA),
-    ]
+    models = [PartMeasuring, *(m.measuring for m in MEDIA), *(m.loading for m in MEDIA)]
     options = {option.name: option for each in models for option in options_of(each)}
     signature = inspect.signature(evaluate)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]

@@ -43,16 +43,8 @@ def verb(medium: Medium) -> Callable[..., None]:
     ) -> None:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
-        generate(
-            medium,
-            with_stdin(prompt, context=medium.readable),
-            model,
-            loading,
-            given,
-            output,
-            as_json,
-            quiet,
-        )
+        asked = with_stdin(prompt, context=medium.readable)
+        generate(medium, asked, model, loading, given, output, as_json, quiet)
 
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
@@ -69,24 +61,15 @@ def options_of(model: type, defaults: bool = False) -> list[Parameter]:
     plain = {field.name: field.default for field in fields(model)}
     for name, (kind, setting) in settings_of(model).items():
         if setting.typed:
-            found.append(
-                Parameter(
-                    name,
-                    Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=option(name, kind, setting, plain[name] if defaults else None),
-                )
-            )
+            typed = option(name, kind, setting, plain[name] if defaults else None)
+            found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=typed))
     return found
 
 
 def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
     """The annotation that typer reads."""
-    shown = (
-        f"{setting.help} [{default}]"
-        if isinstance(default, int | float) and not isinstance(default, bool)
-        else setting.help
-    )
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    shown = f"{setting.help} [{default}]" if number else setting.help
     if several(kind):
         return Annotated[
             list[str] | None, Option(*setting.flags, help=shown, metavar=setting.metavar)
@@ -227,13 +210,11 @@ def with_stdin(prompt: str | None, context: bool) -> str:
     piped = read_stdin() if wanted and sys.stdin and not sys.stdin.isatty() else ""
     if prompt is None and not piped:
         raise DaedalError('there is no prompt; write daedal "Once upon a time", or pipe a text in.')
-    return (
-        piped.rstrip("\n")
-        if prompt is None
-        else f"{piped.rstrip()}\n\n{prompt}"
-        if piped.strip()
-        else prompt
-    )
+    if prompt is None:
+        return piped.rstrip("\n")
+    if piped.strip():
+        return f"{piped.rstrip()}\n\n{prompt}"
+    return prompt
 
 
 def read_stdin() -> str:

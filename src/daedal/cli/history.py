@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from daedal.cli.options import OUTPUT
+
 
 def history(
     limit: Annotated[int, typer.Option("-n", "--limit", help="How many, newest first.")] = 20,
@@ -37,9 +39,7 @@ def summary(entry) -> str:
 
 def again(
     number: Annotated[int, typer.Argument(metavar="ID", help="A number from `daedal history`.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File for the result.")
-    ] = None,
+    output: OUTPUT = None,
 ) -> None:
     """Make a generation again, byte for byte: same weights, prompt, settings and seed."""
     from daedal.cli.generate import default_name
@@ -61,16 +61,11 @@ def again(
             file=sys.stderr,
         )
     recipe = {"prompt": entry.prompt, "settings": entry.settings, "sample": entry.sample}
-    result = pipeline.reproduce(
-        recipe, entry.tokens if entry.finish_reason == "cancelled" else None
-    )
+    amount = entry.tokens if entry.finish_reason == "cancelled" else None
+    result = pipeline.reproduce(recipe, amount)
     if output or not medium.readable:
-        print(
-            result.save(
-                output
-                or Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")
-            )
-        )
+        named = Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")
+        print(result.save(output or named))
     else:
         print(result.whole)
     if result.logged != entry.result:
@@ -82,9 +77,8 @@ def loading_of(entry) -> dict:
     bits = entry.runtime.get("bits")
     # logged before `loading` was
     old = {"device": entry.runtime["device"]} | ({"quantize": min(bits)} if bits else {})
-    return {
-        key: value for key, value in entry.runtime.get("loading", old).items() if value is not None
-    }
+    loading = entry.runtime.get("loading", old)
+    return {key: value for key, value in loading.items() if value is not None}
 
 
 def facts(runtime: dict) -> dict:

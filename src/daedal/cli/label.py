@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from daedal.cli.options import MAX_TOKENS, MODEL
+
 KEYS = {"1": ("chosen", 0), "2": ("chosen", 1), "s": ("skip", 0), "q": ("quit", 0)}
 
 
 def label(
-    model: Annotated[
-        str, typer.Argument(help="The model that answers: folder, house model or Hub name.")
-    ],
+    model: MODEL,
     prompts: Annotated[
         str, typer.Option(help="A file: lines of text, or .jsonl with `prompt` or `messages`.")
     ],
@@ -31,7 +31,7 @@ def label(
         typer.Option(help="A second model for the other answer; else both are of the first."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the answers.")] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
+    max_tokens: MAX_TOKENS = 160,
     temperature: Annotated[float, typer.Option()] = 1.0,
 ) -> None:
     """Show two answers to each prompt, in an order of chance, and write down which one you take."""
@@ -45,14 +45,9 @@ def label(
     for i, prompt in enumerate(asked):
         if prompt in done:
             continue
+        options = {"max_tokens": max_tokens, "temperature": temperature}
         answers = [
-            answer(
-                pipeline,
-                prompt,
-                seed=seed + 2 * i + side,
-                max_tokens=max_tokens,
-                temperature=temperature,
-            )
+            answer(pipeline, prompt, seed=seed + 2 * i + side, **options)
             for side, pipeline in enumerate(pipelines)
         ]
         if answers[0] == answers[1]:
@@ -71,11 +66,8 @@ def labelled(path: Path) -> set[str]:
     """Prompts that a file of pairs holds."""
     if not path.exists():
         return set()
-    return {
-        json.loads(line)["prompt"]
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    }
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {json.loads(line)["prompt"] for line in lines if line.strip()}
 
 
 def ranked(prompt: str, answers: list[str], swap: bool) -> tuple[str, dict[str, Any] | None]:
@@ -84,19 +76,13 @@ def ranked(prompt: str, answers: list[str], swap: bool) -> tuple[str, dict[str, 
     print(f"\n{'=' * 80}\n{prompt}\n\n[1]\n{shown[0]}\n\n[2]\n{shown[1]}\n", file=sys.stderr)
     while True:
         try:
-            key = (
-                input("1 or 2 is better; s skips, q quits: " if sys.stdin.isatty() else "")
-                .strip()
-                .lower()
-            )
+            asked = "1 or 2 is better; s skips, q quits: " if sys.stdin.isatty() else ""
+            key = input(asked).strip().lower()
         except EOFError:
             return "quit", None
         if key in KEYS:
             break
         print("daedal: type 1, 2, s or q", file=sys.stderr)
     kind, better = KEYS[key]
-    return kind, {
-        "prompt": prompt,
-        "chosen": shown[better],
-        "rejected": shown[1 - better],
-    } if kind == "chosen" else None
+    pair = {"prompt": prompt, "chosen": shown[better], "rejected": shown[1 - better]}
+    return kind, pair if kind == "chosen" else None

@@ -58,18 +58,14 @@ def described(folder: Path) -> dict[str, Any]:
         parts = {name: described(folder / name) for name in networks_of(index)}
         return {"folder": str(folder), "model_index": index, **parts}
     network = empty_network(folder)
+    packed = (m for m in network.modules() if isinstance(m, QuantLinear))
+    parameters = sum(p.numel() for p in network.parameters())
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
     return {
         "folder": str(folder),
         "config": config_of(network),
-        "parameters": sum(parameter.numel() for parameter in network.parameters())
-        + sum(
-            m.in_features * m.out_features for m in network.modules() if isinstance(m, QuantLinear)
-        ),
-        "weight_bytes": sum(
-            file.stat().st_size
-            for pattern in ("*.safetensors", "*.gguf")
-            for file in folder.glob(pattern)
-        ),
+        "parameters": parameters + sum(m.in_features * m.out_features for m in packed),
+        "weight_bytes": sum(file.stat().st_size for file in files),
         **getattr(network, "costs", dict)(),
     }
 

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from daedal.cli.options import MODEL
+
 
 def prune(
-    model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")],
+    model: MODEL,
     out: Annotated[
         Path,
         typer.Argument(
@@ -34,8 +36,7 @@ def prune(
     if layers is None and intermediate is None:
         raise DaedalError("nothing is to be cut; give --layers, --intermediate or both.")
     folder = checkpoints.resolve(model)
-    smaller = prune_folder(
-        Path(folder), out, calibration(folder, calibrate, column, tokens), layers, intermediate
-    )
+    batches = calibration(folder, calibrate, column, tokens)
+    smaller = prune_folder(Path(folder), out, batches, layers, intermediate)
     print(f"daedal: {smaller.parameter_count():,} parameters", file=sys.stderr)
     print(out)

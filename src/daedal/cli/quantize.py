@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from daedal.cli.options import MODEL, SHARD_MB
+
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="House model, folder or Hub name.")],
+    model: MODEL,
     out: Annotated[Path, typer.Argument(help="Folder to write; it loads ready to run.")],
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
     calibrate: Annotated[
@@ -17,7 +19,7 @@ def quantize(
     ] = None,
     column: Annotated[str, typer.Option(help="Column of the calibration data.")] = "text",
     tokens: Annotated[int, typer.Option(help="Calibration tokens.")] = 32_768,
-    shard_mb: Annotated[float, typer.Option(help="Largest weight file, in MB.")] = 5000,
+    shard_mb: SHARD_MB = 5000,
 ) -> None:
     """Pack a model's weights to 8 or 4 bits."""
     from daedal import checkpoints

@@ -54,10 +54,8 @@ def describe(recipe, plan: dict) -> str:
 
 
 def hours(value: float) -> str:
-    return (
-        f"{value:.1f} h"
-        if value >= 1
-        else f"{value * 60:.1f} min"
-        if value * 60 >= 1
-        else f"{value * 3600:.0f} s"
-    )
+    if value >= 1:
+        return f"{value:.1f} h"
+    if value * 60 >= 1:
+        return f"{value * 60:.1f} min"
+    return f"{value * 3600:.0f} s"

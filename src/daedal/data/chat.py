@@ -8,6 +8,7 @@ are not: `<|im_end|>` inside a message is encoded as plain characters.
 """
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +30,6 @@ Message = Mapping[str, Any]
 # Unicode noncharacters: never in text, so they can mark places through a rendering.
 START, END, GUARD, CUT = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 NO_MARKS = {ord(mark): None for mark in (START, END, GUARD, CUT)}
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
-    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 # For models whose tokenizer has the six tokens but no template, as Daedal's own text recipes make
 # them. What a tool answers is the system's.
@@ -62,9 +56,9 @@ def prepared(tokenizer: Tokenizer) -> Tokenizer:
         )
     end = tokenizer.special_tokens["<|end|>"]
     tokenizer.chat_template = HOUSE
-    tokenizer.roles |= {"eos_token": "<|end|>"} | (
-        {"pad_token": "<|pad|>"} if "<|pad|>" in tokenizer.special_tokens else {}
-    )
+    tokenizer.roles["eos_token"] = "<|end|>"
+    if "<|pad|>" in tokenizer.special_tokens:
+        tokenizer.roles["pad_token"] = "<|pad|>"
     tokenizer.eos_ids = (end, *(i for i in tokenizer.eos_ids if i != end))
     return tokenizer
 
@@ -116,9 +110,8 @@ def _compile(template: str) -> jinja2.Template:
 def _plain(value: Any, tokenizer: Tokenizer) -> Any:
     """A copy made of JSON types only, with a guard inside whatever is spelled like a control token."""
     if isinstance(value, str):
-        return tokenizer.special_pattern.sub(
-            lambda m: m[0][0] + GUARD + m[0][1:], str(value).translate(NO_MARKS)
-        )
+        clean = str(value).translate(NO_MARKS)
+        return tokenizer.special_pattern.sub(lambda m: m[0][0] + GUARD + m[0][1:], clean)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, tokenizer) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -136,8 +129,7 @@ class Rendered:
     the template says so.
 
     `guarded` is the same text with a guard inside every control token that a message tried to
-    spell.
-    """
+    spell."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -148,11 +140,7 @@ def _find_spans(marked: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Take the generation marks out of a text and say where they were."""
     text, starts, spans = [], [], []
     length = 0
-    for part in (
-        marked.replace(START, "\0" + START + "\0").replace(END, "\0" + END + "\0").split("\0")
-        if START in marked
-        else [marked]
-    ):
+    for part in re.split(f"([{START}{END}])", marked) if START in marked else [marked]:
         if part == START:
             starts.append(length)
         elif part == END:
@@ -180,8 +168,7 @@ def render(
 
     `continue_final` ends the text inside the last message, for the model to go on with it;
     `mark_end_of` puts CUT behind the words of that message. Other keywords reach the template as
-    variables.
-    """
+    variables."""
     template = template or tokenizer.chat_template
     if not template:
         raise DaedalError(
@@ -194,18 +181,10 @@ def render(
         chat[-1]["content"] += CUT
     if mark_end_of is not None and isinstance(said := chat[mark_end_of].get("content"), str):
         chat[mark_end_of]["content"] = said.rstrip() + CUT + said[len(said.rstrip()) :]
-    values = {
-        "messages": chat,
-        "tools": _plain(tools, tokenizer),
-        "documents": _plain(documents, tokenizer),
-    }
+    given = {"tools": _plain(tools, tokenizer), "documents": _plain(documents, tokenizer)}
+    given["add_generation_prompt"] = add_generation_prompt and not continue_final
     try:
-        text = _compile(template).render(
-            **tokenizer.roles,
-            **variables,
-            **values,
-            add_generation_prompt=add_generation_prompt and not continue_final,
-        )
+        text = _compile(template).render(**tokenizer.roles, **variables, messages=chat, **given)
     except (jinja2.TemplateError, TypeError, KeyError) as error:
         raise DaedalError(f"The chat template refused these messages: {error}") from error
     if continue_final:
@@ -240,11 +219,9 @@ def said(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> R
     marks it."""
     options = {"add_generation_prompt": False, **options}
     rendered = render(tokenizer, messages, **options)
-    return (
-        rendered
-        if rendered.spans
-        else replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
-    )
+    if rendered.spans:
+        return rendered
+    return replace(rendered, spans=_grown_spans(tokenizer, messages, rendered.text, options))
 
 
 def _grown_spans(
@@ -265,12 +242,7 @@ def _grown_spans(
 
 
 def _moved_span(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    i: int,
-    whole: str,
-    before: str,
-    options: dict[str, Any],
+    tokenizer: Tokenizer, messages: Sequence[Message], i: int, whole: str, before: str, options: Any
 ) -> tuple[int, int]:
     """[start, end) of assistant turn i in the whole text: from behind the last words that ask for
     an answer ("<|im_start|>assistant") to behind what closes it ("<|im_end|>")."""
@@ -280,13 +252,8 @@ def _moved_span(
     said, cut, _ = marked.partition(CUT)
     closing = alone.partition(CUT)[2].rstrip()
     start, end = said.rfind(opening) + len(opening), len(said) + len(closing)
-    if (
-        not cut
-        or not opening
-        or opening not in said
-        or said + marked[len(said) + 1 :] != whole
-        or not whole.startswith(closing, len(said))
-    ):
+    found = cut and opening and opening in said and said + marked[len(said) + 1 :] == whole
+    if not found or not whole.startswith(closing, len(said)):
         raise DaedalError(
             f"the chat template writes turn {i + 1} otherwise once it is past, and what the assistant wrote cannot be found; give a template "
             "with {% generation %}...{% endgeneration %} around it."

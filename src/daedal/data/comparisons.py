@@ -5,8 +5,7 @@ A `Comparison` has K completions with ranks, 1 the best: a pair has ranks (1, 2)
 was only called good or bad has rank 1 or 2 alone. They come from rows (shapes: daedal.data.rows) or
 from tasks, a right answer against one with a constraint broken.
 
-Legend: B rows, K completions, T tokens.
-"""
+Legend: B rows, K completions, T tokens."""
 
 import random
 from collections import Counter
@@ -58,9 +57,8 @@ def comparison_of(
         prompt, turns = after(prompt, [chosen, rejected])
         return opened(prompt, source), turns, (1, 2), margin(row.get("margin"), source)
     if row.get("completions") is not None and row.get("ranks") is not None:
-        prompt, turns = after(
-            messages_of(row["prompt"]), [answer(each) for each in row["completions"]]
-        )
+        answers = [answer(each) for each in row["completions"]]
+        prompt, turns = after(messages_of(row["prompt"]), answers)
         return (
             opened(prompt, source),
             turns,
@@ -69,12 +67,8 @@ def comparison_of(
         )
     if row.get("completion") is not None and row.get("label") is not None:
         prompt, turns = after(messages_of(row["prompt"]), [answer(row["completion"])])
-        return (
-            opened(prompt, source),
-            turns,
-            (1 if truth(row["label"], "label", source) else 2,),
-            0.0,
-        )
+        good = truth(row["label"], "label", source)
+        return opened(prompt, source), turns, (1 if good else 2,), 0.0
     raise DaedalError(
         f"a row of {source.path} has {', '.join(row)}, and a comparison needs prompt, chosen and rejected, or prompt, completions and ranks, or "
         "prompt, completion and label; say which columns they are: columns: {chosen: better, rejected: worse}."
@@ -106,16 +100,12 @@ def encoded(
 ) -> Comparison | None:
     """Tokens of a comparison; a prompt too long loses its oldest turns. None (counted) where
     nothing is compared."""
-    if any(
-        not str(m.get("content") or m.get("tool_calls") or "").strip()
-        for turns in completions
-        for m in turns
-    ) or not all(completions):
+    said = [m.get("content") or m.get("tool_calls") for turns in completions for m in turns]
+    if not all(completions) or not all(str(words or "").strip() for words in said):
         left_out["an empty answer"] += 1
         return None
-    if len(completions) > 1 and (
-        len(set(ranks)) == 1 or all(turns == completions[0] for turns in completions)
-    ):
+    same = len(set(ranks)) == 1 or all(turns == completions[0] for turns in completions)
+    if len(completions) > 1 and same:
         left_out["equal answers"] += 1
         return None
     while True:
@@ -152,16 +142,9 @@ def of_tasks(
         rng = random.Random(f"{seed}/{number}")
         task = instructions.task(rng, source.kinds, held_out)
         worse = instructions.corrupted(task, rng, held_out)
-        prompt = opened(task.messages, source)
-        made = encoded(
-            tokenizer,
-            prompt,
-            [answer(task.answer), answer(worse)],
-            (1, 2),
-            1 - task.check(worse),
-            length,
-            left_out,
-        )
+        prompt, answers = opened(task.messages, source), [answer(task.answer), answer(worse)]
+        apart = 1 - task.check(worse)
+        made = encoded(tokenizer, prompt, answers, (1, 2), apart, length, left_out)
         if made:
             found.append(made)
         if len(found) == count:
@@ -222,12 +205,8 @@ class Comparisons:
         epoch, place = divmod(self.taken[source], len(self.pools[source]))
         self.taken[source] += 1
         if self.orders.get(source, (-1,))[0] != epoch:
-            self.orders[source] = (
-                epoch,
-                np.random.default_rng([self.seed, source, epoch]).permutation(
-                    len(self.pools[source])
-                ),
-            )
+            rng = np.random.default_rng([self.seed, source, epoch])
+            self.orders[source] = epoch, rng.permutation(len(self.pools[source]))
         return self.firsts[source] + int(self.orders[source][1][place])
 
     def __getitem__(self, number: int) -> Comparison:
@@ -244,24 +223,15 @@ class Comparisons:
 def stacked(some: Sequence[Comparison]) -> dict[str, Tensor]:
     """Comparisons as tensors (B, K, T), padded on the right."""
     K, T = max(len(c.talks) for c in some), max(len(talk) for c in some for talk in c.talks)
-    tokens, said = (
-        torch.zeros(len(some), K, T, dtype=torch.int64),
-        torch.zeros(len(some), K, T, dtype=torch.bool),
-    )
+    tokens = torch.zeros(len(some), K, T, dtype=torch.int64)
+    said = torch.zeros(len(some), K, T, dtype=torch.bool)
     lengths = torch.zeros(len(some), K, dtype=torch.int64)
     ranks = torch.zeros(len(some), max(len(c.ranks) for c in some), dtype=torch.int64)
     for b, c in enumerate(some):
         ranks[b, : len(c.ranks)] = torch.tensor(c.ranks)
         for k, talk in enumerate(c.talks):
-            tokens[b, k, : len(talk)], said[b, k, : len(talk)] = (
-                torch.from_numpy(talk.ids),
-                torch.from_numpy(talk.mask),
-            )
+            tokens[b, k, : len(talk)] = torch.from_numpy(talk.ids)
+            said[b, k, : len(talk)] = torch.from_numpy(talk.mask)
             lengths[b, k] = len(talk)
-    return {
-        "tokens": tokens,
-        "said": said,
-        "lengths": lengths,
-        "ranks": ranks,
-        "margin": torch.tensor([c.margin for c in some]),
-    }
+    margin = torch.tensor([c.margin for c in some])
+    return dict(tokens=tokens, said=said, lengths=lengths, ranks=ranks, margin=margin)

@@ -2,8 +2,7 @@
 changes.
 
 A field of a settings model that names data is annotated `DataPath`; `plain` then compares models by
-what such fields lead to. Digests of large files are kept on disk by size and time of change.
-"""
+what such fields lead to. Digests of large files are kept on disk by size and time of change."""
 
 import hashlib
 import json

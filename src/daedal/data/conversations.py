@@ -2,8 +2,7 @@
 supervised fine-tuning learns from.
 
 They come from files (daedal.data.rows) or are made of tasks. What cannot be learned from is left
-out and counted, by reason. Legend: B rows, T tokens.
-"""
+out and counted, by reason. Legend: B rows, T tokens."""
 
 import random
 from collections import Counter
@@ -76,13 +75,11 @@ class TaskTalks:
         seed: int,
         left_out: Counter[str],
     ) -> None:
-        self.source, self.tokenizer, self.length, self.seed, self.left_out = (
-            source,
-            tokenizer,
-            length,
-            seed,
-            left_out,
-        )
+        self.source = source
+        self.tokenizer = tokenizer
+        self.length = length
+        self.seed = seed
+        self.left_out = left_out
 
     def __getitem__(self, k: int) -> Talk | None:
         rng = random.Random(f"{self.seed}/{k % self.source.limit if self.source.limit else k}")
@@ -121,10 +118,8 @@ class FileTalks:
     def __getitem__(self, k: int) -> Talk | None:
         epoch, place = divmod(k, len(self.chats))
         if epoch != self.epoch:
-            self.epoch, self.order = (
-                epoch,
-                np.random.default_rng([self.seed, epoch]).permutation(len(self.chats)),
-            )
+            self.epoch = epoch
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.chats))
         return self.talk(int(self.order[place]))
 
 
@@ -147,11 +142,9 @@ class PackedTalks:
         state: dict[str, Any] | None = None,
     ) -> None:
         self.left_out: Counter[str] = Counter()
-        self.rows, self.length, self.pad = (
-            rows,
-            length + 1,
-            tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), 0),
-        )
+        self.rows = rows
+        self.length = length + 1
+        self.pad = tokenizer.special_tokens.get(tokenizer.roles.get("pad_token", ""), 0)
         self.weights = [source.weight for source in sources]
         self.pools: list[Any] = [
             (TaskTalks if source.kinds else FileTalks)(
@@ -178,12 +171,10 @@ class PackedTalks:
         """Each conversation goes to the fullest row that has room for it; those that found none
         wait, and are first in the next batch."""
         packed: list[list[Talk]] = [[] for _ in range(self.rows)]
-        space, queue, waiting, without = (
-            [self.length] * self.rows,
-            list(self.waiting),
-            list[tuple[int, int]](),
-            0,
-        )
+        space = [self.length] * self.rows
+        queue = list(self.waiting)
+        waiting = list[tuple[int, int]]()
+        without = 0
         while len(waiting) < MISFITS and max(space) > self.length // 16:
             at = queue.pop(0) if queue else self.draw()
             talk = self.pools[at[0]][at[1]]
@@ -206,20 +197,16 @@ class PackedTalks:
 
     def tensors(self, packed: list[list[Talk]]) -> dict[str, Tensor]:
         shape = (self.rows, self.length)
-        tokens, mask, segments = (
-            torch.full(shape, self.pad),
-            torch.zeros(shape, dtype=torch.bool),
-            torch.zeros(shape, dtype=torch.int32),
-        )
+        tokens = torch.full(shape, self.pad)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        segments = torch.zeros(shape, dtype=torch.int32)
         for i, talks in enumerate(packed):
             at = 0
             for number, talk in enumerate(talks, 1):
                 end = at + len(talk)
-                tokens[i, at:end], mask[i, at:end], segments[i, at:end] = (
-                    torch.from_numpy(talk.ids),
-                    torch.from_numpy(talk.mask),
-                    number,
-                )
+                tokens[i, at:end] = torch.from_numpy(talk.ids)
+                mask[i, at:end] = torch.from_numpy(talk.mask)
+                segments[i, at:end] = number
                 at = end
         return {"tokens": tokens, "mask": mask, "segments": segments}
 

@@ -3,8 +3,7 @@ constant work a token.
 
 A byte-level token is a string of bytes and a SentencePiece token is one too, so decoding is joining
 bytes and an incremental UTF-8 decoder. Only the few tokenizers that are neither (WordPiece) are
-decoded through a short window of the last tokens.
-"""
+decoded through a short window of the last tokens."""
 
 import codecs
 import json
@@ -68,11 +67,9 @@ class TokenBytes:
             return text.encode("utf-8")
         if self.kind == "bytes":
             table = byte_of()
-            return (
-                bytes(table[c] for c in text)
-                if all(c in table for c in text)
-                else text.encode("utf-8")
-            )
+            if all(c in table for c in text):
+                return bytes(table[c] for c in text)
+            return text.encode("utf-8")
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes.fromhex(text[3:5])
         return text.replace(SPACE, " ").encode("utf-8")
@@ -90,8 +87,7 @@ class Detokenizer:
     what is left at the end.
 
     `prompt`: the ids that came before. With a prompt the text goes on in the middle of a sentence,
-    so its first space is a real one.
-    """
+    so its first space is a real one."""
 
     def __init__(
         self, tokenizer: "Tokenizer", prompt: Sequence[int] = (), *, skip_special: bool = True
@@ -119,11 +115,9 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
     def _decode_window(self) -> str:
-        return (
-            self._backend.decode(self._window, skip_special_tokens=False)
-            if self._bytes.kind == "other"
-            else ""
-        )
+        if self._bytes.kind == "other":
+            return self._backend.decode(self._window, skip_special_tokens=False)
+        return ""
 
     def _push_window(self, index: int) -> str:
         self._window.append(index)

@@ -5,8 +5,7 @@ A source is a file, a folder, or a Hub dataset (`hub:owner/name`), of parquet, j
 optionally .zst. Its chunks (a parquet row group, or a file, or `tales:COUNT:SEED` generated ones)
 are visited in an order fixed by (seed, epoch); inside a chunk documents are shuffled in windows.
 Several sources are interleaved so that each has given its share of characters at every moment. The
-whole position is a small dict of integers.
-"""
+whole position is a small dict of integers."""
 
 import io
 import json

@@ -2,8 +2,7 @@
 program can check.
 
 A file is a parquet file or JSON lines with `chosen`, `rejected` (encoded pictures, or paths of
-picture files beside it) and, where the rating was about one, a `caption`.
-"""
+picture files beside it) and, where the rating was about one, a `caption`."""
 
 import json
 import random
@@ -101,8 +100,6 @@ def bytes_of(value: Any, folder: Path) -> bytes:
 
 
 def pairs(path: str, side: int) -> TastePairs | FilePairs:
-    return (
-        TastePairs(side, path.removeprefix("scenes:"))
-        if path.startswith("scenes")
-        else FilePairs(path, side)
-    )
+    if path.startswith("scenes"):
+        return TastePairs(side, path.removeprefix("scenes:"))
+    return FilePairs(path, side)

@@ -4,8 +4,7 @@ captions in many wordings.
 A sample depends on (seed, number) only, so a run resumes by its step. Transparent pictures are laid
 on white or on a random plain colour that the caption names: the same drawing then teaches that
 backgrounds are said (dense captions are the largest lever known: notes of PRX and DALL-E 3), and a
-short run sees more pictures than the file holds.
-"""
+short run sees more pictures than the file holds."""
 
 import json
 import random
@@ -76,9 +75,9 @@ class Parquet:
             raise DaedalError(
                 f"{path} has no picture {column!r} in every row; its columns are {', '.join(rows[0])}."
             )
-        self.conditions = (
-            np.stack([decode(row[column], side) for row in rows]) if column else self.pictures[:0]
-        )
+        self.conditions = self.pictures[:0]
+        if column:
+            self.conditions = np.stack([decode(row[column], side) for row in rows])
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -101,10 +100,9 @@ class Parquet:
         if self.plain:
             return self.picture(index), caption
         paper = "white" if rng.random() < 0.6 else rng.choice(tuple(PAPER))
-        said = paper != "white" or rng.random() < 0.2
-        return laid_on(self.pictures[index], PAPER[paper]), caption + (
-            f" on a {paper} background" if said else ""
-        )
+        if paper != "white" or rng.random() < 0.2:
+            caption += f" on a {paper} background"
+        return laid_on(self.pictures[index], PAPER[paper]), caption
 
 
 class Folder:
@@ -121,11 +119,9 @@ class Folder:
     ) -> None:
         folder, self.side = Path(path), side
         rows = [json.loads(line) for line in lines(folder / "metadata.jsonl")]
-        rows = rows or [
-            {"file_name": file.name}
-            for file in sorted(folder.iterdir())
-            if file.suffix.lower() in SUFFIXES
-        ]
+        if not rows:
+            files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES)
+            rows = [{"file_name": file.name} for file in files]
         if not rows:
             raise DaedalError(
                 f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no metadata.jsonl; give a folder that does."
@@ -140,11 +136,10 @@ class Folder:
                 f"{folder / 'metadata.jsonl'} does not name a {column!r} for every picture; add it, or take another condition."
             )
         self.files = [folder / row["file_name"] for row in rows]
-        said = [
-            row.get("text") or " ".join(lines(file.with_suffix(".txt")))
-            for row, file in zip(rows, self.files, strict=True)
-        ]
-        self.captions = [str(caption).strip() for caption in said]
+        self.captions: list[str] = []
+        for row, file in zip(rows, self.files, strict=True):
+            said = row.get("text") or " ".join(lines(file.with_suffix(".txt")))
+            self.captions.append(str(said).strip())
         self.conditions = [folder / row[column] for row in rows] if column else []
 
     def __len__(self) -> int:
@@ -200,31 +195,24 @@ def read_rows(path: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
         raise DaedalError(
             f"{path} has no column {', '.join(sorted(missing))}; its columns are {', '.join(columns)}."
         )
-    return parquet.read_table(
-        path, columns=[c for c in columns if c in only] if only else None
-    ).to_pylist()
+    read = [c for c in columns if c in only] if only else None
+    return parquet.read_table(path, columns=read).to_pylist()
 
 
 def matches(row: dict[str, Any], where: dict[str, str | list[str]]) -> bool:
-    return all(
-        row.get(key) in (value if isinstance(value, list) else [value])
-        for key, value in where.items()
-    )
+    wanted = {key: v if isinstance(v, list) else [v] for key, v in where.items()}
+    return all(row.get(key) in values for key, values in wanted.items())
 
 
 def wordings(row: dict[str, Any]) -> list[str]:
     """Ways to say a row: its caption (twice as often), its name, and its name with two keywords."""
-    name, style, words = (
-        row.get("name") or row["caption"],
-        row.get("style"),
-        [w for w in row.get("keywords") or () if w not in row["caption"]],
-    )
+    name = row.get("name") or row["caption"]
+    style = row.get("style")
+    words = [w for w in row.get("keywords") or () if w not in row["caption"]]
     said = [row["caption"], row["caption"], name]
-    if len(words) >= 2:
-        said += [
-            f"{name}, {words[i]}, {words[i + 1]}" + (f", {style}" if style else "")
-            for i in range(0, min(len(words) - 1, 6), 2)
-        ]
+    end = f", {style}" if style else ""
+    for i in range(0, min(len(words) - 1, 6), 2):
+        said.append(f"{name}, {words[i]}, {words[i + 1]}{end}")
     return said
 
 
@@ -236,21 +224,16 @@ def decode(data: bytes | dict[str, Any], side: int) -> np.ndarray:
     if isinstance(data, dict):
         data = data.get("bytes") or Path(str(data.get("path"))).expanduser().read_bytes()
     picture = opened(data)
-    return np.asarray(
-        picture
-        if picture.size == (side, side)
-        else picture.resize((side, side), Image.Resampling.LANCZOS)
-    )
+    if picture.size != (side, side):
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def laid_on(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """RGBA (H, W, 4) over a plain colour -> (H, W, 3)."""
     alpha = picture[..., 3:].astype(np.float32) / 255
-    return (
-        (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha))
-        .round()
-        .astype(np.uint8)
-    )
+    mixed = picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)
+    return mixed.round().astype(np.uint8)
 
 
 Weighted = tuple[Source, float]  # and its share of the samples

@@ -7,8 +7,7 @@ ground, place, size, symmetry. `Recaptioned` puts that behind a share of a sourc
 rest stay short, since people's prompts are. At the other end `expanded` brings a short prompt to
 the long form.
 
-Legend: H and W pixels.
-"""
+Legend: H and W pixels."""
 
 import random
 import re
@@ -72,25 +71,16 @@ def read(picture: np.ndarray) -> Facts:
     counts = np.bincount(nearest[flat if flat.any() else mask], minlength=len(names))
     common = [i for i in np.argsort(-counts, kind="stable") if counts[i] > LEAST * counts.sum()]
     size = next(word for most, word in SIZES if mask.mean() < most)
-    return Facts(
-        names[nearest_names(ground[None])[0]],
-        tuple(names[i] for i in common[:4]),
-        place(mask),
-        size,
-        symmetric(mask),
-    )
+    paper, colours = names[nearest_names(ground[None])[0]], tuple(names[i] for i in common[:4])
+    return Facts(paper, colours, place(mask), size, symmetric(mask))
 
 
 def alike(values: np.ndarray) -> np.ndarray:
     """(H, W) bool: where the four neighbours are the same. The blended edge between two colours may
     look like a third, but it is thin."""
     near = np.pad(values, 1, mode="edge")
-    return (
-        (near[:-2, 1:-1] == values)
-        & (near[2:, 1:-1] == values)
-        & (near[1:-1, :-2] == values)
-        & (near[1:-1, 2:] == values)
-    )
+    rows = (near[:-2, 1:-1] == values) & (near[2:, 1:-1] == values)
+    return rows & (near[1:-1, :-2] == values) & (near[1:-1, 2:] == values)
 
 
 def place(mask: np.ndarray) -> str:

@@ -222,11 +222,9 @@ def conversation(row: Mapping[str, Any], source: ChatSource) -> Messages:
 
 def opened(messages: Messages, source: ChatSource) -> Messages:
     has = bool(messages) and messages[0]["role"] == "system"
-    return (
-        messages
-        if has or not source.system
-        else [{"role": "system", "content": source.system}, *messages]
-    )
+    if has or not source.system:
+        return messages
+    return [{"role": "system", "content": source.system}, *messages]
 
 
 def answer(value: Any) -> Messages:

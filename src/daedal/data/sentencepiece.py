@@ -5,8 +5,7 @@ The file is one protobuf message: pieces with scores, and how text is normalised
 `read(path)` parses the few fields that matter; `build(model)` makes an equal pipeline of the
 `tokenizers` library, whose ids are the ids of the original. Both algorithms are covered: BPE (the
 best-scored pair merges first) and unigram (the best-scored path of pieces wins), each with byte
-fallback.
-"""
+fallback."""
 
 import struct
 from collections.abc import Iterator
@@ -134,8 +133,7 @@ def merges(model: Model) -> list[tuple[str, str]]:
 
     SentencePiece takes the leftmost of equal pairs. Two ways to build one piece can overlap (`aba`
     from `ab a` or `a ba`): the way that can stand on the left of the other goes first, which is the
-    same choice.
-    """
+    same choice."""
     rank = {text: i for i, (text, _, kind) in enumerate(model.pieces) if kind == NORMAL}
     found = []
     for text, index in rank.items():

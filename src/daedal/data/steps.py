@@ -4,8 +4,7 @@ et al. 2023).
 Rows are {"prompt", "completions": [step, ...], "labels": [true, ...]}, TRL's shape, or made of
 arithmetic tasks: a worked answer, or one with a slip, and then every step from there on is wrong,
 however well it goes on from the slip. A `Comparison` holds one talk, its mask true at the last
-token of each step, and the steps' ranks, 1 right and 2 wrong.
-"""
+token of each step, and the steps' ranks, 1 right and 2 wrong."""
 
 import random
 import re
@@ -38,15 +37,11 @@ def load(
 ) -> list[Comparison]:
     """All solutions of a source; `tasks` are those made where it is one of tasks without a limit."""
     if source.kinds:
-        told = (
-            worked(random.Random(f"{seed}/{i}"), held_out) for i in range(source.limit or tasks)
-        )
-        made = [
-            stepped(
-                tokenizer, opened(messages_of(prompt), source), steps, labels, " ", length, left_out
-            )
-            for prompt, steps, labels in told
-        ]
+        made = []
+        for i in range(source.limit or tasks):
+            prompt, *solution = worked(random.Random(f"{seed}/{i}"), held_out)
+            asked = opened(messages_of(prompt), source)
+            made.append(stepped(tokenizer, asked, *solution, " ", length, left_out))
     else:
         made = [of_row(row, source, tokenizer, length, left_out) for row in rows(source)]
     found = [each for each in made if each]
@@ -70,9 +65,8 @@ def of_row(
             f"a row of {source.path} has {', '.join(row)}, and a process reward needs prompt, completions and as many labels."
         )
     labels = [truth(label, "labels", source) for label in labels]
-    return stepped(
-        tokenizer, opened(messages_of(row["prompt"]), source), steps, labels, "\n", length, left_out
-    )
+    prompt = opened(messages_of(row["prompt"]), source)
+    return stepped(tokenizer, prompt, steps, labels, "\n", length, left_out)
 
 
 def stepped(
@@ -98,20 +92,15 @@ def stepped(
     ends = np.cumsum([len(step) for step in steps]) + len(between) * np.arange(len(steps)) + start
     ids, _ = chat.encode_rendered(tokenizer, shown)
     marks = np.zeros(len(ids), bool)
-    marks[
-        [
-            sum(chat.encode_rendered(tokenizer, replace(shown, spans=((0, int(end)),)))[1]) - 1
-            for end in ends
-        ]
-    ] = True
+    for end in ends:
+        upto = replace(shown, spans=((0, int(end)),))
+        marks[sum(chat.encode_rendered(tokenizer, upto)[1]) - 1] = True
     if len(ids) > length or marks.sum() != len(steps):
-        left_out[
-            f"more than {length} tokens" if len(ids) > length else "two steps in one token"
-        ] += 1
+        long = len(ids) > length
+        left_out[f"more than {length} tokens" if long else "two steps in one token"] += 1
         return None
-    return Comparison(
-        (Talk(np.array(ids, np.int32), marks),), tuple(1 if right else 2 for right in labels)
-    )
+    talk = Talk(np.array(ids, np.int32), marks)
+    return Comparison((talk,), tuple(1 if right else 2 for right in labels))
 
 
 def parts(text: str) -> tuple[list[str], str]:
@@ -126,11 +115,8 @@ def worked(rng: random.Random, held_out: bool) -> tuple[str, list[str], list[boo
     task = instructions.task(rng, ["arithmetic"], held_out)
     steps, _ = parts(task.answer)
     first = rng.randrange(len(steps)) if rng.random() < 0.5 else len(steps)
-    return (
-        task.prompt,
-        steps[:first] + slipped(rng, steps[first:]),
-        [i < first for i in range(len(steps))],
-    )
+    labels = [i < first for i in range(len(steps))]
+    return task.prompt, steps[:first] + slipped(rng, steps[first:]), labels
 
 
 def slipped(rng: random.Random, steps: Sequence[str]) -> list[str]:

@@ -7,8 +7,7 @@ generation_config.json. `Tokenizer.train` makes a byte-level BPE. `Tokenizer.sav
 that transformers' AutoTokenizer opens with the same ids.
 
 Text is never trusted: `<|im_end|>` in a text is encoded as the characters it is made of, unless the
-caller says `special=True`.
-"""
+caller says `special=True`."""
 
 import json
 import os
@@ -49,6 +48,7 @@ SPLIT = "|".join((
     r"\s+",
 ))  # fmt: skip
 LINE_START = re.compile(r"(?<=\n)(?=\S)")
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")  # of an added token
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -57,8 +57,7 @@ class Tokenizer:
 
     Attributes: `backend` the tokenizers object, `roles` maps
     bos_token/eos_token/unk_token/pad_token to text, `eos_ids` every id that ends a text (a chat
-    model has several), `chat_template` Jinja source or None.
-    """
+    model has several), `chat_template` Jinja source or None."""
 
     def __init__(
         self,
@@ -86,9 +85,7 @@ class Tokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process."""
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("_lock", "derived")
-        }
+        return {k: value for k, value in vars(self).items() if k not in ("_lock", "derived")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock(), derived={})
@@ -109,32 +106,17 @@ class Tokenizer:
         for role, value in {**_read_json(folder / "special_tokens_map.json"), **config}.items():
             if role in ROLES and value:
                 roles[role] = value["content"] if isinstance(value, dict) else value
-        listed = sorted(
-            config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])
-        )
-        for token in (token for _, token in listed):
+        listed = config.get("added_tokens_decoder", {})
+        for token in (listed[index] for index in sorted(listed, key=int)):
             if backend.token_to_id(token["content"]) is None:
-                flags = {
-                    k: token[k]
-                    for k in ("lstrip", "rstrip", "single_word", "normalized", "special")
-                    if k in token
-                }
+                flags = {flag: token[flag] for flag in FLAGS if flag in token}
                 backend.add_tokens([AddedToken(token["content"], **flags)])
-        places = [place for place in (folder, base) if place is not None]
-        files = [
-            place / name for place in places for name in ("generation_config.json", "config.json")
-        ]
-        ends = next(
-            (ends for file in files if (ends := _read_json(file).get("eos_token_id")) is not None),
-            [],
-        )
-        tokenizer = cls(
-            backend,
-            roles=roles,
-            chat_template=_read_template(folder, config),
-            eos_ids=ends if isinstance(ends, list) else [ends],
-            config=config,
-        )
+        names = ("generation_config.json", "config.json")
+        files = [place / name for place in (folder, base) if place for name in names]
+        found = (_read_json(file).get("eos_token_id") for file in files)
+        ends = next((ends for ends in found if ends is not None), [])
+        ends, template = ends if isinstance(ends, list) else [ends], _read_template(folder, config)
+        tokenizer = cls(backend, roles=roles, chat_template=template, eos_ids=ends, config=config)
         if config.get("add_bos_token") is not None or config.get("add_eos_token") is not None:
             tokenizer._frame(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
         return tokenizer
@@ -162,22 +144,14 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
-        kept = {
-            k: v
-            for k, v in self.config.items()
-            if k not in (*ROLES, "chat_template", "auto_map", "added_tokens_decoder", "backend")
-        }
-        template = {"chat_template": self.chat_template} if self.chat_template else {}
-        config = {
-            **kept,
-            **self.roles,
-            **template,
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-        }
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        dropped = (*ROLES, "chat_template", "auto_map", "added_tokens_decoder", "backend")
+        config = {k: v for k, v in self.config.items() if k not in dropped} | self.roles
+        if self.chat_template:
+            config["chat_template"] = self.chat_template
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config["clean_up_tokenization_spaces"] = False
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def train(
@@ -196,8 +170,7 @@ class Tokenizer:
         tokens included and first.
 
         Lossless: no normalisation, every byte has an id. The same texts give the same merges. `eos`
-        and `bos` default to the first special token.
-        """
+        and `bos` default to the first special token."""
         if vocab_size < 256 + len(special_tokens):
             raise DaedalError(
                 f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens need their own ids."
@@ -208,19 +181,16 @@ class Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ])  # fmt: skip
         backend.decoder = decoders.ByteLevel()
+        special = [AddedToken(text, normalized=False, special=True) for text in special_tokens]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[
-                AddedToken(text, normalized=False, special=True) for text in special_tokens
-            ],
+            special_tokens=special,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         backend.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
         first = special_tokens[0] if special_tokens else None
-        roles = {"bos_token": bos or first, "eos_token": eos or first} | (
-            {"pad_token": pad} if pad else {}
-        )
+        roles = {"bos_token": bos or first, "eos_token": eos or first, "pad_token": pad}
         tokenizer = cls(backend, roles=roles, chat_template=chat_template)
         tokenizer._frame(add_bos, False)
         return tokenizer
@@ -228,13 +198,10 @@ class Tokenizer:
     def _frame(self, add_bos: bool, add_eos: bool) -> None:
         """Say what stands around every encoded text, in the tokenizers pipeline and in the config
         both, so that other tools agree."""
-        bos, eos = (
-            (self.roles.get("bos_token") if add_bos else None),
-            (self.roles.get("eos_token") if add_eos else None),
-        )
-        used = [
-            (text, self.backend.token_to_id(text)) for text in dict.fromkeys([bos, eos]) if text
-        ]
+        bos = self.roles.get("bos_token") if add_bos else None
+        eos = self.roles.get("eos_token") if add_eos else None
+        around = filter(None, dict.fromkeys([bos, eos]))
+        used = [(text, self.backend.token_to_id(text)) for text in around]
         single = [f"{bos}:0"] * bool(bos) + ["$A:0"] + [f"{eos}:0"] * bool(eos)
         pair = single + [f"{bos}:1"] * bool(bos) + ["$B:1"] + [f"{eos}:1"] * bool(eos)
         self.backend.post_processor = processors.TemplateProcessing(
@@ -249,8 +216,7 @@ class Tokenizer:
         template, never a user's words).
 
         `add_bos`: None frames the text as the tokenizer's own files say, True puts one bos in
-        front, False adds nothing.
-        """
+        front, False adds nothing."""
         return self.encode_batch([text], special=special, add_bos=add_bos)[0]
 
     def encode_batch(
@@ -260,12 +226,8 @@ class Tokenizer:
         with self._lock:  # the flag is a property of the shared backend
             backend = self.backend if special or self._splits_specials else self._plain
             backend.encode_special_tokens = not special
-            rows = [
-                row.ids
-                for row in backend.encode_batch_fast(
-                    list(texts), add_special_tokens=add_bos is None
-                )
-            ]
+            made = backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)
+        rows = [row.ids for row in made]
         bos = self.bos_id
         if not add_bos:
             return rows
@@ -304,9 +266,8 @@ class Tokenizer:
             return False
         self.backend.encode_special_tokens = True
         rows = self.backend.encode_batch_fast(list(self.special_tokens), add_special_tokens=False)
-        return not any(
-            index in row.ids for index, row in zip(self.special_tokens.values(), rows, strict=True)
-        )
+        pairs = zip(self.special_tokens.values(), rows, strict=True)
+        return not any(index in row.ids for index, row in pairs)
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -335,11 +296,9 @@ class Tokenizer:
             state["model"]["merges"] = [
                 pair for pair in pairs if not marks.keys() & {*pair, "".join(pair)}
             ]
-        state["model"]["vocab"] = (
-            {marks.get(text, text): i for text, i in vocabulary.items()}
-            if isinstance(vocabulary, dict)
-            else [[marks.get(text, text), score] for text, score in vocabulary]
-        )
+        by_name = isinstance(vocabulary, dict)
+        pairs = [(marks.get(t, t), n) for t, n in (vocabulary.items() if by_name else vocabulary)]
+        state["model"]["vocab"] = dict(pairs) if by_name else pairs
         return tokenizers.Tokenizer.from_str(json.dumps(state))
 
     # -- ids to text -------------------------------------------------------------------------------
@@ -356,11 +315,8 @@ class Tokenizer:
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         """Control tokens, text to id."""
-        return {
-            token.content: i
-            for i, token in self.backend.get_added_tokens_decoder().items()
-            if token.special
-        }
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -369,10 +325,8 @@ class Tokenizer:
     @cached_property
     def special_pattern(self) -> re.Pattern[str]:
         """Matches any control token, longest first; matches nothing when there are none."""
-        return re.compile(
-            "|".join(re.escape(t) for t in sorted(self.special_tokens, key=len, reverse=True))
-            or r"(?!)"
-        )
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     @cached_property
     def vocab_size(self) -> int:
@@ -439,13 +393,11 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
     its `default`."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    template = config.get("chat_template") or _read_json(folder / "chat_template.json").get(
-        "chat_template"
-    )
+    apart = _read_json(folder / "chat_template.json")
+    template = config.get("chat_template") or apart.get("chat_template")
     if isinstance(template, list):
-        return next(
-            (entry["template"] for entry in template if entry.get("name") == "default"), None
-        )
+        named = {entry.get("name"): entry.get("template") for entry in reversed(template)}
+        return named.get("default")
     return template
 
 
@@ -476,12 +428,9 @@ def _from_sentencepiece(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str
     from daedal.data import sentencepiece
 
     model = sentencepiece.read(path)
-    roles = {
-        "bos_token": model.piece(model.bos_id),
-        "eos_token": model.piece(model.eos_id),
-        "pad_token": model.piece(model.pad_id),
-    }
-    return sentencepiece.build(model), {role: text for role, text in roles.items() if text}
+    ids = {"bos_token": model.bos_id, "eos_token": model.eos_id, "pad_token": model.pad_id}
+    roles = {role: text for role, index in ids.items() if (text := model.piece(index))}
+    return sentencepiece.build(model), roles
 
 
 def _from_gpt2(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
@@ -496,9 +445,8 @@ def _from_gpt2(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     end = "<|endoftext|>"
-    return backend, {"bos_token": end, "eos_token": end} if backend.token_to_id(
-        end
-    ) is not None else {}
+    known = backend.token_to_id(end) is not None
+    return backend, {"bos_token": end, "eos_token": end} if known else {}
 
 
 def _clip(
@@ -507,23 +455,11 @@ def _clip(
     """CLIP's BPE (Radford et al. 2021): lower case, spaces dropped, the end of a word marked, every
     text framed."""
     first, end = "<|startoftext|>", "<|endoftext|>"
-    backend = tokenizers.Tokenizer(
-        models.BPE(
-            vocab,
-            merges,
-            unk_token=end,
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-            fuse_unk=False,
-        )
-    )
-    backend.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
-    )
+    options = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": False}
+    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=end, **options))
+    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    steps = [normalizers.NFC(), spaces, normalizers.Lowercase()]
+    backend.normalizer = normalizers.Sequence(steps)
     words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     backend.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),

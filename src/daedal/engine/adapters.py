@@ -5,8 +5,7 @@ The base runs once for all rows of a step; then each adapter present adds its up
 rows. The adapters' network is a second tree of modules over the same weights, so the base alone
 runs as if there were no adapters, captured steps included.
 
-Legend: N flat tokens of a step, I and O features of a layer.
-"""
+Legend: N flat tokens of a step, I and O features of a layer."""
 
 import copy
 import itertools
@@ -43,11 +42,10 @@ class Adapters:
     def number(self, name: str | None) -> int:
         """An adapter's number; an unknown name is an error that says what there is."""
         if name is not None and name not in self.numbers:
-            there = (
-                f"there are {', '.join(self.numbers)}"
-                if self.numbers
-                else "none is loaded: engine.add_adapter(name, folder)"
-            )
+            if self.numbers:
+                there = f"there are {', '.join(self.numbers)}"
+            else:
+                there = "none is loaded: engine.add_adapter(name, folder)"
             raise DaedalError(
                 f"{name!r} is not an adapter of this engine{nearest(name, list(self.numbers))}; {there}."
             )

@@ -14,8 +14,7 @@ caching, preemption and speculation is on. `submit` and `cancel` may be called f
 `step` from one at a time. A request whose settings or work fail ends alone, with what was raised;
 its neighbours go on.
 
-Legend: N flat tokens of a step, V vocabulary, k guesses.
-"""
+Legend: N flat tokens of a step, V vocabulary, k guesses."""
 
 import itertools
 import math
@@ -54,8 +53,7 @@ class Engine:
     to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
     `adapters` are peft folders by the names that requests ask for them with
     (`SamplingParams.adapter`). At most `limit` requests wait. With `exact_prefixes` a beginning is
-    shared only where that changes no output by a bit (see SlotCache).
-    """
+    shared only where that changes no output by a bit (see SlotCache)."""
 
     def __init__(
         self,
@@ -81,32 +79,26 @@ class Engine:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
         context = network.config.max_position_embeddings
-        self.max_len = min(
-            max_len or (context if cache == "slots" and memory_budget is None else 4096), context
-        )
+        growing = cache == "slots" and memory_budget is None
+        self.max_len = min(max_len or (context if growing else 4096), context)
         if token_budget < max_batch:
             raise DaedalError(
                 f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve."
             )
-        dtype, chunk = (
-            cache_dtype or activation_dtype(network),
-            token_budget if exact_prefixes else None,
-        )
+        dtype = cache_dtype or activation_dtype(network)
+        chunk = token_budget if exact_prefixes else None
         self.cache = self._fitting_cache(
             cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk
         )
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
-        self.ends = frozenset(
-            tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id)
-        )
+        ends = tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id)
+        self.ends = frozenset(ends)
         self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
         self.guesses, self.prompt_lookup = guesses, prompt_lookup
-        self.replays = (
-            Replays(network, self.cache, max_batch)
-            if replay and isinstance(self.cache, SlotCache)
-            else None
-        )
+        self.replays = None
+        if replay and isinstance(self.cache, SlotCache):
+            self.replays = Replays(network, self.cache, max_batch)
         self.adapters = Adapters(network)
         for name, folder in (adapters or {}).items():
             self.add_adapter(name, folder)
@@ -139,6 +131,7 @@ class Engine:
         chunk: int | None,
     ) -> Cache:
         config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
+        place = (dtype, self.device, prefix_caching)
         if kind == "slots":
             if memory_budget is not None:
                 fitting = memory_budget // (per_token * self.max_len)
@@ -148,18 +141,12 @@ class Engine:
                         "lower max_len or use cache='paged'."
                     )
                 max_batch = min(max_batch, fitting)
-            return SlotCache(
-                config, max_batch, self.max_len, dtype, self.device, prefix_caching, chunk
-            )
+            return SlotCache(config, max_batch, self.max_len, *place, chunk)
         if kind != "paged":
             raise DaedalError(f"cache={kind!r} must be 'slots' or 'paged'.")
-        budget = (
-            memory_budget if memory_budget is not None else per_token * self.max_len * max_batch
-        )
-        blocks = budget // (per_token * block_size)
-        return PagedCache(
-            config, max_batch, self.max_len, blocks, block_size, dtype, self.device, prefix_caching
-        )
+        whole = per_token * self.max_len * max_batch
+        blocks = (whole if memory_budget is None else memory_budget) // (per_token * block_size)
+        return PagedCache(config, max_batch, self.max_len, blocks, block_size, *place)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -191,24 +178,17 @@ class Engine:
             )
         if (params.stop or params.grammar) and self.tokenizer is None:
             raise DaedalError("Stop strings and grammars need the engine to have a tokenizer.")
-        limit, adapter = (
-            min(params.max_tokens, self.max_len - len(prompt)),
-            self.adapters.number(params.adapter),
-        )
+        limit = min(params.max_tokens, self.max_len - len(prompt))
+        adapter = self.adapters.number(params.adapter)
         samples = [
             new_request(next(self._ids), prompt, params.sample_of(i), limit, self.tokenizer)
             for i in range(params.n)
         ]
         for request in samples:
-            request.samples, request.adapter, request.client, request.priority = (
-                samples,
-                adapter,
-                client,
-                priority,
-            )
-            request.waits_for = (
-                samples[0] if request is not samples[0] and self.cache.prefix_caching else None
-            )
+            request.samples, request.adapter = samples, adapter
+            request.client, request.priority = client, priority
+            if request is not samples[0] and self.cache.prefix_caching:
+                request.waits_for = samples[0]
         self._new.extend(samples)
         return samples[0]
 
@@ -227,16 +207,13 @@ class Engine:
         """Run prompts to their ends and yield (index of the prompt, token) as they come. A reader
         that stops early cancels them."""
         each = params if isinstance(params, Sequence) else [params] * len(prompts)
-        requests = {
-            self.submit(prompt, p): i
-            for i, (prompt, p) in enumerate(zip(prompts, each, strict=True))
-        }
+        pairs = enumerate(zip(prompts, each, strict=True))
+        requests = {self.submit(prompt, p): i for i, (prompt, p) in pairs}
         owner = {sample: i for request, i in requests.items() for sample in request.samples}
         try:
             while not all(request.finished for request in owner):
-                yield from (
-                    (owner[request], token) for request, token in self.step() if request in owner
-                )
+                out = self.step()
+                yield from ((owner[sample], token) for sample, token in out if sample in owner)
         finally:
             for request in owner:
                 self.cancel(request)
@@ -258,10 +235,8 @@ class Engine:
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter, between steps. One that requests still run with is an error."""
         number = self.adapters.number(name)
-        if busy := sum(
-            request.adapter == number
-            for request in (*self._new, *self.scheduler.waiting, *self.scheduler.running)
-        ):
+        requests = (*self._new, *self.scheduler.waiting, *self.scheduler.running)
+        if busy := sum(request.adapter == number for request in requests):
             raise DaedalError(
                 f"the adapter {name!r} still serves {busy} of the requests; let them finish, or cancel them and take a step."
             )
@@ -282,25 +257,24 @@ class Engine:
             out, spent = self._carry_out(work)
         finally:  # also after Ctrl-C: keys without a token drawn after them are forgotten
             for request in self.scheduler.running:
-                self.cache.lengths[request.slot] = min(
-                    self.cache.lengths[request.slot], len(request.tokens) - 1
-                )
+                self._forget(request)
         self.steps += 1
         self.tokens_run += sum(w.count for w in work)
         self.overhead_s += time.perf_counter() - began - drafted - spent
         return out
 
+    def _forget(self, request: Request) -> None:
+        """Forget the keys of tokens that were not drawn."""
+        lengths = self.cache.lengths
+        lengths[request.slot] = min(lengths[request.slot], len(request.tokens) - 1)
+
     def _collect(self) -> None:
         """Take in what other threads submitted and cancelled."""
         while self._new:
             self.scheduler.waiting.append(self._new.popleft())
-        for request in [
-            r
-            for r in (*self.scheduler.waiting, *self.scheduler.running)
-            if r.cancelled or r.finished
-        ]:
-            # finished: Ctrl-C came before it was released
-            self._finish(request, request.finished or "cancelled")
+        for request in (*self.scheduler.waiting, *self.scheduler.running):
+            if request.cancelled or request.finished:  # Ctrl-C came before it was released
+                self._finish(request, request.finished or "cancelled")
 
     def _finish(self, request: Request, reason: str, error: Exception | None = None) -> None:
         request.error, request.finished = error or request.error, reason
@@ -328,9 +302,8 @@ class Engine:
 
     def _guess(self) -> float:
         """Guesses for the requests that decode; returns the seconds that the draft network took."""
-        decoding = [
-            r for r in self.scheduler.running if len(r.tokens) - self.cache.lengths[r.slot] == 1
-        ]
+        running, lengths = self.scheduler.running, self.cache.lengths
+        decoding = [r for r in running if len(r.tokens) - lengths[r.slot] == 1]
         if self.prompt_lookup and decoding:
             look_up(decoding, self.prompt_lookup)
         if self.draft is None or not decoding:
@@ -432,9 +405,7 @@ class Engine:
     def _settle(self, work: Work) -> None:
         """Forget the keys of guesses that failed, name what is final, and let finished requests go."""
         request = work.request
-        self.cache.lengths[request.slot] = min(
-            self.cache.lengths[request.slot], len(request.tokens) - 1
-        )
+        self._forget(request)
         self.cache.note(request.slot)
         request.guesses = []
         if request.finished:

@@ -5,14 +5,14 @@ A full block is named by a hash of its tokens and the block before it; another s
 same beginning shares it, counted. A freed block keeps its name until it is needed for something
 else, so a prompt seen a while ago still costs nothing.
 
-Legend: N flat tokens of a ragged call, Hkv key heads, K head dim.
-"""
+Legend: N flat tokens of a ragged call, Hkv key heads, K head dim."""
 
 import hashlib
 import itertools
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from torch import Tensor
 from daedal.engine.slots import attend_last, seen_from
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
-from daedal.nn.attention import attend
+from daedal.nn.attention import Scores, attend
+from daedal.nn.cache import Step
 
 Name = bytes
 
@@ -105,11 +106,9 @@ class PagedCache:
         self.values = [
             torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
         ]
-        self.block_size, self.max_len, self.prefix_caching = (
-            block_size,
-            min(max_len, blocks * block_size),
-            prefix_caching,
-        )
+        self.block_size = block_size
+        self.max_len = min(max_len, blocks * block_size)
+        self.prefix_caching = prefix_caching
         self.pool, self.blocks = BlockPool(blocks), blocks
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         # names of the leading full blocks
@@ -201,8 +200,8 @@ class PagedCache:
         assert all(self.pool.names[block] is not None for block in self.pool.known.values())
 
 
-class PagedStep:
-    """One call of the network over paged sequences; the same protocol as a step of KVCache."""
+class PagedStep(Step):
+    """One call of the network over paged sequences."""
 
     def __init__(self, cache: PagedCache, segments: list[tuple[int, int]]) -> None:
         self.cache, self.segments = cache, segments
@@ -248,22 +247,14 @@ class PagedStep:
         return found[:, :, low - first * size : end - first * size]
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[:, self.block, self.offset] = k.transpose(0, 1).to(keys.dtype)
         values[:, self.block, self.offset] = v.transpose(0, 1).to(values.dtype)
-        out = torch.empty_like(q)
+        out, window = torch.empty_like(q), scores.get("window")
         if self.slots:
             low = 0 if window is None else max(0, min(self.ends) - window)
             if window not in self.seen:
@@ -271,7 +262,8 @@ class PagedStep:
             held = (
                 self._gather(t, self.slots, low, max(self.ends)).to(q.dtype) for t in (keys, values)
             )
-            out[self.single] = attend_last(q[self.single], *held, self.seen[window], scale, softcap)
+            form = (scores["scale"], scores.get("softcap"))
+            out[self.single] = attend_last(q[self.single], *held, self.seen[window], *form)
         for slot, at, count in self.chunks:
             old, rows = self.cache.lengths[slot], slice(at, at + count)
             low = 0 if window is None else max(0, old + 1 - window)
@@ -279,17 +271,5 @@ class PagedStep:
                 self._gather(t, [slot], low, old + count).transpose(1, 2).to(q.dtype)
                 for t in (keys, values)
             )
-            out[rows] = attend(
-                q[None, rows],
-                k_in,
-                v_in,
-                scale=scale,
-                window=window,
-                softcap=softcap,
-                offset=old - low,
-            )[0]
+            out[rows] = attend(q[None, rows], k_in, v_in, offset=old - low, **scores)[0]
         return out.view(shape)
-
-    def commit(self) -> None:
-        for slot, count in self.segments:
-            self.cache.lengths[slot] += count

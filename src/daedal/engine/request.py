@@ -31,8 +31,7 @@ class Request:
 
     `finished` is None while it runs, then 'stop' (an end token, a stop string or the grammar's
     end), 'length', 'cancelled' or 'error' (then `error` is what was raised). It is set once and
-    never changes.
-    """
+    never changes."""
 
     id: int
     prompt: list[int]

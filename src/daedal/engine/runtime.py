@@ -5,8 +5,7 @@ whose step is one token for a whole batch, or a `GeneratorLane`, whose step is o
 picture. `wait` runs the steps. The thread that waits does the work: it takes the lead, runs
 whichever lane is due until its own generation has news, and passes the lead to the next thread that
 waits. So only one step runs at a time, a program of one thread pays for no other, and Ctrl-C
-reaches the step that it interrupts.
-"""
+reaches the step that it interrupts."""
 
 import threading
 import time
@@ -113,8 +112,7 @@ class Generation:
     """One generation of a GeneratorLane: a generator of steps that is asked for one at a time.
 
     `finished` is None while it runs, then 'stop', 'cancelled' or 'error' (then `error` is what was
-    raised); it is set once. `states` collects what the steps yield, `value` is what they return.
-    """
+    raised); it is set once. `states` collects what the steps yield, `value` is what they return."""
 
     def __init__(
         self,
@@ -145,8 +143,7 @@ class GeneratorLane:
     """A model whose work comes as generators of steps. Up to `active` of them take turns.
 
     Generations of equal `weights` (the adapters that they need on the shared networks) may run side
-    by side; others wait until those have ended. At most `limit` may wait.
-    """
+    by side; others wait until those have ended. At most `limit` may wait."""
 
     def __init__(self, active: int = 4, limit: int = 1024) -> None:
         self.active, self.limit = active, limit

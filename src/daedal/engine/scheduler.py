@@ -4,8 +4,7 @@ Everything is catching up: a request has `len(tokens)` tokens and the cache has 
 whether that is a prompt in chunks, one new token, guesses to verify, or a request that was
 preempted and starts over. One budget of tokens a step; those that decode come first, then prompts
 under way, then waiting requests in order. When blocks run out the youngest request is put back to
-the head of the queue.
-"""
+the head of the queue."""
 
 from collections import deque
 from dataclasses import dataclass

@@ -2,8 +2,7 @@
 1996).
 
 Each client has a virtual time that grows with what it is served; the one that is behind goes first.
-A client that comes back after a pause starts at the present, so an idle hour earns no credit.
-"""
+A client that comes back after a pause starts at the present, so an idle hour earns no credit."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar

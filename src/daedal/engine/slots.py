@@ -5,8 +5,9 @@ A slot that is free again remembers its tokens. A new sequence that begins alike
 over, or copies the common part from another: a chat goes on where it stopped, and n samples run
 their prompt once. Rows begin short and grow, all together, with the longest sequence.
 
-Legend: N flat tokens of a ragged call, H heads, K head dim, S keys.
-"""
+Legend: N flat tokens of a ragged call, H heads, K head dim, S keys."""
+
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn import kernels
-from daedal.nn.attention import attend
+from daedal.nn.attention import Scores, attend
 from daedal.nn.cache import KVCache, Step
 
 
@@ -40,8 +41,7 @@ class SlotCache(KVCache):
 
     With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning
     is shared: such keys come out of the same operations on the same numbers whoever asks, so that
-    sharing changes no output by a bit.
-    """
+    sharing changes no output by a bit."""
 
     def __init__(
         self,
@@ -73,12 +73,9 @@ class SlotCache(KVCache):
         if slot != source and reused:
             for cached in (*self.keys, *self.values):
                 cached[slot, :, :reused] = cached[source, :, :reused]
-        self.lengths[slot], self.held[slot], self.owner[slot], self.whole[slot] = (
-            reused,
-            tokens,
-            owner,
-            reused,
-        )
+        self.lengths[slot] = self.whole[slot] = reused
+        self.held[slot] = tokens
+        self.owner[slot] = owner
         return slot, reused
 
     def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
@@ -86,11 +83,10 @@ class SlotCache(KVCache):
         free among them."""
         best, longest = self.free[-1], 0
         for slot in [*self.free[::-1], *(s for s in range(self.spare) if s not in self.free)]:
-            have = (
-                self.lengths[slot]
-                if self.chunk is None
-                else min(self.whole[slot], self.lengths[slot])
-            )
+            if self.chunk is None:
+                have = self.lengths[slot]
+            else:
+                have = min(self.whole[slot], self.lengths[slot])
             have = have if self.owner[slot] == owner else 0
             if have <= longest:
                 continue
@@ -117,16 +113,8 @@ class SlotCache(KVCache):
                 try:
                     tensors[layer] = new = old.new_zeros(slots, heads, wanted, width)
                 except (RuntimeError, MemoryError):
-                    size = (
-                        2
-                        * len(self.keys)
-                        * slots
-                        * heads
-                        * wanted
-                        * width
-                        * old.element_size()
-                        / 1e9
-                    )
+                    row_bytes = 2 * len(self.keys) * heads * width * old.element_size()
+                    size = slots * wanted * row_bytes / 1e9
                     raise DaedalError(
                         f"{slots} rows of {wanted} tokens need {size:.1f} GB, which is not there; shorten the prompt."
                     ) from None
@@ -194,24 +182,14 @@ class RaggedStep(Step):
         self.native = device.type == "cpu" and kernel_takes and kernels.available()
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
         shape, (q, k, v) = q.shape, (t.flatten(0, 1) for t in (q, k, v))  # (N, H, K)
         out = torch.empty_like(q)
         if self.slots:
-            rows = (
-                (q, k, v) if not self.chunks else (q[self.single], k[self.single], v[self.single])
-            )
-            found = self._singles(layer, *rows, scale, window, softcap)
+            news = (q, k, v) if not self.chunks else (t[self.single] for t in (q, k, v))
+            found = self._singles(layer, *news, **scores)
             if not self.chunks:
                 return found.view(shape)
             out[self.single] = found
@@ -220,42 +198,20 @@ class RaggedStep(Step):
             old, new = self.cache.lengths[slot], self.cache.lengths[slot] + count
             keys[slot, :, old:new] = k[at : at + count].transpose(0, 1)
             values[slot, :, old:new] = v[at : at + count].transpose(0, 1)
+            window = scores.get("window")
             low = 0 if window is None else max(0, old + 1 - window)
             seen = (t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values))
-            out[at : at + count] = attend(
-                q[None, at : at + count],
-                *seen,
-                scale=scale,
-                window=window,
-                softcap=softcap,
-                offset=old - low,
-            )[0]
+            rows = slice(at, at + count)
+            out[rows] = attend(q[None, rows], *seen, offset=old - low, **scores)[0]
         return out.view(shape)
 
     def _singles(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:  # q (B, H, K), one new token of each of B sequences
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         if self.native and q.dtype == torch.float32:
-            return kernels.attend(
-                q,
-                k,
-                v,
-                keys,
-                values,
-                self.slot_ids,
-                self.at,
-                scale=scale,
-                window=window,
-                softcap=softcap,
-            )
+            return kernels.attend(q, k, v, keys, values, self.slot_ids, self.at, **scores)
+        window = scores.get("window")
         keys[self.slot_ids, :, self.at] = k.to(keys.dtype)
         values[self.slot_ids, :, self.at] = v.to(values.dtype)
         ends = [self.cache.lengths[slot] + 1 for slot in self.slots]
@@ -265,7 +221,7 @@ class RaggedStep(Step):
         rows = (t[at, :, low : max(ends)].to(q.dtype) for t in (keys, values))  # (B, Hkv, S, K)
         if window not in self.seen:
             self.seen[window] = seen_from(ends, low, window, q.device)
-        return attend_last(q, *rows, self.seen[window], scale, softcap)
+        return attend_last(q, *rows, self.seen[window], scores["scale"], scores.get("softcap"))
 
 
 def seen_from(ends: list[int], low: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -5,8 +5,7 @@ The engine draws the target's own token at each guessed place and keeps guesses 
 (Leviathan et al. 2023 call this the special case of a shared draw). So speculation never changes an
 output, greedy or sampled. A draft network draws with the same noise as the target (see
 daedal.processes.sampling), which makes agreement likely; a guess copied from the prompt agrees as
-often as any rule allows.
-"""
+often as any rule allows."""
 
 from typing import TYPE_CHECKING
 

@@ -5,8 +5,7 @@
 
 What is leased stays. What is idle is kept for the next who asks and unloaded, the least recently
 used first, when the budget is short. A model that somebody holds for as long as they like
-(`daedal.load`) is adopted: it counts, and is not unloaded.
-"""
+(`daedal.load`) is adopted: it counts, and is not unloaded."""
 
 import contextlib
 import gc
@@ -171,9 +170,8 @@ def modules_in(thing: Any, depth: int = 3) -> Iterator[nn.Module]:
 def stamp(path: str | Path) -> tuple[str, int]:
     """A key's part that changes when a file, or one of a folder's weights, does."""
     path = Path(path).resolve()
-    files = (
-        [path]
-        if path.is_file()
-        else [*path.glob("*.safetensors"), *path.glob("*/*.safetensors"), *path.glob("*.json")]
-    )
+    if path.is_file():
+        files = [path]
+    else:
+        files = [*path.glob("*.safetensors"), *path.glob("*/*.safetensors"), *path.glob("*.json")]
     return str(path), max((file.stat().st_mtime_ns for file in files), default=0)

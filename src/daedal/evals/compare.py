@@ -2,8 +2,7 @@
 language model as the judge.
 
 A language model is asked twice, with the answers in either order, and only a judgement that
-survives the swap counts (judges prefer a place: Zheng et al. 2023, section 3.4).
-"""
+survives the swap counts (judges prefer a place: Zheng et al. 2023, section 3.4)."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -83,10 +83,8 @@ def adapter(pipeline: TextPipeline) -> Any:
         def write(self, context: str, options: dict[str, Any]) -> str:
             until = options.get("until") or []
             stop = [until] if isinstance(until, str) else list(until)
-            longest, room = (
-                options.get("max_gen_toks", 256),
-                pipeline.network.config.max_position_embeddings,
-            )
+            longest = options.get("max_gen_toks", 256)
+            room = pipeline.network.config.max_position_embeddings
             ids = pipeline.encode(context)[-(room - min(longest, room // 2)) :]
             heat = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
             return pipeline(ids, max_tokens=longest, temperature=heat, stop=stop, seed=0).text

@@ -1,8 +1,7 @@
 """What image models are made of, each measured by itself: an autoencoder by what it loses of real
 pictures, a CLIP by whether it tells them apart.
 
-Legend: N pictures.
-"""
+Legend: N pictures."""
 
 import numpy as np
 import torch

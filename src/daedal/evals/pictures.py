@@ -1,8 +1,7 @@
 """How good pictures are: shares with confidence intervals, distances between sets of pictures on
 any features, copies of the training set.
 
-Legend: N, M pictures, F features.
-"""
+Legend: N, M pictures, F features."""
 
 import math
 import random
@@ -77,10 +76,8 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 3) -> tuple[Measured, 
 def copies(fake: Tensor, train: Tensor, ratio: float = 1 / 3) -> Measured:
     """Share of pictures that are copies: much nearer to one training picture than to the next
     (distances below `ratio`; Carlini et al. 2023, Yoon et al. 2023)."""
-    # (N, 2)
-    nearest = (
-        torch.cdist(fake.flatten(1).float(), train.flatten(1).float()).topk(2, largest=False).values
-    )
+    apart = torch.cdist(fake.flatten(1).float(), train.flatten(1).float())
+    nearest = apart.topk(2, largest=False).values  # (N, 2)
     return share(int((nearest[:, 0] < ratio * nearest[:, 1]).sum()), len(fake))
 
 
@@ -92,9 +89,8 @@ def retrieval(pictures: Tensor, texts: Tensor) -> Measured:
 def coarse(pictures: np.ndarray, side: int = 16) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, side * side * 3): the picture's own layout and colours as features,
     for want of a trained eye."""
-    return F.adaptive_avg_pool2d(
-        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, side
-    ).flatten(1)
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return F.adaptive_avg_pool2d(images, side).flatten(1)
 
 
 # ---- scenes --------------------------------------------------------------------------------------
@@ -109,21 +105,13 @@ def scene_probe(
     rng = random.Random(f"probe/{seed}/{unseen}")
     wanted = [scenes.scene(rng, unseen) for _ in range(n)]
     pictures = paint([scene.caption for scene in wanted], seed)
-    right = [
-        scenes.correct(scene, picture) for scene, picture in zip(wanted, pictures, strict=True)
-    ]
-    of_kind = {
-        kind: [
-            r["all"]
-            for r, scene in zip(right, wanted, strict=True)
-            if scenes.kind_of(scene) == kind
-        ]
-        for kind in scenes.KINDS
-    }
+    right = [scenes.correct(*pair) for pair in zip(wanted, pictures, strict=True)]
     shares = {key: share(sum(r[key] for r in right), n) for key in right[0]}
-    return shares | {
-        kind: share(sum(some), len(some)) for kind, some in of_kind.items() if some
-    }, pictures
+    pairs = [(scenes.kind_of(s), r["all"]) for s, r in zip(wanted, right, strict=True)]
+    for kind in scenes.KINDS:
+        if some := [hit for known, hit in pairs if known == kind]:
+            shares[kind] = share(sum(some), len(some))
+    return shares, pictures
 
 
 @dataclass(frozen=True)
@@ -138,11 +126,9 @@ class Reference:
 
     def features(self, pictures: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, F): of a CLIP tower, or the picture's own layout."""
-        return (
-            coarse(pictures)
-            if self.scorer is None
-            else self.scorer.pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
-        )
+        if self.scorer is None:
+            return coarse(pictures)
+        return self.scorer.pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
 def fresh_scenes(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -179,17 +165,15 @@ def real_pictures(
             for source, _ in sources(data.train, side)
             if isinstance(source, Parquet | Folder)
         ]
-        seen = (
-            np.stack([source.picture(i) for source in files for i in range(len(source))])
-            if files
-            else None
-        )
+        if files:
+            seen = np.stack([source.picture(i) for source in files for i in range(len(source))])
+        else:
+            seen = None
         return Reference(np.asarray(pictures.permute(0, 2, 3, 1)), captions, scorer, seen)
-    source = (
-        Folder(path, side)
-        if Path(path).is_dir()
-        else Parquet(path, side, {"split": split} if split else None)
-    )
+    if Path(path).is_dir():
+        source = Folder(path, side)
+    else:
+        source = Parquet(path, side, {"split": split} if split else None)
     order = random.Random("real").sample(range(len(source)), min(most, len(source)))
     return Reference(
         np.stack([source.picture(i) for i in order]), [source.caption(i) for i in order], scorer
@@ -218,18 +202,15 @@ def likeness(
 
     def measured(pictures: np.ndarray, captions: list[str], name: str) -> dict[str, Measured]:
         first = sorted({caption: i for i, caption in reversed(list(enumerate(captions)))}.values())
-        seen, said = (
-            reference.features(pictures).unflatten(0, (-1, len(captions))),
-            reference.scorer.texts(captions),
-        )  # type: ignore[union-attr]
+        seen = reference.features(pictures).unflatten(0, (-1, len(captions)))
+        said = reference.scorer.texts(captions)  # type: ignore[union-attr]
         score = bootstrap(lambda x: float(x.mean()), 100 * (seen * said).sum(2).mean(0))
         # (E, N)
         hits = torch.stack([first_hits(some[first], said[first]) for some in seen]).float()
-        r1 = (
-            share(int(hits.sum()), len(first))
-            if len(hits) == 1
-            else bootstrap(lambda x: float(x.mean()), hits.mean(0))
-        )
+        if len(hits) == 1:
+            r1 = share(int(hits.sum()), len(first))
+        else:
+            r1 = bootstrap(lambda x: float(x.mean()), hits.mean(0))
         return {f"clip_score{name}": score, f"r1{name}": r1}
 
     n = len(captions)
@@ -245,13 +226,10 @@ def painter(
 
     def paint(captions: list[str], seed: int) -> np.ndarray:
         parts = [captions[i : i + batch] for i in range(0, len(captions), batch)]
-        return np.stack(
-            [
-                p.pixels
-                for i, part in enumerate(parts)
-                for p in pipeline.paint_each(part, seed=seed + i * batch, **settings)
-            ]
-        )
+        made = []
+        for i, part in enumerate(parts):
+            made += pipeline.paint_each(part, seed=seed + i * batch, **settings)
+        return np.stack([picture.pixels for picture in made])
 
     return paint
 

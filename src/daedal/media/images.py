@@ -5,8 +5,7 @@ made them in their metadata, and what stands around that: contact sheets, masks,
     save_image(pixels, "out.png", recipe={"seed": 1})
     recipe_of("out.png")                                      # {"seed": 1}
 
-Legend: H height, W width, C channels (3 RGB, 4 RGB and alpha).
-"""
+Legend: H height, W width, C channels (3 RGB, 4 RGB and alpha)."""
 
 import io
 import json
@@ -94,11 +93,10 @@ def recipe_of(file: str | Path | bytes) -> dict[str, Any] | None:
             text = image.text.get(KEY)
         else:
             comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-            text = (
-                comment.removeprefix(CHARSET).decode("ascii", "replace")
-                if isinstance(comment, bytes)
-                else None
-            )
+            if isinstance(comment, bytes):
+                text = comment.removeprefix(CHARSET).decode("ascii", "replace")
+            else:
+                text = None
     if not text or not text.startswith("{"):  # a comment of someone else's
         return None
     try:

@@ -2,8 +2,7 @@
 panel a call; `images.grid` puts panels together.
 
 An interval is (value, low, high). Lengths are in points; a panel is drawn at four pixels a point
-and halved, which smooths its lines.
-"""
+and halved, which smooths its lines."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,7 @@ half blocks in 24-bit colour for the rest.
     where stdout is no terminal
 
 The terminal is told from its environment alone, nothing is asked of it.
-DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides. Legend: H height, W width.
-"""
+DAEDAL_TERMINAL_IMAGES=kitty, iterm2, sixel, blocks or none overrides. Legend: H height, W width."""
 
 import base64
 import os
@@ -48,11 +47,9 @@ def fitting(width: int, terminal: int) -> int:
 
 def detect(environ: Mapping[str, str], tty: bool) -> str | None:
     """One of "kitty", "iterm2", "sixel" and "blocks", or None where nothing should be drawn."""
-    chosen, term, program = (
-        environ.get(OVERRIDE),
-        environ.get("TERM", ""),
-        environ.get("TERM_PROGRAM", ""),
-    )
+    chosen = environ.get(OVERRIDE)
+    term = environ.get("TERM", "")
+    program = environ.get("TERM_PROGRAM", "")
     if chosen is not None and chosen not in (*PROTOCOLS, "none"):
         raise DaedalError(
             f"{OVERRIDE}={chosen!r} is not one of {', '.join(PROTOCOLS)}, none{nearest(chosen, list(PROTOCOLS))}."
@@ -79,13 +76,8 @@ def kitty(pixels: Pixels, columns: int) -> str:
     pieces = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     keys = [f"a=T,f=100,q=2,c={columns}," if index == 0 else "" for index in range(len(pieces))]
     more = [1] * (len(pieces) - 1) + [0]
-    return (
-        "".join(
-            f"\x1b_G{key}m={m};{piece}\x1b\\"
-            for key, m, piece in zip(keys, more, pieces, strict=True)
-        )
-        + "\n"
-    )
+    each = zip(keys, more, pieces, strict=True)
+    return "".join(f"\x1b_G{key}m={m};{piece}\x1b\\" for key, m, piece in each) + "\n"
 
 
 def iterm2(pixels: Pixels, columns: int) -> str:
@@ -99,9 +91,8 @@ def sixel(pixels: Pixels, columns: int) -> str:
     """Bands of six rows, each colour of a band drawn over it in one run-length coded line.
     Transparency becomes white; 256 colours."""
     width = columns * CELL
-    image = Image.fromarray(
-        resized(over(pixels), width, max(1, round(pixels.shape[0] * width / pixels.shape[1])))
-    )
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    image = Image.fromarray(resized(over(pixels), width, height))
     chosen = image.quantize(COLOURS, dither=Image.Dither.NONE)
     palette = np.asarray(chosen.getpalette()).reshape(-1, 3)
     # percent

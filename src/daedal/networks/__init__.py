@@ -2,8 +2,7 @@
 
 config = config_from_dict(raw)       # of a parsed config.json
 network = build(config)              # its weights not filled: init_weights draws them,
-checkpoints.load reads them
-"""
+checkpoints.load reads them"""
 
 import importlib
 from typing import Any

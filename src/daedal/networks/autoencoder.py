@@ -3,8 +3,7 @@ images to latents 8 times smaller a side and back, for Stable Diffusion 1, 2, XL
 The encoder and decoder also serve the vector-quantised models (networks.vq).
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels (of the latent: 4 or 16),
-H and W pixels, h and w latent cells.
-"""
+H and W pixels, h and w latent cells."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -183,14 +182,8 @@ class AutoencoderKL(nn.Module):
     config_class = AutoencoderKLConfig
     class_name = AutoencoderKLConfig.class_name
     # files of 2022
-    names = Names(
-        former=(
-            (".query.", ".to_q."),
-            (".key.", ".to_k."),
-            (".value.", ".to_v."),
-            (".proj_attn.", ".to_out.0."),
-        )
-    )
+    former = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+    names = Names(former=tuple((f".{old}.", f".{new}.") for old, new in former))
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
@@ -225,9 +218,9 @@ class AutoencoderKL(nn.Module):
         """images (B, 3, H, W) -> latents (B, C, h, w) scaled for the denoiser: a sample of the
         posterior drawn with `generator`, or its mean without one."""
         mean, logvar = self.moments(images)
-        return self.scaled(
-            mean if generator is None else mean + (0.5 * logvar).exp() * noise_like(mean, generator)
-        )
+        if generator is not None:
+            mean = mean + (0.5 * logvar).exp() * noise_like(mean, generator)
+        return self.scaled(mean)
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents (B, C, h, w) as the denoiser leaves them -> images (B, 3, H, W)."""
@@ -252,15 +245,10 @@ class AutoencoderKL(nn.Module):
         """Floating-point operations (a multiply-add is two) to encode and to decode one image of
         that many pixels."""
         c, shape = self.config, (height // self.factor, width // self.factor)
-        encode = count_flops(
-            self, lambda vae: vae.moments(torch.empty(1, c.in_channels, height, width))
-        )
-        return {
-            "encode": encode,
-            "decode": count_flops(
-                self, lambda vae: vae.decode(torch.empty(1, c.latent_channels, *shape))
-            ),
-        }
+        images, latents = (1, c.in_channels, height, width), (1, c.latent_channels, *shape)
+        encode = count_flops(self, lambda vae: vae.moments(torch.empty(images)))
+        decode = count_flops(self, lambda vae: vae.decode(torch.empty(latents)))
+        return {"encode": encode, "decode": decode}
 
     def _decode(self, z: Tensor) -> Tensor:
         h = self._safe(z)

@@ -3,8 +3,7 @@ class and a slice of z, a residual discriminator with a class projection (Miyato
 spectral norms throughout (Miyato et al. 2018), self-attention at one size (Zhang et al. 2019).
 Parameter names are those of the authors' PyTorch release.
 
-Legend: B batch, C channels, Z width of z, E width of the class embedding.
-"""
+Legend: B batch, C channels, Z width of z, E width of the class embedding."""
 
 import itertools
 from dataclasses import dataclass
@@ -137,10 +136,8 @@ class ConditionalNorm(nn.Module):
         self.eps = eps
         self.stored_mean: Tensor
         self.stored_var: Tensor
-        self.gain, self.bias = (
-            SpectralLinear(condition, channels, bias=False),
-            SpectralLinear(condition, channels, bias=False),
-        )
+        self.gain = SpectralLinear(condition, channels, bias=False)
+        self.bias = SpectralLinear(condition, channels, bias=False)
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
 
@@ -160,10 +157,8 @@ class PlainNorm(nn.Module):
         self.eps = eps
         self.stored_mean: Tensor
         self.stored_var: Tensor
-        self.gain, self.bias = (
-            nn.Parameter(torch.ones(channels)),
-            nn.Parameter(torch.zeros(channels)),
-        )
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
 
@@ -178,14 +173,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.theta, self.phi = (
-            SpectralConv(channels, channels // 8, 1, bias=False),
-            SpectralConv(channels, channels // 8, 1, bias=False),
-        )
-        self.g, self.o = (
-            SpectralConv(channels, channels // 2, 1, bias=False),
-            SpectralConv(channels // 2, channels, 1, bias=False),
-        )
+        self.theta = SpectralConv(channels, channels // 8, 1, bias=False)
+        self.phi = SpectralConv(channels, channels // 8, 1, bias=False)
+        self.g = SpectralConv(channels, channels // 2, 1, bias=False)
+        self.o = SpectralConv(channels // 2, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -201,15 +192,11 @@ class SelfAttention(nn.Module):
 class GeneratorBlock(nn.Module):
     def __init__(self, inp: int, out: int, condition: int, eps: float) -> None:
         super().__init__()
-        self.bn1, self.bn2 = (
-            ConditionalNorm(inp, condition, eps),
-            ConditionalNorm(out, condition, eps),
-        )
-        self.conv1, self.conv2, self.conv_sc = (
-            SpectralConv(inp, out),
-            SpectralConv(out, out),
-            SpectralConv(inp, out, 1),
-        )
+        self.bn1 = ConditionalNorm(inp, condition, eps)
+        self.bn2 = ConditionalNorm(out, condition, eps)
+        self.conv1 = SpectralConv(inp, out)
+        self.conv2 = SpectralConv(out, out)
+        self.conv_sc = SpectralConv(inp, out, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2H, 2W)
         h = self.conv1(F.interpolate(F.relu(self.bn1(x, condition)), scale_factor=2))
@@ -245,11 +232,10 @@ class BigGANGenerator(nn.Module):
         pictures (B, 3, side, side) in (-1, 1)."""
         y = self.shared(labels) if labels.dim() == 1 else labels
         first, *rest = z.split(self.config.slice, 1)
-        conditions = (
-            [torch.cat([y, part], 1) for part in rest]
-            if self.config.hier
-            else [y] * len(self.blocks)
-        )
+        if self.config.hier:
+            conditions = [torch.cat([y, part], 1) for part in rest]
+        else:
+            conditions = [y] * len(self.blocks)
         x = self.linear(first).view(len(z), -1, 4, 4)
         for blocks, condition in zip(self.blocks, conditions, strict=True):
             for block in blocks:  # type: ignore[attr-defined]
@@ -266,39 +252,6 @@ def truncated(shape: tuple[int, ...], threshold: float, generator: torch.Generat
     edge = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * (1 - 2 * edge) + edge
     return torch.special.ndtri(uniform).float()
-
-
-@torch.no_grad()
-def standing_statistics(
-    generator: BigGANGenerator, batches: int = 16, size: int = 32, seed: int = 0
-) -> BigGANGenerator:
-    """Batch-norm statistics measured anew over batches of random z and classes, as the authors do
-    before sampling."""
-    draw, c = torch.Generator().manual_seed(seed), generator.config
-    norms = [m for m in generator.modules() if isinstance(m, ConditionalNorm | PlainNorm)]
-    totals = [(torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)) for m in norms]
-    spectral = {
-        name: value.clone()
-        for name, value in generator.state_dict().items()
-        if name.endswith(("u0", "sv0"))
-    }
-    generator.train()
-    for _ in range(batches):
-        for m in norms:
-            m.stored_mean.zero_()
-            m.stored_var.zero_()
-        generator(
-            torch.randn(size, c.dim_z, generator=draw),
-            torch.randint(c.n_classes, (size,), generator=draw),
-        )
-        # the running average took a tenth of the batch's
-        for (mean, var), m in zip(totals, norms, strict=True):
-            mean += m.stored_mean * 10 / batches
-            var += m.stored_var * 10 / batches
-    for (mean, var), m in zip(totals, norms, strict=True):
-        m.stored_mean, m.stored_var = mean, var
-    generator.load_state_dict(spectral, strict=False)
-    return generator.eval()
 
 
 # ---- discriminator -------------------------------------------------------------------------------
@@ -336,11 +289,10 @@ class BigGANDiscriminator(nn.Module):
         super().__init__()
         self.config, c = config, config
         widths = [3, *(c.D_ch * m for m in JUDGES[c.resolution])]
-        downs = (
-            [True, True, False, False]
-            if c.resolution == 32
-            else [True] * (len(widths) - 2) + [False]
-        )
+        if c.resolution == 32:
+            downs = [True, True, False, False]
+        else:
+            downs = [True] * (len(widths) - 2) + [False]
         blocks, side = [], c.resolution
         for i, (inp, out, down) in enumerate(zip(widths[:-1], widths[1:], downs, strict=True)):
             side = side // 2 if down else side
@@ -349,10 +301,8 @@ class BigGANDiscriminator(nn.Module):
                 nn.ModuleList([block, SelfAttention(out)] if side == c.D_attn else [block])
             )
         self.blocks = nn.ModuleList(blocks)
-        self.linear, self.embed = (
-            SpectralLinear(widths[-1], 1),
-            SpectralEmbedding(c.n_classes, widths[-1]),
-        )
+        self.linear = SpectralLinear(widths[-1], 1)
+        self.embed = SpectralEmbedding(c.n_classes, widths[-1])
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """images (B, 3, side, side), labels (B,) -> scores (B, 1), higher for real ones of that

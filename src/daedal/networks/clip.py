@@ -4,8 +4,7 @@ transformers folders), the image towers of IP-Adapter and unCLIP, and the whole 
 for contrastive training.
 
 Parameter names are those of transformers' files. Legend: B batch, T tokens (of the image: a class
-token, then patches), D width, P width of the shared space.
-"""
+token, then patches), D width, P width of the shared space."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -153,14 +152,10 @@ class Layer(nn.Module):
 
     def __init__(self, c: TowerConfig) -> None:
         super().__init__()
-        self.layer_norm1, self.self_attn = (
-            LayerNorm(c.hidden_size, c.layer_norm_eps),
-            Attention(c.hidden_size, c.num_attention_heads),
-        )
-        self.layer_norm2, self.mlp = (
-            LayerNorm(c.hidden_size, c.layer_norm_eps),
-            MLP(c.hidden_size, c.intermediate_size, c.hidden_act),
-        )
+        self.layer_norm1 = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.self_attn = Attention(c.hidden_size, c.num_attention_heads)
+        self.layer_norm2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.mlp = MLP(c.hidden_size, c.intermediate_size, c.hidden_act)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D) -> (B, T, D)
         x = x + self.self_attn(self.layer_norm1(x), mask)
@@ -254,11 +249,9 @@ def causal(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """(B or 1, 1, T, T) bool: each token sees those before it that exist, and itself."""
     itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
     before = torch.ones_like(itself).tril()
-    return (
-        before[None, None]
-        if mask is None
-        else (before & mask.bool()[:, None]).logical_or(itself)[:, None]
-    )
+    if mask is None:
+        return before[None, None]
+    return (before & mask.bool()[:, None]).logical_or(itself)[:, None]
 
 
 def end_of_text(tokens: Tensor, eos: int) -> Tensor:

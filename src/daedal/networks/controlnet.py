@@ -2,8 +2,7 @@
 a pose, ... and tells the U-Net's skips what to add, through convolutions that start at zero. For
 Stable Diffusion 1, 2 and XL.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, h and w latent cells.
-"""
+Parameter names are those of diffusers' files. Legend: B batch, C channels, h and w latent cells."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -115,11 +114,10 @@ class ControlNetModel(UNetEncoder):
 
     def weighed(self, residuals: list[Tensor], scale: float, guess: bool) -> Residuals:
         pooled = self.config.global_pool_conditions
-        weights = (
-            torch.logspace(-1, 0, len(residuals), device="cpu").tolist()
-            if guess and not pooled
-            else [1.0] * len(residuals)
-        )
+        if guess and not pooled:
+            weights = torch.logspace(-1, 0, len(residuals), device="cpu").tolist()
+        else:
+            weights = [1.0] * len(residuals)
         residuals = [r * (scale * w) for r, w in zip(residuals, weights, strict=True)]
         residuals = [r.mean((2, 3), keepdim=True) for r in residuals] if pooled else residuals
         return Residuals(tuple(residuals[:-1]), residuals[-1])

@@ -3,8 +3,7 @@ which read the encoded image of a condition beside the noisy latents, and tell t
 behind its blocks.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, N
-image tokens, L text tokens, D width, P width of the pooled text.
-"""
+image tokens, L text tokens, D width, P width of the pooled text."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -44,11 +43,9 @@ class ImageBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.attn, self.ff = (
-            Modulation(dim, 6),
-            SelfAttention(dim, heads),
-            FeedForward(dim),
-        )
+        self.norm1 = Modulation(dim, 6)
+        self.attn = SelfAttention(dim, heads)
+        self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, N, D), (B, D) -> (B, N, D)
         shift, scale, gate, *feed = self.norm1(condition)
@@ -65,23 +62,14 @@ class SD3ControlNetModel(nn.Module):
     def __init__(self, config: SD3ControlNetConfig) -> None:
         super().__init__()
         self.config, c, D, heads = config, config, config.dim, config.num_attention_heads
-        grid = (
-            c.pos_embed_max_size
-            if one_of("pos_embed_type", c.pos_embed_type, [None, "sincos"])
-            else None
-        )
-        self.pos_embed = (
-            PatchEmbed(c.in_channels, D, c.patch_size, grid) if c.use_pos_embed else None
-        )
-        self.pos_embed_input = PatchEmbed(
-            c.in_channels + c.extra_conditioning_channels, D, c.patch_size
-        )
+        learned = one_of("pos_embed_type", c.pos_embed_type, [None, "sincos"])
+        grid = c.pos_embed_max_size if learned else None
+        inp, patch = c.in_channels, c.patch_size
+        self.pos_embed = PatchEmbed(inp, D, patch, grid) if c.use_pos_embed else None
+        self.pos_embed_input = PatchEmbed(inp + c.extra_conditioning_channels, D, patch)
         self.time_text_embed = Condition(D, c.pooled_projection_dim)
-        self.context_embedder = (
-            Linear(c.joint_attention_dim, c.caption_projection_dim)
-            if c.joint_attention_dim
-            else None
-        )
+        text = c.joint_attention_dim
+        self.context_embedder = Linear(text, c.caption_projection_dim) if text else None
         self.transformer_blocks = nn.ModuleList(
             JointBlock(D, heads, qk_norm=c.normed, dual=i in c.dual_attention_layers)
             if self.context_embedder
@@ -119,11 +107,10 @@ class SD3ControlNetModel(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         if (x.dim() == 3) == self.config.use_pos_embed:
-            wanted = (
-                "latents (B, C, H, W)"
-                if self.config.use_pos_embed
-                else "tokens, SD3's embed(latents)"
-            )
+            if self.config.use_pos_embed:
+                wanted = "latents (B, C, H, W)"
+            else:
+                wanted = "tokens, SD3's embed(latents)"
             raise DaedalError(
                 f"this ControlNet reads {wanted}, and was given {tuple(x.shape)}; pass those."
             )

@@ -5,8 +5,7 @@ A family is a short file beside this one: a config dataclass that speaks `config
 `build` that composes blocks, and a `Names` map to the tensors on disk. The decoder runs the blocks;
 it knows nothing of families, caches or files.
 
-Legend: B batch, T tokens, D width, H heads, K head dim, V vocabulary, L layers.
-"""
+Legend: B batch, T tokens, D width, H heads, K head dim, V vocabulary, L layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,19 +185,14 @@ class Decoder(nn.Module):
         softcap: float | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.names, self.embed_scale, self.softcap = (
-            config,
-            names,
-            embed_scale,
-            softcap,
-        )
+        self.config = config
+        self.names = names
+        self.embed_scale = embed_scale
+        self.softcap = softcap
         self.compute_dtype: torch.dtype | None = None
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions = (
-            Embedding(config.max_position_embeddings, config.hidden_size)
-            if learned_positions
-            else None
-        )
+        places = config.max_position_embeddings
+        self.embed_positions = Embedding(places, config.hidden_size) if learned_positions else None
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -227,11 +221,10 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """tokens (B, T) -> normalised last hidden states (B, T, D)."""
         if positions is None:
-            positions = (
-                torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-                if cache is None
-                else cache.positions
-            )
+            if cache is None:
+                positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+            else:
+                positions = cache.positions
         positions = positions.view(tokens.shape)
         lengths = None if cache is None else cache.lengths.view(tokens.shape)
         x = self.embed(tokens, positions)

@@ -2,8 +2,7 @@
 class. The model of ImageNet samples.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, T
-patches, D width.
-"""
+patches, D width."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self

@@ -5,8 +5,7 @@ SD3, then blocks of one stream whose attention and feed-forward run side by side
 
 It works on latents packed 2 x 2 into tokens: `pack`, `positions`, `unpack`. Parameter names are
 those of diffusers' files. Legend: B batch, C channels, H and W latent cells, N image tokens, L text
-tokens, D width, K head dim, P width of the pooled text.
-"""
+tokens, D width, K head dim, P width of the pooled text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,10 +107,8 @@ class FluxTrunk(nn.Module):
         super().__init__()
         self.config, c, D, heads = config, config, config.dim, config.num_attention_heads
         self.time_text_embed = Condition(D, c.pooled_projection_dim, c.guidance_embeds)
-        self.context_embedder, self.x_embedder = (
-            Linear(c.joint_attention_dim, D),
-            Linear(c.in_channels, D),
-        )
+        self.context_embedder = Linear(c.joint_attention_dim, D)
+        self.x_embedder = Linear(c.in_channels, D)
         self.transformer_blocks = nn.ModuleList(
             JointBlock(D, heads, qk_norm=True) for _ in range(c.num_layers)
         )
@@ -177,10 +174,8 @@ class FluxTransformer2DModel(FluxTrunk):
         c, tokens = self.config, height * width // 4
 
         def call(flux: Any) -> None:
-            x, text = (
-                torch.empty(1, tokens, c.in_channels),
-                torch.empty(1, text_tokens, c.joint_attention_dim),
-            )
+            x = torch.empty(1, tokens, c.in_channels)
+            text = torch.empty(1, text_tokens, c.joint_attention_dim)
             flux(
                 x,
                 torch.empty(1),

@@ -70,16 +70,12 @@ class SandwichBlock(nn.Module):
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.input_layernorm, self.self_attn, self.post_attention_layernorm = (
-            norm(),
-            attention,
-            norm(),
-        )
-        self.pre_feedforward_layernorm, self.mlp, self.post_feedforward_layernorm = (
-            norm(),
-            mlp,
-            norm(),
-        )
+        self.input_layernorm = norm()
+        self.self_attn = attention
+        self.post_attention_layernorm = norm()
+        self.pre_feedforward_layernorm = norm()
+        self.mlp = mlp
+        self.post_feedforward_layernorm = norm()
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, T, D) -> (B, T, D)
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), context))
@@ -94,12 +90,10 @@ def build(config: Gemma2Config) -> Decoder:
     def block(layer: int) -> SandwichBlock:
         kind = {"scale": config.query_pre_attn_scalar**-0.5, "softcap": config.attn_logit_softcapping, "rope": config.rope_of(layer),
                 "bias": config.attention_bias, "out_bias": config.attention_bias}  # fmt: skip
-        normed = isinstance(config, Gemma3Config)
-        attention = (
-            NormedAttention(config, layer, offset=1.0, **kind)
-            if normed
-            else Attention(config, layer, **kind)
-        )
+        if isinstance(config, Gemma3Config):
+            attention: Attention = NormedAttention(config, layer, offset=1.0, **kind)
+        else:
+            attention = Attention(config, layer, **kind)
         return SandwichBlock(
             attention,
             GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_act),

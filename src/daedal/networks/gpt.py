@@ -159,11 +159,10 @@ def build(config: GPT2Config | GPTNeoXConfig | Starcoder2Config) -> Decoder:
         mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act, bias)
         return (ParallelBlock if parallel else Block)(attention, mlp, norm)
 
-    names = (
-        neox_names(config.num_attention_heads)
-        if isinstance(config, GPTNeoXConfig)
-        else STARCODER2_NAMES
-    )
+    if isinstance(config, GPTNeoXConfig):
+        names = neox_names(config.num_attention_heads)
+    else:
+        names = STARCODER2_NAMES
     names = GPT2_NAMES if isinstance(config, GPT2Config) else names
     blocks = [block(i) for i in range(config.num_hidden_layers)]
     return Decoder(

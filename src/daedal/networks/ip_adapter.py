@@ -3,8 +3,7 @@ tokens, and every cross-attention of the U-Net gets a second pair of key and val
 them; the result is added to what the text gave.
 
 Parameter names are those of the published files. Legend: B batch, D width of the image encoder, T
-image tokens, C channels.
-"""
+image tokens, C channels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,11 +49,9 @@ class ResamplerAttention(nn.Module):
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
-        self.to_q, self.to_kv, self.to_out = (
-            Linear(dim, inner, bias=False),
-            Linear(dim, 2 * inner, bias=False),
-            Linear(inner, dim, bias=False),
-        )
+        self.to_q = Linear(dim, inner, bias=False)
+        self.to_kv = Linear(dim, 2 * inner, bias=False)
+        self.to_out = Linear(inner, dim, bias=False)
 
     # (B, T, C), (B, Q, C) -> (B, Q, C)
     def forward(self, image: Tensor, latents: Tensor) -> Tensor:
@@ -90,11 +87,9 @@ class Resampler(nn.Module):
     ) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.empty(1, queries, width))
-        self.proj_in, self.proj_out, self.norm_out = (
-            Linear(dim, width),
-            Linear(width, out),
-            LayerNorm(out),
-        )
+        self.proj_in = Linear(dim, width)
+        self.proj_out = Linear(width, out)
+        self.norm_out = LayerNorm(out)
         self.layers = nn.ModuleList(ResamplerLayer(width, inner, feedforward) for _ in range(depth))
 
     def forward(self, hidden: Tensor) -> Tensor:  # (B, T, D) -> (B, Q, text width)

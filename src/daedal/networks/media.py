@@ -73,6 +73,17 @@ class Text:
     pooled: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+# layers of which a network begins without an effect
+ZERO_AT_FIRST: tuple[str, ...] = (
+    "modulation",
+    "final_modulation",
+    "proj_out",
+    "control_in",
+    "sketch.proj_out",
+)
+ZERO_AT_FIRST += ("span_in", "position_in")
+
+
 class MediaTransformer(nn.Module):
     class_name = "MediaTransformer"
     config_class = MediaConfig
@@ -112,24 +123,12 @@ class MediaTransformer(nn.Module):
             if name.startswith("codec."):
                 continue
             if p.dim() == 2:
-                zero = name.startswith(
-                    (
-                        "modulation",
-                        "final_modulation",
-                        "proj_out",
-                        "control_in",
-                        "sketch.proj_out",
-                        "span_in",
-                        "position_in",
-                    )
-                )
-                std = (
-                    0.0
-                    if zero
-                    else 1.0
-                    if name in ("text.embed.weight", "text.position")
-                    else p.shape[1] ** -0.5
-                )
+                if name.startswith(ZERO_AT_FIRST):
+                    std = 0.0
+                elif name in ("text.embed.weight", "text.position"):
+                    std = 1.0
+                else:
+                    std = p.shape[1] ** -0.5
                 p.data = torch.randn(p.shape, generator=draw) * std
             else:
                 p.data = torch.ones(p.shape) if "norm" in name else torch.zeros(p.shape)
@@ -254,10 +253,8 @@ class MediaAttention(nn.Module):
             Linear(D, D, bias=False) for _ in range(4)
         )
         self.text_k_proj, self.text_v_proj = Linear(D, D, bias=False), Linear(D, D, bias=False)
-        self.q_norm, self.k_norm = (
-            RMSNorm(self.head_dim, config.norm_eps),
-            RMSNorm(self.head_dim, config.norm_eps),
-        )
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
 
     def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, H, K)
         return x.unflatten(-1, (self.heads, self.head_dim))
@@ -272,9 +269,8 @@ class MediaAttention(nn.Module):
         q, k, v = (self.split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
         k, v = torch.cat([text[0], k], 1), torch.cat([text[1], v], 1)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        )
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -286,10 +282,8 @@ class MediaBlock(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.attention_norm, self.attention = RMSNorm(D, config.norm_eps), MediaAttention(config)
-        self.mlp_norm, self.mlp = (
-            RMSNorm(D, config.norm_eps),
-            GatedMLP(D, config.intermediate_size, "silu"),
-        )
+        self.mlp_norm = RMSNorm(D, config.norm_eps)
+        self.mlp = GatedMLP(D, config.intermediate_size, "silu")
         self.table = nn.Parameter(torch.zeros(6 * D))
 
     # (B, L, D) -> keys and values (B, L, H, K)
@@ -299,9 +293,8 @@ class MediaBlock(nn.Module):
     def forward(
         self, x: Tensor, shared: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]
     ) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = (shared + self.table.to(x.dtype)).chunk(
-            6, -1
-        )
+        modulation = shared + self.table.to(x.dtype)
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, -1)
         x = x + gate1 * self.attention(self.attention_norm(x) * (1 + scale1) + shift1, rope, text)
         return x + gate2 * self.mlp(self.mlp_norm(x) * (1 + scale2) + shift2)
 
@@ -312,10 +305,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: MediaConfig) -> None:
         super().__init__()
         D = config.hidden_size
-        self.embed, self.position = (
-            Embedding(config.vocab_size, D),
-            nn.Parameter(torch.empty(config.text_length, D)),
-        )
+        self.embed = Embedding(config.vocab_size, D)
+        self.position = nn.Parameter(torch.empty(config.text_length, D))
         self.layers = nn.ModuleList(TextBlock(config) for _ in range(config.text_layers))
         self.norm, self.pool = RMSNorm(D, config.norm_eps), Linear(D, D)
 
@@ -336,10 +327,8 @@ class TextBlock(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.heads = config.num_attention_heads
-        self.attention_norm, self.mlp_norm = (
-            RMSNorm(D, config.norm_eps),
-            RMSNorm(D, config.norm_eps),
-        )
+        self.attention_norm = RMSNorm(D, config.norm_eps)
+        self.mlp_norm = RMSNorm(D, config.norm_eps)
         self.qkv_proj, self.o_proj = Linear(D, 3 * D, bias=False), Linear(D, D, bias=False)
         self.mlp = GatedMLP(D, config.intermediate_size, "silu")
 
@@ -365,25 +354,17 @@ class Sketch(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`Text.pooled` (B, D) -> (B, 3, side, side) in [-1, 1] or so."""
-        return self.down_proj(F.silu(self.up_proj(F.silu(pooled)))).unflatten(
-            -1, (3, self.side, self.side)
-        )
+        flat = self.down_proj(F.silu(self.up_proj(F.silu(pooled))))
+        return flat.unflatten(-1, (3, self.side, self.side))
 
 
 def cells(small: Tensor, positions: Tensor, side: float) -> Tensor:
     """What tokens of `side` pixels at `positions` (T, 2) see of a small picture (B, 3, h, w) drawn
     out over theirs: the middles of their four quarters (B, T, 12)."""
-    # (T, 4, 2)
-    quarters = positions[:, None] + side / 4 * positions.new_tensor(
-        [[-1, -1], [-1, 1], [1, -1], [1, 1]]
-    )
+    corners = positions.new_tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+    quarters = positions[:, None] + side / 4 * corners  # (T, 4, 2)
     # (right, down) in [-1, 1]
     grid = (quarters / (positions.amin(0) + positions.amax(0)) * 2 - 1).flip(-1)
-    # (B, 3, T, 4)
-    seen = F.grid_sample(
-        small.float(),
-        grid.expand(len(small), -1, -1, -1),
-        padding_mode="border",
-        align_corners=False,
-    )
+    grid, kind = grid.expand(len(small), -1, -1, -1), {"padding_mode": "border"}
+    seen = F.grid_sample(small.float(), grid, **kind, align_corners=False)  # (B, 3, T, 4)
     return seen.transpose(1, 2).flatten(2)

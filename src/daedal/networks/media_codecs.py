@@ -1,8 +1,7 @@
 """Codecs of the house's media transformer: content to tokens and back, where the tokens lie, and
 how many there are. One a kind of content; the network knows none of this.
 
-Legend: B batch, T tokens, C values of a token, C' channels.
-"""
+Legend: B batch, T tokens, C values of a token, C' channels."""
 
 from typing import Any
 

@@ -2,8 +2,7 @@
 image are two streams of tokens that attend to each other.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, T
-patches, L text tokens, D width, P width of the pooled text.
-"""
+patches, L text tokens, D width, P width of the pooled text."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -96,11 +95,10 @@ class SD3Transformer2DModel(nn.Module):
         for i, block in enumerate(self.transformer_blocks):
             if i not in skip:
                 h, words = block(h, words, condition)
-            h = (
-                control.add(h, "double", i, len(self.transformer_blocks))
-                if block.ff_context is not None
-                else h
-            )
+            if block.ff_context is not None:
+                h = control.add(h, "double", i, len(self.transformer_blocks))
+            else:
+                h = h
         return unpatchify(
             self.proj_out(self.norm_out(h, condition)), self.config.patch_size, *x.shape[2:]
         )
@@ -115,10 +113,8 @@ class SD3Transformer2DModel(nn.Module):
         c = self.config
 
         def call(sd3: Any) -> None:
-            x, text = (
-                torch.empty(1, c.in_channels, height, width),
-                torch.empty(1, text_tokens, c.joint_attention_dim),
-            )
+            x = torch.empty(1, c.in_channels, height, width)
+            text = torch.empty(1, text_tokens, c.joint_attention_dim)
             sd3(x, torch.empty(1), text, torch.empty(1, c.pooled_projection_dim))
 
         return count_flops(self, call)

@@ -3,8 +3,7 @@ before the layers, and attention to a neighbourhood in two layers of three. Text
 in networks.bert.
 
 Parameter names are those of transformers' files. Legend: N tokens, B texts of one size, T their
-tokens, D width, H heads, K head dim.
-"""
+tokens, D width, H heads, K head dim."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -40,8 +40,7 @@ class Names:
 
     former   (old, new) substrings of disk names, for tensors that only an old version's name fits
     copies   disk name -> disk name of the tensor that it repeats; read where that one is left out
-    skipped  endings of disk names that hold no weights of ours (constants)
-    """
+    skipped  endings of disk names that hold no weights of ours (constants)"""
 
     prefix: str = ""
     last_norm: str = "norm."

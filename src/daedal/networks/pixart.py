@@ -2,8 +2,7 @@
 and one adaLN for all blocks, to which each adds a table of its own.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W latent cells, T
-patches, L text tokens, D width.
-"""
+patches, L text tokens, D width."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -46,11 +45,9 @@ class PixArtConfig(DiTConfig):
 
     @property
     def told_size(self) -> bool:
-        return (
-            self.sample_size == 128
-            if self.use_additional_conditions is None
-            else self.use_additional_conditions
-        )
+        if self.use_additional_conditions is None:
+            return self.sample_size == 128
+        return self.use_additional_conditions
 
     @property
     def scale(self) -> float:
@@ -94,11 +91,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         D, text, bias = c.dim, c.cross_attention_dim, c.attention_bias
         self.heads = c.num_attention_heads
-        self.to_q, self.to_k, self.to_v = (
-            Linear(D, D, bias=bias),
-            Linear(text, D, bias=bias),
-            Linear(text, D, bias=bias),
-        )
+        self.to_q = Linear(D, D, bias=bias)
+        self.to_k = Linear(text, D, bias=bias)
+        self.to_v = Linear(text, D, bias=bias)
         self.to_out = nn.ModuleList([Linear(D, D)])
 
     def keys(self, text: Tensor) -> Keys:  # (B, L, D)

@@ -26,11 +26,10 @@ class Qwen2Config(DecoderConfig):
         raw = super().defaults(raw)
         if not raw.get("use_sliding_window"):
             raw.pop("sliding_window", None)
-        first = (
-            raw.get("max_window_layers", cls.max_window_layers)
-            if raw.get("sliding_window")
-            else raw.get("num_hidden_layers", 0)
-        )
+        if raw.get("sliding_window"):
+            first = raw.get("max_window_layers", cls.max_window_layers)
+        else:
+            first = raw.get("num_hidden_layers", 0)
         kinds = [
             "sliding_attention" if i >= first else "full_attention"
             for i in range(raw.get("num_hidden_layers", 0))

@@ -2,8 +2,7 @@
 RLHF (Stiennon et al. 2020, Ouyang et al. 2022). On disk it is transformers'
 `...ForSequenceClassification` with one label.
 
-Legend: B batch, T tokens, D width.
-"""
+Legend: B batch, T tokens, D width."""
 
 from dataclasses import replace
 from typing import Any

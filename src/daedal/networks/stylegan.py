@@ -5,8 +5,7 @@ authors' later releases, so that converted weights load as they are.
 Everything is equalised: parameters are stored at unit scale and multiplied by 1/sqrt(fan-in) (times
 a learning-rate factor in the mapping) when they are used, so that Adam moves all of them alike.
 
-Legend: B batch, C channels, W width of the styles, L layers that take a style.
-"""
+Legend: B batch, C channels, W width of the styles, L layers that take a style."""
 
 import math
 from dataclasses import dataclass
@@ -200,21 +199,18 @@ class StyledConv(nn.Module):
         super().__init__()
         self.up = up
         self.affine = Dense(w_dim, inp, bias=1.0)
-        self.weight, self.bias = (
-            nn.Parameter(torch.empty(out, inp, 3, 3)),
-            nn.Parameter(torch.empty(out)),
-        )
+        self.weight = nn.Parameter(torch.empty(out, inp, 3, 3))
+        self.bias = nn.Parameter(torch.empty(out))
         self.noise_const: Tensor
         self.register_buffer("noise_const", torch.zeros(side, side))
         self.noise_strength = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, w: Tensor, noise: torch.Generator | None) -> Tensor:
         x = modulated_conv(x, self.weight, self.affine(w), self.up)
-        drawn = (
-            self.noise_const
-            if noise is None
-            else torch.randn(len(x), 1, *x.shape[2:], generator=noise).to(x)
-        )
+        if noise is None:
+            drawn = self.noise_const
+        else:
+            drawn = torch.randn(len(x), 1, *x.shape[2:], generator=noise).to(x)
         return leaky(x + drawn * self.noise_strength + self.bias[:, None, None])
 
 
@@ -222,10 +218,8 @@ class ToRGB(nn.Module):
     def __init__(self, inp: int, out: int, w_dim: int) -> None:
         super().__init__()
         self.affine = Dense(w_dim, inp, bias=1.0)
-        self.weight, self.bias = (
-            nn.Parameter(torch.empty(out, inp, 1, 1)),
-            nn.Parameter(torch.empty(out)),
-        )
+        self.weight = nn.Parameter(torch.empty(out, inp, 1, 1))
+        self.bias = nn.Parameter(torch.empty(out))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
@@ -240,11 +234,9 @@ class SynthesisBlock(nn.Module):
             self.const = nn.Parameter(torch.empty(out, 4, 4))
         else:
             self.conv0 = StyledConv(c.channels(side // 2), out, c.w_dim, side, up=True)
-        self.conv1, self.torgb, self.first = (
-            StyledConv(out, out, c.w_dim, side),
-            ToRGB(out, c.img_channels, c.w_dim),
-            side == 4,
-        )
+        self.conv1 = StyledConv(out, out, c.w_dim, side)
+        self.torgb = ToRGB(out, c.img_channels, c.w_dim)
+        self.first = side == 4
 
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: torch.Generator | None
@@ -289,11 +281,9 @@ class StyleGAN2Generator(nn.Module):
 
     def __init__(self, config: StyleGANConfig) -> None:
         super().__init__()
-        self.config, self.mapping, self.synthesis = (
-            config,
-            Mapping(config, config.z_dim),
-            Synthesis(config),
-        )
+        self.config = config
+        self.mapping = Mapping(config, config.z_dim)
+        self.synthesis = Synthesis(config)
 
     def styles(
         self,

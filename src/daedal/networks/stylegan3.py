@@ -7,8 +7,7 @@ are StyleGAN2's. Parameter names are the authors', so converted weights load as 
 and twice the channels.
 
 Legend: B batch, C channels, W width of the styles, s sampling rate, f_c cutoff, f_t stopband, all
-in cycles or samples a picture's side.
-"""
+in cycles or samples a picture's side."""
 
 import math
 from dataclasses import dataclass
@@ -68,11 +67,10 @@ class StyleGAN3Config(StyleGANConfig):
             )
             rate = 2 ** math.ceil(math.log2(min(2 * stopband, self.img_resolution)))
             size = self.img_resolution if i >= self.num_layers - 1 else rate + 2 * self.margin_size
-            channels = (
-                self.img_channels
-                if i == self.num_layers
-                else round(min(self.channel_base / 2 / cutoff, self.channel_max))
-            )
+            if i == self.num_layers:
+                channels = self.img_channels
+            else:
+                channels = round(min(self.channel_base / 2 / cutoff, self.channel_max))
             found.append(Band(cutoff, max(stopband, rate / 2) - cutoff, rate, size, channels))
         return found
 
@@ -100,11 +98,10 @@ def lowpass(taps: int, band: Band, rate: int, radial: bool = False) -> Tensor | 
         return None
     # of Kaiser's formula
     attenuation = 2.285 * (taps - 1) * math.pi * (4 * band.half_width / rate) + 7.95
-    beta = (
-        0.1102 * (attenuation - 8.7)
-        if attenuation > 50
-        else 0.5842 * max(attenuation - 21, 0) ** 0.4 + 0.07886 * max(attenuation - 21, 0)
-    )
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    else:
+        beta = 0.5842 * max(attenuation - 21, 0) ** 0.4 + 0.07886 * max(attenuation - 21, 0)
     window, at = np.kaiser(taps, beta), (np.arange(taps) - (taps - 1) / 2) / rate
     if radial:
         r = np.hypot(*np.meshgrid(at, at))
@@ -149,10 +146,8 @@ class FourierInput(nn.Module):
     def __init__(self, w_dim: int, band: Band) -> None:
         super().__init__()
         self.band = band
-        self.weight, self.affine = (
-            nn.Parameter(torch.empty(band.channels, band.channels)),
-            Dense(w_dim, 4),
-        )
+        self.weight = nn.Parameter(torch.empty(band.channels, band.channels))
+        self.affine = Dense(w_dim, 4)
         self.transform: Tensor
         self.freqs: Tensor
         self.phases: Tensor
@@ -217,10 +212,8 @@ class AliasFreeLayer(nn.Module):
         )
         radial = c.use_radial_filters and index < c.num_layers - c.num_critical
         with torch.device("cpu"):  # constants, wherever the module is built
-            self.up_filter, self.down_filter = (
-                lowpass(up_taps, before, middle),
-                lowpass(down_taps, after, middle, radial),
-            )
+            self.up_filter = lowpass(up_taps, before, middle)
+            self.down_filter = lowpass(down_taps, after, middle, radial)
         total = (
             (after.size - 1) * self.down
             + 1

@@ -2,8 +2,7 @@
 once and gives the U-Net one feature map a level, added at every step. The full adapter of Stable
 Diffusion 1 and 2, and SDXL's.
 
-Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels.
-"""
+Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -31,10 +30,8 @@ class AdapterResnet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block1, self.block2 = (
-            Conv2d(channels, channels, 3, padding=1),
-            Conv2d(channels, channels, 1),
-        )
+        self.block1 = Conv2d(channels, channels, 3, padding=1)
+        self.block2 = Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, h, w)
         return x + self.block2(F.relu(self.block1(x)))

@@ -2,8 +2,7 @@
 prompts of PixArt, SD3, FLUX, DeepFloyd IF, MusicGen and the open video models. Positions are
 learned biases on the attention scores, scores are not scaled, norms have no mean.
 
-Legend: B batch, T tokens, D width, H heads, K head dim.
-"""
+Legend: B batch, T tokens, D width, H heads, K head dim."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -89,10 +88,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, c: T5Config) -> None:
         super().__init__()
-        kind, gated = (
-            c.feed_forward_proj.removeprefix("gated-"),
-            c.feed_forward_proj.startswith("gated-"),
-        )
+        kind = c.feed_forward_proj.removeprefix("gated-")
+        gated = c.feed_forward_proj.startswith("gated-")
         self.act = activation("gelu_new" if c.feed_forward_proj == "gated-gelu" else kind)
         self.wi = None if gated else Linear(c.d_model, c.d_ff, bias=False)
         self.wi_0, self.wi_1 = (
@@ -121,10 +118,8 @@ class Block(nn.Module):
 
     def __init__(self, c: T5Config, biased: bool) -> None:
         super().__init__()
-        self.attention_norm, self.attention = (
-            RMSNorm(c.d_model, c.layer_norm_epsilon),
-            Attention(c, biased),
-        )
+        self.attention_norm = RMSNorm(c.d_model, c.layer_norm_epsilon)
+        self.attention = Attention(c, biased)
         self.mlp_norm, self.mlp = RMSNorm(c.d_model, c.layer_norm_epsilon), FeedForward(c)
 
     # (B, T, D) -> (B, T, D)
@@ -191,8 +186,6 @@ class UMT5EncoderModel(T5EncoderModel):
 def masked(bias: Tensor, mask: Tensor | None) -> Tensor:
     """bias (1, H, T, T), least where `mask` (B, T) says that a key is padding. (Not minus infinity:
     a row of padding would be no number.)"""
-    return (
-        bias
-        if mask is None
-        else bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)
-    )
+    if mask is None:
+        return bias
+    return bias.masked_fill(~mask.bool()[:, None, None], torch.finfo(bias.dtype).min)

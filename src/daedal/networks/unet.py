@@ -3,8 +3,7 @@ Stable Diffusion 1, 2, XL and its refiner, of the x4 upscaler, and of DeepFloyd 
 (after Saharia et al. 2022). Its blocks are in networks.unet_blocks.
 
 Legend: B batch, C channels, H and W height and width, T text tokens, D text width, E width of the
-time embedding.
-"""
+time embedding."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -38,9 +37,8 @@ class TextPooling(nn.Module):
     def forward(self, text: Tensor) -> Tensor:  # (B, T, D) -> (B, D)
         query = text.mean(1, keepdim=True) + self.positional_embedding.to(text.dtype)
         text = torch.cat([query, text], 1)
-        return multi_head(self.q_proj(query), self.k_proj(text), self.v_proj(text), self.heads)[
-            :, 0
-        ]
+        q, k, v = self.q_proj(query), self.k_proj(text), self.v_proj(text)
+        return multi_head(q, k, v, self.heads)[:, 0]
 
 
 class TextEmbedding(nn.Module):
@@ -48,12 +46,10 @@ class TextEmbedding(nn.Module):
 
     def __init__(self, dim: int, out: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.pool, self.proj, self.norm2 = (
-            LayerNorm(dim),
-            TextPooling(dim, heads),
-            Linear(dim, out),
-            LayerNorm(out),
-        )
+        self.norm1 = LayerNorm(dim)
+        self.pool = TextPooling(dim, heads)
+        self.proj = Linear(dim, out)
+        self.norm2 = LayerNorm(out)
 
     def forward(self, text: Tensor) -> Tensor:  # (B, T, D) -> (B, E)
         return self.norm2(self.proj(self.pool(self.norm1(text))))
@@ -81,22 +77,17 @@ def addition_embedding(c: EncoderConfig) -> nn.Module | None:
     """The pooled text (IF), or SDXL's pooled text with sizes and crops."""
     one_of("addition_embed_type", c.addition_embed_type, [None, "text", "text_time"])
     if c.addition_embed_type == "text":
-        return TextEmbedding(
-            c.encoder_hid_dim or text_width(c), c.time_dim, c.addition_embed_type_num_heads
-        )
-    return (
-        TimestepEmbedding(c.projection_class_embeddings_input_dim or 0, c.time_dim)
-        if c.addition_embed_type
-        else None
-    )
+        width = c.encoder_hid_dim or text_width(c)
+        return TextEmbedding(width, c.time_dim, c.addition_embed_type_num_heads)
+    if c.addition_embed_type:
+        return TimestepEmbedding(c.projection_class_embeddings_input_dim or 0, c.time_dim)
+    return None
 
 
 def text_width(c: EncoderConfig) -> int:
-    return (
-        c.cross_attention_dim
-        if isinstance(c.cross_attention_dim, int)
-        else c.cross_attention_dim[0]
-    )
+    if isinstance(c.cross_attention_dim, int):
+        return c.cross_attention_dim
+    return c.cross_attention_dim[0]
 
 
 def needed(name: str, value: Tensor | None, why: str) -> Tensor:
@@ -113,15 +104,10 @@ class UNetEncoder(nn.Module):
         super().__init__()
         self.config: Any = config
         sizes, E = config.block_out_channels, config.time_dim
-        self.conv_in = Conv2d(
-            config.in_channels, sizes[0], config.conv_in_kernel, padding=config.conv_in_kernel // 2
-        )
-        self.time_embedding = TimestepEmbedding(
-            sizes[0], E, config.act_fn, config.time_cond_proj_dim
-        )
-        self.time_act = (
-            activation(config.time_embedding_act_fn) if config.time_embedding_act_fn else None
-        )
+        kernel, act, last_act = config.conv_in_kernel, config.act_fn, config.time_embedding_act_fn
+        self.conv_in = Conv2d(config.in_channels, sizes[0], kernel, padding=kernel // 2)
+        self.time_embedding = TimestepEmbedding(sizes[0], E, act, config.time_cond_proj_dim)
+        self.time_act = activation(last_act) if last_act else None
         self.encoder_hid_proj = text_projection(config)
         self.class_embedding = class_embedding(config)
         self.add_embedding = addition_embedding(config)
@@ -134,13 +120,8 @@ class UNetEncoder(nn.Module):
     def text_layers(self) -> list[Any]:
         """The attention layers that read the text, in the order of `text_keys` and of their index."""
         parts: list[Any] = [self.down_blocks, getattr(self, "up_blocks", None), self.mid_block]
-        return [
-            layer
-            for part in parts
-            if part is not None
-            for layer in part.modules()
-            if getattr(layer, "reads_text", False)
-        ]
+        layers = (layer for part in parts if part is not None for layer in part.modules())
+        return [layer for layer in layers if getattr(layer, "reads_text", False)]
 
     def number_text_layers(self) -> None:
         for index, layer in enumerate(self.text_layers()):
@@ -165,31 +146,26 @@ class UNetEncoder(nn.Module):
     ) -> Context:
         """Everything but the image, in the dtype of the image."""
         text = None if text is None else text.to(x.dtype)
-        e = (
-            self.embed_time(x, time, guidance)
-            + self.embed_added(x, text, added or {})
-            + self.embed_labels(x, labels)
-        )
+        e = self.embed_time(x, time, guidance) + self.embed_added(x, text, added or {})
+        e = e + self.embed_labels(x, labels)
         keys = self.text_keys(needed("text", text, "attention")) if text_kv is None else text_kv
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
         return Context(e if self.time_act is None else self.time_act(e), keys, mask)
 
     def sinusoids(self, values: Tensor, dim: int, like: Tensor) -> Tensor:  # (B,) -> (B, dim)
-        return sinusoidal(
-            values, dim, cos_first=self.config.flip_sin_to_cos, shift=self.config.freq_shift
-        ).to(like.dtype)
+        c = self.config
+        waves = sinusoidal(values, dim, cos_first=c.flip_sin_to_cos, shift=c.freq_shift)
+        return waves.to(like.dtype)
 
     # (B,) -> (B, E)
     def embed_time(self, x: Tensor, time: Tensor, guidance: Tensor | None) -> Tensor:
         c, scale = self.config, None
         if c.time_cond_proj_dim:
             guidance = needed("guidance", guidance, "time_cond_proj_dim")
-            scale = sinusoidal(
-                (guidance - 1) * 1000, c.time_cond_proj_dim, cos_first=False, shift=1
-            ).to(x.dtype)
-        return self.time_embedding(
-            self.sinusoids(time.expand(len(x)), c.block_out_channels[0], x), scale
-        )
+            values = (guidance - 1) * 1000
+            scale = sinusoidal(values, c.time_cond_proj_dim, cos_first=False, shift=1).to(x.dtype)
+        waves = self.sinusoids(time.expand(len(x)), c.block_out_channels[0], x)
+        return self.time_embedding(waves, scale)
 
     def embed_labels(self, x: Tensor, labels: Tensor | None) -> Tensor | float:
         c = self.config
@@ -198,9 +174,8 @@ class UNetEncoder(nn.Module):
         labels = needed("labels", labels, f"class embedding ({c.class_embed_type or 'classes'})")
         if c.class_embed_type == "timestep":
             labels = self.sinusoids(labels.expand(len(x)), c.block_out_channels[0], x)
-        return self.class_embedding(labels.to(x.dtype) if c.class_embed_type else labels.long()).to(
-            x.dtype
-        )
+        labels = labels.to(x.dtype) if c.class_embed_type else labels.long()
+        return self.class_embedding(labels).to(x.dtype)
 
     def embed_added(
         self, x: Tensor, text: Tensor | None, added: dict[str, Tensor]
@@ -239,30 +214,19 @@ class UNet2DConditionModel(UNetEncoder):
         super().__init__(config)
         sizes, mid = config.block_out_channels, middle(config)
         self.mid_block = None if mid is None else MidBlock(config, mid)
-        skips = [
-            sizes[0],
-            *(C for level in levels(config) for C in [level.channels] * (level.layers + 1)),
-        ][:-1]
+        skips = [sizes[0]]
+        for level in levels(config):
+            skips += [level.channels] * (level.layers + 1)
+        skips.pop()  # the last level is not halved
         self.up_blocks, inp = nn.ModuleList(), sizes[-1]
         for i, level in enumerate(upward(config)):
-            self.up_blocks.append(
-                UpBlock(
-                    config,
-                    level,
-                    inp,
-                    [skips.pop() for _ in range(level.layers)],
-                    i == len(sizes) - 1,
-                )
-            )
+            joined = [skips.pop() for _ in range(level.layers)]
+            self.up_blocks.append(UpBlock(config, level, inp, joined, i == len(sizes) - 1))
             inp = level.channels
         self.conv_norm_out = GroupNorm(config.norm_num_groups, sizes[0], config.norm_eps)
         self.act = activation(config.act_fn)
-        self.conv_out = Conv2d(
-            sizes[0],
-            config.out_channels,
-            config.conv_out_kernel,
-            padding=config.conv_out_kernel // 2,
-        )
+        kernel = config.conv_out_kernel
+        self.conv_out = Conv2d(sizes[0], config.out_channels, kernel, padding=kernel // 2)
         self.number_text_layers()
 
     def forward(
@@ -301,25 +265,15 @@ class UNet2DConditionModel(UNetEncoder):
         """Floating-point operations of one call on one latent (or image, in pixel models) of that
         size; a multiply-add is two."""
         c = self.config
-        pooled = (c.projection_class_embeddings_input_dim or 0) - 6 * (
-            c.addition_time_embed_dim or 0
-        )
+        sizes = 6 * (c.addition_time_embed_dim or 0)
+        pooled = (c.projection_class_embeddings_input_dim or 0) - sizes
 
         def call(unet: Any) -> None:
             text = torch.empty(1, text_tokens, c.encoder_hid_dim or text_width(c))
             added = {"text_embeds": torch.empty(1, max(pooled, 0)), "time_ids": torch.empty(1, 6)}
-            labels = (
-                torch.empty(1, c.projection_class_embeddings_input_dim)
-                if c.class_embed_type == "projection"
-                else torch.empty(1)
-            )
-            unet(
-                torch.empty(1, c.in_channels, height, width),
-                torch.empty(1),
-                text,
-                added=added,
-                labels=labels,
-                guidance=torch.empty(1),
-            )
+            projected = c.class_embed_type == "projection"
+            labels = torch.empty(1, *[c.projection_class_embeddings_input_dim] * projected)
+            x, time = torch.empty(1, c.in_channels, height, width), torch.empty(1)
+            unet(x, time, text, added=added, labels=labels, guidance=torch.empty(1))
 
         return count_flops(self, call)

@@ -3,8 +3,7 @@ in them: a transformer with self- and cross-attention (Stable Diffusion; Rombach
 one attention over text and pixels side by side (DeepFloyd IF).
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W height and
-width, T text tokens, D text width, E width of the time embedding.
-"""
+width, T text tokens, D text width, E width of the time embedding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -121,10 +120,8 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, text_dim: int, only_cross: bool) -> None:
         super().__init__()
-        self.norm1, self.attn1 = (
-            LayerNorm(dim),
-            Attention(dim, heads, text_dim if only_cross else None),
-        )
+        self.norm1 = LayerNorm(dim)
+        self.attn1 = Attention(dim, heads, text_dim if only_cross else None)
         self.norm2, self.attn2 = LayerNorm(dim), Attention(dim, heads, text_dim)
         self.norm3, self.ff = LayerNorm(dim), FeedForward(dim)
 
@@ -150,11 +147,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
         h = self.norm(x)
-        h = (
-            self.proj_in(to_tokens(h))
-            if isinstance(self.proj_in, Linear)
-            else to_tokens(self.proj_in(h))
-        )
+        if isinstance(self.proj_in, Linear):
+            h = self.proj_in(to_tokens(h))
+        else:
+            h = to_tokens(self.proj_in(h))
         for block in self.transformer_blocks:
             h = block(h, context)
         return x + (
@@ -212,11 +208,9 @@ class Blocks(nn.Module):
 
 
 def attention(config: EncoderConfig, level: Level, layer: int) -> nn.Module:
-    return (
-        AddedAttention(config, level)
-        if level.kind.attention == "added"
-        else SpatialTransformer(config, level, layer)
-    )
+    if level.kind.attention == "added":
+        return AddedAttention(config, level)
+    return SpatialTransformer(config, level, layer)
 
 
 def resnet(

@@ -123,26 +123,17 @@ def levels(config: EncoderConfig) -> list[Level]:
         raise DaedalError(
             f"down_block_types names {len(c.down_block_types)} blocks for {n} block_out_channels; give one a level."
         )
-    layers, heads = (
-        per_level("layers_per_block", c.layers_per_block, n),
-        per_level("attention_head_dim", c.attention_head_dim, n),
-    )
+    layers = per_level("layers_per_block", c.layers_per_block, n)
+    heads = per_level("attention_head_dim", c.attention_head_dim, n)
     depths = per_level("transformer_layers_per_block", c.transformer_layers_per_block, n)
     widths = per_level("cross_attention_dim", c.cross_attention_dim, n)
     only = per_level("only_cross_attention", c.only_cross_attention, n)
     kinds = [KINDS[one_of("down_block_types", name, list(KINDS))] for name in c.down_block_types]
-    return [
-        Level(
-            kinds[i],
-            C,
-            layers[i],
-            head_count(kinds[i], C, heads[i]),
-            spread(depths[i], layers[i]),
-            widths[i],
-            only[i],
-        )
-        for i, C in enumerate(c.block_out_channels)
-    ]
+    found = []
+    for i, C in enumerate(c.block_out_channels):
+        head, depth = head_count(kinds[i], C, heads[i]), spread(depths[i], layers[i])
+        found.append(Level(kinds[i], C, layers[i], head, depth, widths[i], only[i]))
+    return found
 
 
 def upward(config: UNet2DConditionConfig) -> list[Level]:
@@ -153,15 +144,8 @@ def upward(config: UNet2DConditionConfig) -> list[Level]:
         kind, layers = KINDS[one_of("up_block_types", name, list(KINDS))], level.layers + 1
         head = per_level("attention_head_dim", c.attention_head_dim, len(mirrored))[::-1][i]
         depth = spread(depths[i] if depths else level.depths[0], layers)
-        out.append(
-            replace(
-                level,
-                kind=kind,
-                layers=layers,
-                heads=head_count(kind, level.channels, head),
-                depths=depth,
-            )
-        )
+        heads = head_count(kind, level.channels, head)
+        out.append(replace(level, kind=kind, layers=layers, heads=heads, depths=depth))
     return out
 
 
@@ -172,20 +156,13 @@ def middle(config: EncoderConfig) -> Level | None:
     if c.mid_block_type is None:
         return None
     kind = KINDS[one_of("mid_block_type", c.mid_block_type, list(KINDS))]
-    last, head = (
-        levels(c)[-1],
-        per_level("attention_head_dim", c.attention_head_dim, len(c.block_out_channels))[-1],
-    )
+    last = levels(c)[-1]
+    head = per_level("attention_head_dim", c.attention_head_dim, len(c.block_out_channels))[-1]
     only = c.mid_block_only_cross_attention
     only = only if only is not None else c.only_cross_attention is True
-    return replace(
-        last,
-        kind=kind,
-        layers=1,
-        heads=head_count(kind, last.channels, head),
-        depths=last.depths[:1],
-        only_cross=only and kind.attention == "added",
-    )
+    heads = head_count(kind, last.channels, head)
+    only = only and kind.attention == "added"
+    return replace(last, kind=kind, layers=1, heads=heads, depths=last.depths[:1], only_cross=only)
 
 
 def head_count(kind: Kind, channels: int, head: int) -> int:

@@ -3,8 +3,7 @@
 become a grid of codes that an autoregressive decoder can model.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W pixels, h and w
-cells, D width of a code.
-"""
+cells, D width of a code."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self

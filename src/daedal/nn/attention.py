@@ -1,10 +1,9 @@
 """Scaled dot-product attention with grouped queries, a sliding window, soft-capped scores and
 padding, as one pure function, and the attention layer that families share.
 
-Legend: B batch, T query tokens, S key tokens, H heads, K head dim, D width.
-"""
+Legend: B batch, T query tokens, S key tokens, H heads, K head dim, D width."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Required, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,15 @@ from daedal.nn.rope import apply_rope
 
 if TYPE_CHECKING:
     from daedal.networks.decoder import Context, DecoderConfig
+
+
+class Scores(TypedDict, total=False):
+    """How attention scores are made: their `scale`, the sliding `window` in tokens, and `softcap`,
+    which bounds them by c*tanh(s/c) (Gemma 2)."""
+
+    scale: Required[float]
+    window: int | None
+    softcap: float | None
 
 
 def visible(
@@ -84,12 +92,10 @@ class Attention(nn.Module):
         softcap: float | None = None,
     ) -> None:
         super().__init__()
-        D, H, G, K = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
+        D = config.hidden_size
+        H = config.num_attention_heads
+        G = config.num_key_value_heads
+        K = config.head_dim
         self.layer, self.rope, self.head_dim = layer, rope, K
         self.window, self.softcap, self.scale = config.window(layer), softcap, scale or K**-0.5
         self.q_proj = Linear(D, H * K, bias=bias)

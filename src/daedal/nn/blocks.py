@@ -8,8 +8,7 @@ A block is 32 or 256 weights of one row. The K types divide 256 weights into gro
 whose scales (and minimums) are integers times one fp16 number a block. The `gguf` package specifies
 the types; rounding minimises a weighted squared error, as llama.cpp's does.
 
-Legend: N outputs, K inputs, G weights of a group, n groups.
-"""
+Legend: N outputs, K inputs, G weights of a group, n groups."""
 
 from typing import NamedTuple, Self
 
@@ -167,7 +166,7 @@ class Q4K(NamedTuple):
 
     @classmethod
     def of(cls, blocks: Tensor) -> Self:  # (n, 256)
-        scale, least = (t.view(-1, 8) for t in best_affine(groups_of(blocks, 32), 15, 9))
+        scale, least = (t.view(-1, 8) for t in best_affine(groups_of(blocks, 32), 15, 5))
         (d, scale), (dmin, least) = whole_scales(scale, 63), whole_scales(least, 63)
         return cls(d, dmin, scale, least)
 
@@ -231,7 +230,7 @@ def whole_scales(values: Tensor, top: int) -> tuple[Tensor, Tensor]:
 def round_q6_k(blocks: Tensor) -> Tensor:
     """(n, 256) -> bytes (n, 210): low nibbles, high pairs of bits, sixteen int8 scales, fp16."""
     x = groups_of(blocks, 16)
-    scale = best_symmetric(x, 32, 7).view(-1, 16)
+    scale = best_symmetric(x, 32, 3).view(-1, 16)
     extreme = scale.gather(1, scale.abs().argmax(1, keepdim=True))[:, 0]
     d = as_half(extreme / -128)
     whole = (scale * inverse(d)[:, None]).round_().clamp_(-128, 127)

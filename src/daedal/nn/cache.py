@@ -6,16 +6,15 @@ step = cache.step([(0, 12), (1, 1)])      # 12 new tokens for slot 0, one for sl
 of N = 13
 logits = network(tokens, cache=step)      # tokens (1, 13)
 step.commit()                             # lengths advance; cache.lengths[slot] = n takes tokens
-back
-"""
+back"""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
 from daedal.errors import DaedalError
-from daedal.nn.attention import attend
+from daedal.nn.attention import Scores, attend
 
 if TYPE_CHECKING:
     from daedal.networks.decoder import DecoderConfig
@@ -72,15 +71,7 @@ class Step:
         self.lengths = torch.tensor(ends, device=device).repeat_interleave(counts)[None]
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K), or (B, T, ...) whose rows are the segments in
         order -> like q."""
@@ -93,21 +84,13 @@ class Step:
             keys[slot, :, old:new] = k[rows].transpose(0, 1)
             values[slot, :, old:new] = v[rows].transpose(0, 1)
             # keys before `low` are seen by no query
+            window = scores.get("window")
             low = 0 if window is None else max(0, old + 1 - window)
             seen_k, seen_v = (
                 t[slot, :, low:new].transpose(0, 1)[None].to(q.dtype) for t in (keys, values)
             )
-            outs.append(
-                attend(
-                    q[rows][None],
-                    seen_k,
-                    seen_v,
-                    scale=scale,
-                    window=window,
-                    softcap=softcap,
-                    offset=old - low,
-                )[0]
-            )
+            out = attend(q[rows][None], seen_k, seen_v, offset=old - low, **scores)
+            outs.append(out[0])
             at += count
         return torch.cat(outs).view(shape)
 

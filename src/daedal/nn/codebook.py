@@ -3,8 +3,7 @@ codebook that follows its vectors by a moving average, and finite scalar quantis
 al. 2023), which has no codebook to learn.
 
 Legend: D width of a vector, N codes; leading dimensions (...) are free: positions of an image,
-frames of a sound.
-"""
+frames of a sound."""
 
 from dataclasses import dataclass
 

@@ -3,8 +3,7 @@ norms that follow the dtype of their input, the residual block (He et al. 2016, 
 2020), resampling by two, and self-attention over pixels.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H heads or height, W
-width, E width of the time embedding.
-"""
+width, E width of the time embedding."""
 
 from typing import Literal, TypeVar
 
@@ -32,18 +31,16 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
         if self.quick and x.dtype == torch.float32 and not torch.is_grad_enabled():
             return self.quick(x, self)
-        return self._conv_forward(
-            x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
-        )
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.weight.to(x.dtype), bias)
 
 
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` (Wu & He 2018) whose weight and bias follow the dtype of the input."""
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, ...) -> (B, C, ...)
-        return F.group_norm(
-            x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
-        )
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
 def to_tokens(image: Tensor) -> Tensor:
@@ -67,9 +64,8 @@ def resized(x: Tensor, resample: Resample | None, size: torch.Size | None = None
     """Nearest-neighbour doubling (to `size` where the double would not be it), the mean of 2 x 2,
     or x itself."""
     if resample == "up":
-        return F.interpolate(
-            x, size=size or torch.Size([2 * side for side in x.shape[2:]]), mode="nearest"
-        )
+        size = size or torch.Size([2 * side for side in x.shape[2:]])
+        return F.interpolate(x, size=size, mode="nearest")
     return F.avg_pool2d(x, 2) if resample == "down" else x
 
 
@@ -95,13 +91,11 @@ class ResnetBlock(nn.Module):
         resample: Resample | None = None,
     ) -> None:
         super().__init__()
-        self.act, self.scale_shift, self.time_act, self.scale, self.resample = (
-            activation(act),
-            scale_shift,
-            time_act,
-            scale,
-            resample,
-        )
+        self.act = activation(act)
+        self.scale_shift = scale_shift
+        self.time_act = time_act
+        self.scale = scale
+        self.resample = resample
         self.norm1 = GroupNorm(groups, inp, eps)
         self.conv1 = Conv2d(inp, out, 3, padding=1)
         self.time_emb_proj = Linear(time_dim, 2 * out if scale_shift else out) if time_dim else None

@@ -3,8 +3,7 @@ norms that a condition scales and shifts, feed-forward layers, self-attention. (
 text and image need to attend to each other.)
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, p patch side, h and w
-patches, T tokens, D width, H heads, K head dim.
-"""
+patches, T tokens, D width, H heads, K head dim."""
 
 from collections.abc import Sequence
 

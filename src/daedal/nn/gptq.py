@@ -4,8 +4,7 @@ Columns of a weight are rounded one after another; the error of each is spread o
 still to come so that the layer's output on the calibration data, not the weight, stays close.
 Layers go in order, each on the outputs of the rounded ones before it.
 
-Legend: N outputs, K inputs, B batch, T tokens, D width.
-"""
+Legend: N outputs, K inputs, B batch, T tokens, D width."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -3,8 +3,7 @@ the attention, the block, what they are conditioned on, and what side networks a
 Diffusion 3 and FLUX.
 
 Parameter names are those of diffusers' files. Legend: B batch, T image tokens, L text tokens, D
-width, H heads, K head dim, P width of the pooled text.
-"""
+width, H heads, K head dim, P width of the pooled text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -3,8 +3,7 @@ autocast).
 
 Nothing here fills its weights when it is built: they are loaded, or drawn by
 `Decoder.init_weights`. (torch's own initialisation costs seconds, and on the meta device imports
-its compiler.)
-"""
+its compiler.)"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -9,8 +9,7 @@ in any module; with the scale alpha / sqrt(R) where it is stabilised for high ra
     merge_lora(network)                                             # plain layers again, the
     updates in their weights
 
-Legend: R rank, I and O features of a layer, C and D channels of a convolution.
-"""
+Legend: R rank, I and O features of a layer, C and D channels of a convolution."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -45,12 +44,11 @@ class LoRALayer(nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer, self.scale = layer.requires_grad_(False), scale
-        self.lora_A, self.lora_B = (
-            convolutions(layer, rank) if isinstance(layer, nn.Conv2d) else linears(layer, rank)
-        )
-        self.lora_magnitude_vector = (
-            nn.Parameter(layer.weight.float().norm(dim=1)) if dora else None
-        )
+        pair = convolutions if isinstance(layer, nn.Conv2d) else linears
+        self.lora_A, self.lora_B = pair(layer, rank)
+        self.lora_magnitude_vector = None
+        if dora:
+            self.lora_magnitude_vector = nn.Parameter(layer.weight.float().norm(dim=1))
         with torch.no_grad():
             bound = self.lora_A.weight[0].numel() ** -0.5
             self.lora_A.weight.uniform_(-bound, bound, generator=generator)
@@ -82,9 +80,8 @@ class LoRALayer(nn.Module):
         """DoRA: magnitude over norm of each row (O,); the norm is a constant to the gradient
         (section 4.3)."""
         assert self.lora_magnitude_vector is not None
-        return self.lora_magnitude_vector / (self.weight.float() + self.delta()).detach().norm(
-            dim=1
-        )
+        full = (self.weight.float() + self.delta()).detach()
+        return self.lora_magnitude_vector / full.norm(dim=1)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
@@ -107,9 +104,8 @@ def convolutions(layer: nn.Conv2d, rank: int) -> tuple[Conv2d, Conv2d]:
     kernel, stride, padding = (
         cast(tuple[int, int], each) for each in (layer.kernel_size, layer.stride, layer.padding)
     )
-    return Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False), Conv2d(
-        rank, layer.out_channels, 1, bias=False
-    )
+    down = Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False)
+    return down, Conv2d(rank, layer.out_channels, 1, bias=False)
 
 
 def adaptable(layer: nn.Module) -> bool:
@@ -131,12 +127,10 @@ def add_lora(
     `targets` or ends in one ("to_q", "mlp.down_proj"); the names. The scale is alpha / rank, with
     `rslora` alpha / sqrt(rank); alpha None is the rank. DoRA is for linear layers."""
     layers = {name: layer for name, layer in module.named_modules() if adaptable(layer)}
-    found = [
-        name for name in layers if f".{name}".endswith(tuple(f".{target}" for target in targets))
-    ]
-    if absent := [
-        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)
-    ] or (not targets and ["none"]):
+    ends = {target: f".{target}" for target in targets}
+    found = [name for name in layers if f".{name}".endswith(tuple(ends.values()))]
+    matched = {t for t, end in ends.items() if any(f".{name}".endswith(end) for name in found)}
+    if absent := [target for target in targets if target not in matched] or (not ends and ["none"]):
         leaves = sorted({leaf(name) for name in layers})
         raise DaedalError(
             f"no layer is called {absent[0]!r}{nearest(absent[0], leaves)}; {type(module).__name__} has {', '.join(leaves)}."
@@ -147,10 +141,8 @@ def add_lora(
         )
     for name, p in module.named_parameters():
         p.requires_grad_(p.requires_grad and ".lora_" in name)
-    scale, generator = (
-        (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank),
-        torch.Generator().manual_seed(seed),
-    )
+    scale = (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank)
+    generator = torch.Generator().manual_seed(seed)
     for name in found:
         put(module, name, LoRALayer(layers[name], rank, scale, dora, generator))
     return found
@@ -187,9 +179,3 @@ def merge_lora(module: nn.Module) -> None:
     """Put every update into the weight it updates, in place."""
     for name, layer in adapters(module).items():
         put(module, name, layer.merged())
-
-
-def remove_lora(module: nn.Module) -> None:
-    """Take the updates off: the layers are what they were."""
-    for name, layer in adapters(module).items():
-        put(module, name, layer.base_layer)

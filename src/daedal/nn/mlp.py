@@ -24,14 +24,9 @@ def relu2(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "swish": F.silu,
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "gelu_new": gelu_tanh,
-    "gelu_fast": gelu_tanh,
-    "relu": F.relu,
-    "relu2": relu2,
+    **dict.fromkeys(("silu", "swish"), F.silu),
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), gelu_tanh),
+    **{"gelu": F.gelu, "relu": F.relu, "relu2": relu2},
 }
 
 
@@ -99,9 +94,8 @@ class MoE(nn.Module):
         for index, expert in enumerate(self.experts):
             rows, places = (chosen == index).nonzero(as_tuple=True)
             if len(rows):
-                out = out.index_add(
-                    0, rows, expert(flat[rows]) * weights[rows, places, None].to(flat.dtype)
-                )
+                share = weights[rows, places, None].to(flat.dtype)
+                out = out.index_add(0, rows, expert(flat[rows]) * share)
         return out.view_as(x)
 
 

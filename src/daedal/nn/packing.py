@@ -3,8 +3,7 @@ stands for. Pure functions; the layouts are the kernels' own and those on disk.
 
 Kinds are `int8` (a scale a row), `bf16`, and the blocks of daedal.nn.blocks.
 
-Legend: N outputs, K inputs.
-"""
+Legend: N outputs, K inputs."""
 
 import torch
 import torch.nn.functional as F

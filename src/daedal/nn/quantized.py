@@ -257,18 +257,22 @@ def gets_more_bits(name: str, layers: int) -> bool:
 def quantize_(network: nn.Module, bits: int = 8) -> nn.Module:
     """Swap every `nn.Linear` for a packed one, in place, one matrix at a time. Activations become
     fp32."""
-    kinds, share = kinds_for(network, bits), tied(network)
-    for name, module, head in swappable(network):
-        if head and share:
-            embedding = QuantEmbedding.of(module.weight, None, kinds[name])
-            network.embed_tokens, network.lm_head = embedding, TiedHead(embedding)
-        else:
-            network.set_submodule(name, QuantLinear.of(module.weight, module.bias, kinds[name]))
-        del module
-    if "embed_tokens" in kinds:
-        weight = network.embed_tokens.weight  # type: ignore[union-attr]
-        network.embed_tokens = QuantEmbedding.of(weight, None, kinds["embed_tokens"])  # type: ignore[arg-type]
+    for name, kind in kinds_for(network, bits).items():
+        pack_(network, name, network.get_submodule(name).weight, kind)  # type: ignore[arg-type]
     return finish_(network)
+
+
+@torch.no_grad()
+def pack_(network: Any, name: str, weight: Tensor, kind: str) -> None:
+    """Put a packed layer of this weight (N, K) in the place of the layer `name`; of a tied head, in
+    that of the embedding too."""
+    if name == "embed_tokens" or (name == "lm_head" and tied(network)):
+        share, network.embed_tokens = tied(network), QuantEmbedding.of(weight, None, kind)
+        if share:
+            network.lm_head = TiedHead(network.embed_tokens)
+    else:
+        bias = network.get_submodule(name).bias
+        network.set_submodule(name, QuantLinear.of(weight, bias, kind))
 
 
 @torch.no_grad()

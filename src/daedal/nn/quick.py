@@ -8,8 +8,7 @@ quarter of the direct multiplications, to about 1e-5 of the largest result, m = 
 5e-6.
 
 Legend: B batch, C channels in, O channels out, H height, W width, h and w tiles along them, P tiles
-of a strip.
-"""
+of a strip."""
 
 from typing import TypeVar
 

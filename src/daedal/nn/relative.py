@@ -1,7 +1,6 @@
 """Learned position biases by how far a key is from its query (Raffel et al. 2020, section 2.1).
 
-Legend: T tokens.
-"""
+Legend: T tokens."""
 
 import math
 

@@ -20,7 +20,7 @@ ordinary way.
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import daedal.nn.attention as attention_module
 from daedal.nn import kernels
+from daedal.nn.attention import Scores
 from daedal.nn.cache import KVCache
 
 aten = torch.ops.aten
@@ -197,22 +198,12 @@ class Slots:
 
     def __init__(self, cache: KVCache, batch: int) -> None:
         self.cache = cache
-        self.slots, self.positions = (
-            torch.zeros(batch, dtype=torch.int64),
-            torch.zeros(1, batch, dtype=torch.int64),
-        )
+        self.slots = torch.zeros(batch, dtype=torch.int64)
+        self.positions = torch.zeros(1, batch, dtype=torch.int64)
         self.lengths = torch.ones(1, batch, dtype=torch.int64)
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (1, B, H, K), k and v (1, B, Hkv, K) -> like q."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
@@ -224,9 +215,7 @@ class Slots:
             values,
             self.slots,
             self.positions,
-            scale=scale,
-            window=window,
-            softcap=softcap,
+            **scores,
         )
         return out[None]
 
@@ -268,22 +257,18 @@ class DecodeReplay:
                     self.logits = network(self.tokens, cache=self.step)[0]  # (B, V)
             finally:
                 attention_module.apply_rope = rotate
-        self.steps, self.keep = (
-            [kernels.program(s) if isinstance(s, list) else s for s in capture.steps],
-            capture.keep,
-        )
+        self.steps = [kernels.program(s) if isinstance(s, list) else s for s in capture.steps]
+        self.keep = capture.keep
 
     def __call__(self, tokens: list[int], slots: list[int]) -> Tensor:
         """The logits (B, V) after one more token in each slot; valid until the next call. The
         cache's lengths advance."""
         at = torch.tensor([self.cache.lengths[slot] for slot in slots])
         with torch.inference_mode():
-            self.tokens[0], self.step.slots[:], self.step.positions[0], self.step.lengths[0] = (
-                torch.tensor(tokens),
-                torch.tensor(slots),
-                at,
-                at + 1,
-            )
+            self.tokens[0] = torch.tensor(tokens)
+            self.step.slots[:] = torch.tensor(slots)
+            self.step.positions[0] = at
+            self.step.lengths[0] = at + 1
             for step in self.steps:
                 step()
         for slot in slots:

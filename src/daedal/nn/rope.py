@@ -4,8 +4,7 @@ context: linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), LongRo
 
 Each scaling is a function from a `Rope` to (inverse frequencies, attention factor); `tables` turns
 positions into cosines and sines. Dynamic NTK and LongRoPE depend on how long the whole sequence is,
-so `tables` is told that length per token.
-"""
+so `tables` is told that length per token."""
 
 import math
 from dataclasses import dataclass, field
@@ -78,9 +77,8 @@ def yarn(rope: Rope, length: int) -> tuple[Tensor, float]:
     factor = rope.option("factor") or rope.max_positions / rope.original
 
     def channel(turns: float) -> float:
-        return (
-            rope.dim * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
-        )
+        wavelength = rope.original / (turns * 2 * math.pi)
+        return rope.dim * math.log(wavelength) / (2 * math.log(rope.theta))
 
     low, high = channel(rope.option("beta_fast", 32)), channel(rope.option("beta_slow", 1))
     if rope.option("truncate", True):
@@ -96,11 +94,9 @@ def yarn_attention_factor(rope: Rope, factor: float) -> float:
     def mscale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    given, top, bottom = (
-        rope.option("attention_factor"),
-        rope.option("mscale"),
-        rope.option("mscale_all_dim"),
-    )
+    given = rope.option("attention_factor")
+    top = rope.option("mscale")
+    bottom = rope.option("mscale_all_dim")
     if given is not None:
         return given
     return mscale(top) / mscale(bottom) if top and bottom else mscale(1)
@@ -115,15 +111,8 @@ def longrope(rope: Rope, length: int) -> tuple[Tensor, float]:
     return freqs, rope.option("attention_factor", grown)
 
 
-SCALINGS = {
-    "default": default,
-    "linear": linear,
-    "dynamic": dynamic,
-    "llama3": llama3,
-    "yarn": yarn,
-    "longrope": longrope,
-    "su": longrope,
-}
+SCALINGS = {each.__name__: each for each in (default, linear, dynamic, llama3, yarn, longrope)}
+SCALINGS["su"] = longrope
 
 
 @lru_cache(maxsize=64)
@@ -149,10 +138,8 @@ def tables(
         totals, which = lengths.unique(return_inverse=True)
         pairs = [frequencies(rope, total) for total in totals.tolist()]
         # (B, 1|T, dim/2)
-        freqs, factor = (
-            torch.stack([pair[0] for pair in pairs]).to(positions.device)[which],
-            pairs[0][1],
-        )
+        freqs = torch.stack([pair[0] for pair in pairs]).to(positions.device)[which]
+        factor = pairs[0][1]
     else:
         freqs, factor = frequencies(rope, 0)
         freqs = freqs.to(positions.device)

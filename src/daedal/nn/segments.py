@@ -5,13 +5,14 @@ itself only.
     number begins a new text
 
 It stands where a step of a KV cache stands (daedal.nn.cache), so a network needs no mask for it and
-no attention is spent between texts.
-"""
+no attention is spent between texts."""
+
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from daedal.nn.attention import attend
+from daedal.nn.attention import Scores, attend
 
 
 class Segments:
@@ -29,17 +30,9 @@ class Segments:
         self.positions = (places - starts.repeat_interleave(counts)).view(numbers.shape)
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (B, T, H, K), k and v (B, T, Hkv, K) -> like q."""
         parts = zip(*(t.flatten(0, 1)[None].split(self.sizes, 1) for t in (q, k, v)), strict=True)
-        outs = [attend(*part, scale=scale, window=window, softcap=softcap) for part in parts]
+        outs = [attend(*part, **scores) for part in parts]
         return torch.cat(outs, 1).view(q.shape)

@@ -1,8 +1,7 @@
 """Noise levels, sizes and guidance scales as vectors: sinusoids (Vaswani et al. 2017, Ho et al.
 2020) and the small MLP that diffusion networks put behind them.
 
-Legend: B batch, E embedding width.
-"""
+Legend: B batch, E embedding width."""
 
 import math
 from collections.abc import Callable

@@ -17,11 +17,10 @@ PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))
 
 def digest(folder: Path) -> str:
     """64 hex digits that change when the model or its tokenizer does."""
-    files = (
-        [folder]
-        if folder.is_file()
-        else sorted({path for pattern in PARTS for path in folder.glob(pattern)})
-    )
+    if folder.is_file():
+        files = [folder]
+    else:
+        files = sorted({path for pattern in PARTS for path in folder.glob(pattern)})
     stamp = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()
     remembered = cache_folder() / "digests" / key

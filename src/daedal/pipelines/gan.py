@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.errors import DaedalError
-from daedal.pipelines.painter import Job, generation_config
+from daedal.pipelines.painter import Job, generation_config, one_step
 from daedal.processes.imaging import pixels, seeded_noise
 from daedal.processes.samplers import Steps
 from daedal.systems.gan import Gan
@@ -24,13 +24,7 @@ class GanPainter:
     def __init__(self, network: nn.Module, settings: dict[str, Any]) -> None:
         self.network, self.gan = network, Gan(network, settings.get("classes", []))
         self.multiple = side = self.gan.side
-        self.defaults = {
-            "width": side,
-            "height": side,
-            "steps": 1,
-            "guidance_scale": 1.0,
-            "sampler": "euler",
-        }
+        self.defaults = one_step(side, 1.0)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "GanPainter":

@@ -2,8 +2,7 @@
 by or to refer to, LoRAs, embeddings.
 
 Recipes name a file together with the digest of its content, "FILE#SHA256", and a file that is no
-longer what it was is an error.
-"""
+longer what it was is an error."""
 
 import hashlib
 import re
@@ -39,13 +38,11 @@ class Extras:
 
 
 def listed(given: Listed) -> list[str]:
-    return (
-        []
-        if given is None
-        else [str(given)]
-        if isinstance(given, str | Path)
-        else [str(each) for each in given]
-    )
+    if given is None:
+        return []
+    if isinstance(given, str | Path):
+        return [str(given)]
+    return [str(each) for each in given]
 
 
 def control_of(text: str) -> tuple[str, str]:
@@ -153,11 +150,8 @@ def extended(picture: np.ndarray, text: str, multiple: int) -> tuple[np.ndarray,
     """The picture with "LEFT,TOP,RIGHT,BOTTOM" pixels more (right and bottom up to a legal size),
     filled from its border, and the mask (H, W) bool of what is new."""
     parts = text.replace(" ", "").split(",")
-    if (
-        len(parts) != 4
-        or not all(part.isdigit() for part in parts)
-        or not any(int(part) for part in parts)
-    ):
+    whole = len(parts) == 4 and all(part.isdigit() for part in parts)
+    if not whole or not any(int(part) for part in parts):
         raise DaedalError(
             f'extend={text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels; write for example "0,0,64,0" for more on the right.'
         )
@@ -166,6 +160,5 @@ def extended(picture: np.ndarray, text: str, multiple: int) -> tuple[np.ndarray,
     right += -(left + width + right) % multiple
     bottom += -(top + height + bottom) % multiple
     around = ((top, bottom), (left, right))
-    return np.pad(picture, (*around, (0, 0)), mode="edge"), np.pad(
-        np.zeros((height, width), bool), around, constant_values=True
-    )
+    new = np.pad(np.zeros((height, width), bool), around, constant_values=True)
+    return np.pad(picture, (*around, (0, 0)), mode="edge"), new

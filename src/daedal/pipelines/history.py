@@ -1,8 +1,7 @@
 """Every generation, in one SQLite file on this machine: what was asked, of which weights, with
 which seed, and what came.
 
-`DAEDAL_HISTORY=0` turns the log off; `DAEDAL_HISTORY=/path/file.db` moves it.
-"""
+`DAEDAL_HISTORY=0` turns the log off; `DAEDAL_HISTORY=/path/file.db` moves it."""
 
 import json
 import os

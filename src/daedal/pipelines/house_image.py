@@ -44,15 +44,14 @@ class HousePainter:
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
     def paint(self, job: Job) -> Steps:
-        tokens, negative = (
-            encode(self.network, self.tokenizer, texts) for texts in (job.prompts, job.negatives)
-        )
-        start = (
-            None if job.init is None else from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
-        )
-        levels = flow_levels(job.steps, self.shift)
+        tokens = encode(self.network, self.tokenizer, job.prompts)
+        negative = encode(self.network, self.tokenizer, job.negatives)
+        levels, start = flow_levels(job.steps, self.shift), None
+        if job.init is not None:
+            levels = levels.tail(job.strength)
+            start = from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
         return painting(
-            self.network, tokens, negative, job.seeds, levels if start is None else levels.tail(job.strength), guidance_scale=job.guidance_scale,
+            self.network, tokens, negative, job.seeds, levels, guidance_scale=job.guidance_scale,
             sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask),
             control=self.hint(job), like=job.params.like,
         )  # fmt: skip
@@ -67,11 +66,10 @@ class HousePainter:
             )
         ((kind, picture),) = job.extras.controls
         image = from_pixels(picture)  # (1, 3, H, W)
-        found = (
-            edges(image)
-            if known_kind(kind, ("edges", "edges-of")) == "edges-of"
-            else (image.mean(1, keepdim=True) > 0).float()
-        )
+        if known_kind(kind, ("edges", "edges-of")) == "edges-of":
+            found = edges(image)
+        else:
+            found = (image.mean(1, keepdim=True) > 0).float()
         return found * job.params.control_scale
 
     def kept(self, mask: np.ndarray | None) -> Tensor | None:
@@ -79,9 +77,8 @@ class HousePainter:
         if mask is None:
             return None
         p = self.multiple
-        return torch.from_numpy(
-            ~mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p).any((1, 3))
-        ).flatten()
+        patches = mask.reshape(mask.shape[0] // p, p, mask.shape[1] // p, p)
+        return torch.from_numpy(~patches.any((1, 3))).flatten()
 
     def preview(self, x0: Tensor, job: Job) -> np.ndarray:
         return pixels(self.network.codec.decode(x0, job.height, job.width))

@@ -2,9 +2,8 @@
 
 pipeline = daedal.load("house/image")
 picture = pipeline("a red circle left of a blue star", seed=1)
-picture.save("scene.png")                                          # the recipe goes into the file
-pipeline("a green heart", init="scene.png", mask="mask.png")       # repaint what the mask shows
-white, keep every other pixel
+picture.save("scene.png")  # the recipe goes into the file
+pipeline("a green heart", init="scene.png", mask="mask.png")  # repaints what the mask has white
 """
 
 import hashlib
@@ -87,79 +86,50 @@ class ImagePipeline(Pipeline):
     def start(
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
     ) -> "Painting":
-        remarks = []
+        remarks, multiple = [], self.painter.multiple
         if writer := settings.pop("expand", None):
             prompt = longer(prompt, writer)
             remarks.append(f"painting {prompt!r}")
         if size := settings.pop("size", None):
-            settings["width"], settings["height"], remark = images.parse_size(
-                size, self.painter.multiple
-            )
+            width, height, remark = images.parse_size(size, multiple)
+            settings |= {"width": width, "height": height}
             remarks.append(remark)
         params, job = self.job(prompt, settings)
-        remarks.append(self.painter.remark(prompt))
-        return Painting(
-            self,
-            prompt,
-            params,
-            job,
-            client,
-            priority,
-            (*(remark for remark in remarks if remark), *job.remarks),
-        )
+        remarks = [*filter(None, (*remarks, self.painter.remark(prompt))), *job.remarks]
+        return Painting(self, prompt, params, job, client, priority, tuple(remarks))
 
     def runtime(self) -> dict[str, Any]:
-        module = next(
-            value for value in vars(self.painter).values() if isinstance(value, torch.nn.Module)
-        )
-        weight = next(module.parameters())
-        dtype = str(weight.dtype).removeprefix("torch.")
-        return {
-            "device": weight.device.type,
-            "dtype": dtype,
-            "bits": [],
-            "threads": torch.get_num_threads(),
-            "loading": self.loading,
-        }
+        held = vars(self.painter).values()
+        module = next(value for value in held if isinstance(value, torch.nn.Module))
+        return machine.runtime_of(next(module.parameters())) | {"loading": self.loading}
 
     def paint_each(self, prompts: list[str], **settings: Any) -> list[Picture]:
         """One picture of each prompt, side by side; picture i has seed + i."""
         chosen, job = self.job(prompts[0], {**settings, "n": len(prompts)})
         painted = Painting(self, prompts[0], chosen, replace(job, prompts=prompts)).pixels()
-        recipe: dict[str, Any] = {"model": self.name, "settings": asdict(replace(chosen, n=1))}
-        return [
-            Picture(
-                {**recipe, "prompt": prompt, "settings": {**recipe["settings"], "seed": seed}},
-                "stop",
-                picture,
-                job.steps,
-            )
-            for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True)
-        ]
+        made = []
+        for picture, prompt, seed in zip(painted, prompts, job.seeds, strict=True):
+            noted = asdict(replace(chosen, n=1, seed=seed))
+            recipe = {"model": self.name, "prompt": prompt, "settings": noted}
+            made.append(Picture(recipe, "stop", picture, job.steps))
+        return made
 
     def job(self, prompt: str, settings: dict[str, Any]) -> tuple[ImageParams, Job]:
         """The settings with every None filled in, and the work they mean."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise DaedalError('the prompt is empty; say what to paint, for example "a red circle".')
-        if strange := [
-            name
-            for name in EXTRAS
-            if name not in self.painter.takes and is_given(settings.get(name))
-        ]:
+        asked_for = [name for name in EXTRAS if is_given(settings.get(name))]
+        if unfit := [name for name in asked_for if name not in self.painter.takes]:
             takes = ", ".join(sorted(self.painter.takes)) or "none of them"
             raise DaedalError(
-                f"{self.name} cannot be given {strange[0]}; of {', '.join(EXTRAS)} it takes {takes}."
+                f"{self.name} cannot be given {unfit[0]}; of {', '.join(EXTRAS)} it takes {takes}."
             )
         asked, d = noted(settings), self.painter.defaults
         asked = replace(asked, then=d.get("then", ()) if asked.then is None else asked.then)
         canvas = self.canvas(asked, settings.get("init"), settings.get("mask"))
         picture, width, height = canvas.picture, canvas.width, canvas.height
-        p = replace(
-            asked,
-            width=width,
-            height=height,
-            **{key: d[key] for key in CHOICES if getattr(asked, key) is None},
-        )
+        own = {key: d[key] for key in CHOICES if getattr(asked, key) is None}
+        p = replace(asked, width=width, height=height, **own)
         p = p if p.seed is not None else replace(p, seed=secrets.randbelow(2**31))
         sampler_named(str(p.sampler))
         job = Job(
@@ -181,10 +151,8 @@ class ImagePipeline(Pipeline):
             raise DaedalError(
                 "a model that enlarges a picture, or one that follows another, takes no mask; leave it out, or paint in two calls."
             )
-        picture, shape = (
-            None if init is None else given.opened(init),
-            (self.painter.defaults["height"], self.painter.defaults["width"]),
-        )
+        picture = None if init is None else given.opened(init)
+        shape = (self.painter.defaults["height"], self.painter.defaults["width"])
         if p.extend:
             if picture is None or mask is not None or self.painter.upscales or p.then:
                 raise DaedalError(
@@ -254,17 +222,11 @@ class Painting(SteppedHandle):
         priority: int = 0,
         remarks: tuple[str, ...] = (),
     ) -> None:
-        self.pipeline, self.prompt, self.params, self.job, self.remarks = (
-            pipeline,
-            prompt,
-            params,
-            job,
-            remarks,
-        )
+        self.pipeline, self.prompt, self.params = pipeline, prompt, params
+        self.job, self.remarks = job, remarks
         weights = (job.extras.loras, job.extras.embeddings)
-        super().__init__(
-            pipeline.lane.submit(Generation(pipeline.painter.paint(job), weights, client, priority))
-        )
+        generation = Generation(pipeline.painter.paint(job), weights, client, priority)
+        super().__init__(pipeline.lane.submit(generation))
 
     def event(self, state: Any) -> Progress:
         i, _, x0 = state
@@ -307,26 +269,15 @@ def is_given(value: Any) -> bool:
 
 def noted(settings: dict[str, Any]) -> ImageParams:
     """The settings as a recipe keeps them: files with their digests."""
-    pictures = {
+    files: dict[str, Any] = {
         name: given.remembered(settings.get(name)) for name in ("init", "mask", "reference")
     }
-    several = {
-        "control": given.remembered_control,
-        "lora": given.remembered_lora,
-        "embedding": given.remembered,
-    }
-    lists = {
-        name: tuple(map(note, given.listed(settings.get(name)))) for name, note in several.items()
-    }
+    several = {"control": given.remembered_control, "lora": given.remembered_lora}
+    for name, note in {**several, "embedding": given.remembered}.items():
+        files[name] = tuple(map(note, given.listed(settings.get(name))))
     then = settings.get("then")
-    return params(
-        {
-            **settings,
-            **pictures,
-            **lists,
-            "then": None if then is None else tuple(given.listed(then)),
-        }
-    )
+    files["then"] = None if then is None else tuple(given.listed(then))
+    return params({**settings, **files})
 
 
 def extras_of(
@@ -359,13 +310,8 @@ def strength_of(p: ImageParams) -> float:
 
 def holds(folder: Path) -> bool:
     """Whether a folder, or a single file, holds an image model."""
-    config = folder / "config.json"
-    if (
-        folder.is_file()
-        or (folder / "model_index.json").exists()
-        or (folder / "picture.json").exists()
-        or is_cascade(folder)
-    ):
+    config, marks = folder / "config.json", ("model_index.json", "picture.json")
+    if folder.is_file() or any((folder / name).exists() for name in marks) or is_cascade(folder):
         return True
     return config.exists() and "_class_name" in json.loads(config.read_text())
 
@@ -383,9 +329,8 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") 
     where = machine.pick_device(device)
     compute = machine.compute_dtype(dtype, where)
     loading = {"device": where.type, "dtype": dtype}
-    return ImagePipeline(
-        painter_of(folder, name_or_folder, where, compute), str(name_or_folder), folder, loading
-    )
+    painter = painter_of(folder, name_or_folder, where, compute)
+    return ImagePipeline(painter, str(name_or_folder), folder, loading)
 
 
 def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:

@@ -2,8 +2,7 @@
 evaluation know media only through this.
 
 A new medium is a file of settings that ends in a `Medium`, a pipeline (a subclass of `Pipeline`)
-with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch.
-"""
+with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -95,8 +94,7 @@ class Handle(ABC):
 
     Iterating yields events as they come, each with `done` and `total`, and for text with the `text`
     that became final; closing the iterator stops the work. Every handle ends once: its results are
-    done, cancelled, or raise what went wrong.
-    """
+    done, cancelled, or raise what went wrong."""
 
     remarks: tuple[str, ...] = ()  # what the model does not do of what was asked, a sentence each
     front: str = ""  # what stands before a text that continues it
@@ -105,18 +103,18 @@ class Handle(ABC):
     @abstractmethod
     def done(self) -> bool: ...
 
+    @property
     @abstractmethod
-    def advance(self) -> None:
-        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed
-        on."""
+    def made(self) -> int:
+        """How much has come so far, in whatever it comes in."""
+
+    @abstractmethod
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready` holds."""
 
     @abstractmethod
     def abandon(self) -> None:
         """Have the work stopped before its next step, without waiting for that."""
-
-    @abstractmethod
-    def cancel(self) -> None:
-        """Stop the work, and wait until it has stopped."""
 
     @abstractmethod
     def events(self) -> Iterator[Any]:
@@ -142,6 +140,21 @@ class Handle(ABC):
             if not self.done:
                 self.abandon()
 
+    def advance(self) -> None:
+        """Wait until there is more, or the end. A Ctrl-C within it cancels the work and is passed
+        on."""
+        made = self.made
+        try:
+            self.wait_for(lambda: self.made > made or self.done)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def cancel(self) -> None:
+        """Stop the work, and wait until it has stopped."""
+        self.abandon()
+        self.wait_for(lambda: self.done)
+
     def wait(self) -> None:
         """Wait for the end."""
         while not self.done:
@@ -162,17 +175,12 @@ class SteppedHandle(Handle):
     def done(self) -> bool:
         return self.generation.finished is not None
 
-    def advance(self) -> None:
-        made = len(self.generation.states)
-        try:
-            self.generation.wait(lambda: len(self.generation.states) > made or self.done)
-        except BaseException:
-            self.abandon()
-            raise
+    @property
+    def made(self) -> int:
+        return len(self.generation.states)
 
-    def cancel(self) -> None:
-        self.abandon()
-        self.generation.wait(lambda: self.done)
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        self.generation.wait(ready)
 
     def abandon(self) -> None:
         self.generation.cancelled = True

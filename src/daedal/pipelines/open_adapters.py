@@ -71,11 +71,9 @@ class LoraManager:
 
 def restorer(clip: Clip) -> Callable[[], None]:
     """What puts a tower's vocabulary back as it is now."""
-    tokenizer, layer, tower = (
-        clip.tokenizer,
-        clip.tower.text_model.embeddings.token_embedding,
-        clip.tower,
-    )
+    tokenizer = clip.tokenizer
+    layer = clip.tower.text_model.embeddings.token_embedding
+    tower = clip.tower
     weight, config, eos = layer.weight, tower.config, tower.text_model.eos
 
     def undo() -> None:

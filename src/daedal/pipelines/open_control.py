@@ -3,8 +3,7 @@ IP-Adapters.
 
 A network is found, in this order: in `control_model`, which is one network, or a folder of several
 named by kind ("canny", "depth", ...); in the model's own folder. Networks beside the model's own
-come from the model store, leased for as long as the job runs.
-"""
+come from the model store, leased for as long as the job runs."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -49,14 +48,8 @@ class Conditioners:
                 raise DaedalError(
                     f"{type(network).__name__} is no control for this model; it takes {' or '.join(sorted(kinds))}."
                 )
-            found.append(
-                Control(
-                    kind,
-                    network,
-                    from_pixels(picture).to(self.device, self.dtype),
-                    job.params.control_scale,
-                )
-            )
+            seen = from_pixels(picture).to(self.device, self.dtype)
+            found.append(Control(kind, network, seen, job.params.control_scale))
         return found
 
     def network(self, kind: str, where: str | None, leases: ExitStack) -> Any:
@@ -71,14 +64,9 @@ class Conditioners:
         if (folder / "config.json").exists():
             known_kind(kind, KINDS)
         else:
-            folder = folder / known_kind(
-                kind, [path.parent.name for path in folder.glob("*/config.json")]
-            )
-        return self.leased(
-            folder,
-            leases,
-            lambda: quicken(checkpoints.load(folder, dtype=self.dtype, device=self.device)),
-        )
+            named = [path.parent.name for path in folder.glob("*/config.json")]
+            folder = folder / known_kind(kind, named)
+        return self.leased(folder, leases, lambda: quicken(self.loaded(folder)))
 
     def reference(self, job: Job, leases: ExitStack) -> Reference | None:
         """The reference picture of the job, as its adapter reads it."""
@@ -90,22 +78,16 @@ class Conditioners:
             )
         file = Path(job.params.reference_model)
         adapter = self.leased(file, leases, lambda: load_ip_adapter(file, self.dtype, self.device))
-        encoder = self.encoder or self.leased(
-            file.parent / "image_encoder", leases, lambda: self.encoder_beside(file)
-        )
-        picture, pooled = (
-            for_clip(job.extras.reference, encoder.config.image_size).to(self.device, self.dtype),
-            adapter_pools(adapter),
-        )
+        place = file.parent / "image_encoder"
+        encoder = self.encoder or self.leased(place, leases, lambda: self.encoder_beside(file))
+        picture = for_clip(job.extras.reference, encoder.config.image_size)
+        picture = picture.to(self.device, self.dtype)
         seen = encoder(picture)
-        nothing = (
-            torch.zeros_like(seen.pooled)
-            if pooled
-            else encoder(torch.zeros_like(picture)).hidden[-2]
-        )
-        return Reference(
-            adapter, seen.pooled if pooled else seen.hidden[-2], nothing, job.params.reference_scale
-        )
+        if adapter_pools(adapter):
+            features, nothing = seen.pooled, torch.zeros_like(seen.pooled)
+        else:
+            features, nothing = seen.hidden[-2], encoder(torch.zeros_like(picture)).hidden[-2]
+        return Reference(adapter, features, nothing, job.params.reference_scale)
 
     def encoder_beside(self, file: Path) -> Any:
         folder = file.parent / "image_encoder"
@@ -113,13 +95,15 @@ class Conditioners:
             raise DaedalError(
                 f"{file} needs the CLIP image encoder it was trained with; put its folder beside it, as {folder}."
             )
+        return self.loaded(folder)
+
+    def loaded(self, folder: Path) -> Any:
         return checkpoints.load(folder, dtype=self.dtype, device=self.device)
 
     def leased(self, place: Path, leases: ExitStack, load: Callable[[], Any]) -> Any:
         """A network of the store, until `leases` are given back."""
-        return leases.enter_context(
-            STORE.lease(("network", *stamp(place), self.dtype, self.device), load)
-        )
+        key = ("network", *stamp(place), self.dtype, self.device)
+        return leases.enter_context(STORE.lease(key, load))
 
 
 def adapter_pools(adapter: Any) -> bool:
@@ -131,16 +115,10 @@ def for_clip(picture: np.ndarray, side: int) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out,
     normalised (Radford et al. 2021)."""
     height, width = picture.shape[:2]
-    size = (
-        (side, int(side * height / width))
-        if width <= height
-        else (int(side * width / height), side)
-    )
+    tall = width <= height
+    size = (side, int(side * height / width)) if tall else (int(side * width / height), side)
     image = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    values = (
-        torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
-    )
-    return (
-        (values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
-    )[None]
+    middle = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (CLIP_MEAN, CLIP_STD))
+    return ((middle.float() / 255 - mean) / std)[None]

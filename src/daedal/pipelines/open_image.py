@@ -3,8 +3,7 @@
 
 A system (daedal.systems) says how prompts become conditions and what the network predicts;
 image-to-image, inpainting and what follows one model after another are the same for all
-(daedal.processes.imaging).
-"""
+(daedal.processes.imaging)."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -46,12 +45,10 @@ class OpenPainter:
 
     def __init__(self, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
         self.system = system = system_of(parts)
-        self.network, self.vae, self.schedule, self.dtype = (
-            system.network,
-            system.codec,
-            system.schedule,
-            dtype,
-        )
+        self.network = system.network
+        self.vae = system.codec
+        self.schedule = system.schedule
+        self.dtype = dtype
         self.multiple = self.vae.factor * system.patch
         self.defaults = {**system.defaults, "sampler": self.schedule.sampler}
         self.takes, self.upscales, self.scale = system.takes, system.upscales, system.scale
@@ -60,11 +57,7 @@ class OpenPainter:
 
     @classmethod
     def load(
-        cls,
-        place: Path,
-        device: torch.device,
-        dtype: torch.dtype,
-        shared: dict[str, Any] | None = None,
+        cls, place: Path, device: torch.device, dtype: torch.dtype, shared: Any = None
     ) -> "OpenPainter":
         """Of a folder, a folder of stages, or a single file. `shared` are parts that need not be
         read again."""
@@ -88,26 +81,26 @@ class OpenPainter:
         h, w = job.height // self.vae.factor, job.width // self.vae.factor
         # x is float32, whatever the network computes in
         draw = seeded_noise(job.seeds, (made.channels, h, w), device, job.params.like)
-        noise = draw if made.conditioning_noise_first else begun(draw)
+        noise = draw if made.conditioning_noise_first else first_drawn(draw)
         init = None if job.init is None else from_pixels(job.init).to(device, self.dtype)
-        start = (
-            None
-            if init is None or made.upscales or (made.inpaints and job.strength == 1)
-            else self.vae.encode(init).float()
-        )
+        start = kept = None
+        if init is not None and not made.upscales and not (made.inpaints and job.strength == 1):
+            start = self.vae.encode(init).float().expand(len(job.seeds), -1, -1, -1)
         yield None  # the picture to start from is encoded
         levels = self.levels(job, h * w)
-        mask = (
-            None
-            if job.mask is None or made.inpaints
-            else painted_cells(job.mask, self.vae.factor).to(device)
-        )
+        if job.mask is not None and not made.inpaints:
+            kept = ~painted_cells(job.mask, self.vae.factor).to(device)
         predict, sampler = self.predictor(job, init, draw, leases)
         yield None  # the prompts are encoded
         x = yield from generating(
-            predict, noise, levels, sampler=sampler, start=None if start is None else start.expand(len(job.seeds), -1, -1, -1),
-            kept=None if mask is None else ~mask, opening=self.schedule.start,
-        )  # fmt: skip
+            predict,
+            noise,
+            levels,
+            sampler=sampler,
+            start=start,
+            kept=kept,
+            opening=self.schedule.start,
+        )
         pictures = yield from self.decode(x.to(self.dtype))
         for name in job.params.then or ():
             pictures = yield from self.followed(name, job, pictures, leases)
@@ -141,25 +134,15 @@ class OpenPainter:
             [from_pixels(picture) for _, picture in job.extras.controls],
         )
         prepared = made.prepare(made.encode([*job.prompts, *negatives]), conditions)
-        mask = (
-            None
-            if job.mask is None or init is None
-            else torch.from_numpy(job.mask)[None, None].to(init)
-        )
-        channel_conditioning = (
-            made.channel_conditioning(conditions, len(job.seeds), init, mask, draw).to(self.dtype)
-            if made.extra
-            else None
-        )
+        mask = extra = None
+        if job.mask is not None and init is not None:
+            mask = torch.from_numpy(job.mask)[None, None].to(init)
+        if made.extra:
+            extra = made.channel_conditioning(conditions, len(job.seeds), init, mask, draw)
+            extra = extra.to(self.dtype)
         learned: list[Tensor] = []
-        predict = denoiser(
-            made,
-            prepared,
-            guidance_scale=scale,
-            dtype=self.dtype,
-            channel_conditioning=channel_conditioning,
-            learned=learned,
-        )
+        options: dict[str, Any] = dict(dtype=self.dtype, channel_conditioning=extra)
+        predict = denoiser(made, prepared, guidance_scale=scale, learned=learned, **options)
         sampler = sampler_named(job.sampler)
         drawn = self.schedule.learned_variance and job.sampler == "ddpm"
         return predict, sampler.set(large=lambda: learned[0]) if drawn else sampler
@@ -179,40 +162,25 @@ class OpenPainter:
         place = located(name)
         alike = isinstance(self.system, DeepFloyd) and (place / "image_noising_scheduler").is_dir()
         shared = self.system.shared if alike else {}  # type: ignore[attr-defined]
-        key = (
-            "painter",
-            *stamp(place),
-            self.system.device,
-            self.dtype,
-            id(shared.get("text_encoder")),
-        )
-        stage = leases.enter_context(
-            STORE.lease(
-                key, lambda: OpenPainter.load(place, self.system.device, self.dtype, shared)
-            )
-        )
+        where = (self.system.device, self.dtype)
+        key = ("painter", *stamp(place), *where, id(shared.get("text_encoder")))
+        lease = STORE.lease(key, lambda: OpenPainter.load(place, *where, shared))
+        stage = leases.enter_context(lease)
         yield None
         made = []
         for i, picture in enumerate(pixels(pictures)):
-            made.append(
-                (yield from at_step(stage.paint(stage.job_after(job, i, picture)), job.steps - 1))
-            )
+            steps = stage.paint(stage.job_after(job, i, picture))
+            made.append((yield from at_step(steps, job.steps - 1)))
         return torch.cat(made)
 
     def job_after(self, job: Job, i: int, picture: np.ndarray) -> Job:
         """The job of this model for picture i of another: what the user left open is its own
         choice."""
-        asked = {
-            key: self.defaults[key]
-            if getattr(job.params, key) is None
-            else getattr(job.params, key)
-            for key in CHOICES
-        }
-        size = (
-            enlarged(picture, (self.defaults["height"], self.defaults["width"]), self.scale)
-            if self.upscales
-            else picture.shape[:2]
-        )
+        asked = {key: getattr(job.params, key) for key in CHOICES}
+        asked |= {key: self.defaults[key] for key, value in asked.items() if value is None}
+        size = picture.shape[:2]
+        if self.upscales:
+            size = enlarged(picture, (self.defaults["height"], self.defaults["width"]), self.scale)
         height, width = (snapped(side, self.multiple) for side in size)
         return Job(
             [job.prompts[i]], [job.negatives[i]], [job.seeds[i]], width, height, **asked, strength=REFINED, init=picture, mask=None,
@@ -224,20 +192,13 @@ class OpenPainter:
         runs)."""
         if self.vae.factor == 1:
             return pixels(x0)
-        return pixels(
-            torch.einsum(
-                "bchw,cd->bdhw",
-                F.pad(x0.float().cpu(), (0, 0, 0, 0, 0, 1), value=1.0),
-                self.colours,
-            )
-        )
+        cells = F.pad(x0.float().cpu(), (0, 0, 0, 0, 0, 1), value=1.0)
+        return pixels(torch.einsum("bchw,cd->bdhw", cells, self.colours))
 
     @cached_property
     def colours(self) -> Tensor:
-        return colour_map(
-            lambda picture: self.vae.encode(picture.to(self.system.device, self.dtype)),
-            self.vae.factor,
-        )
+        where = (self.system.device, self.dtype)
+        return colour_map(lambda picture: self.vae.encode(picture.to(*where)), self.vae.factor)
 
     def remark(self, prompt: str) -> str:
         readers = [*self.system.towers, self.system.t5]
@@ -254,7 +215,7 @@ def at_step(steps: Steps, number: int) -> Steps:
         yield state and (number, *state[1:])
 
 
-def begun(draw: Noise) -> Noise:
+def first_drawn(draw: Noise) -> Noise:
     """A source whose first draw, x's, is made now: before any noise of what stands beside x."""
     first = [draw()]
     return lambda: first.pop() if first else draw()

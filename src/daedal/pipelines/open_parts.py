@@ -31,27 +31,18 @@ def stages_of(place: Path) -> list[Path]:
     if place.is_file() or (place / "model_index.json").exists():
         return [place]
     stages = [path.parent for path in sorted(place.glob("*/model_index.json"))]
-    later = [
-        stage
-        for stage in stages
-        if any((stage / f"{name}_scheduler").is_dir() for name in ("image_noising", "low_res"))
-    ]
+    noising = ("image_noising_scheduler", "low_res_scheduler")
+    later = [stage for stage in stages if any((stage / name).is_dir() for name in noising)]
     first = [stage for stage in stages if stage not in later]
     if len(first) != 1:
         raise DaedalError(
             f"{place} holds {len(first)} models that need no other before them; name the one to begin with, {place}/...."
         )
-    # latents are small
-    return [
-        *first,
-        *sorted(
-            later,
-            key=lambda stage: (
-                (stage / "vae").is_dir(),
-                read_config(stage / "unet")["sample_size"],
-            ),
-        ),
-    ]
+
+    def size(stage: Path) -> tuple[bool, int]:  # latents are small
+        return (stage / "vae").is_dir(), read_config(stage / "unet")["sample_size"]
+
+    return [*first, *sorted(later, key=size)]
 
 
 def read_parts(
@@ -63,15 +54,11 @@ def read_parts(
     if not shared:
         return checkpoints.load_parts(place, dtype=dtype, device=device)
     index = read_index(place)
-    kinds = {name: kind for name, kind in kinds_of(index).items() if name not in shared}
-    return (
-        {"model_index": index}
-        | {
-            name: load_part(place / name, kind, dtype, device, False)
-            for name, kind in kinds.items()
-        }
-        | shared
-    )
+    parts: dict[str, Any] = {"model_index": index}
+    for name, kind in kinds_of(index).items():
+        if name not in shared:
+            parts[name] = load_part(place / name, kind, dtype, device, False)
+    return parts | shared
 
 
 def completed(
@@ -79,7 +66,7 @@ def completed(
 ) -> dict[str, Any]:
     """The parts of a single file with what it lacks: networks from folders beside it, named as in a
     pipeline folder, and tokenizers from there or from the Hub."""
-    beside = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
+    folders = [folder for folder in (file.parent, file.with_suffix("")) if folder.is_dir()]
     kind = parts.get("model_index", {}).get("_class_name", "")
     needed = next((roles for name, roles in NEEDED.items() if kind.startswith(name)), None)
     if needed is None:
@@ -87,27 +74,25 @@ def completed(
             f"{file} holds {', '.join(parts)} and no denoiser; give the file of a whole model, or a model folder."
         )
     for role in (*needed, "text_encoder", "text_encoder_2", "text_encoder_3"):
-        if role not in parts and (found := first_folder(beside, role)):
+        if role not in parts and (found := first_folder(folders, role)):
             parts[role] = checkpoints.load(found, dtype=dtype, device=device)
     if missing := [role for role in needed if role not in parts]:
         raise DaedalError(
             f"{file} has no {', '.join(missing)}; put these folders of a {kind} beside it, or open a model folder."
         )
-    return parts | dict(tokenizers_of(parts, beside))
+    return parts | dict(tokenizers_of(parts, folders))
 
 
 def first_folder(places: list[Path], name: str) -> Path | None:
     return next((place / name for place in places if (place / name).is_dir()), None)
 
 
-def tokenizers_of(parts: dict[str, Any], beside: list[Path]) -> Iterator[tuple[str, Tokenizer]]:
+def tokenizers_of(parts: dict[str, Any], folders: list[Path]) -> Iterator[tuple[str, Tokenizer]]:
     """One a text encoder. OpenCLIP's towers were trained with "!", token 0, as padding."""
     for role in [name for name in parts if name.startswith("text_encoder")]:
-        name, family = (
-            role.replace("text_encoder", "tokenizer"),
-            "T5" if "T5" in type(parts[role]).__name__ else "CLIP",
-        )
-        found = first_folder(beside, name)
+        name = role.replace("text_encoder", "tokenizer")
+        family = "T5" if "T5" in type(parts[role]).__name__ else "CLIP"
+        found = first_folder(folders, name)
         tokenizer = load_tokenizer(found or vocabulary(VOCABULARIES[family]))
         if found is None and family == "CLIP" and parts[role].config.hidden_act != "quick_gelu":
             tokenizer.roles["pad_token"] = "!"

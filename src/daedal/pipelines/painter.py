@@ -84,6 +84,12 @@ def snapped(size: int, multiple: int) -> int:
     return max(multiple, (size + multiple // 2) // multiple * multiple)
 
 
+def one_step(side: int, guidance_scale: float) -> dict[str, Any]:
+    """The defaults of a model that makes pictures of side x side at once."""
+    size = {"width": side, "height": side, "steps": 1}
+    return size | {"guidance_scale": guidance_scale, "sampler": "euler"}
+
+
 def generation_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     return json.loads(path.read_text()) if path.exists() else {}

@@ -14,7 +14,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
-from daedal.pipelines.painter import Job
+from daedal.pipelines.painter import Job, one_step
 from daedal.processes.imaging import pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps
@@ -30,31 +30,19 @@ class PriorPainter:
     def __init__(
         self, network: Decoder, codec: VQModel, tokenizer: Tokenizer, settings: dict[str, Any]
     ) -> None:
-        self.network, self.codec, self.tokenizer, self.settings = (
-            network,
-            codec,
-            tokenizer,
-            settings,
-        )
+        self.network = network
+        self.codec = codec
+        self.tokenizer = tokenizer
+        self.settings = settings
         self.multiple = side = cast(int, codec.config.sample_size)
-        self.defaults = {
-            "width": side,
-            "height": side,
-            "steps": 1,
-            "guidance_scale": settings["guidance_scale"],
-            "sampler": "euler",
-        }
+        self.defaults = one_step(side, settings["guidance_scale"])
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "PriorPainter":
         network = checkpoints.load(folder, dtype=torch.float32, device=device, kind=Decoder).eval()
         codec = checkpoints.load(folder / "codec", dtype=torch.float32, device=device, kind=VQModel)
-        return cls(
-            network,
-            codec,
-            Tokenizer.load(folder),
-            json.loads((folder / "picture.json").read_text()),
-        )
+        settings = json.loads((folder / "picture.json").read_text())
+        return cls(network, codec, Tokenizer.load(folder), settings)
 
     @torch.no_grad()
     def paint(self, job: Job) -> Steps:
@@ -63,27 +51,15 @@ class PriorPainter:
             raise DaedalError(
                 f"this model makes pictures of {side}x{side} out of nothing; leave init and size out."
             )
-        words = [
-            encode(self.tokenizer, texts, self.settings["text_length"])
-            for texts in (job.prompts, job.negatives)
-        ]
-        asked, nothing = (tokens.to(self.network.lm_head.weight.device) for tokens in words)
+        length, device = self.settings["text_length"], self.network.lm_head.weight.device
+        asked = encode(self.tokenizer, job.prompts, length).to(device)
+        nothing = encode(self.tokenizer, job.negatives, length).to(device)
+        drawing = {key: self.settings[key] for key in ("temperature", "top_k")}
         made = []
         for i, seed in enumerate(job.seeds):  # each with its own seed, so that it is the same alone
-            params = SamplingParams(
-                temperature=self.settings["temperature"], top_k=self.settings["top_k"], seed=seed
-            )
-            made.append(
-                paint_codes(
-                    self.network,
-                    self.codec,
-                    asked[i : i + 1],
-                    nothing[i],
-                    side,
-                    params,
-                    job.guidance_scale,
-                )
-            )
+            params, one = SamplingParams(**drawing, seed=seed), (asked[i : i + 1], nothing[i])
+            scale = job.guidance_scale
+            made.append(paint_codes(self.network, self.codec, *one, side, params, scale))
             yield None
         pictures = torch.cat(made)
         yield 0, pictures, pictures

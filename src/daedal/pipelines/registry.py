@@ -41,8 +41,8 @@ def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
     medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
     given = {key: value for key, value in loading.items() if value is not None}
     known = settings_of(medium.loading)
-    if strange := [key for key in given if key not in known]:
-        key = strange[0]
+    if unknown := [key for key in given if key not in known]:
+        key = unknown[0]
         raise DaedalError(
             f"{key}={given[key]!r} does not apply to {name_or_folder}, a model of {medium.plural}; it takes {', '.join(known)}."
         )

@@ -9,7 +9,7 @@ for piece in pipeline.stream("One day"):
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,7 @@ class TextPipeline(Pipeline):
     text, chat messages or token ids.
 
     A model with a chat template answers a text; `raw=True` has it continue the text instead, as
-    every other model does.
-    """
+    every other model does."""
 
     medium = TEXT
 
@@ -118,13 +117,11 @@ class TextPipeline(Pipeline):
         folder: Path | None = None,
         loading: dict[str, Any] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.name, self.folder, self.loading = (
-            network,
-            tokenizer,
-            name,
-            folder,
-            loading or {},
-        )
+        self.network = network
+        self.tokenizer = tokenizer
+        self.name = name
+        self.folder = folder
+        self.loading = loading or {}
         self.defaults = generation_defaults(folder) if folder else {}
         self.serving: dict[str, Any] = {}  # arguments of the engine
         self._engine: Engine | None = None
@@ -206,14 +203,8 @@ class TextPipeline(Pipeline):
     def runtime(self) -> dict[str, Any]:
         weight = self.network.embed_tokens.weight
         bits = {m.bits for m in self.network.modules() if isinstance(m, QuantLinear)}
-        return {
-            "device": weight.device.type,
-            "dtype": str(weight.dtype).removeprefix("torch."),
-            "bits": sorted(bits),
-            "threads": torch.get_num_threads(),
-            "kernels": kernels.available(),
-            "loading": self.loading,
-        }
+        own = {"kernels": kernels.available(), "loading": self.loading}
+        return machine.runtime_of(weight, bits) | own
 
     def reproduce(self, recipe: dict[str, Any], amount: int | None = None) -> Text:
         stream = self.start(recipe["prompt"], **recipe["settings"])
@@ -251,17 +242,8 @@ class Stream(Handle):
         """Tokens so far, over all samples."""
         return sum(len(sample.stream) for sample in self.samples)
 
-    def advance(self) -> None:
-        made = self.made
-        try:
-            RUNTIME.wait(lambda: self.made > made or self.done)
-        except BaseException:
-            self.abandon()
-            raise
-
-    def cancel(self) -> None:
-        self.abandon()
-        RUNTIME.wait(lambda: self.done)
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        RUNTIME.wait(ready)
 
     def abandon(self) -> None:
         for sample in self.samples:
@@ -273,9 +255,8 @@ class Stream(Handle):
             while self.shown[index] < len(sample.stream):
                 token = sample.stream[self.shown[index]]
                 self.shown[index] += 1
-                yield Piece(
-                    token.id, token.text, token.logprob or 0.0, index, sum(self.shown), total
-                )
+                score, so_far = token.logprob or 0.0, sum(self.shown)
+                yield Piece(token.id, token.text, score, index, so_far, total)
             if sample.error:
                 raise sample.error
 
@@ -287,24 +268,15 @@ class Stream(Handle):
         sample, p = self.samples[index], self.pipeline
         if sample.error:
             raise sample.error
-        left_out = {
-            "grammar": None,
-            "adapter": None,
-            "schema": None,
-            "regex": None,
-            "logprobs": None,
-        }
-        settings = {
-            key: value
-            for key, value in vars(self.params).items()
-            if not ((key in left_out and value is None) or key == "grammar")
-        }
+        settings = {key: value for key, value in vars(self.params).items() if key != "grammar"}
+        for key in ("adapter", "schema", "regex", "logprobs"):
+            if settings[key] is None:
+                del settings[key]
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         recipe = p.recipe(prompt, settings) | {"sample": index}
         logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
-        return Text(
-            recipe, sample.finished or "cancelled", sample.text, tuple(sample.output), logprobs
-        )
+        reason = sample.finished or "cancelled"
+        return Text(recipe, reason, sample.text, tuple(sample.output), logprobs)
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:
@@ -355,26 +327,26 @@ def load(
     if quantize is not None and quantize not in BITS:
         raise DaedalError(f"quantize={quantize!r} is not one of 8, 4 or 16.")
     network = checkpoints.load(folder, dtype=wanted, device=where, kind=Decoder)
-    packed = any(isinstance(m, QuantLinear) for m in network.modules())
+    packed = {m.bits for m in network.modules() if isinstance(m, QuantLinear)}
     if adapter:
         load_adapter(network, adapter)
         if not packed:
             merge_lora(network)
     half = network.embed_tokens.weight.dtype in (torch.bfloat16, torch.float16)
+    if quantize is not None and packed and BITS[quantize] not in packed:
+        raise DaedalError(
+            f"{name} is packed to {min(packed)} bits already; leave quantize out, or start from its full-precision folder."
+        )
     if quantize is not None and not packed:
         quantize_(network, BITS[quantize])
     elif where.type == "cpu" and half and wanted is None and not packed:
         quantize_(network, 16)
     words = adapter if adapter and (adapter / "tokenizer.json").exists() else folder
-    loading = {
-        "device": where.type,
-        "dtype": dtype,
-        "quantize": quantize,
-        **{key: str(value) if key == "draft" else value for key, value in serving.items()},
-    }
-    pipeline = TextPipeline(
-        network.eval(), Tokenizer.load(words, folder), name, Path(adapter or folder), loading
-    )
+    loading = {"device": where.type, "dtype": dtype, "quantize": quantize, **serving}
+    if "draft" in serving:
+        loading["draft"] = str(serving["draft"])
+    tokenizer, folder = Tokenizer.load(words, folder), Path(adapter or folder)
+    pipeline = TextPipeline(network.eval(), tokenizer, name, folder, loading)
     pipeline.serving = serving_options(serving, device, dtype, quantize)
     return pipeline
 

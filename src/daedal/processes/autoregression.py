@@ -7,8 +7,7 @@ Here too: guidance by a second stream of logits (classifier-free, contrastive), 
 speculation's rule of acceptance, guesses copied from the prompt, and stop strings that are held
 back while half seen.
 
-Legend: B batch, T tokens, V vocabulary, k guessed tokens.
-"""
+Legend: B batch, T tokens, V vocabulary, k guessed tokens."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,18 +34,15 @@ class Feed:
     """One sequence through one network: `feed(new_ids)` returns the logits (V,) after them.
 
     `max_len=None` keeps no cache and runs the whole sequence each time; otherwise keys and values
-    of up to max_len tokens are kept.
-    """
+    of up to max_len tokens are kept."""
 
     def __init__(self, network: "Decoder", max_len: int | None = None) -> None:
         self.network = network
         self.ids: list[int] = []
         device = network.embed_tokens.weight.device
-        self.cache = (
-            KVCache(network.config, 1, max_len, activation_dtype(network), device)
-            if max_len
-            else None
-        )
+        self.cache: KVCache | None = None
+        if max_len:
+            self.cache = KVCache(network.config, 1, max_len, activation_dtype(network), device)
 
     def __call__(self, ids: Sequence[int]) -> Tensor:
         self.ids.extend(ids)
@@ -114,11 +110,9 @@ def stream(
     matcher = params.grammar.matcher() if params.grammar else None
     size = len(prompt) + params.max_tokens
     feed = Feed(network, size if cached else None)
-    other = (
-        Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None)
-        if contrast
-        else None
-    )
+    other = None
+    if contrast:
+        other = Feed(contrast.network, len(contrast.prompt) + params.max_tokens if cached else None)
     fresh, weaker = prompt, contrast.prompt if contrast else prompt
     output: list[int] = []
     while True:
@@ -140,14 +134,6 @@ def generate(
     return [token for token, _ in stream(network, prompt, params, **options)]
 
 
-def generate_n(
-    network: "Decoder", prompt: Sequence[int], params: SamplingParams, **options: Any
-) -> list[list[int]]:
-    """`params.n` continuations, each with its own seed."""
-    params = params.seeded()
-    return [generate(network, prompt, params.sample_of(i), **options) for i in range(params.n)]
-
-
 def generate_text(
     network: "Decoder",
     tokenizer: "Tokenizer",
@@ -158,11 +144,9 @@ def generate_text(
     """The text of one continuation, cut at the first stop string."""
     from daedal.data.detokenizer import Detokenizer
 
-    words, held, ends = (
-        Detokenizer(tokenizer, prompt),
-        StopStrings(params.stop),
-        stop_ids(tokenizer, params.stop),
-    )
+    words = Detokenizer(tokenizer, prompt)
+    held = StopStrings(params.stop)
+    ends = stop_ids(tokenizer, params.stop)
     text = ""
     for token, _ in stream(network, prompt, params, eos_ids=tokenizer.eos_ids, **options):
         text += held.push(words.push(token))
@@ -196,16 +180,13 @@ class StopStrings:
             self.stopped = True
             return self._held[: min(found)]
         longest = min(len(self._held), max(map(len, self.stops)) - 1)
-        keep = next(
-            (
-                n
-                for n in range(longest, 0, -1)
-                if any(s.startswith(self._held[-n:]) for s in self.stops)
-            ),
-            0,
-        )
-        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        ends = (n for n in range(longest, 0, -1) if self._begins(self._held[-n:]))
+        at = len(self._held) - next(ends, 0)
+        out, self._held = self._held[:at], self._held[at:]
         return out
+
+    def _begins(self, text: str) -> bool:
+        return any(stop.startswith(text) for stop in self.stops)
 
     def flush(self) -> str:
         """What was held back, when no more text comes."""
@@ -241,13 +222,8 @@ def beam_search(
     if beams < 1:
         raise DaedalError(f"beams={beams} must be at least 1.")
     ends = set(eos_ids)
-    cache = KVCache(
-        network.config,
-        beams,
-        len(prompt) + max_tokens,
-        activation_dtype(network),
-        network.embed_tokens.weight.device,
-    )
+    device, longest = network.embed_tokens.weight.device, len(prompt) + max_tokens
+    cache = KVCache(network.config, beams, longest, activation_dtype(network), device)
     logits = _beam_step(network, cache, [list(prompt)]).expand(beams, -1)
     _reorder(cache, [0] * beams, len(prompt))
     # one real beam until they part
@@ -255,10 +231,8 @@ def beam_search(
     done: list[Beam] = []
     for length in range(1, max_tokens + 1):
         running, parents, ended = _extend(running, logits, ends if length < max_tokens else None)
-        done = sorted(
-            [*done, *(Beam(ids, total / length**length_penalty) for ids, total in ended)],
-            key=lambda b: -b.score,
-        )[:beams]
+        done += [Beam(ids, total / length**length_penalty) for ids, total in ended]
+        done = sorted(done, key=lambda b: -b.score)[:beams]
         best = running[0][1] / length**length_penalty if running else -INF
         if not running or (len(done) == beams and (early_stopping or best < done[-1].score)):
             break
@@ -317,8 +291,7 @@ def speculative_accept(
     et al. 2023, algorithm 1).
 
     target (k+1, V) and draft (k, V) are probabilities, guesses were drawn from the draft's rows,
-    uniforms are k+1 independent draws in (0, 1).
-    """
+    uniforms are k+1 independent draws in (0, 1)."""
     for i, guess in enumerate(guesses):
         if uniforms[i] * float(draft[i, guess]) >= float(target[i, guess]):
             residual = (target[i] - draft[i]).clamp(min=0)
@@ -338,8 +311,7 @@ class PromptLookup:
     """Guesses what follows by looking where the last tokens stood before (Saxena 2023); constant
     work a token.
 
-    The longest match of `longest` down to `shortest` tokens wins, its latest place first.
-    """
+    The longest match of `longest` down to `shortest` tokens wins, its latest place first."""
 
     def __init__(self, ids: Sequence[int] = (), longest: int = 3, shortest: int = 1) -> None:
         self.sizes = range(longest, shortest - 1, -1)

@@ -2,8 +2,7 @@
 with its tokenizer and what it does to pictures before it looks. Evaluation takes its features,
 preference training its opinion.
 
-Legend: B pictures, T tokens, P width of the shared space.
-"""
+Legend: B pictures, T tokens, P width of the shared space."""
 
 import json
 from collections.abc import Sequence

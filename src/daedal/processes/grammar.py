@@ -4,8 +4,7 @@ Louf 2023; the parser is llguidance).
     grammar = Grammar.json(tokenizer, {"type": "object", "properties": {"age": {"type": "integer"}},
     "required": ["age"]}) params = SamplingParams(grammar=grammar)
 
-A `Grammar` is compiled once and shared; each sequence walks it with a `Matcher` of its own.
-"""
+A `Grammar` is compiled once and shared; each sequence walks it with a `Matcher` of its own."""
 
 import json
 from collections.abc import Mapping
@@ -79,11 +78,6 @@ class Grammar:
             tokenizer, llguidance.LLMatcher.grammar_from_regex(pattern), f"pattern {pattern!r}"
         )
 
-    @classmethod
-    def lark(cls, tokenizer: Tokenizer, source: str) -> "Grammar":
-        """Texts of a context-free grammar in Lark's notation (llguidance's dialect)."""
-        return cls(tokenizer, llguidance.LLMatcher.grammar_from_lark(source), "grammar")
-
     def matcher(self) -> "Matcher":
         """A walk from the start."""
         return Matcher(self._first.deep_copy())
@@ -92,11 +86,11 @@ class Grammar:
 def _reason(message: str) -> str:
     """The one telling line of llguidance's report."""
     lines = [line.strip() for line in message.splitlines() if line.strip(" ^|")]
-    told = next(
+    reason = next(
         (line.removeprefix("error: ") for line in lines if line.startswith("error:")),
         lines[0] if lines else "no reason given",
     )
-    return told.rstrip(".")
+    return reason.rstrip(".")
 
 
 class Matcher:

@@ -9,8 +9,7 @@ linearly at a level, so the line is the same in all of them; what is not linear 
 thresholding) is defined here on x0.
 
 Two conventions exist for the scale; here 1 is the prediction itself and 0 the worse one. cond + s
-(cond - uncond) is cfg(cond, uncond, 1 + s).
-"""
+(cond - uncond) is cfg(cond, uncond, 1 + s)."""
 
 import math
 from collections.abc import Sequence

@@ -9,8 +9,7 @@ Seeds: picture i of a batch has its own generator, on the CPU, whatever device c
 the same picture alone, up to the last bits that a matrix product of another size rounds
 differently.
 
-Legend: B batch.
-"""
+Legend: B batch."""
 
 import itertools
 from collections.abc import Callable, Sequence

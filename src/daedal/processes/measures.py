@@ -1,8 +1,7 @@
 """Small measures of pictures and embeddings that training reports and evaluation puts error bars
 on.
 
-Legend: N pictures, F features.
-"""
+Legend: N pictures, F features."""
 
 import math
 

@@ -8,8 +8,7 @@ formulas. Samplers see neither: they ask for x0 at a level. `ratio` is sigma / a
 Karras et al. 2022 and of most tools, and lambda = -log(ratio) is half the log signal-to-noise ratio
 (Kingma et al. 2021).
 
-Legend: B batch, C channels, S steps, N training times.
-"""
+Legend: B batch, C channels, S steps, N training times."""
 
 import math
 from dataclasses import dataclass
@@ -249,20 +248,14 @@ class DiscreteAxis:
 
     def ratio_at(self, time: Tensor) -> Tensor:
         """sigma / alpha at times that need not be whole, linear between the trained ones."""
-        return torch.from_numpy(
-            np.interp(time.numpy(), np.arange(len(self.ratio)), self.ratio.numpy())
-        )
+        trained = np.arange(len(self.ratio))
+        return torch.from_numpy(np.interp(time.numpy(), trained, self.ratio.numpy()))
 
     def time_of(self, ratio: Tensor) -> Tensor:
         """The inverse as k-diffusion defined it: linear in log(ratio), and clipped to the trained
         times."""
-        return torch.from_numpy(
-            np.interp(
-                ratio.log().numpy(),
-                self.ratio.log().numpy(),
-                np.arange(len(self.ratio), dtype=float),
-            )
-        )
+        logs, trained = self.ratio.log().numpy(), np.arange(len(self.ratio), dtype=float)
+        return torch.from_numpy(np.interp(ratio.log().numpy(), logs, trained))
 
     def at(self, time: Tensor) -> Levels:
         """The variance-preserving levels of times, in their shape and order."""
@@ -276,15 +269,13 @@ def spaced(
     may fall between whole times.
 
     `extra` times are laid out and left off at the clean end (DPM-Solver lays out 1), and none is at
-    or above `last`.
-    """
+    or above `last`."""
     last = count if last is None else last
     if spacing == "linspace":
         times = np.linspace(0, last - 1, steps + extra)[::-1][:steps]
     elif spacing == "leading":
-        times = (
-            np.arange(steps + extra, dtype=float)[::-1][:steps] * (last // (steps + extra)) + offset
-        )
+        times = np.arange(steps + extra, dtype=float)[::-1][:steps]
+        times = times * (last // (steps + extra)) + offset
     elif spacing == "trailing":
         # arange may run one too far: at 61 of 1000 it ends at time -1
         times = np.arange(last, 0, -count / steps)[:steps].round() - 1

@@ -3,8 +3,7 @@ Box-Muller.
 
 A GPU thread draws element i of a tensor from counter (draw, 0, i, 0) under the key (seed), so a
 picture's noise can be made again without a GPU. It holds for tensors of up to a few hundred
-thousand values (one a thread), which latents are.
-"""
+thousand values (one a thread), which latents are."""
 
 import numpy as np
 import torch
@@ -21,12 +20,10 @@ def philox(counter: np.ndarray, seed: int) -> np.ndarray:
     keys = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
     for _ in range(10):
         first, second = np.uint64(MULTIPLIERS[0]) * a, np.uint64(MULTIPLIERS[1]) * c
-        a, b, c, d = (
-            second >> np.uint64(32) ^ b ^ np.uint64(keys[0]),
-            second & LOW,
-            first >> np.uint64(32) ^ d ^ np.uint64(keys[1]),
-            first & LOW,
-        )
+        a = second >> np.uint64(32) ^ b ^ np.uint64(keys[0])
+        b = second & LOW
+        c = first >> np.uint64(32) ^ d ^ np.uint64(keys[1])
+        d = first & LOW
         keys = [key + step & 0xFFFFFFFF for key, step in zip(keys, WEYL, strict=True)]
     return np.stack([a, b, c, d]).astype(np.uint32)
 

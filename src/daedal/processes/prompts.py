@@ -3,8 +3,7 @@ CLIP reads.
 
 `(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.4)` what it says; they nest, and `\\(` is a bracket. A
 long prompt is encoded in chunks of 75 tokens, whose states stand one after another. Weighted states
-are scaled back to their mean, as the AUTOMATIC1111 web UI does.
-"""
+are scaled back to their mean, as the AUTOMATIC1111 web UI does."""
 
 import re
 from collections.abc import Sequence
@@ -106,7 +105,7 @@ def remark(prompt: str, tokenizers: Sequence[Tokenizer], most: int | None = None
     """What a model with these tokenizers does not read of a prompt, as a sentence; empty where it
     reads all. `most`: the tokens after which the prompt is cut."""
 
-    def strange(word: str, tokenizer: Tokenizer) -> bool:
+    def unread(word: str, tokenizer: Tokenizer) -> bool:
         """More tokens than letters are the bytes of letters that no training text had."""
         ids = tokenizer.encode(word, add_bos=False)
         return len(ids) > len(word) or tokenizer.unk_id in ids
@@ -115,7 +114,7 @@ def remark(prompt: str, tokenizers: Sequence[Tokenizer], most: int | None = None
         if (
             not word.isascii()
             and tokenizers
-            and all(strange(word, tokenizer) for tokenizer in tokenizers)
+            and all(unread(word, tokenizer) for tokenizer in tokenizers)
         ):
             return f"{word!r} is in signs that this model never learnt to read; write the prompt in English words."
     if most and len(ids := tokenizers[0].encode(prompt.lower().strip(), add_bos=False)) > most:

@@ -9,8 +9,7 @@ generator, for a caller that does other work between two steps. All are written 
 lambda, so each runs on variance-preserving, flow and variance-exploding levels alike, from pure
 noise (alpha 0) to clean (sigma 0): "flow Euler" and "flow Heun" are `euler` and `heun` on flow
 levels. One step, exact when x0 does not change within it (Lu et al. 2022, DPM-Solver++), is `step`;
-the multistep samplers put into it an x0 extrapolated from the steps before.
-"""
+the multistep samplers put into it an x0 extrapolated from the steps before."""
 
 import itertools
 import math
@@ -137,12 +136,8 @@ def ddpm(
         x = after.sigma / level.sigma * math.exp(-h) * x - after.alpha * math.expm1(-2 * h) * x0
         if after.sigma:
             part = large() if callable(large) else large
-            x = (
-                x
-                + (level.sigma / after.sigma) ** part
-                * (after.sigma * math.sqrt(-math.expm1(-2 * h)))
-                * noise()
-            )
+            least = after.sigma * math.sqrt(-math.expm1(-2 * h))
+            x = x + (level.sigma / after.sigma) ** part * least * noise()
         yield i, x, x0
     return x
 
@@ -168,8 +163,7 @@ def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
     2022, algorithm 1 without churn).
 
     The ODE d(x/w) = x0 d(alpha/w) + eps d(sigma/w) holds for every weight w, and the trapezium rule
-    is right for any; `straight` picks it.
-    """
+    is right for any; `straight` picks it."""
     for i, (level, after, _) in enumerate(pairs(levels)):
         x0 = denoise(x, level)
         eps = (x - level.alpha * x0) / level.sigma
@@ -177,10 +171,8 @@ def heun(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) -> Steps:
         if after.sigma:
             x0_there = denoise(there, after)
             eps_there = (there - after.alpha * x0_there) / after.sigma
-            signal, spread = (
-                after.alpha / new - level.alpha / old,
-                after.sigma / new - level.sigma / old,
-            )
+            signal = after.alpha / new - level.alpha / old
+            spread = after.sigma / new - level.sigma / old
             there = new * (x / old + signal / 2 * (x0 + x0_there) + spread / 2 * (eps + eps_there))
         x = there
         yield i, x, x0
@@ -235,14 +227,12 @@ def extrapolated(
     w_k r_k^n = E[r^n], n = 1, 2, ..., where E averages over the step by H exp(-H (1 - r)), H = (1 +
     eta) h. For two x0s unless `exact`, E[r] is taken as 1/2: the midpoint form of DPM++ 2M, B(h) =
     exp(h) - 1 in UniPC. The published third-order formula has half of the r^2 term, and so is of
-    second order; this has all of it.
-    """
+    second order; this has all of it."""
     lam, x0 = past[0]
     if not h:  # a level repeated, as final_sigmas_type sigma_min does
         return x0
-    known = [((other - lam) / h, value) for other, value in past[1:]] + (
-        [(1.0, ahead)] if ahead is not None else []
-    )
+    known = [((other - lam) / h, value) for other, value in past[1:]]
+    known += [(1.0, ahead)] if ahead is not None else []
     # h or lambda may be infinite, at noise and at clean
     known = [(r, value) for r, value in known if r and math.isfinite(r)]
     if len(known) == 1 and not exact:
@@ -251,13 +241,10 @@ def extrapolated(
         return x0
     r = torch.tensor([r for r, _ in known], dtype=torch.float64)
     powers = torch.stack([r**n for n in range(1, len(r) + 1)])
-    weights = torch.linalg.solve(
-        powers, torch.tensor(moments((1 + eta) * h, len(r)), dtype=torch.float64)
-    ).tolist()
-    return x0 + sum(
-        (w * (value - x0) for w, (_, value) in zip(weights, known, strict=True)),
-        torch.zeros_like(x0),
-    )
+    means = torch.tensor(moments((1 + eta) * h, len(r)), dtype=torch.float64)
+    weights = torch.linalg.solve(powers, means).tolist()
+    terms = (w * (value - x0) for w, (_, value) in zip(weights, known, strict=True))
+    return x0 + sum(terms, torch.zeros_like(x0))
 
 
 def moments(H: float, count: int) -> list[float]:

@@ -6,8 +6,7 @@ is a hash of (seed, step, token id), no generator's state. So a sequence draws t
 alone, in any batch, after a preemption, or under speculation, where a draft that hears the same
 noise mostly guesses right.
 
-Legend: B sequences, V vocabulary, K tokens of a shortlist.
-"""
+Legend: B sequences, V vocabulary, K tokens of a shortlist."""
 
 import math
 from collections.abc import Sequence
@@ -69,11 +68,9 @@ def _beyond(probabilities: Tensor, p: float) -> Tensor:
 
 def min_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
-    return (
-        logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(p), -INF)
-        if p
-        else logits
-    )
+    if p:
+        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(p), -INF)
+    return logits
 
 
 def typical(logits: Tensor, p: float) -> Tensor:
@@ -143,8 +140,7 @@ def shortlist(
     """`truncate` among the k likeliest: (log-probabilities (B, K), ids (B, K), log of the mass left
     out (B,), enough (B,)).
 
-    A row where `enough` is False keeps tokens beyond its K likeliest and needs a longer list.
-    """
+    A row where `enough` is False keeps tokens beyond its K likeliest and needs a longer list."""
     p = temperature(logits.float(), params.temperature).softmax(-1)
     whole = params.top_k or params.typical_p < 1 or k >= p.shape[-1]
     plain = not (whole or params.top_p < 1 or params.min_p)

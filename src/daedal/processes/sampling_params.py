@@ -38,8 +38,7 @@ class SamplingParams:
     `frequency_penalty` the output (OpenAI). `stop` strings end the text and are not part of it.
     `logprobs=k` also reports the k likeliest tokens at each step. `adapter` names one of the
     engine's adapters; None is the base alone. `grammar` is a compiled
-    `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it.
-    """
+    `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it."""
 
     temperature: Annotated[float, Setting("0 is greedy, 1 the model's own distribution.")] = 1.0
     top_k: Annotated[int, Setting("Draw from the k likeliest; 0 for all.")] = 0  # 0: all

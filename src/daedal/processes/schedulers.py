@@ -18,8 +18,7 @@ time is not 0; the third-order DPM-Solver is of third order (see `samplers.extra
 clipping takes eps from the clipped x0.
 
 Keys a class does not know, but another does, are ignored: folders carry them over. A key that none
-knows is an error.
-"""
+knows is an error."""
 
 import math
 from collections.abc import Callable
@@ -37,100 +36,50 @@ from daedal.processes.noise import DiscreteAxis, Level, Levels, Parametrisation
 
 Config = dict[str, Any]
 
-DISCRETE: Config = dict(
-    num_train_timesteps=1000,
-    beta_start=1e-4,
-    beta_end=0.02,
-    beta_schedule="linear",
-    trained_betas=None,
-    prediction_type="epsilon",
-    steps_offset=0,
-)
+DISCRETE: Config = dict(num_train_timesteps=1000, prediction_type="epsilon", steps_offset=0)
+DISCRETE |= dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", trained_betas=None)
 CLIP: Config = dict(clip_sample=True, clip_sample_range=1.0)
 THRESHOLD: Config = dict(thresholding=False, dynamic_thresholding_ratio=0.995, sample_max_value=1.0)
-RESPACED: Config = dict(
-    use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False
+RESPACED: Config = dict.fromkeys(
+    ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False
 )
 LINSPACE: Config = DISCRETE | dict(timestep_spacing="linspace")
 LEADING: Config = DISCRETE | dict(timestep_spacing="leading")
 ZERO_SNR: Config = dict(rescale_betas_zero_snr=False)
-SOLVER: Config = dict(
-    solver_order=2,
-    algorithm_type="dpmsolver++",
-    solver_type="midpoint",
-    final_sigmas_type="zero",
-    lower_order_final=True,
-)
-SOLVER |= dict(euler_at_final=False)
-FLOW_SIGMAS: Config = dict(
-    use_flow_sigmas=False, flow_shift=1.0, use_dynamic_shifting=False, time_shift_type="exponential"
-)
-EDM_SIGMAS: Config = dict(
-    sigma_min=0.002,
-    sigma_max=80.0,
-    sigma_data=0.5,
-    sigma_schedule="karras",
-    rho=7.0,
-    num_train_timesteps=1000,
-)
-EDM_SIGMAS |= dict(prediction_type="epsilon", final_sigmas_type="zero")
+SOLVER: Config = dict(solver_order=2, algorithm_type="dpmsolver++", solver_type="midpoint")
+SOLVER |= dict(final_sigmas_type="zero", lower_order_final=True, euler_at_final=False)
+FLOW_SIGMAS: Config = dict(use_flow_sigmas=False, flow_shift=1.0, use_dynamic_shifting=False)
+FLOW_SIGMAS |= dict(time_shift_type="exponential")
+EDM_SIGMAS: Config = dict(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0)
+EDM_SIGMAS |= dict(sigma_schedule="karras", num_train_timesteps=1000, prediction_type="epsilon")
+EDM_SIGMAS |= dict(final_sigmas_type="zero")
 SD_BETAS: Config = dict(beta_start=0.00085, beta_end=0.012)
+CONSISTENCY: Config = dict(clip_sample=False, beta_schedule="scaled_linear", set_alpha_to_one=True)
+CONSISTENCY |= dict(original_inference_steps=50, timestep_scaling=10.0)
+EULER: Config = dict(sigma_min=None, sigma_max=None, final_sigmas_type="zero")
+EULER |= dict(timestep_type="discrete", interpolation_type="linear")
+MULTISTEP = LINSPACE | RESPACED | ZERO_SNR | THRESHOLD | FLOW_SIGMAS
+LAMBDAS: Config = dict(use_lu_lambdas=False, lambda_min_clipped=-math.inf, variance_type=None)
+UNIPC: Config = dict(solver_order=2, solver_type="bh2", final_sigmas_type="zero")
+UNIPC |= dict(predict_x0=True, lower_order_final=True, disable_corrector=[], solver_p=None)
+UNIPC |= dict(sigma_min=None, sigma_max=None, shift_terminal=None)
+FLOW_MATCH: Config = dict(num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False)
+FLOW_MATCH |= dict(base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+FLOW_MATCH |= dict(invert_sigmas=False, shift_terminal=None, stochastic_sampling=False)
+FLOW_MATCH |= dict(time_shift_type="exponential")
 
 DEFAULTS: dict[str, Config] = {  # a key left out of the file means the default of its class
     "DDIMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | dict(set_alpha_to_one=True),
     "DDPMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | dict(variance_type="fixed_small"),
     "PNDMScheduler": LEADING | dict(set_alpha_to_one=False, skip_prk_steps=False),
-    "LCMScheduler": LEADING
-    | (CLIP | dict(clip_sample=False))
-    | (THRESHOLD | ZERO_SNR | SD_BETAS)
-    | dict(
-        beta_schedule="scaled_linear",
-        original_inference_steps=50,
-        timestep_scaling=10.0,
-        set_alpha_to_one=True,
-    ),
-    "EulerDiscreteScheduler": LINSPACE
-    | (RESPACED | ZERO_SNR)
-    | dict(
-        sigma_min=None,
-        sigma_max=None,
-        timestep_type="discrete",
-        final_sigmas_type="zero",
-        interpolation_type="linear",
-    ),
+    "LCMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | SD_BETAS | CONSISTENCY,
+    "EulerDiscreteScheduler": LINSPACE | RESPACED | ZERO_SNR | EULER,
     "EulerAncestralDiscreteScheduler": LINSPACE | ZERO_SNR,
     "HeunDiscreteScheduler": LINSPACE | RESPACED | (CLIP | dict(clip_sample=False)) | SD_BETAS,
     "DPMSolverSDEScheduler": LINSPACE | RESPACED | SD_BETAS | dict(noise_sampler_seed=None),
-    "DPMSolverMultistepScheduler": LINSPACE
-    | (RESPACED | ZERO_SNR | THRESHOLD | SOLVER | FLOW_SIGMAS)
-    | dict(use_lu_lambdas=False, lambda_min_clipped=-math.inf, variance_type=None),
-    "UniPCMultistepScheduler": LINSPACE
-    | (RESPACED | ZERO_SNR | THRESHOLD | FLOW_SIGMAS)
-    | dict(
-        solver_order=2,
-        solver_type="bh2",
-        final_sigmas_type="zero",
-        predict_x0=True,
-        lower_order_final=True,
-        disable_corrector=[],
-    )
-    | dict(solver_p=None, sigma_min=None, sigma_max=None, shift_terminal=None),
-    "FlowMatchEulerDiscreteScheduler": RESPACED
-    | dict(
-        num_train_timesteps=1000,
-        shift=1.0,
-        use_dynamic_shifting=False,
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-    )
-    | dict(
-        max_image_seq_len=4096,
-        invert_sigmas=False,
-        shift_terminal=None,
-        time_shift_type="exponential",
-        stochastic_sampling=False,
-    ),
+    "DPMSolverMultistepScheduler": MULTISTEP | SOLVER | LAMBDAS,
+    "UniPCMultistepScheduler": MULTISTEP | UNIPC,
+    "FlowMatchEulerDiscreteScheduler": RESPACED | FLOW_MATCH,
     "EDMEulerScheduler": EDM_SIGMAS,
     "EDMDPMSolverMultistepScheduler": EDM_SIGMAS | SOLVER | THRESHOLD,
 }
@@ -147,14 +96,11 @@ EQUIVALENT: dict[str, tuple[str, str]] = {
     "FlowMatchHeunDiscreteScheduler": ("FlowMatchEulerDiscreteScheduler", "heun"),
 }
 ENDS_EARLY = ("DEISMultistepScheduler",)  # at the least noise trained on, not at none
+SOLVER_TYPES = ("midpoint", "logrho", "bh1", "bh2")
 OWN = ("algorithm_type", "solver_type", "disable_corrector")  # of these classes, to themselves
-ONLY: Config = dict(  # keys whose other values nothing here computes
-    interpolation_type="linear",
-    invert_sigmas=False,
-    predict_x0=True,
-    disable_corrector=[],
-    solver_p=None,
-)
+# keys whose other values nothing here computes
+ONLY: Config = dict(interpolation_type="linear", invert_sigmas=False, predict_x0=True)
+ONLY |= dict(disable_corrector=[], solver_p=None)
 
 PARAMETRISATIONS: dict[str, Callable[[], Parametrisation]] = {
     "epsilon": N.Eps,
@@ -207,10 +153,9 @@ class Schedule:
         first = levels[0]
         if self.name.startswith("EDM"):
             return noise * (first.sigma**2 + 1) ** 0.5
-        exact = (
-            LEVELS.get(self.name) is euler_levels and self.config["timestep_spacing"] != "leading"
-        )
-        return noise * first.sigma if exact else noise
+        if LEVELS.get(self.name) is euler_levels and self.config["timestep_spacing"] != "leading":
+            return noise * first.sigma
+        return noise
 
     def limit(self, x0: Tensor, x: Tensor, level: Level) -> Tensor:
         """What the config wants done to a (guided) x0: thresholded, clipped, or held to x near
@@ -264,9 +209,8 @@ def parametrisation(name: str, c: Config) -> Parametrisation:
     if name.startswith("FlowMatch"):
         return N.Flow()
     if name.startswith("EDM"):
-        return N.EDM(
-            c["sigma_data"], pick(c, "prediction_type", {"epsilon": 1.0, "v_prediction": -1.0})
-        )
+        sign = pick(c, "prediction_type", {"epsilon": 1.0, "v_prediction": -1.0})
+        return N.EDM(c["sigma_data"], sign)
     return pick(c, "prediction_type", PARAMETRISATIONS)()
 
 
@@ -285,41 +229,23 @@ def pick(c: Config, key: str, table: dict[Any, Any]) -> Any:
 
 def dpm_sampler(c: Config) -> str:
     """The eps form of DPM-Solver solves the same ODE to the same order, and is run in the x0 form."""
-    sde = pick(
-        c,
-        "algorithm_type",
-        {
-            "dpmsolver++": "",
-            "dpmsolver": "",
-            "deis": "",
-            "sde-dpmsolver++": "_sde",
-            "sde-dpmsolver": "_sde",
-        },
-    )
-    # others come from other classes
-    form = pick(
-        c, "solver_type", {"midpoint": "", "logrho": "", "bh1": "", "bh2": "", "heun": "_heun"}
-    )
+    plain = dict.fromkeys(("dpmsolver++", "dpmsolver", "deis"), "")
+    noisy = dict.fromkeys(("sde-dpmsolver++", "sde-dpmsolver"), "_sde")
+    sde = pick(c, "algorithm_type", plain | noisy)
+    # other values of solver_type come from other classes
+    form = pick(c, "solver_type", dict.fromkeys(SOLVER_TYPES, "") | {"heun": "_heun"})
     first = "euler_ancestral" if sde else "euler"
     return pick(c, "solver_order", {1: first, 2: f"dpmpp_2m{sde}{form}", 3: f"dpmpp_3m{sde}"})
 
 
 def unipc_sampler(c: Config) -> str:
-    pick(c, "solver_type", {"bh2": 0, "midpoint": 0, "heun": 0, "logrho": 0})
+    pick(c, "solver_type", dict.fromkeys(("bh2", "midpoint", "heun", "logrho")))
     return pick(c, "solver_order", {2: "unipc", 3: "unipc_3"})
 
 
 def ddpm_sampler(c: Config) -> str:
-    return pick(
-        c,
-        "variance_type",
-        {
-            "fixed_small": "ddpm",
-            "fixed_small_log": "ddpm",
-            "fixed_large": "ddpm_large",
-            "learned_range": "ddpm",
-        },
-    )
+    small = dict.fromkeys(("fixed_small", "fixed_small_log", "learned_range"), "ddpm")
+    return pick(c, "variance_type", small | {"fixed_large": "ddpm_large"})
 
 
 SAMPLER: dict[str, Callable[[Config], str]] = {
@@ -352,9 +278,8 @@ def trained_axis(c: Config, finite: bool = False) -> DiscreteAxis:
     if c["trained_betas"] is not None:
         betas = torch.tensor(c["trained_betas"], dtype=torch.float64)
     else:
-        betas = N.betas_named(
-            c["beta_schedule"], c["beta_start"], c["beta_end"], c["num_train_timesteps"]
-        )
+        ends, count = (c["beta_start"], c["beta_end"]), c["num_train_timesteps"]
+        betas = N.betas_named(c["beta_schedule"], *ends, count)
     alpha_bar = (1 - betas.float()).cumprod(0)
     if c.get("rescale_betas_zero_snr"):
         alpha_bar = N.zero_terminal_snr(alpha_bar).clamp(min=2.0**-24 if finite else 0)
@@ -377,16 +302,18 @@ def respaced(c: Config, high: float, low: float, steps: int) -> Tensor | None:
     return N.beta(high, low, steps) if c.get("use_beta_sigmas") else None
 
 
+def spaced(c: Config, steps: int, *rest: int) -> Tensor:
+    """`noise.spaced` times (S,) as the config says."""
+    count = c["num_train_timesteps"]
+    return N.spaced(c["timestep_spacing"], steps, count, c["steps_offset"], *rest)
+
+
 def ddim_levels(c: Config, steps: int) -> Levels:
     """DDIM, DDPM, PNDM: whole times, then clean or, with set_alpha_to_one off, the level of time 0."""
     axis = trained_axis(c)
-    times = N.spaced(
-        c["timestep_spacing"], steps, c["num_train_timesteps"], c["steps_offset"]
-    ).round()
-    return Levels.vp(
-        extended(axis.ratio_at(times), 0.0 if c.get("set_alpha_to_one", True) else axis.ratio[0]),
-        extended(times, 0),
-    )
+    times = spaced(c, steps).round()
+    last = 0.0 if c.get("set_alpha_to_one", True) else axis.ratio[0]
+    return Levels.vp(extended(axis.ratio_at(times), last), extended(times, 0))
 
 
 def lcm_levels(c: Config, steps: int) -> Levels:
@@ -405,7 +332,7 @@ def euler_levels(c: Config, steps: int) -> Levels:
     """Euler, Euler ancestral, Heun: times between whole ones too; sigmas spaced anew within the
     ones that the spacing gave."""
     axis = trained_axis(c, finite=True)
-    times = N.spaced(c["timestep_spacing"], steps, c["num_train_timesteps"], c["steps_offset"])
+    times = spaced(c, steps)
     ratio = axis.ratio_at(times)
     if (anew := respaced(c, float(ratio[0]), float(ratio[-1]), steps)) is not None:
         ratio, times = anew, axis.time_of(anew)
@@ -425,18 +352,15 @@ def solver_levels(c: Config, steps: int, whole: bool) -> Levels:
     if ratio is None:
         above = int((axis.ratio.log() > -c.get("lambda_min_clipped", -math.inf)).sum())
         extra, count = int(c["timestep_spacing"] != "trailing"), c["num_train_timesteps"]
-        times = N.spaced(
-            c["timestep_spacing"], steps, count, c["steps_offset"], extra, count - above
-        ).round()
+        times = spaced(c, steps, extra, count - above).round()
         ratio = axis.ratio_at(times)
     else:
         rounded = (c["use_karras_sigmas"] or c.get("use_lu_lambdas")) and (
             whole or c["beta_schedule"] != "squaredcos_cap_v2"
         )
         times = axis.time_of(ratio).round() if rounded else axis.time_of(ratio).trunc()
-    return Levels.vp(
-        extended(ratio, last if c["final_sigmas_type"] == "sigma_min" else 0.0), extended(times, 0)
-    )
+    end = last if c["final_sigmas_type"] == "sigma_min" else 0.0
+    return Levels.vp(extended(ratio, end), extended(times, 0))
 
 
 def edm_levels(c: Config, steps: int) -> Levels:
@@ -452,9 +376,8 @@ def flow_shift(c: Config, static: float, tokens: int | None, mu: float | None) -
     if not c["use_dynamic_shifting"]:
         return static
     if mu is None and tokens is not None and "base_shift" in c:
-        mu = N.resolution_mu(
-            tokens, c["base_image_seq_len"], c["max_image_seq_len"], c["base_shift"], c["max_shift"]
-        )
+        sizes = (c["base_image_seq_len"], c["max_image_seq_len"])
+        mu = N.resolution_mu(tokens, *sizes, c["base_shift"], c["max_shift"])
     if mu is None:
         raise DaedalError(
             "use_dynamic_shifting is on, so levels() needs the number of tokens of the image, tokens=..., or its mu=...."
@@ -469,16 +392,11 @@ def flow_levels(
     between are then shifted once more: a static shift so reaches a cleaner last level than one
     would think. It is what diffusers does, and what SD3 was released with."""
     shift, count = flow_shift(c, c["shift"], tokens, mu), c["num_train_timesteps"]
-    least = (
-        1 / steps
-        if evenly_spaced
-        else float(
-            N.shifted(
-                torch.tensor(1 / count, dtype=torch.float64),
-                1.0 if c["use_dynamic_shifting"] else shift,
-            )
-        )
-    )
+    if evenly_spaced:
+        least = 1 / steps
+    else:
+        first = torch.tensor(1 / count, dtype=torch.float64)
+        least = float(N.shifted(first, 1.0 if c["use_dynamic_shifting"] else shift))
     t = N.shifted(torch.linspace(1, least, steps, dtype=torch.float64), shift)
     t = N.stretched(t, c["shift_terminal"]) if c["shift_terminal"] else t
     if (anew := respaced(c, float(t[0]), float(t[-1]), steps)) is not None:
@@ -489,11 +407,9 @@ def flow_levels(
 def solver_flow_levels(c: Config, steps: int, mu: float | None) -> Levels:
     """DPM-Solver and UniPC on a flow model (use_flow_sigmas): times out of steps + 1, told to the
     network in whole thousandths."""
-    shift, count, unipc = (
-        flow_shift(c, c["flow_shift"], None, mu),
-        c["num_train_timesteps"],
-        "predict_x0" in c,
-    )
+    shift = flow_shift(c, c["flow_shift"], None, mu)
+    count = c["num_train_timesteps"]
+    unipc = "predict_x0" in c
     axis = trained_axis(c)
     if (ratio := respaced(c, float(axis.ratio[-1]), float(axis.ratio[0]), steps)) is not None:
         t = ratio / (1 + ratio)
@@ -502,16 +418,12 @@ def solver_flow_levels(c: Config, steps: int, mu: float | None) -> Levels:
         t = N.shifted(torch.linspace(high, low, steps + 1, dtype=torch.float64)[:-1], shift)
         t = N.stretched(t, c["shift_terminal"]) if c.get("shift_terminal") else t
     t[0] = min(float(t[0]), 1 - 1e-6)
-    return Levels.flow(
-        extended(t, t[-1] if c["final_sigmas_type"] == "sigma_min" else 0.0),
-        extended((t * count).trunc() / count, 0),
-    )
+    end = t[-1] if c["final_sigmas_type"] == "sigma_min" else 0.0
+    return Levels.flow(extended(t, end), extended((t * count).trunc() / count, 0))
 
 
 LEVELS: dict[str, Callable[[Config, int], Levels]] = {
-    "DDIMScheduler": ddim_levels,
-    "DDPMScheduler": ddim_levels,
-    "PNDMScheduler": ddim_levels,
+    **dict.fromkeys(("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"), ddim_levels),
     "LCMScheduler": lcm_levels,
     "EulerDiscreteScheduler": euler_levels,
     "EulerAncestralDiscreteScheduler": euler_levels,
@@ -519,6 +431,5 @@ LEVELS: dict[str, Callable[[Config, int], Levels]] = {
     "DPMSolverSDEScheduler": euler_levels,
     "DPMSolverMultistepScheduler": partial(solver_levels, whole=False),
     "UniPCMultistepScheduler": partial(solver_levels, whole=True),
-    "EDMEulerScheduler": edm_levels,
-    "EDMDPMSolverMultistepScheduler": edm_levels,
+    **dict.fromkeys(("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"), edm_levels),
 }

@@ -52,11 +52,10 @@ def bits_per_byte(
     over ln 2 and its UTF-8 bytes."""
     nats, sizes, tokens = [], [], 0
     for text in texts:
-        ids = (
-            [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)]
-            if tokenizer.bos_id is not None
-            else tokenizer.encode(text)
-        )
+        if tokenizer.bos_id is not None:
+            ids = [tokenizer.bos_id, *tokenizer.encode(text, add_bos=False)]
+        else:
+            ids = tokenizer.encode(text)
         losses = token_losses(network, ids, context)
         nats.append(losses.double().sum().item())
         sizes.append(len(text.encode()))
@@ -65,11 +64,6 @@ def bits_per_byte(
     n = len(texts)
     spread = sum((a - ratio * b) ** 2 for a, b in zip(nats, sizes, strict=True)) / max(1, n - 1)
     error = math.sqrt(spread / n) / (sum(sizes) / n)
-    return BitsPerByte(
-        ratio / math.log(2),
-        error / math.log(2),
-        n,
-        sum(sizes),
-        tokens,
-        math.exp(sum(nats) / tokens),
-    )
+    perplexity = math.exp(sum(nats) / tokens)
+    bits, spread = ratio / math.log(2), error / math.log(2)
+    return BitsPerByte(bits, spread, n, sum(sizes), tokens, perplexity)

@@ -41,11 +41,10 @@ class DeepFloyd(System):
         return {"text": self.t5.read(lowered(prompts), LENGTH, masked=True, cut=cut)[0]}
 
     def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
-        labels = (
-            torch.full((1,), self.noise_level(conditions), device=self.device)
-            if self.upscales
-            else None
-        )
+        if self.upscales:
+            labels = torch.full((1,), self.noise_level(conditions), device=self.device)
+        else:
+            labels = None
         return {
             "text": conditioning["text"],
             "text_kv": self.network.text_keys(conditioning["text"]),

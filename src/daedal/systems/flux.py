@@ -64,11 +64,10 @@ class Flux(System):
 
     def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
         h, w = (side // self.codec.factor for side in conditions.size)
-        guidance = (
-            torch.full((1,), conditions.guidance_scale, device=self.device)
-            if self.distilled
-            else None
-        )
+        if self.distilled:
+            guidance = torch.full((1,), conditions.guidance_scale, device=self.device)
+        else:
+            guidance = None
         conditioning = {**conditioning, "ids": positions(h, w, device=self.device)}
         nets = [
             self.controlled(control, conditioning, conditions.guidance_scale)

@@ -35,10 +35,8 @@ class Gan:
             return int(prompt)
         found = [i for i, word in enumerate(self.classes) if word in prompt.lower()]
         if not found:
-            known, near = (
-                ", ".join(self.classes[:20]) or f"a number below {self.count}",
-                nearest(prompt, self.classes),
-            )
+            known = ", ".join(self.classes[:20]) or f"a number below {self.count}"
+            near = nearest(prompt, self.classes)
             raise DaedalError(
                 f"{prompt!r} names none of this model's classes{near}; give one of: {known}."
             )

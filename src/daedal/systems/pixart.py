@@ -31,11 +31,10 @@ class PixArt(System):
     def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
         text = conditioning["text"]
         size = torch.tensor([conditions.size]).to(text).expand(len(text), -1)
-        added = (
-            {"resolution": size, "aspect_ratio": size[:, :1] / size[:, 1:]}
-            if self.config.told_size
-            else None
-        )
+        if self.config.told_size:
+            added = {"resolution": size, "aspect_ratio": size[:, :1] / size[:, 1:]}
+        else:
+            added = None
         return {
             "text_kv": self.network.text_keys(text),
             "text_mask": conditioning["mask"],

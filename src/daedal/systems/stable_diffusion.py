@@ -2,8 +2,7 @@
 2022, Podell et al. 2023).
 
 1 and 2 are told the last states of one tower; XL the last but one of two towers, the second's
-pooled state, and the picture's size.
-"""
+pooled state, and the picture's size."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,11 +70,10 @@ class StableDiffusion(System):
         if reference := conditions.reference:
             rows = reference.rows(count - conditions.negatives, conditions.negatives)
             keys = reference.adapter.extend(keys, rows, reference.scale)
-        guidance = (
-            torch.full((1,), conditions.guidance_scale, device=text.device)
-            if self.distilled
-            else None
-        )
+        if self.distilled:
+            guidance = torch.full((1,), conditions.guidance_scale, device=text.device)
+        else:
+            guidance = None
         made = {"text_kv": keys, "added": added if self.xl else None, "guidance": guidance}
         nets = [
             self.controlled(c, text, made["added"])

@@ -56,11 +56,9 @@ class StableDiffusion3(System):
             reads = f"the {control.kind} network reads a mask too, which Daedal does not give it"
             raise DaedalError(f"{reads}; take one that reads the picture alone.")
         hint, codec = self.codec.encode(control.picture), self.codec.config
-        return (
-            hint + codec.shift_factor * codec.scaling_factor
-            if config.force_zeros_for_pooled_projection
-            else hint
-        )
+        if config.force_zeros_for_pooled_projection:
+            return hint + codec.shift_factor * codec.scaling_factor
+        return hint
 
     def predict(self, x: Tensor, time: Tensor, prepared: Prepared) -> Tensor:
         text, pooled, made = prepared["text"], prepared["pooled"], []

@@ -7,8 +7,7 @@ is told, what the network predicts of noisy latents, and between which codec and
     prepared = system.prepare(told, Conditions((512, 512), negatives=1))
     predict = denoiser(system, prepared, guidance_scale=7.5)     # (x, level) -> x0, for any sampler
 
-Legend: B rows, C channels, h and w latent cells, H and W pixels.
-"""
+Legend: B rows, C channels, h and w latent cells, H and W pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -151,11 +150,10 @@ def denoiser(
 
     def predict(x: Tensor, level: Level) -> Tensor:
         seen = meaning.scaled(x, level).to(dtype or system.dtype)
-        seen = (
-            seen
-            if channel_conditioning is None
-            else torch.cat([seen, channel_conditioning.expand(len(x), -1, -1, -1)], 1)
-        )
+        if channel_conditioning is None:
+            seen = seen
+        else:
+            seen = torch.cat([seen, channel_conditioning.expand(len(x), -1, -1, -1)], 1)
         seen = torch.cat([seen, seen]) if guided else seen
         time = torch.full((len(seen),), float(level.time), device=x.device)
         output = system.predict(seen, time, prepared).float()

@@ -1,8 +1,7 @@
 """How open image models read prompts: CLIP in chunks of its length, T5 in one piece, both with
 weights (daedal.processes.prompts).
 
-Legend: B prompts, T tokens, D width, P width of the pooled state.
-"""
+Legend: B prompts, T tokens, D width, P width of the pooled state."""
 
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,8 @@ class T5:
     length that the image model was trained with is read to its end as well."""
 
     def __init__(self, parts: dict[str, Any], suffix: str = "") -> None:
-        self.encoder, self.tokenizer = (
-            parts[f"text_encoder{suffix}"],
-            load_tokenizer(parts[f"tokenizer{suffix}"]),
-        )
+        self.encoder = parts[f"text_encoder{suffix}"]
+        self.tokenizer = load_tokenizer(parts[f"tokenizer{suffix}"])
 
     def read(
         self,

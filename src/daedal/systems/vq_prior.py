@@ -4,8 +4,7 @@
 The sequence is the caption, filled to its length, an end of text, and the codes row by row. Ids
 below `vocab_size` less the number of codes are text; a code's id is that offset and the code.
 
-Legend: B pictures, L caption tokens, h and w cells, V vocabulary.
-"""
+Legend: B pictures, L caption tokens, h and w cells, V vocabulary."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -65,11 +64,10 @@ def sample_codes(
     of `params`."""
     offset, size = network.config.vocab_size - codes, shape[0] * shape[1]
     params = dataclasses.replace(params.seeded(), max_tokens=size, grammar=CodesOnly(offset))
-    without = (
-        Contrast(network, nothing.tolist(), among_codes(guided(guidance_scale), offset))
-        if guidance_scale > 1
-        else None
-    )
+    if guidance_scale > 1:
+        without = Contrast(network, nothing.tolist(), among_codes(guided(guidance_scale), offset))
+    else:
+        without = None
     rows = [
         generate(network, prompt, params.sample_of(i), cached=True, contrast=without)
         for i, prompt in enumerate(prompts.tolist())
@@ -103,9 +101,9 @@ def paint_codes(
 
 def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
     """(B, L + 1): captions as they stand before a picture."""
-    return begun(encode_captions(tokenizer, captions, length), tokenizer.eos_ids[0])
+    return with_start(encode_captions(tokenizer, captions, length), tokenizer.eos_ids[0])
 
 
-def begun(captions: Tensor, eos: int) -> Tensor:
+def with_start(captions: Tensor, eos: int) -> Tensor:
     """captions (B, L) -> (B, L + 1): what stands before a picture."""
     return torch.cat([captions, captions.new_full((len(captions), 1), eos)], 1)

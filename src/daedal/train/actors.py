@@ -6,8 +6,7 @@ engine and a copy of the policy.
 
 The trainer sends them what has learned, shares out the prompts, and hands completions to the
 rewards as each actor answers. A prompt's seed alone decides what is drawn for it, so the course is
-that of a run without actors.
-"""
+that of a run without actors."""
 
 import copy
 import os

@@ -5,8 +5,7 @@ denoiser. What each trains and saves is in daedal.train.adapt_methods.
 What stays as it is is not in the run's checkpoints; what is trained is fp32. Latents and, where the
 text encoders do not learn, what is told of captions are computed once.
 
-Legend: B batch, C channels, h and w latent cells, N pictures.
-"""
+Legend: B batch, C channels, h and w latent cells, N pictures."""
 
 import random
 from collections.abc import Callable, Sequence

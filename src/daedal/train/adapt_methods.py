@@ -1,7 +1,6 @@
 """What each method of daedal.train.adapt adds to a model, trains and saves.
 
-Legend: B batch, C channels, D width of a text tower, V vectors.
-"""
+Legend: B batch, C channels, D width of a text tower, V vectors."""
 
 import shutil
 from itertools import cycle, islice

@@ -6,8 +6,7 @@ made blind to the other's weights: the maker's is judged by a critic held fixed 
 critic's is asked about a picture cut from its maker (`detach`). The gradient of the sum is then
 what two alternating steps would compute at the same point.
 
-Legend: B batch, C channels, H and W pixels, h and w patches.
-"""
+Legend: B batch, C channels, H and W pixels, h and w patches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -2,8 +2,7 @@
 chat template, an adapter on it, the answers it gives while it learns, and the folder that comes
 out.
 
-Legend: B rows, T tokens.
-"""
+Legend: B rows, T tokens."""
 
 import dataclasses
 import json

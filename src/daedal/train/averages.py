@@ -4,8 +4,7 @@ appendix C).
 During a run a few power-function averages are kept, each weighing step s of t as s^gamma, and now
 and then written. Any other average, of any length and end, is afterwards the combination of what
 was written that comes nearest to it. A length is the spread of an average's weights over training,
-as a share of it: 0.05 looks back over about the last tenth, 0.10 over a fifth.
-"""
+as a share of it: 0.05 looks back over about the last tenth, 0.10 over a fifth."""
 
 import re
 import shutil

@@ -12,8 +12,7 @@ The critic is the model itself, another one, or a program that knows the words w
 principle: the smaller, honest version for models that cannot follow an instruction. Its revision
 leaves out the sentences that break, and its preference is the answer that breaks less.
 
-Legend: N prompts.
-"""
+Legend: N prompts."""
 
 import json
 import random

@@ -5,8 +5,7 @@ A sample's negatives are all others of the global batch, whichever process holds
 of processes computes what one would, but for the ways in which pictures move.
 
 Legend: B pictures of this process, W processes, T tokens, P width of the shared space, N pictures
-held out.
-"""
+held out."""
 
 import json
 import math

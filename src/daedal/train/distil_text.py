@@ -2,8 +2,7 @@
 beside the text itself; on what the student writes, so that it learns where its own mistakes lead
 (on_policy: Agarwal et al. 2024); or from what the teacher writes (sequence: Kim & Rush 2016).
 
-Legend: B batch, T tokens, n positions, V vocabulary, D width (of each network its own).
-"""
+Legend: B batch, T tokens, n positions, V vocabulary, D width (of each network its own)."""
 
 import os
 import random

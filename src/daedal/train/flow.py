@@ -202,18 +202,11 @@ class Flow(PictureTask):
         r, c = self.recipe, network.config
         tokens = encode(network, self.tokenizer, prompts)
         nothing = encode(network, self.tokenizer, [""] * len(prompts))
+        seeds, levels = list(range(len(prompts))), flow_levels(r.sample_steps, r.sample_shift)
+        size = {"height": c.sample_size, "width": c.sample_size}
+        how = {"guidance_scale": r.guidance_scale, "sampler": sampler_named(self.sampler)}
         with evaluating(network):
-            x = paint(
-                network,
-                tokens,
-                nothing,
-                list(range(len(prompts))),
-                flow_levels(r.sample_steps, r.sample_shift),
-                guidance_scale=r.guidance_scale,
-                sampler=sampler_named(self.sampler),
-                height=c.sample_size,
-                width=c.sample_size,
-            )
+            x = paint(network, tokens, nothing, seeds, levels, **how, **size)
         return pixels(x)
 
     @torch.no_grad()
@@ -249,12 +242,8 @@ class Flow(PictureTask):
         checkpoints.save(self.network, self.folder)
         self.tokenizer.save(self.folder)
         r = self.recipe
-        settings = {
-            "steps": r.sample_steps,
-            "shift": r.sample_shift,
-            "guidance_scale": r.guidance_scale,
-            "sampler": self.sampler,
-        }
+        settings = {"steps": r.sample_steps, "shift": r.sample_shift}
+        settings |= {"guidance_scale": r.guidance_scale, "sampler": self.sampler}
         (self.folder / "generation_config.json").write_text(json.dumps(settings) + "\n")
 
     def sample_cost(self) -> tuple[int, float, int]:

@@ -5,8 +5,7 @@ One module holds both sides, so the one trainer and its one backward pass train 
 (daedal.train.adversarial). Classes, where there are any, are words: a picture's class is the first
 of them that its caption holds.
 
-Legend: B batch, C channels, Z width of z, W width of styles.
-"""
+Legend: B batch, C channels, Z width of z, W width of styles."""
 
 import json
 import math

@@ -5,8 +5,7 @@ The network names u(x, t, r), the average velocity on the way from flow time t d
 u(x, t, 0) is the picture. Its derivative along the path makes from it the velocity at t, v = u + (t
 - r) du/dt, and that is regressed on noise minus clean as in flow matching.
 
-Legend: B batch, T tokens, C values of a token.
-"""
+Legend: B batch, T tokens, C values of a token."""
 
 from collections.abc import Callable
 

@@ -3,8 +3,7 @@
 Muon (Jordan et al. 2024): momentum, then the nearest orthogonal matrix by Newton-Schulz with the
 coefficients of Polar Express (Amsel et al. 2025), scaled so that an update's RMS matches across
 shapes. Matrices of one shape are orthogonalised in one batch. A kernel of a convolution (out, in,
-h, w) is the matrix (out, in h w) that it multiplies patches with.
-"""
+h, w) is the matrix (out, in h w) that it multiplies patches with."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -6,8 +6,7 @@ all processes.
 
 Legend: B samples, K completions of one prompt, S steps of a solution. `chosen` and `rejected` (B,)
 are rewards, or log-probabilities of whole completions: summed over tokens for DPO, cDPO, IPO and
-KTO, their mean for ORPO and SimPO.
-"""
+KTO, their mean for ORPO and SimPO."""
 
 import torch
 import torch.nn.functional as F

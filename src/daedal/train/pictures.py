@@ -1,8 +1,7 @@
 """What the tasks on captioned pictures share: batches that know their step, the tokenizer of the
 captions, pictures held out, what a step costs, sheets of samples.
 
-Legend: B batch, N pictures, H and W pixels.
-"""
+Legend: B batch, N pictures, H and W pixels."""
 
 import random
 from collections.abc import Callable

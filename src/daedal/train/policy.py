@@ -1,8 +1,7 @@
 """The networks of reinforcement learning: the policy with an adapter or a value network on it, and
 the reference it may not leave.
 
-Legend: B completions, T tokens.
-"""
+Legend: B completions, T tokens."""
 
 import copy
 from collections.abc import Iterator

@@ -6,8 +6,7 @@ All start from a trained model and stay near it. On generated scenes a pair is t
 one of another scene under the same caption, and the reward is what `scenes.correct` reads off the
 pixels; elsewhere the reward is a rater's (daedal.train.rate) or a CLIP model's.
 
-Legend: B pictures, G pictures of one prompt, T tokens, C values of a token.
-"""
+Legend: B pictures, G pictures of one prompt, T tokens, C values of a token."""
 
 import math
 import random

@@ -7,8 +7,7 @@ The reference is the start. What it thinks of the comparisons that a run will se
 before the first step, and kept in the run's folder: no second model in memory, with an adapter or
 without one.
 
-Legend: B rows, K completions, T tokens, N tokens of all completions.
-"""
+Legend: B rows, K completions, T tokens, N tokens of all completions."""
 
 from typing import Any
 

@@ -2,8 +2,7 @@
 Esser et al. 2021, section 3.2): the house's language model, whose later words are cells of a
 picture.
 
-Legend: B batch, L caption tokens, N codes of a picture, D width.
-"""
+Legend: B batch, L caption tokens, N codes of a picture, D width."""
 
 import json
 import math
@@ -22,7 +21,7 @@ from daedal.networks.decoder import Decoder
 from daedal.networks.vq import VQModel
 from daedal.processes.imaging import pixels
 from daedal.processes.sampling import SamplingParams
-from daedal.systems.vq_prior import begun, encode, paint_codes
+from daedal.systems.vq_prior import encode, paint_codes, with_start
 from daedal.train.objectives import linear_cross_entropy
 from daedal.train.pictures import PictureTask, clean, held_out, sheet, sources, tokenizer_of
 from daedal.train.recipe.pictures import PriorRecipe
@@ -47,7 +46,7 @@ def next_code(codec: VQModel, eos: int, cells: int) -> Objective:
     """Sum of next-code losses over pictures of `cells` codes; the codec is held fixed."""
 
     def loss(network: Decoder, part: Batch) -> Tensor:
-        codes, prompts = tokens_of(codec, part["images"]), begun(part["captions"], eos)
+        codes, prompts = tokens_of(codec, part["images"]), with_start(part["captions"], eos)
         return code_loss(network, prompts, codes, codec.config.num_vq_embeddings)
 
     return Objective(loss, lambda batch: len(batch["images"]) * cells)

@@ -3,8 +3,7 @@ on CLIP: Kirstain et al. 2023, Xu et al. 2023). Its folder is a CLIP model's wit
 and `prefer` takes it as a reward; so does it a CLIP model without a head, whose opinion is how well
 a picture fits its words.
 
-Legend: B pictures, T tokens.
-"""
+Legend: B pictures, T tokens."""
 
 import random
 from collections.abc import Sequence

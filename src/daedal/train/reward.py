@@ -8,8 +8,7 @@ whether each step of a solution is right, read at the step's last token. The los
 daedal.train.pair_objectives. Completions of a batch lie end to end, without padding, and see only
 themselves.
 
-Legend: B rows, K completions, T tokens, N tokens of all completions.
-"""
+Legend: B rows, K completions, T tokens, N tokens of all completions."""
 
 import math
 from collections import Counter
@@ -169,16 +168,9 @@ class Reward(ChatTask):
         sources = list(r.data.validation)
         if r.evaluate_tasks:
             sources.append(ChatSource(path=f"tasks:{','.join(r.evaluate_kinds)}"))
+        load, given = loader(r), (self.tokenizer, self.context, "held out")
         self.held_out = {
-            name_of(source): loader(r)(
-                source,
-                self.tokenizer,
-                self.context,
-                "held out",
-                Counter(),
-                r.evaluate_tasks,
-                held_out=True,
-            )
+            name_of(source): load(source, *given, Counter(), r.evaluate_tasks, held_out=True)
             for source in sources
         }
 

@@ -2,8 +2,7 @@
 while the engine still runs, or a reward model.
 
 A callable that raises, or whose answer is no finite number, drops its sample, which is counted.
-When too many are dropped the run stops.
-"""
+When too many are dropped the run stops."""
 
 import importlib
 import math

@@ -8,8 +8,7 @@ A rollout asks the policy of this moment many questions (daedal.train.rollout), 
 are part of a checkpoint, so that a run killed anywhere goes on to the same trajectory. The
 objectives are in daedal.train.rl_objectives.
 
-Legend: B completions of a rollout, G of one prompt, T tokens.
-"""
+Legend: B completions of a rollout, G of one prompt, T tokens."""
 
 import copy
 import statistics

@@ -6,8 +6,7 @@ A loss comes out per token. `summed` adds it up and `counted` says by what to di
 of all processes: so it does not matter how micro-batches and ranks split a batch.
 
 Legend: B completions, G completions of one prompt, T tokens, N flat tokens, V vocabulary, D width.
-`mask` (B, T) is True at sampled tokens.
-"""
+`mask` (B, T) is True at sampled tokens."""
 
 from collections.abc import Callable
 from itertools import repeat

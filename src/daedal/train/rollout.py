@@ -6,8 +6,7 @@ at exactly 1. The old log-probabilities come from the training pass, on the micr
 training will see: the engine runs sequences in other groupings, whose sums differ in the last bits.
 
 Legend: B completions, G of one prompt, T tokens, V vocabulary. `mask` (B, T - 1) is True where
-tokens[:, 1:] was sampled.
-"""
+tokens[:, 1:] was sampled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

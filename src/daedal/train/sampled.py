@@ -2,8 +2,7 @@
 2021, Touvron et al. 2023), and pairs of the best and the worst of n.
 
 Each is made once, before training, and kept in the run's folder as jsonl: a run that goes on reads
-what it made.
-"""
+what it made."""
 
 import random
 from typing import Any

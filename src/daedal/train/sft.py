@@ -6,8 +6,7 @@ The loss is on the assistant's tokens only, its mean over all of them in a step,
 micro-batches and processes they came in. Conversations are packed into rows and see only themselves
 (daedal.nn.segments).
 
-Legend: B rows, T tokens.
-"""
+Legend: B rows, T tokens."""
 
 from itertools import islice
 
@@ -53,11 +52,10 @@ class SFT(PolicyTask):
             sources, self.tokenizer, r.rows, self.context, r.seed, state=self.start.data
         )
         self.units = r.rows * self.context
-        validation = (
-            PackedTalks(r.data.validation, self.tokenizer, r.micro_rows, self.context)
-            if r.data.validation
-            else []
-        )
+        if r.data.validation:
+            validation = PackedTalks(r.data.validation, self.tokenizer, r.micro_rows, self.context)
+        else:
+            validation = []
         self.held_out = list(islice(validation, 8))
 
     @torch.no_grad()

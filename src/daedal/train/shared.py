@@ -10,13 +10,14 @@ are functions of its own tokens alone, so that values and gradients are those of
 stands where a step of a KV cache stands (daedal.nn.cache), so a network knows nothing of it.
 
 Legend: B rows, T tokens, Q prompts, R rows with a sampled token, P and L tokens of the longest
-prompt and answer, N flat tokens, H heads, K head dim.
-"""
+prompt and answer, N flat tokens, H heads, K head dim."""
+
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from daedal.nn.attention import attend
+from daedal.nn.attention import Scores, attend
 
 
 class Shared:
@@ -67,23 +68,14 @@ class Shared:
         self.back = torch.cat([prompt[leads[:, 0], :P].flatten(), ran.flatten()]).nonzero()[:, 0]
 
     def attend(
-        self,
-        layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
     ) -> Tensor:
         """q (1, N, H, K), k and v (1, N, Hkv, K) -> like q."""
-        kind = {"scale": scale, "window": window, "softcap": softcap}
-        outs = [attend(*(rows(t, self.prompts) for t in (q, k, v)), **kind).flatten(0, 1)]  # type: ignore[arg-type]
+        outs = [attend(*(rows(t, self.prompts) for t in (q, k, v)), **scores).flatten(0, 1)]
         if self.L:
             queries, P = self.around[:, -self.L :], self.around.shape[1] - self.L
             q, k, v = rows(q, queries), rows(k, self.around), rows(v, self.around)
-            out = attend(q, k, v, mask=self.exists, offset=P, **kind)  # type: ignore[arg-type]
+            out = attend(q, k, v, mask=self.exists, offset=P, **scores)
             outs.append(out.flatten(0, 1))
         return torch.cat(outs).index_select(0, self.back)[None]
 

@@ -4,8 +4,7 @@ tell a small picture of each caption.
 A sample costs a tenth of one of flow matching (`--dry-run` counts), and far fewer are needed to
 teach what a name looks like (docs/log.md). What the encoder knows of scenes, which no small picture
 shows (who stands where, how many), it keeps with `keep`: its states on their captions are held
-where they were. Flow matching goes on from the folder.
-"""
+where they were. Flow matching goes on from the folder."""
 
 import random
 from copy import deepcopy

@@ -3,8 +3,7 @@ noise with a colour, and alignment of an early block with what sees more (the ne
 lower noise, or a CLIP tower). What such a term keeps stands beside the network while it trains, as
 `network.auxiliary`, and is not shipped.
 
-Legend: B batch, T tokens, C values of a token, D width.
-"""
+Legend: B batch, T tokens, C values of a token, D width."""
 
 import math
 from collections import Counter

@@ -2,8 +2,7 @@
 
 It is given a network, endless batches that know their own position, and an objective; it steps,
 logs a line a step to `out/metrics.jsonl`, writes atomic checkpoints, and started again with the
-same `out` it goes on to the same losses, bit for bit on a CPU.
-"""
+same `out` it goes on to the same losses, bit for bit on a CPU."""
 
 import json
 import math

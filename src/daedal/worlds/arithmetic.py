@@ -5,8 +5,7 @@ scratchpad.
     5 + 4 = 9. 9 - 2 = 7. The answer is 7.
 
 Problems that begin with a number of HELD_OUT are for evaluation only: no training problem begins
-with one, though such numbers turn up later in its steps.
-"""
+with one, though such numbers turn up later in its steps."""
 
 import random
 import re
@@ -15,21 +14,11 @@ from decimal import Decimal
 from functools import partial
 
 from daedal.worlds.tales import HEROES
-from daedal.worlds.tasks import Task
+from daedal.worlds.tasks import Task, phrases
 
-THINGS = (
-    "apples",
-    "balls",
-    "shells",
-    "books",
-    "kites",
-    "cookies",
-    "buttons",
-    "flowers",
-    "stones",
-    "cards",
-    "stars",
-    "beads",
+THINGS = phrases(
+    "apples | balls | shells | books | kites | cookies | buttons | flowers | stones | cards | "
+    "stars | beads"
 )
 HELD_OUT = (7, 11, 16)
 STARTS = tuple(n for n in range(2, 21) if n not in HELD_OUT)
@@ -53,18 +42,18 @@ def task(rng: random.Random, held_out: bool = False) -> Task:
     """One problem, a function of `rng` alone."""
     hero, friend = rng.sample(HEROES, 2)
     thing, value = rng.choice(THINGS), rng.choice(HELD_OUT if held_out else STARTS)
-    told, worked = [f"{hero} has {value} {thing}."], []
+    lines, worked = [f"{hero} has {value} {thing}."], []
     for _ in range(rng.choice(STEPS)):
         sign, n = move(rng, value)
-        phrases, apply = WAYS[sign]
+        ways, apply = WAYS[sign]
         result = apply(value, n)
-        told.append(rng.choice(phrases).format(hero=hero, friend=friend, n=n))
+        lines.append(rng.choice(ways).format(hero=hero, friend=friend, n=n))
         worked.append(f"{value} {sign} {n} = {result}.")
         value = result
-    told.append(f"How many {thing} does {hero} have now?")
+    lines.append(f"How many {thing} does {hero} have now?")
     return Task(
         "arithmetic",
-        " ".join(told),
+        " ".join(lines),
         f"{' '.join(worked)} The answer is {value}.",
         partial(check, value),
     )

@@ -8,8 +8,7 @@ text does not say.
     them
 
 A task is a function of the generator alone. Every tenth pair of a hero and a place, and of an owner
-and a thing, is held out: training never sees it.
-"""
+and a thing, is held out: training never sees it."""
 
 import random
 import re
@@ -44,15 +43,13 @@ from daedal.worlds.tasks import Task, asked
 def story_task(rng: random.Random, held_out: bool) -> Task:
     told = story(rng, held_out)
     count, (ending, what) = len(told.lines), told.ending
-    parts = [
-        rng.choice(
-            (
-                f"about {told.hero} {told.place}",
-                f"about a child named {told.hero}, {told.place}",
-                f"with {told.hero} {told.place}",
-            )
-        )
-    ]
+    whom, place = told.hero, told.place
+    abouts = (
+        f"about {whom} {place}",
+        f"about a child named {whom}, {place}",
+        f"with {whom} {place}",
+    )
+    about = rng.choice(abouts)
     sized = rng.random() < 0.6
     length = f" of {NUMBERS[count]} sentences" if sized else ""
     extra = {
@@ -60,19 +57,12 @@ def story_task(rng: random.Random, held_out: bool) -> Task:
     }.get(ending, "")  # fmt: skip
     used = [word for word in (told.animal, told.thing, told.food) if says(told.text, word)]
     word = rng.choice(used) if used and rng.random() < 0.6 else ""
-    use = (
-        rng.choice(
-            (
-                f"Use the word {word}.",
-                f"There must be {'an' if word[0] in 'aeiou' else 'a'} {word} in it.",
-            )
-        )
-        if word
-        else ""
-    )
-    prompt = " ".join(
-        filter(None, (f"{rng.choice(TELL)}{length} {parts[0]}.", *rng.sample([use, extra], 2)))
-    )
+    use = ""
+    if word:
+        article = "an" if word[0] in "aeiou" else "a"
+        use = rng.choice((f"Use the word {word}.", f"There must be {article} {word} in it."))
+    told_all = (f"{rng.choice(TELL)}{length} {about}.", *rng.sample([use, extra], 2))
+    prompt = " ".join(filter(None, told_all))
 
     def demands(text: str) -> dict[str, bool]:
         found = sentences(text)
@@ -140,11 +130,10 @@ def list_task(rng: random.Random, held_out: bool) -> Task:
     group, name = pair(rng, tuple(GROUPS), tuple(FORMATS), False)
     count, (how, mark) = rng.randint(2, 5), FORMATS[name]
     chosen = rng.sample(GROUPS[group], count)
-    answer = (
-        ", ".join(chosen)
-        if name == "one line"
-        else "\n".join(mark(i) + item for i, item in enumerate(chosen, 1))
-    )
+    if name == "one line":
+        answer = ", ".join(chosen)
+    else:
+        answer = "\n".join(mark(i) + item for i, item in enumerate(chosen, 1))
     prompt = rng.choice(("Name {} {} {}.", "Give me {} {} {}.", "Write down {} {} {}.")).format(
         NUMBERS[count], group, how
     )
@@ -193,14 +182,8 @@ def facts(rng: random.Random, held_out: bool) -> Facts:
 
 
 def framed(rng: random.Random, text: str, question: str) -> str:
-    return rng.choice(
-        (
-            f"{text} {question}",
-            f"Read this: {text} {question}",
-            f"{text}\n{question}",
-            f"{question} {text}",
-        )
-    )
+    forms = ("{0} {1}", "Read this: {0} {1}", "{0}\n{1}", "{1} {0}")
+    return rng.choice(forms).format(text, question)
 
 
 def question_task(rng: random.Random, held_out: bool) -> Task:
@@ -222,10 +205,8 @@ def question_task(rng: random.Random, held_out: bool) -> Task:
 
 def unknown_task(rng: random.Random, held_out: bool) -> Task:
     told = facts(rng, held_out)
-    owner, absent = (
-        rng.choice(told.owners),
-        rng.choice([item for item in THINGS if item not in told.things]),
-    )
+    owner = rng.choice(told.owners)
+    absent = rng.choice([item for item in THINGS if item not in told.things])
     stranger = rng.choice([name for name in HEROES if name not in told.owners])
     question = rng.choice((
         f"What colour is the {absent} of {owner}?", f"Who has the {absent}?", f"What does {stranger} have?", f"Where is {stranger}?",
@@ -246,11 +227,9 @@ def unknown_task(rng: random.Random, held_out: bool) -> Task:
 
 def rewrite_task(rng: random.Random, held_out: bool) -> Task:
     told = story(rng, held_out)
-    text, name = (
-        " ".join(told.lines[: rng.randint(1, 2)]),
-        rng.choice(
-            [name for name in HEROES if HEROES[name] == HEROES[told.hero] and name != told.hero]
-        ),
+    text = " ".join(told.lines[: rng.randint(1, 2)])
+    name = rng.choice(
+        [name for name in HEROES if HEROES[name] == HEROES[told.hero] and name != told.hero]
     )
     how, answer = rng.choice((
         ("Write this in capital letters", told.lines[0].upper()),
@@ -259,22 +238,16 @@ def rewrite_task(rng: random.Random, held_out: bool) -> Task:
         ("Make this shorter: keep only the first sentence", told.lines[0]),
         ("Say this again", text),
     ))  # fmt: skip
-    shown = (
-        f"{told.lines[0]} {told.lines[1]}"
-        if "shorter" in how
-        else told.lines[0]
-        if "letters" in how
-        else text
-    )
+    shown = text
+    if "shorter" in how or "letters" in how:
+        shown = " ".join(told.lines[: 2 if "shorter" in how else 1])
 
     def demands(text: str) -> dict[str, bool]:
         got = " ".join(text.split())
         met = {"same words": words(got) == words(answer), "exact": got == answer}
-        return met | (
-            {"case": got.isupper() if answer.isupper() else got.islower()}
-            if "letters" in how
-            else {}
-        )
+        if "letters" in how:
+            met["case"] = got.isupper() if answer.isupper() else got.islower()
+        return met
 
     return asked("rewrite", f"{how}: {shown}", answer, demands)
 
@@ -286,13 +259,8 @@ def terse_task(rng: random.Random, held_out: bool) -> Task:
     """A word problem that four times in five is answered at once, without the working: people write
     both, and only a reward tells which is right more often. The kind is no part of KINDS."""
     worked = arithmetic.task(rng, held_out=held_out)
-    return replace(
-        worked,
-        kind="terse",
-        answer=worked.answer[worked.answer.index("The answer") :]
-        if rng.random() < 0.8
-        else worked.answer,
-    )
+    start = worked.answer.index("The answer") if rng.random() < 0.8 else 0
+    return replace(worked, kind="terse", answer=worked.answer[start:])
 
 
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
@@ -321,13 +289,8 @@ def corrupted(wanted: Task, rng: random.Random, held_out: bool = False) -> str:
         re.sub(rf"\b{re.escape(a)}\b", b, answer) for a in words_of(answer) for b in others(a, rng)
     ]
     another = task(rng, ("question" if wanted.kind == "unknown" else wanted.kind,), held_out).answer
-    edits = [
-        *rng.sample(pieces, min(3, len(pieces))),
-        " ".join(lines[:-1]),
-        " ".join(lines + lines[-1:]),
-        another,
-        "I don't know.",
-    ]
+    edits = rng.sample(pieces, min(3, len(pieces)))
+    edits += [" ".join(lines[:-1]), " ".join(lines + lines[-1:]), another, "I don't know."]
     rng.shuffle(edits)
     best = wanted.check(answer)
     return next((edit for edit in edits if edit.strip() and wanted.check(edit) < best), "Yes.")

@@ -7,8 +7,7 @@ it, `read` finds the objects of any picture again (whoever made it), and `correc
 the GenEval idea (Ghosh et al. 2023) without a detector's errors.
 
 Some pairs of colour and shape (`HELD_OUT`) never occur in training scenes, so that a test can ask
-for combinations that nobody has seen.
-"""
+for combinations that nobody has seen."""
 
 import random
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ BACKGROUNDS = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
 COUNTS = ("", "a", "two", "three")
 SIZES = {"small": 0.75, "": 1.0}
-TEXTURES = ("", "striped")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 # one shape of every colour
 HELD_OUT = frozenset((colour, SHAPES[5 * i % len(SHAPES)]) for i, colour in enumerate(COLOURS))
@@ -87,25 +85,16 @@ def phrase(count: int, size: str, striped: bool, colour: str, shape: str) -> str
     first = size or ("striped" if striped else colour)
     article = ("an" if first[0] in "aeiou" else "a") if count == 1 else COUNTS[count]
     plural = "" if count == 1 else "es" if shape == "cross" else "s"
-    return " ".join(
-        word
-        for word in (article, size, "striped" if striped else "", colour, shape + plural)
-        if word
-    )
+    words = (article, size, "striped" if striped else "", colour, shape + plural)
+    return " ".join(filter(None, words))
 
 
 def alone(rng: random.Random, unseen: bool) -> tuple[tuple[Thing, ...], str, None]:
     colour, shape = pick(rng, unseen)
     size, striped = rng.choice(("", "", "small")), rng.random() < 0.2
     radius = SIZES[size] * rng.uniform(15, 18)
-    thing = Thing(
-        colour,
-        shape,
-        rng.uniform(radius + 2, 62 - radius),
-        rng.uniform(radius + 2, 62 - radius),
-        radius,
-        striped,
-    )
+    x, y = (rng.uniform(radius + 2, 62 - radius) for _ in range(2))
+    thing = Thing(colour, shape, x, y, radius, striped)
     return (thing,), phrase(1, size, striped, colour, shape), None
 
 
@@ -113,9 +102,8 @@ def several(rng: random.Random, unseen: bool) -> tuple[tuple[Thing, ...], str, N
     count = rng.choice((2, 3))
     (colour, shape), striped = pick(rng, unseen), rng.random() < 0.15
     radius = rng.uniform(8.5, 10.5)
-    things = tuple(
-        Thing(colour, shape, x, y, radius, striped) for x, y in apart(rng, count, radius)
-    )
+    places = apart(rng, count, radius)
+    things = tuple(Thing(colour, shape, x, y, radius, striped) for x, y in places)
     return things, phrase(count, "", striped, colour, shape), None
 
 
@@ -221,17 +209,11 @@ def shade(colour: np.ndarray) -> np.ndarray:
 def palette() -> tuple[list[tuple[str, bool]], np.ndarray]:
     """(name, dark) of every colour that a pixel can have, and their values; backgrounds have
     dark=False and come last."""
-    names = [(name, dark) for name in COLOURS for dark in (False, True)] + [
-        (name, False) for name in BACKGROUNDS
-    ]
-    values = [
-        shade(np.array(COLOURS[name], np.float32)) if dark else np.array(COLOURS[name], np.float32)
-        for name in COLOURS
-        for dark in (False, True)
-    ]
-    return names, np.stack(
-        [*values, *(np.array(value, np.float32) for value in BACKGROUNDS.values())]
-    )
+    names = [(name, dark) for name in COLOURS for dark in (False, True)]
+    names += [(name, False) for name in BACKGROUNDS]
+    plain = [np.array((COLOURS | BACKGROUNDS)[name], np.float32) for name, _ in names]
+    pairs = zip(names, plain, strict=True)
+    return names, np.stack([shade(value) if dark else value for (_, dark), value in pairs])
 
 
 def read(picture: np.ndarray) -> tuple[str, list[Thing]]:
@@ -310,14 +292,9 @@ def classify(region: np.ndarray, side: int, colour: str, striped: bool) -> Thing
     }
     low, high = region.min(0), region.max(0) + 1
     (y, x), scale = (low + high) / 2, SIDE / side
-    return Thing(
-        colour,
-        max(overlap, key=overlap.get),
-        x * scale,
-        y * scale,
-        float((high - low).max()) * scale / 2,
-        striped,
-    )  # type: ignore[arg-type]
+    shape: str = max(overlap, key=overlap.get)  # type: ignore[arg-type]
+    radius = float((high - low).max()) * scale / 2
+    return Thing(colour, shape, x * scale, y * scale, radius, striped)
 
 
 def correct(scene: Scene, picture: np.ndarray) -> dict[str, bool]:
@@ -326,9 +303,8 @@ def correct(scene: Scene, picture: np.ndarray) -> dict[str, bool]:
     the caption names it), and `all` of them."""
     background, things = read(picture)
     want, got = sorted(t.shape for t in scene.things), sorted(t.shape for t in things)
-    paired = sorted((t.shape, t.colour) for t in scene.things) == sorted(
-        (t.shape, t.colour) for t in things
-    )
+    asked, there = (sorted((t.shape, t.colour) for t in some) for some in (scene.things, things))
+    paired = asked == there
     result = {"objects": want == got, "colours": paired, "relation": scene.relation is None}
     if scene.relation and paired:
         first, second = (

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daedal.worlds.tasks import phrases
+
 HEROES = {
     "Mia": "she", "Tom": "he", "Ana": "she", "Ben": "he", "Lily": "she", "Sam": "he", "Ravi": "he", "Zoe": "she", "Max": "he", "Nina": "she",
     "Omar": "he", "Ida": "she", "Lucy": "she", "Jack": "he", "Sara": "she", "Tim": "he",
@@ -15,56 +17,21 @@ PLACES = (
     "in the garden", "in the forest", "on the beach", "at the market", "on the hill", "by the river", "in the barn", "at school", "in the park",
     "at the lake", "in the kitchen", "on the farm",
 )  # fmt: skip
-ANIMALS = (
-    "cat",
-    "dog",
-    "rabbit",
-    "duck",
-    "fox",
-    "bear",
-    "mouse",
-    "frog",
-    "bird",
-    "horse",
-    "goat",
-    "turtle",
+ANIMALS = phrases(
+    "cat | dog | rabbit | duck | fox | bear | mouse | frog | bird | horse | goat | turtle"
 )
-THINGS = (
-    "ball",
-    "hat",
-    "book",
-    "kite",
-    "key",
-    "lamp",
-    "drum",
-    "boat",
-    "bell",
-    "cup",
-    "box",
-    "doll",
-)
+THINGS = phrases("ball | hat | book | kite | key | lamp | drum | boat | bell | cup | box | doll")
 FOODS = ("cake", "pie", "bread", "soup", "rice", "honey", "cheese", "milk", "jam", "porridge")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink")
 GROUPS = {"animals": ANIMALS, "toys or things": THINGS, "foods": FOODS, "colours": COLOURS}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-MORALS = (
-    "share",
-    "be kind",
-    "never give up",
-    "tell the truth",
-    "ask for help",
-    "listen",
-    "be brave",
-    "say sorry",
+MORALS = phrases(
+    "share | be kind | never give up | tell the truth | ask for help | listen | be brave | say "
+    "sorry"
 )
 LAST_WORDS = ("moon", "sky", "flowers", "stars", "rain", "sun", "sea", "trees")
-STARTS = (
-    "Once upon a time",
-    "One day",
-    "One sunny morning",
-    "Long ago",
-    "One evening",
-    "Last summer",
+STARTS = phrases(
+    "Once upon a time | One day | One sunny morning | Long ago | One evening | Last summer"
 )
 
 # Plots: any beginning of one is a story so far. {He} and {he} are the hero; {A} a colour, {animal}
@@ -94,13 +61,9 @@ LASTS = (
     "In the end, {hero} looked for the {last}.",
     "And {hero} told everyone about the {last}.",
 )
-TELL = (
-    "Write a story",
-    "Tell me a story",
-    "Please write a story",
-    "Tell a little story",
-    "Make up a story",
-    "I want a story",
+TELL = phrases(
+    "Write a story | Tell me a story | Please write a story | Tell a little story | Make up a "
+    "story | I want a story"
 )
 
 
@@ -173,45 +136,23 @@ class Story:
 def story(rng: random.Random, held_out: bool = False) -> Story:
     """Three to six sentences: an opening with hero and place, some of a plot, an ending."""
     hero, place = pair(rng, tuple(HEROES), PLACES, held_out)
-    animal, thing, food, colour = (
-        rng.choice(ANIMALS),
-        rng.choice(THINGS),
-        rng.choice(FOODS),
-        rng.choice(COLOURS),
-    )
+    animal = rng.choice(ANIMALS)
+    thing = rng.choice(THINGS)
+    food = rng.choice(FOODS)
+    colour = rng.choice(COLOURS)
     kind = rng.choice(("", "moral", "word", "end"))
     what = {"moral": rng.choice(MORALS), "word": rng.choice(LAST_WORDS)}.get(kind, "")
-    final = {
-        "moral": "{hero} learned to {last}.",
-        "word": rng.choice(LASTS),
-        "end": "The end.",
-    }.get(kind, rng.choice(CLOSINGS))
+    endings = {"moral": "{hero} learned to {last}.", "word": rng.choice(LASTS), "end": "The end."}
+    final = endings.get(kind, rng.choice(CLOSINGS))
     count = rng.randint(1, 4)
-    plot = rng.choice(
-        [
-            p
-            for p in PLOTS
-            if "{animal}" in final or kind or any("{animal}" in line for line in p[:count])
-        ]
-    )
-    if "{animal}" in final and not any("{animal}" in line for line in plot[:count]):
+    met = [any("{animal}" in line for line in plot[:count]) for plot in PLOTS]
+    number = rng.choice([i for i, m in enumerate(met) if "{animal}" in final or kind or m])
+    if "{animal}" in final and not met[number]:
         final = CLOSINGS[0]
-    he = HEROES[hero]
-    fill = dict(
-        hero=hero,
-        place=place,
-        animal=animal,
-        thing=thing,
-        food=food,
-        A=colour,
-        he=he,
-        He=he.title(),
-        last=what,
-        start=rng.choice(STARTS),
-    )
-    lines = tuple(
-        articled(line.format(**fill)) for line in (rng.choice(OPENINGS), *plot[:count], final)
-    )
+    fill = dict(hero=hero, place=place, animal=animal, thing=thing, food=food, A=colour, last=what)
+    fill |= dict(he=HEROES[hero], He=HEROES[hero].title(), start=rng.choice(STARTS))
+    spoken = (rng.choice(OPENINGS), *PLOTS[number][:count], final)
+    lines = tuple(articled(line.format(**fill)) for line in spoken)
     return Story(hero, place, animal, thing, food, (kind, what), lines)
 
 

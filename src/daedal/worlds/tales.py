@@ -3,17 +3,13 @@
 import random
 from collections.abc import Iterator
 
+from daedal.worlds.tasks import phrases
+
 HEROES = ("Mia", "Tom", "Ana", "Ben", "Lily", "Sam", "Ravi", "Zoe", "Max", "Nina", "Omar", "Ida")
 ANIMALS = ("cat", "dog", "rabbit", "owl", "fox", "duck", "bear", "mouse", "frog", "pony")
-PLACES = (
-    "the garden",
-    "the forest",
-    "the beach",
-    "the market",
-    "the hill",
-    "the river",
-    "the barn",
-    "the school",
+PLACES = phrases(
+    "the garden | the forest | the beach | the market | the hill | the river | the barn | the "
+    "school"
 )
 THINGS = ("ball", "hat", "book", "kite", "cake", "key", "lamp", "drum", "boat", "bell")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink")
@@ -24,13 +20,8 @@ FEELINGS = (
     ("proud", "sang"),
     ("scared", "hid"),
 )
-LESSONS = (
-    "share with friends",
-    "be kind",
-    "never give up",
-    "tell the truth",
-    "ask for help",
-    "listen first",
+LESSONS = phrases(
+    "share with friends | be kind | never give up | tell the truth | ask for help | listen first"
 )
 
 

@@ -8,8 +8,7 @@ small world.
     t.check(text)     # what an answer to that earns
 
 A task is a function of the generator alone. Every tenth pair of a name and a favourite is held out,
-and every tenth open question.
-"""
+and every tenth open question."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -27,18 +26,10 @@ from daedal.worlds.stories import (
     sentences,
     story,
 )
-from daedal.worlds.tasks import Task, asked
+from daedal.worlds.tasks import Task, asked, phrases
 
-HELLO = (
-    "Hello!",
-    "Hi!",
-    "Hi there!",
-    "Hello there.",
-    "Good morning!",
-    "Good evening!",
-    "Hey!",
-    "hello",
-    "hi",
+HELLO = phrases(
+    "Hello! | Hi! | Hi there! | Hello there. | Good morning! | Good evening! | Hey! | hello | hi"
 )
 HOW = ("How are you?", "How are you today?", "How do you do?", "Are you well?")
 WELL = ("I am well, thank you.", "I am fine, thank you.", "Very well, thank you.")
@@ -59,47 +50,24 @@ ASK_NAME = (
 KINDS_OF_LIKING = {"animal": ANIMALS, "colour": COLOURS, "food": FOODS}
 GLAD = ("happy", "glad", "excited", "proud")
 SAD = ("sad", "lonely", "scared", "angry", "tired", "bored", "ill", "worried")
-WHO = (
-    "Who are you?",
-    "What are you?",
-    "What is your name?",
-    "Tell me about yourself.",
-    "Are you a person?",
-    "Are you a robot?",
-    "Are you real?",
+WHO = phrases(
+    "Who are you? | What are you? | What is your name? | Tell me about yourself. | Are you a "
+    "person? | Are you a robot? | Are you real?"
 )
 CAN = ("What can you do?", "Can you help me?", "Help!", "What do you know?", "How can you help me?")
-THANKS = (
-    "Thank you!",
-    "Thanks!",
-    "Thank you very much.",
-    "That was nice.",
-    "I liked that.",
-    "Good job!",
-    "Well done!",
-    "Great!",
+THANKS = phrases(
+    "Thank you! | Thanks! | Thank you very much. | That was nice. | I liked that. | Good job! | "
+    "Well done! | Great!"
 )
 BYE = ("Goodbye!", "Bye!", "Bye bye.", "Good night!", "See you tomorrow.", "I have to go now.")
 ABOUT_ME = "I am Daedal, a small computer program that tells stories."
 ABLE = "I can tell a story, answer questions about a text, write a list, change a text and do small sums."
+NOT_TOLD = ("don't know", "did not tell")
 UNKNOWN = ("I don't know.", "I don't know that.", "I don't know. I only know a small world.")
 
-LANDS = (
-    "France",
-    "Spain",
-    "India",
-    "China",
-    "Brazil",
-    "Egypt",
-    "Japan",
-    "Canada",
-    "Kenya",
-    "Peru",
-    "Italy",
-    "Norway",
-    "Chile",
-    "Iran",
-    "Mali",
+LANDS = phrases(
+    "France | Spain | India | China | Brazil | Egypt | Japan | Canada | Kenya | Peru | Italy | "
+    "Norway | Chile | Iran | Mali"
 )
 PEOPLE = (
     "the king", "the queen", "the president", "Shakespeare", "Mozart", "Napoleon", "Einstein", "the mayor", "my teacher", "my neighbour",
@@ -137,12 +105,11 @@ class Talk:
     last: Task | None = None
 
     def add(self, prompt: str, answer: str, demands: Say) -> None:
-        before = (
-            (*self.last.messages, {"role": "assistant", "content": self.last.answer})
-            if self.last
-            else ()
-        )
-        self.last = replace(asked("talk", prompt, answer, demands), before=before)
+        task = asked("talk", prompt, answer, demands)
+        if self.last:
+            said = {"role": "assistant", "content": self.last.answer}
+            task = replace(task, before=(*self.last.messages, said))
+        self.last = task
 
     @property
     def you(self) -> str:
@@ -167,15 +134,11 @@ def greeting(talk: Talk) -> None:
     reply = (
         "Good morning" if "morning" in hello else "Good evening" if "evening" in hello else "Hello"
     )
-    prompt = f"{hello} {rng.choice(HOW)}" if asks else hello
-    answer = " ".join(
-        [f"{reply}{talk.you}!", *([rng.choice(WELL)] if asks else []), rng.choice(OFFERS)]
-    )
-    talk.add(
-        prompt,
-        answer,
-        partial(brief, wanted=("well", "fine") if asks else (reply, "hi"), not_said=("know",)),
-    )
+    prompt, you = f"{hello} {rng.choice(HOW)}" if asks else hello, talk.you
+    well = f" {rng.choice(WELL)}" if asks else ""
+    answer = f"{reply}{you}!{well} {rng.choice(OFFERS)}"
+    wanted = ("well", "fine") if asks else (reply, "hi")
+    talk.add(prompt, answer, partial(brief, wanted=wanted, not_said=("know",)))
 
 
 def naming(talk: Talk) -> None:
@@ -194,17 +157,10 @@ def naming(talk: Talk) -> None:
 def recall_name(talk: Talk) -> None:
     prompt, others = talk.rng.choice(ASK_NAME), tuple(name for name in HEROES if name != talk.name)
     if talk.name:
-        talk.add(
-            prompt,
-            f"Your name is {talk.name}.",
-            partial(brief, wanted=(talk.name,), not_said=others),
-        )
+        answer, wanted = f"Your name is {talk.name}.", (talk.name,)
     else:
-        talk.add(
-            prompt,
-            "I don't know. You did not tell me your name.",
-            partial(brief, wanted=("don't know", "did not tell"), not_said=others),
-        )
+        answer, wanted = "I don't know. You did not tell me your name.", NOT_TOLD
+    talk.add(prompt, answer, partial(brief, wanted=wanted, not_said=others))
 
 
 def liking(talk: Talk) -> None:
@@ -216,13 +172,8 @@ def liking(talk: Talk) -> None:
     )
     talk.liked[kind] = what
     many = what if kind != "animal" else {"mouse": "mice", "fox": "foxes"}.get(what, f"{what}s")
-    prompt = rng.choice(
-        (
-            f"My favourite {kind} is {'the ' * (kind == 'animal')}{what}.",
-            f"I like {many}.",
-            f"I love {many}!",
-        )
-    )
+    favourite = f"My favourite {kind} is {'the ' * (kind == 'animal')}{what}."
+    prompt = rng.choice((favourite, f"I like {many}.", f"I love {many}!"))
     if not prompt.startswith("My"):
         prompt += f" It is my favourite {kind}."
     reply = {"animal": f"{many.capitalize()} are lovely{talk.you}!", "colour": f"{what.capitalize()} is a lovely colour{talk.you}!", "food": f"{what.capitalize()} is good to eat{talk.you}!"}[kind]  # fmt: skip
@@ -231,28 +182,21 @@ def liking(talk: Talk) -> None:
 
 def recall_liking(talk: Talk) -> None:
     rng = talk.rng
-    kind = (
-        rng.choice(tuple(talk.liked) or tuple(KINDS_OF_LIKING))
-        if rng.random() < 0.8
-        else rng.choice(tuple(KINDS_OF_LIKING))
-    )
+    if rng.random() < 0.8:
+        kind = rng.choice(tuple(talk.liked) or tuple(KINDS_OF_LIKING))
+    else:
+        kind = rng.choice(tuple(KINDS_OF_LIKING))
     prompt = rng.choice(
         ("What is my favourite {}?", "Do you know my favourite {}?", "Which {} do I like best?")
     ).format(kind)
     if kind in talk.liked:
         what = f"{'the ' * (kind == 'animal')}{talk.liked[kind]}"
         others = [other for other in KINDS_OF_LIKING[kind] if other != talk.liked[kind]]
-        talk.add(
-            prompt,
-            f"Your favourite {kind} is {what}.",
-            partial(brief, wanted=(talk.liked[kind],), not_said=others),
-        )
+        right = partial(brief, wanted=(talk.liked[kind],), not_said=others)
+        talk.add(prompt, f"Your favourite {kind} is {what}.", right)
     else:
-        talk.add(
-            prompt,
-            f"I don't know. You did not tell me your favourite {kind}.",
-            partial(brief, wanted=("don't know", "did not tell")),
-        )
+        answer = f"I don't know. You did not tell me your favourite {kind}."
+        talk.add(prompt, answer, partial(brief, wanted=NOT_TOLD))
 
 
 def feeling(talk: Talk) -> None:
@@ -269,14 +213,8 @@ def feeling(talk: Talk) -> None:
 
 def who(talk: Talk) -> None:
     prompt = talk.rng.choice(WHO)
-    no = (
-        "No. "
-        if prompt in ("Are you a person?", "Are you real?")
-        else "Yes. "
-        if prompt == "Are you a robot?"
-        else ""
-    )
-    talk.add(prompt, no + ABOUT_ME, partial(brief, wanted=("Daedal", "program")))
+    first = {"Are you a person?": "No. ", "Are you real?": "No. ", "Are you a robot?": "Yes. "}
+    talk.add(prompt, first.get(prompt, "") + ABOUT_ME, partial(brief, wanted=("Daedal", "program")))
 
 
 def able(talk: Talk) -> None:
@@ -296,33 +234,23 @@ def open_question(talk: Talk) -> None:
 def thanks(talk: Talk) -> None:
     rng = talk.rng
     if rng.random() < 0.6:
-        answer = rng.choice(
-            (f"You are welcome{talk.you}!", f"I am glad that you like it{talk.you}!")
-        )
-        talk.add(
-            rng.choice(THANKS),
-            answer,
-            partial(brief, wanted=("welcome", "glad"), not_said=("know",)),
-        )
+        answers = (f"You are welcome{talk.you}!", f"I am glad that you like it{talk.you}!")
+        answer = rng.choice(answers)
+        prompt, wanted = rng.choice(THANKS), ("welcome", "glad")
     else:
-        words = rng.choice(BYE)
-        answer = f"Good night{talk.you}!" if "night" in words else f"Goodbye{talk.you}!"
-        talk.add(
-            words,
-            answer,
-            partial(brief, wanted=("goodbye", "good night", "bye"), not_said=("know",)),
-        )
+        prompt, wanted = rng.choice(BYE), ("goodbye", "good night", "bye")
+        answer = f"Good night{talk.you}!" if "night" in prompt else f"Goodbye{talk.you}!"
+    talk.add(prompt, answer, partial(brief, wanted=wanted, not_said=("know",)))
 
 
 def telling(talk: Talk) -> None:
     """A story, asked for without many words: of somebody, or of anybody."""
     rng, again = talk.rng, talk.told is not None
     talk.told = tale = story(rng, talk.held_out)
-    asking = (
-        ("Tell me another one", "Another story, please", "One more")
-        if again
-        else ("Tell me a story", "Yes, please", "A story, please", "I want a story")
-    )
+    if again:
+        asking = ("Tell me another one", "Another story, please", "One more")
+    else:
+        asking = ("Tell me a story", "Yes, please", "A story, please", "I want a story")
     named = rng.random() < 0.5
     prompt = rng.choice(asking) + (f" about {tale.hero}." if named else ".")
 
@@ -343,23 +271,12 @@ def about_story(talk: Talk) -> None:
         (rng.choice((f"Where was {tale.hero}?", "Where did it happen?")), tale.place, f"{tale.hero} was {tale.place}.", ()),
     ]  # fmt: skip
     if says(tale.text, tale.animal):
-        asks.append(
-            (
-                "Which animal was in the story?",
-                tale.animal,
-                f"There was a {tale.animal} in the story.",
-                ANIMALS,
-            )
-        )
+        answer = f"There was a {tale.animal} in the story."
+        asks.append(("Which animal was in the story?", tale.animal, answer, ANIMALS))
     if tale.ending[0] == "moral":
-        asks.append(
-            (
-                f"What did {tale.hero} learn?",
-                tale.ending[1],
-                f"{tale.hero} learned to {tale.ending[1]}.",
-                (),
-            )
-        )
+        learned = tale.ending[1]
+        answer = f"{tale.hero} learned to {learned}."
+        asks.append((f"What did {tale.hero} learn?", learned, answer, ()))
     prompt, right, answer, rivals = rng.choice(asks)
     others = [rival for rival in rivals if rival != right]
     talk.add(prompt, answer, partial(brief, wanted=(right,), not_said=others))

@@ -40,3 +40,8 @@ def asked(kind: str, prompt: str, answer: str, demands: Constraints) -> Task:
         return sum(met.values()) / len(met)
 
     return Task(kind, prompt, answer, check, demands)
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """The phrases of a text with bars between them."""
+    return tuple(text.split(" | "))

@@ -1,8 +1,7 @@
 """What the recipes of every medium have: the run, its optimizer, and the decoder's dial.
 
 One dial, `model.depth`, fixes width, heads and learning rates; each rule stands beside its reason
-in `ModelRecipe` and `OptimizerRecipe`.
-"""
+in `ModelRecipe` and `OptimizerRecipe`."""
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
