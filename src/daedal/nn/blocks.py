@@ -234,9 +234,9 @@ def round_q6_k(blocks: Tensor) -> Tensor:
     extreme = scale.gather(1, scale.abs().argmax(1, keepdim=True))[:, 0]
     d = as_half(extreme / -128)
     whole = (scale * inverse(d)[:, None]).round_().clamp_(-128, 127)
-    by = (whole * d[:, None]).flatten()
-    level = (x * inverse(by)).round_().clamp_(-32, 31).add_(32)
-    q = level.to(torch.uint8).mT.reshape(-1, 2, 4, 32)  # halves of 128 weights, their quarters
+    by = inverse(whole * d[:, None])[..., None]
+    level = (blocks.view(-1, 16, 16) * by).round_().clamp_(-32, 31).add_(32)
+    q = level.to(torch.uint8).view(-1, 2, 4, 32)  # halves of 128 weights, their quarters
     low, high = q & 15, q >> 4
     nibbles = torch.cat([low[:, :, 0] | low[:, :, 2] << 4, low[:, :, 1] | low[:, :, 3] << 4], 2)
     pairs = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
