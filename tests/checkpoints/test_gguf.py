@@ -393,7 +393,7 @@ def test_version_and_byte_order(tmp_path):
 
 
 @pytest.mark.parametrize("architecture, kind, match", [
-    ("mamba", "model", "is of architecture 'mamba', which Daedal does not know"),
+    ("mamba", "model", "is a GGUF file of architecture 'mamba', which Daedal does not know"),
     ("clip", "mmproj", "is the vision part of a model"),
     ("llama", "adapter", "is a LoRA adapter"),
     ("llama", "imatrix", "is of type 'imatrix', not a model"),

@@ -60,7 +60,7 @@ def architecture(file: File) -> str:
         raise DaedalError(f"{path} is of type {kind!r}, not a model; give the model's file.")
     if name not in ARCHITECTURES:
         raise DaedalError(
-            f"{path} is of architecture {name!r}, which Daedal does not know{nearest(name, list(ARCHITECTURES))}; it knows {', '.join(ARCHITECTURES)}."
+            f"{path} is a GGUF file of architecture {name!r}, which Daedal does not know{nearest(name, list(ARCHITECTURES))}; it knows {', '.join(ARCHITECTURES)}."
         )
     return name
 
