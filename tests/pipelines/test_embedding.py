@@ -129,6 +129,11 @@ def test_what_is_not_known_gets_a_sentence(folder: Path) -> None:
     modules(folder, "WordWeights")
     with pytest.raises(DaedalError, match="a module 'WordWeights' behind its encoder"):
         daedal.load(folder)
+    (folder / "modules.json").unlink()
+    with pytest.raises(
+        DaedalError, match=r"quantize=8 does not apply to .* it takes device, dtype"
+    ):
+        daedal.load(folder, quantize=8)
     modules(folder, "Pooling")
     write(folder / "1_Pooling" / "config.json", {})
     with pytest.raises(DaedalError, match=r"pooling .* is none that Daedal knows"):

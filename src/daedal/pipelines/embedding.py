@@ -65,9 +65,7 @@ def inner(folder: Path) -> Path:
     return folder / "0_Transformer" if (folder / "0_Transformer").is_dir() else folder
 
 
-def load(
-    name_or_folder: str | Path, device: str = "auto", dtype: str = "auto", **_: Any
-) -> "Embedder":
+def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> "Embedder":
     """The embedder of a folder or Hub name. It computes in fp32 unless told otherwise, as other
     tools do whose vectors it is compared with."""
     where = machine.pick_device(device)

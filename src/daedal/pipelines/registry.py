@@ -35,11 +35,15 @@ def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
     from daedal.pipelines.place import located
 
     place = located(parted(name_or_folder)[0])
+    given = {key: value for key, value in loading.items() if value is not None}
     if embedding.holds(place):
-        return STORE.adopt(embedding.load(place, **loading))
+        if strange := sorted(given.keys() - {"device", "dtype"}):
+            raise DaedalError(
+                f"{strange[0]}={given[strange[0]]!r} does not apply to {name_or_folder}, an encoder of sentences; it takes device, dtype."
+            )
+        return STORE.adopt(embedding.load(place, **given))
     # the last says what it cannot read
     medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
-    given = {key: value for key, value in loading.items() if value is not None}
     known = settings_of(medium.loading)
     if unknown := [key for key in given if key not in known]:
         key = unknown[0]
