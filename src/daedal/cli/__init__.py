@@ -25,6 +25,7 @@ from daedal.cli import (
     models,
     prune,
     quantize,
+    serve,
     train,
 )
 from daedal.pipelines.registry import MEDIA
@@ -39,6 +40,7 @@ def verbs() -> typer.Typer:
     for medium in reversed(MEDIA):
         app.command(medium.name)(generate.verb(medium))
     app.command("chat")(chat.chat)
+    app.command("serve")(serve.serve)
     app.command("train")(train.train)
     app.command("curves")(curves.curves)
     app.command("eval")(evaluate.verb())
