@@ -22,7 +22,10 @@ WEATHER = {
         "description": "Weather of a city.",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"enum": [1, 2, 3]}},
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "days": {"enum": [1, 2, 3]},
+            },
             "required": ["city", "days"],
             "additionalProperties": False,
         },

@@ -19,6 +19,8 @@ from daedal.server import errors
 from daedal.server.auth import Keys
 from daedal.server.errors import ApiError
 from daedal.server.routes import (
+    anthropic,
+    batches,
     chat,
     completions,
     embeddings,
@@ -27,13 +29,18 @@ from daedal.server.routes import (
     images,
     jobs,
     models,
+    ollama,
+    responses,
     tokens,
 )
 from daedal.server.state import Options, Server
 
 log = logging.getLogger("daedal.server")
 
-GROUPS = (health, chat, completions, embeddings, images, models, files, jobs, tokens)
+GROUPS = (
+    health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
+    anthropic, ollama,
+)  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": "An error in OpenAI's form.", "model": None}
@@ -47,6 +54,7 @@ def create_app(options: Options) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        responses.recover(server)
         await server.start()
         yield
         await server.stop()
@@ -59,6 +67,7 @@ def create_app(options: Options) -> FastAPI:
     server.jobs.kinds |= {
         "generate": lambda job: jobs.generate(server, job),
         "pull": lambda job: models.pulled(server, job),
+        "batch": lambda job: batches.run(server, app, job),
     }
     app.add_middleware(Gate, server=server, keys=Keys(options.keys))  # type: ignore[arg-type]
     if options.origins:
@@ -98,15 +107,16 @@ class Gate:
             await send(message)
 
         try:
-            scope["daedal.client"] = self.keys.client(scope["path"], headers)
+            if "daedal.client" not in scope:  # a batch asks in its owner's name
+                scope["daedal.client"] = self.keys.client(scope["path"], headers)
             read = limited(receive, headers, self.server.options.max_body)
             await self.app(scope, read, answered)
         except ApiError as error:
-            await errors.answer(error)(scope, receive, answered)
+            await errors.answer(error, scope["path"])(scope, receive, answered)
         except Exception as error:
             if status:
                 raise  # the answer has begun
-            await errors.answer(error)(scope, receive, answered)
+            await errors.answer(error, scope["path"])(scope, receive, answered)
         finally:
             self._note(scope, request_id, status, time.perf_counter() - began)
 

@@ -83,9 +83,15 @@ def api_error(error: BaseException) -> ApiError:
     )
 
 
-def answer(error: BaseException) -> JSONResponse:
+def answer(error: BaseException, path: str = "") -> JSONResponse:
+    """An error as the dialect of a path has it."""
     found = api_error(error)
-    return JSONResponse(found.body, found.status, found.headers)
+    body = found.body
+    if path.startswith("/v1/messages"):  # Anthropic's
+        body = {"type": "error", **body}
+    elif path.startswith("/api/"):  # Ollama's
+        body = {"error": found.message}
+    return JSONResponse(body, found.status, found.headers)
 
 
 def event(error: BaseException) -> str:
@@ -104,7 +110,9 @@ def install(app: FastAPI) -> None:
         ]
         param = ".".join(place) or None
         said = first["msg"].removeprefix("Value error, ")
-        return answer(ApiError(400, f"{param or 'the body'}: {said}.", param=param))
+        return answer(
+            ApiError(400, f"{param or 'the body'}: {said}.", param=param), request.url.path
+        )
 
     async def plain(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -112,12 +120,12 @@ def install(app: FastAPI) -> None:
             message = f"{request.method} {request.url.path} is no route of this server; see /docs."
         else:
             message = f"{error.detail}."
-        found = answer(ApiError(error.status_code, message))
+        found = answer(ApiError(error.status_code, message), request.url.path)
         found.headers.update(error.headers or {})
         return found
 
     async def known(request: Request, error: Exception) -> JSONResponse:
-        return answer(error)
+        return answer(error, request.url.path)
 
     app.add_exception_handler(RequestValidationError, refused)
     app.add_exception_handler(HTTPException, plain)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,18 @@ class Jobs:
         if task := self._running.get(id):
             task.cancel()
         return row
+
+    async def followed(self, id: str, owner: str) -> AsyncIterator[dict[str, Any]]:
+        """A job each time that it has changed, until it has ended."""
+        shown: dict[str, Any] = {}
+        while True:
+            row = self.get(id, owner)
+            if row != shown:
+                yield row
+                shown = row
+            if row["status"] in ENDED:
+                return
+            await asyncio.sleep(0.2)
 
     def delete(self, id: str, owner: str) -> None:
         """Forget a job and its results; one that runs is stopped first."""

@@ -85,6 +85,7 @@ class Server:
         self.threads = ThreadPoolExecutor(4, "daedal-requests")
         self.models: Models
         self.draining = False
+        self.answering: dict[str, asyncio.Task[Any]] = {}  # responses in the background, by id
         self.started = time.time()
         self._background: set[asyncio.Task[Any]] = set()
 

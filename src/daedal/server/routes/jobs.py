@@ -179,14 +179,7 @@ async def job_events(request: Request, id: str) -> Response:
     server.jobs.get(id, owner)
 
     async def events() -> AsyncIterator[str]:
-        shown = ""
-        while True:
-            row = as_object(server.jobs.get(id, owner))
-            if (text := json.dumps(row)) != shown:
-                yield f"data: {text}\n\n"
-                shown = text
-            if row["status"] in ENDED:
-                return
-            await asyncio.sleep(0.2)
+        async for row in server.jobs.followed(id, owner):
+            yield f"data: {json.dumps(as_object(row))}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
