@@ -116,6 +116,8 @@ def install(app: FastAPI) -> None:
 
     async def plain(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # while the body was read
+            return answer(error.__cause__, request.url.path)
         if error.status_code == 404:
             message = f"{request.method} {request.url.path} is no route of this server; see /docs."
         else:

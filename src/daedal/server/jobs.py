@@ -6,7 +6,7 @@ its request is answered. What a killed server was running is failed with that re
 one starts; what was queued then runs."""
 
 import asyncio
-import logging
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +16,6 @@ from typing import Any
 from daedal.server.database import Database
 from daedal.server.errors import ApiError, api_error, not_found
 from daedal.server.files import Files
-
-log = logging.getLogger("daedal.server")
 
 ENDED = ("completed", "failed", "cancelled")
 LOST = "the server stopped while this ran; ask again."
@@ -65,12 +63,13 @@ class Jobs:
         self.kinds: dict[str, Work] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._active, self._wake = active, asyncio.Event()
+        self._stopping = False
 
     def recover(self) -> None:
         """After a start: what ran is failed; what waits stays."""
         self.database.run(
             "UPDATE jobs SET status = 'failed', error = ?, ended = ? WHERE status = 'in_progress'",
-            f'{{"code": "server_stopped", "message": "{LOST}"}}',
+            json.dumps({"code": "server_stopped", "message": LOST}),
             time.time(),
         )
 
@@ -159,7 +158,8 @@ class Jobs:
         try:
             await self.kinds[row["kind"]](Running(self, row))
         except asyncio.CancelledError:
-            status = "cancelled"
+            status = "failed" if self._stopping else "cancelled"
+            error = {"code": "server_stopped", "message": LOST} if self._stopping else None
         except Exception as failure:
             found = api_error(failure)
             status, error = "failed", {"code": found.code or "failed", "message": found.message}
@@ -171,9 +171,9 @@ class Jobs:
             self._wake.set()
 
     async def stop(self) -> None:
-        """End what runs; the next start says that it was lost."""
+        """End what runs, which is lost and says so."""
+        self._stopping = True
         tasks = list(self._running.values())
-        for row_id, task in list(self._running.items()):
+        for task in tasks:
             task.cancel()
-            log.info("job %s was stopped", row_id)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -70,6 +70,7 @@ class Models:
         self.named, self.aliases, self.pinned = named, aliases, pinned
         self.keep_alive, self.loading = keep_alive, loading
         self.uses: dict[str, Use] = {}
+        self.measured: dict[str, int] = {}  # bytes that a model took when it was loaded
         self._names: list[str] = []
         self._looked = -FRESH
         self._turn = asyncio.Lock()  # of those who load, or wait for room
@@ -187,7 +188,8 @@ class Models:
     def loaded(self) -> list[tuple[str, int, int]]:
         """(name, bytes, uses) of the models in memory."""
         rows = [(key, size) for key, size, _ in STORE.models() if isinstance(key, tuple)]
-        return [(key[1], size, self.uses[key[1]].busy) for key, size in rows if key[0] == "served"]
+        names = [(key[1], size) for key, size in rows if key[0] == "served"]
+        return [(name, size, self.uses[name].busy) for name, size in names if name in self.uses]
 
     def _kept(self, name: str) -> float:
         own = self.uses[name].keep_alive
@@ -225,12 +227,16 @@ class Lease:
     def enter(self, source: str | None) -> bool:
         """Take the model; from `source` if it is not loaded, else False."""
         load = None if source is None else lambda: opened(source, self.models.loading)
-        expected = 0 if source is None else weight_bytes(source)
+        known = self.models.measured
+        expected = 0 if source is None else known.get(self.name) or weight_bytes(source)
         try:
             lease = STORE.lease(key_of(self.name), load, expected)
             self.model = self._held.enter_context(lease)
         except KeyError:
             return False
+        if source is not None:
+            sizes = {key: size for key, size, _ in STORE.models()}
+            known[self.name] = sizes[key_of(self.name)]
         return True
 
     def close(self) -> None:

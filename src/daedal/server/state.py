@@ -87,6 +87,7 @@ class Server:
         self.draining = False
         self.answering: dict[str, asyncio.Task[Any]] = {}  # responses in the background, by id
         self.started = time.time()
+        self._pins: list[Lease] = []  # held for as long as the server runs
         self._background: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -94,8 +95,7 @@ class Server:
         self.models = Models(o.models, o.aliases, o.pinned, o.keep_alive, o.loading)
         self.driver.start()
         self.jobs.recover()
-        for name in o.pinned:
-            await self.models.borrow(self.models.resolved(name, "text"))
+        self._pins = [await self.models.borrow(self.models.resolved(n, "text")) for n in o.pinned]
         self.background(self._sweep())
         self.background(self.jobs.run())
 
@@ -107,6 +107,8 @@ class Server:
             task.cancel()
         while self.driver.busy:
             await asyncio.sleep(0.01)
+        for pin in self._pins:
+            pin.give_back()
         await asyncio.to_thread(self.driver.stop)
 
     async def _sweep(self) -> None:
