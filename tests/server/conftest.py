@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import uvicorn
 
 from daedal.server.app import create_app
+from daedal.server.run import bound
 from daedal.server.state import Options
 
 
@@ -22,8 +22,7 @@ class Served:
     def __init__(self, options: Options) -> None:
         self.app = create_app(options)
         self.server = self.app.state.server
-        place = socket.socket()
-        place.bind(("127.0.0.1", 0))
+        place = bound("127.0.0.1", 0)
         self.url = self.server.base = f"http://127.0.0.1:{place.getsockname()[1]}"
         config = uvicorn.Config(self.app, log_level="warning", access_log=False)
         self.uvicorn = uvicorn.Server(config)

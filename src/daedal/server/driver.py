@@ -28,12 +28,13 @@ class Followed:
 
     handle: Handle
     loop: asyncio.AbstractEventLoop
+    ends: bool = False  # whether only the end is news
     queue: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     seen: int = 0
 
     @property
     def news(self) -> bool:
-        return self.handle.done or self.handle.made > self.seen
+        return self.handle.done or (not self.ends and self.handle.made > self.seen)
 
     def collect(self) -> list[Any]:
         """What has come since, as items of the queue. After the last one the handle is done."""
@@ -77,18 +78,19 @@ class Driver:
     def busy(self) -> int:
         return len(self._followed)
 
-    def add(self, handle: Handle) -> Followed:
+    def add(self, handle: Handle, ends: bool = False) -> Followed:
         """Run a generation from now on, to its end."""
-        followed = Followed(handle, asyncio.get_running_loop())
+        followed = Followed(handle, asyncio.get_running_loop(), ends)
         with self._changed:
             self._followed.append(followed)
             self._added = True
             self._changed.notify()
         return followed
 
-    async def follow(self, handle: Handle) -> AsyncIterator[list[Any]]:
-        """The events of a generation, in lists; leaving the iterator cancels it."""
-        followed = self.add(handle)
+    async def follow(self, handle: Handle, ends: bool = False) -> AsyncIterator[list[Any]]:
+        """The events of a generation, in lists as they come, or with `ends` all at its end, which
+        spares the event loop a wake-up a token. Leaving the iterator cancels it."""
+        followed = self.add(handle, ends)
         try:
             while (item := await followed.queue.get()) is not None:
                 if isinstance(item, BaseException):
@@ -100,7 +102,7 @@ class Driver:
 
     async def ended(self, handle: Handle) -> None:
         """Wait until a generation is done."""
-        async for _ in self.follow(handle):
+        async for _ in self.follow(handle, ends=True):
             pass
 
     # ---- the thread ------------------------------------------------------------------------------

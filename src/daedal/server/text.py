@@ -88,9 +88,9 @@ class Answers:
     handle: Stream
     asked: Asked
     name: str
+    streams: bool  # whether the pieces are wanted as they come
     began: float = field(default_factory=time.perf_counter)
     usage: Usage = field(default_factory=Usage)
-    logged: bool = False
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         self.usage.prompt = len(self.handle.samples[0].prompt)
@@ -127,7 +127,7 @@ class Answers:
     async def tokens(self, handle: Stream) -> AsyncIterator[tuple[int, tuple[Token, ...]]]:
         """(sample, its new tokens) as they come; an ended sample comes at least once after its end."""
         seen, ended = [0] * len(handle.samples), [False] * len(handle.samples)
-        async for _ in self.server.driver.follow(handle):
+        async for _ in self.server.driver.follow(handle, ends=not self.streams):
             for i, sample in enumerate(handle.samples):
                 finished = sample.finished  # before the tokens are counted: then these are all
                 new = tuple(sample.stream[seen[i] :])
@@ -335,12 +335,14 @@ def until_a_call(asked: Asked, envelope: Envelope) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def answering(server: Server, name: str, asked: Asked, client: str) -> AsyncIterator[Answers]:
+async def answering(
+    server: Server, name: str, asked: Asked, client: str, streams: bool = False
+) -> AsyncIterator[Answers]:
     """The answers of a model, which stop when this is left."""
     server.models.expect(name, "text")
     begin = begun(dataclasses.replace(asked, settings={**asked.settings, "client": client}))
     async with server.started_on(name, begin) as (pipeline, handle):
-        yield Answers(server, pipeline, handle, asked, name)
+        yield Answers(server, pipeline, handle, asked, name, streams)
 
 
 def recipe_of(answers: Answers, index: int = 0) -> dict[str, Any]:

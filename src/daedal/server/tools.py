@@ -95,6 +95,8 @@ class CallText:
             self.name = json.loads(f'"{found[1]}"')
             self._text = self._text[found.end() :]
             yield {"name": self.name}
+        if not self._sent:
+            self._text = self._text.lstrip()
         closing = len(self._text.rstrip().removesuffix("}"))
         if closing > self._sent:
             piece = self._text[self._sent : closing]

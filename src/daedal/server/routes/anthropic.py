@@ -248,7 +248,8 @@ async def messages(request: Request, body: MessagesBody) -> Response:
     name = server.models.resolved(body.model, "chat")
     server.models.expect(name, "chat")
     message = Message(name)
-    answers = answering(server, name, asked_of(body), client_of(request))
+    asked = asked_of(body)
+    answers = answering(server, name, asked, client_of(request), bool(body.stream))
     if body.stream:
         return await stream_of(request, answers, message.events, end="", framed=True)
 

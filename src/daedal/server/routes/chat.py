@@ -145,7 +145,8 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     name = server.models.resolved(body.model, "chat")
     server.models.expect(name, "chat")
     reply = ChatReply(name, "chatcmpl-" + secrets.token_hex(12), body)
-    answers = answering(server, name, asked_of_chat(body), client_of(request))
+    asked = asked_of_chat(body)
+    answers = answering(server, name, asked, client_of(request), bool(body.stream))
     if body.stream:
         return await stream_of(request, answers, reply.chunks)
 

@@ -59,7 +59,9 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     asked = [Asked(prompt, settings) for prompt in prompts]
     client = client_of(request)
     if body.stream:
-        return await stream_of(request, answering(server, name, asked[0], client), reply.chunks)
+        return await stream_of(
+            request, answering(server, name, asked[0], client, True), reply.chunks
+        )
 
     async def whole() -> dict[str, Any]:
         found = []

@@ -187,7 +187,7 @@ async def answered(request: Request, body: OllamaBody, asked: Asked, kind: str) 
     server = server_of(request)
     name = server.models.resolved(body.model, kind)
     lines = Lines(name, body, kind == "chat")
-    answers = answering(server, name, asked, client_of(request))
+    answers = answering(server, name, asked, client_of(request), body.stream)
     if body.stream:
         return await stream_of(request, answers, lines.lines, "", framed=True, media_type=LINES)
 

@@ -318,7 +318,8 @@ async def create(request: Request, body: ResponseBody) -> Response:
     if not messages:
         raise ApiError(400, "input is empty; give a text or messages.", param="input")
     writer = Writer(body, name)
-    answers = answering(server, name, asked_of(body, messages), owner)
+    asked = asked_of(body, messages)
+    answers = answering(server, name, asked, owner, bool(body.stream))
 
     async def events(opened: Answers) -> AsyncIterator[str]:
         async for event in writer.events(opened):
