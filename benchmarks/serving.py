@@ -30,8 +30,9 @@ from typing import Any
 import httpx
 
 TALK = [{"role": "user", "content": "Tell me a short story about a duck and a river."}]
+STORY = "A duck lived by a river with seven ducklings. One morning the river had risen, and"
 READY = 120  # seconds that a server may take to answer
-LLAMA = ["--n_ctx", "2048", "--chat_format", "gemma", "--verbose", "False"]
+LLAMA = ["--n_ctx", "2048", "--verbose", "False", "--interrupt_requests", "False"]
 
 
 # ---- servers -------------------------------------------------------------------------------------
@@ -110,16 +111,14 @@ def client(url: str) -> httpx.AsyncClient:
 
 
 async def first_token(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, float, int]:
-    """(seconds to the first token, to the end, pieces) of a streamed chat."""
+    """(seconds to the first token, to the end, pieces) of a streamed completion."""
     began, first, pieces = time.perf_counter(), 0.0, 0
-    async with http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply:
+    async with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as reply:
         reply.raise_for_status()
         async for line in reply.aiter_lines():
-            if line.startswith("data: {") and '"content"' in line:
-                choice = json.loads(line[6:])["choices"][0]
-                if choice["delta"].get("content"):
-                    pieces += 1
-                    first = first or time.perf_counter() - began
+            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                pieces += 1
+                first = first or time.perf_counter() - began
     return first, time.perf_counter() - began, pieces
 
 
@@ -152,12 +151,7 @@ def clients(options: argparse.Namespace) -> dict[str, Any]:
     }
     for system, (context, model) in systems.items():
         with context as server:
-            body = {
-                "model": model,
-                "messages": TALK,
-                "max_tokens": options.tokens,
-                "temperature": 0.8,
-            }
+            body = {"model": model, "max_tokens": options.tokens, "temperature": 0.8}
             found[system] = asyncio.run(loads(server.url, body))
     for count in (1, 8, 32):
         ours, theirs = (found[system][count] for system in systems)
@@ -172,14 +166,14 @@ def clients(options: argparse.Namespace) -> dict[str, Any]:
 async def loads(url: str, body: dict[str, Any]) -> dict[int, Any]:
     found = {}
     async with client(url) as http:
-        await first_token(http, body)
+        await first_token(http, body | {"prompt": STORY})
         for count in (1, 8, 32):
             total = max(6, count)
             began = time.perf_counter()
 
             async def ask(number: int) -> tuple[float, float, int]:
-                words = [{"role": "user", "content": f"{number}. {TALK[0]['content']}"}]
-                return await first_token(http, body | {"messages": words, "seed": number})
+                prompt = f"Chapter {number}. {STORY}"
+                return await first_token(http, body | {"prompt": prompt, "seed": number})
 
             rows = await side_by_side(count, total, ask)
             spent = time.perf_counter() - began

@@ -268,7 +268,8 @@ def weight_bytes(source: str) -> int:
     place = located(source.partition(":")[0] if not source.startswith(("/", ".")) else source)
     if place.is_file():
         return place.stat().st_size
-    return sum(file.stat().st_size for file in place.rglob("*.safetensors"))
+    kinds = ("*.safetensors", "*.gguf")
+    return sum(file.stat().st_size for kind in kinds for file in place.rglob(kind))
 
 
 @lru_cache(maxsize=256)
