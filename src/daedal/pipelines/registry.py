@@ -36,9 +36,11 @@ def medium_of(name_or_folder: str | Path) -> Medium | None:
     """The medium of a model, by what its folder or file holds; None of an encoder of sentences. What
     is none of these is taken for a model of the last medium, which says what it cannot read."""
     from daedal.checkpoints.adapter import parted
-    from daedal.pipelines import embedding
+    from daedal.pipelines import embedding, remote
     from daedal.pipelines.place import located
 
+    if remote.is_remote(name_or_folder):
+        return TEXT
     place = located(parted(name_or_folder)[0])
     if embedding.holds(place):
         return None
