@@ -8,6 +8,7 @@ import pytest
 
 import daedal
 from daedal.errors import DaedalError
+from daedal.media import images
 from daedal.pipelines import remote
 
 TALK = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello there!"}]
@@ -80,3 +81,38 @@ def test_the_command_line(served, own):
     command += ["--seed", "3", "--max-tokens", "20"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == own("Hello there!", seed=3, max_tokens=20).text.strip()
+
+
+# ---- the command line as a client ----------------------------------------------------------------
+
+
+def daedal_command(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "daedal", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_verbs_by_a_server_make_what_they_make_here(served, own, tmp_path):
+    asked = ("Hello there!", "--model", "house/chat", "--seed", "3", "--top-k", "20")
+    done = daedal_command("text", *asked, "--server", served.url)
+    assert done.stdout.strip() == own("Hello there!", seed=3, top_k=20).text.strip()
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    asked = ("a red circle left of a blue star", "--seed", "2", "--steps", "4", "-q")
+    daedal_command("image", *asked, "--server", served.url, "-o", str(first))
+    own_picture = daedal.load("house/image")(asked[0], seed=2, steps=4)
+    assert (images.open_image(first) == own_picture.pixels).all()
+    assert images.recipe_of(first)["digest"] == own_picture.recipe["digest"]
+    edit = ("a green heart", "--seed", "1", "--steps", "4", "--init", str(first), "-q")
+    done = daedal_command("image", *edit, "--server", served.url, "-o", str(second))
+    here = daedal.load("house/image")("a green heart", seed=1, steps=4, init=first)
+    assert (images.open_image(second) == here.pixels).all()
+
+
+def test_what_a_server_does(served):
+    served.post("/v1/models/load", model="house/text")
+    assert "house/text" in daedal_command("ps", "--server", served.url).stdout
+    assert daedal_command("stop", "house/text", "--server", served.url).returncode == 0
+    assert "house/text" not in daedal_command("ps", "--server", served.url).stdout
+    id = served.post("/v1/jobs", prompt="a red circle", settings={"steps": 1}).json()["id"]
+    assert id in daedal_command("jobs", "--server", served.url).stdout
+    lost = daedal_command("ps", "--server", "http://127.0.0.1:9")
+    assert lost.returncode == 1 and "no server answers" in lost.stderr

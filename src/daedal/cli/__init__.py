@@ -25,6 +25,7 @@ from daedal.cli import (
     models,
     prune,
     quantize,
+    remote,
     serve,
     train,
 )
@@ -41,6 +42,9 @@ def verbs() -> typer.Typer:
         app.command(medium.name)(generate.verb(medium))
     app.command("chat")(chat.chat)
     app.command("serve")(serve.serve)
+    app.command("ps")(remote.ps)
+    app.command("stop")(remote.stop)
+    app.add_typer(remote.jobs, name="jobs")
     app.command("train")(train.train)
     app.command("curves")(curves.curves)
     app.command("eval")(evaluate.verb())

@@ -38,6 +38,8 @@ LONGEST = 256  # tokens of an answer, where Anthropic's interface wants a number
 # settings by the names that each dialect has for them; what it has none for is an error
 FIELDS = {
     "openai": {
+        "top_k": "top_k", "min_p": "min_p", "typical_p": "typical_p", "regex": "regex",
+        "repetition_penalty": "repetition_penalty", "ignore_eos": "ignore_eos",
         "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "stop": "stop",
         "seed": "seed", "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty",
         "logit_bias": "logit_bias",
@@ -152,12 +154,8 @@ class RemotePipeline(Pipeline):
             raise DaedalError(f"{self.name} broke off: {event['error'].get('message')}")
         if self.kind == "anthropic":
             delta = event.get("delta") or {}
-            yield (
-                delta.get("text", ""),
-                {"max_tokens": "length"}.get(
-                    delta.get("stop_reason"), "stop" if delta.get("stop_reason") else ""
-                ),
-            )
+            ended = delta.get("stop_reason") or ""
+            yield delta.get("text", ""), "length" if ended == "max_tokens" else ended and "stop"
         for choice in event.get("choices") or []:
             yield choice["delta"].get("content") or "", choice.get("finish_reason") or ""
 

@@ -298,6 +298,11 @@ def load(
     return pipeline
 
 
+def connect(server: str, model: str) -> Pipeline:
+    """A model of a Daedal server."""
+    return remote.load(f"openai:{model}@{server}/v1")
+
+
 def serving_options(
     given: dict[str, Any], device: str, dtype: str, quantize: int | str | None
 ) -> dict[str, Any]:

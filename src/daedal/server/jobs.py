@@ -83,6 +83,7 @@ class Jobs:
                 message = f"the idempotency key {idempotency!r} was used for another request."
                 raise ApiError(409, message, "idempotency_conflict")
             return row
+        idempotency = idempotency or None
         id, now = f"job_{secrets.token_hex(12)}", time.time()
         row = {"id": id, "kind": kind, "status": "queued", "request": request, "created": now}
         row |= {"expires": now + self.expiry, "owner": owner, "idempotency": idempotency}

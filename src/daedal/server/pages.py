@@ -2,6 +2,9 @@
 
 from typing import Any
 
+# of a route's description: a file of any kind
+BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"*/*": {}}}}
+
 
 def page(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
     """A list in OpenAI's words, of rows of which one more than `limit` was looked for."""

@@ -12,6 +12,9 @@ from starlette.responses import StreamingResponse
 from daedal.server import errors
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+LINES = "application/x-ndjson"
+KINDS: dict[str, Any] = {"application/json": {}, "text/event-stream": {}, LINES: {}}
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": KINDS}}  # of a route's description
 QUIET = 15.0  # seconds without an event until a comment keeps the connection open
 DONE = "data: [DONE]\n\n"
 

@@ -3,6 +3,7 @@ once, a model borrowed, the handle followed, all of it given back however the re
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from daedal.errors import DaedalError
+from daedal.pipelines import history
 from daedal.pipelines.medium import Handle
 from daedal.server.database import Database
 from daedal.server.driver import Driver
@@ -21,6 +24,7 @@ from daedal.server.jobs import Jobs
 from daedal.server.metrics import Metrics
 from daedal.server.models import Lease, Models
 
+log = logging.getLogger("daedal.server")
 Value = TypeVar("Value")
 
 ACTIVE = 16  # generations of a model that run side by side; the rest waits
@@ -129,6 +133,12 @@ class Server:
         """Short work with a processor (tokens, pictures) on a thread."""
         return asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*given))
 
+    def log(self, results: list[Any]) -> None:
+        """Note results in this machine's history, beside the requests. Where there are keys, what
+        clients ask is theirs and is not noted."""
+        if self.options.keys is None and history.location() is not None:
+            self.run(logged, results)
+
     @contextlib.asynccontextmanager
     async def started_on(
         self, name: str, begin: Callable[[Any], Handle]
@@ -162,6 +172,14 @@ class Server:
                 await self.driver.ended(handle)
         finally:
             self._left(name, began, lease)
+
+
+def logged(results: list[Any]) -> None:
+    try:
+        for result in results:
+            history.add(result)
+    except DaedalError as error:
+        log.warning("%s", error)
 
 
 def server_of(request: Request) -> Server:

@@ -105,6 +105,8 @@ class Answers:
         self._measured()
 
     def _measured(self) -> None:
+        if not self.asked.calls:  # their calls are generations of their own
+            self.server.log(self.handle.results())
         metrics, usage = self.server.metrics, self.usage
         metrics.tokens.labels(self.name, "prompt").inc(usage.prompt)
         metrics.tokens.labels(self.name, "completion").inc(usage.completion)

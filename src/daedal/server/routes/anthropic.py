@@ -14,7 +14,7 @@ from daedal.errors import DaedalError
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body
 from daedal.server.routes.chat import reply_of
-from daedal.server.sse import stream_of
+from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
 from daedal.server.tools import as_messages
@@ -241,7 +241,7 @@ def event(kind: str, **fields: Any) -> str:
     return f"event: {kind}\ndata: {data}\n\n"
 
 
-@routes.post("/v1/messages")
+@routes.post("/v1/messages", responses=STREAMS)
 async def messages(request: Request, body: MessagesBody) -> Response:
     """Answer a conversation, as Anthropic's clients ask."""
     server = server_of(request)

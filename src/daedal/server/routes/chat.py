@@ -14,7 +14,7 @@ from daedal.engine.request import Token
 from daedal.pipelines.text_params import TEXT
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
-from daedal.server.sse import stream_of
+from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
 
@@ -48,11 +48,22 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+class CalledFunction(Body):
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(Body):
+    id: str | None = None
+    type: str = "function"
+    function: CalledFunction
+
+
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -138,7 +149,7 @@ def choice_of(given: Any) -> str:
     return given or "auto"
 
 
-@routes.post("/v1/chat/completions")
+@routes.post("/v1/chat/completions", responses=STREAMS)
 async def chat_completions(request: Request, body: ChatBody) -> Response:
     """Answer a conversation. Beside OpenAI's fields it takes those of `daedal text`."""
     server = server_of(request)

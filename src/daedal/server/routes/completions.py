@@ -24,7 +24,7 @@ from daedal.server.routes.chat import (
     settings_of_body,
     usage_of,
 )
-from daedal.server.sse import stream_of
+from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, answering, recipe_of
 
@@ -42,7 +42,7 @@ class CompletionFields(Sampling):
 CompletionBody: Any = settings_body("CompletionRequest", TEXT, CompletionFields, OWN)
 
 
-@routes.post("/v1/completions")
+@routes.post("/v1/completions", responses=STREAMS)
 async def completions(request: Request, body: CompletionBody) -> Response:
     """Continue a text, several, or token ids."""
     server = server_of(request)

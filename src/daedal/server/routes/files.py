@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from starlette.responses import FileResponse
 
-from daedal.server.pages import behind, page
+from daedal.server.pages import BYTES, behind, page
 from daedal.server.state import client_of, server_of
 
 routes = APIRouter()
@@ -63,7 +63,7 @@ async def get_file(request: Request, id: str) -> dict[str, Any]:
     return as_object(server_of(request).files.get(id, client_of(request)))
 
 
-@routes.get("/v1/files/{id}/content")
+@routes.get("/v1/files/{id}/content", responses=BYTES)
 async def content(request: Request, id: str) -> FileResponse:
     """A file's bytes; ranges are answered."""
     files = server_of(request).files

@@ -14,13 +14,12 @@ from starlette.responses import Response
 
 from daedal.errors import DaedalError
 from daedal.media import images
-from daedal.pipelines import history
 from daedal.pipelines.image_params import IMAGE
 from daedal.pipelines.medium import Handle
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.routes.chat import reply_of
-from daedal.server.sse import stream_of
+from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 
 routes = APIRouter()
@@ -121,7 +120,7 @@ class Painting:
     async def whole(self, handle: Handle) -> dict[str, Any]:
         await self.server.driver.ended(handle)
         pictures = await self.server.run(handle.results)
-        await self.server.run(self.log, pictures)
+        self.server.log(pictures)
         data = [await self.server.run(self._datum, picture) for picture in pictures]
         self.server.metrics.pictures.labels(self.name).inc(len(pictures))
         return (
@@ -135,10 +134,6 @@ class Painting:
                 }
             }
         )
-
-    def log(self, pictures: list[Any]) -> None:
-        for picture in pictures:
-            history.add(picture)
 
     def encoded(self, picture: Any) -> bytes:
         quality = self.body.output_compression
@@ -177,7 +172,7 @@ class Painting:
                 yield self._event("partial_image", data, more)
                 shown += 1
         pictures = await self.server.run(handle.results)
-        await self.server.run(self.log, pictures)
+        self.server.log(pictures)
         self.server.metrics.pictures.labels(self.name).inc(len(pictures))
         for picture in pictures:
             data = base64.b64encode(await self.server.run(self.encoded, picture)).decode()
@@ -209,7 +204,7 @@ def usage_of(handle: Any, count: int) -> dict[str, Any]:
     }
 
 
-@routes.post("/v1/images/generations")
+@routes.post("/v1/images/generations", responses=STREAMS)
 async def generations(request: Request, body: ImageBody) -> Response:
     """Paint a prompt. Beside OpenAI's fields it takes those of `daedal image`."""
     return await painted(request, body, {}, "image_generation")
@@ -249,7 +244,7 @@ EDIT_BODY = {
 }
 
 
-@routes.post("/v1/images/edits", openapi_extra=EDIT_BODY)
+@routes.post("/v1/images/edits", openapi_extra=EDIT_BODY, responses=STREAMS)
 async def edits(request: Request) -> Response:
     """Paint a picture anew, or where its mask has a hole. `image` (or several as `image[]`), `mask`
     and the fields of generations, as a form; or JSON with `images` and `mask` as data URLs or

@@ -13,7 +13,8 @@ from daedal.pipelines.medium import Medium
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body
 from daedal.server.jobs import ENDED, Running
-from daedal.server.pages import behind, page
+from daedal.server.pages import BYTES, behind, page
+from daedal.server.sse import STREAMS
 from daedal.server.state import Server, client_of, server_of
 from daedal.settings import read, settings_of
 
@@ -128,7 +129,7 @@ async def get_job(request: Request, id: str, response: Response) -> dict[str, An
     return as_object(server_of(request).jobs.get(id, client_of(request)))
 
 
-@routes.get("/v1/jobs/{id}/content")
+@routes.get("/v1/jobs/{id}/content", responses=BYTES)
 async def job_content(
     request: Request, id: str, index: Annotated[int, Query(ge=0)] = 0
 ) -> FileResponse:
@@ -172,7 +173,7 @@ async def settled(server: Server, id: str, owner: str) -> dict[str, Any]:
     return row
 
 
-@routes.get("/v1/jobs/{id}/events")
+@routes.get("/v1/jobs/{id}/events", responses=STREAMS)
 async def job_events(request: Request, id: str) -> Response:
     """How a job goes on, as events, until it ends."""
     server, owner = server_of(request), client_of(request)

@@ -16,14 +16,13 @@ from daedal.server.errors import ApiError, not_found
 from daedal.server.fields import Body
 from daedal.server.models import capabilities, embedder_of, weight_bytes
 from daedal.server.routes.chat import Message, Said, reply_of
-from daedal.server.sse import stream_of
+from daedal.server.sse import LINES, STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering
 from daedal.server.tools import parsed
 
 routes = APIRouter()
 
-LINES = "application/x-ndjson"
 OPTIONS = {  # Ollama's names of settings
     "temperature": "temperature",
     "top_k": "top_k",
@@ -207,7 +206,7 @@ def only_loads(server: Server, body: OllamaBody, name: str) -> dict[str, Any]:
     return {"model": name, "created_at": stamp(), "done": True, "done_reason": reason}
 
 
-@routes.post("/api/chat")
+@routes.post("/api/chat", responses=STREAMS)
 async def chat(request: Request, body: ChatBody) -> Response:
     """Answer a conversation; without messages load the model, or unload it."""
     server = server_of(request)
@@ -226,7 +225,7 @@ async def chat(request: Request, body: ChatBody) -> Response:
     return await answered(request, body, asked, "chat")
 
 
-@routes.post("/api/generate")
+@routes.post("/api/generate", responses=STREAMS)
 async def generate(request: Request, body: GenerateBody) -> Response:
     """Answer or continue a prompt; without one load the model, or unload it."""
     server = server_of(request)
@@ -342,7 +341,7 @@ async def show(request: Request, body: NameBody) -> dict[str, Any]:
     }
 
 
-@routes.post("/api/pull")
+@routes.post("/api/pull", responses=STREAMS)
 async def pull(request: Request, body: NameBody) -> Response:
     """Bring a model of the catalogue here, with lines of progress."""
     server, name = server_of(request), body.model or body.name or ""

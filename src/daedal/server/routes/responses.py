@@ -15,7 +15,7 @@ from starlette.responses import Response
 from daedal.server.errors import ApiError, api_error, not_found
 from daedal.server.fields import Body
 from daedal.server.routes.chat import choice_of, reply_of, scored
-from daedal.server.sse import stream_of
+from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
 from daedal.server.tools import text_of
@@ -307,7 +307,7 @@ def said(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # ---- routes --------------------------------------------------------------------------------------
 
 
-@routes.post("/v1/responses")
+@routes.post("/v1/responses", responses=STREAMS)
 async def create(request: Request, body: ResponseBody) -> Response:
     """Answer, and keep the answer for the next to go on from."""
     server, owner = server_of(request), client_of(request)
