@@ -202,7 +202,7 @@ def test_pictures_are_what_python_paints(client):
     own = daedal.load("house/image")("a red circle", n=2, **extra)
     for datum, picture in zip(reply.data, own, strict=True):
         assert (picture_of(datum) == picture.pixels).all()
-    assert reply.size == "64x64" and reply.output_format == "png"
+    assert reply.daedal["size"] == "64x64" and reply.output_format == "png"
 
 
 def test_a_size_far_above_the_models_own_is_painted_at_its_own(client):

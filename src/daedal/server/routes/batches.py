@@ -79,7 +79,7 @@ def as_object(row: dict[str, Any]) -> dict[str, Any]:
     def at(key: str, *statuses: str) -> int | None:
         return int(row[key]) if row[key] and (not statuses or row["status"] in statuses) else None
 
-    return {
+    found = {
         "id": row["id"].replace("job_", "batch_"),
         "object": "batch",
         "endpoint": asked["endpoint"],
@@ -101,6 +101,7 @@ def as_object(row: dict[str, Any]) -> dict[str, Any]:
         "request_counts": detail.get("counts", {"total": 0, "completed": 0, "failed": 0}),
         "metadata": asked.get("metadata"),
     }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 async def run(server: Server, app: Any, job: Running) -> None:

@@ -15,12 +15,12 @@ Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "ev
 
 def as_object(row: dict[str, Any]) -> dict[str, Any]:
     """A file in OpenAI's words."""
-    return {
+    ends = {"expires_at": int(row["expires"])} if row["expires"] else {}
+    return ends | {
         "id": row["id"],
         "object": "file",
         "bytes": row["bytes"],
         "created_at": int(row["created"]),
-        "expires_at": int(row["expires"]) if row["expires"] else None,
         "filename": row["name"],
         "purpose": row["purpose"],
         "status": "processed",

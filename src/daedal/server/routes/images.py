@@ -123,17 +123,8 @@ class Painting:
         self.server.log(pictures)
         data = [await self.server.run(self._datum, picture) for picture in pictures]
         self.server.metrics.pictures.labels(self.name).inc(len(pictures))
-        return (
-            self._frame(pictures[0])
-            | {"data": data, "usage": usage_of(handle, len(pictures))}
-            | {
-                "daedal": {
-                    "recipe": pictures[0].recipe,
-                    "remarks": self.remarks,
-                    "model": self.name,
-                }
-            }
-        )
+        done = {"created": self.created, "data": data, "usage": usage_of(handle, len(pictures))}
+        return done | self._frame() | {"daedal": self._own(pictures)}
 
     def encoded(self, picture: Any) -> bytes:
         quality = self.body.output_compression
@@ -148,15 +139,15 @@ class Painting:
         row = self.server.files.add(data, f"picture.{kind}", "vision", self.client, keep=False)
         return {"url": f"{self.server.base}/v1/files/{row['id']}/content"}
 
-    def _frame(self, picture: Any) -> dict[str, Any]:
-        height, width = picture.pixels.shape[:2]
-        return {
-            "created": self.created,
-            "background": "opaque",
-            "output_format": self.format.lower(),
-            "quality": "auto",
-            "size": f"{width}x{height}",
-        }
+    def _frame(self) -> dict[str, Any]:
+        return {"background": "opaque", "output_format": self.format.lower()}
+
+    def _own(self, pictures: list[Any]) -> dict[str, Any]:
+        """What OpenAI's replies have no fields for; theirs for the size knows three sizes only."""
+        height, width = pictures[0].pixels.shape[:2]
+        recipes = [picture.recipe for picture in pictures]
+        size = f"{width}x{height}"
+        return {"model": self.name, "size": size, "recipes": recipes, "remarks": self.remarks}
 
     async def events(self, handle: Handle) -> AsyncIterator[str]:
         """Partial pictures, and the finished ones, as whole events."""
@@ -167,8 +158,7 @@ class Painting:
             if shown < wanted and last.done >= due and last.done < last.total:
                 preview = (await self.server.run(last.preview))[0]
                 data = base64.b64encode(await self.server.run(images.encode, preview)).decode()
-                size = f"{preview.shape[1]}x{preview.shape[0]}"
-                more = {"partial_image_index": shown, "size": size, "output_format": "png"}
+                more = {"partial_image_index": shown, "output_format": "png"}
                 yield self._event("partial_image", data, more)
                 shown += 1
         pictures = await self.server.run(handle.results)
@@ -176,21 +166,14 @@ class Painting:
         self.server.metrics.pictures.labels(self.name).inc(len(pictures))
         for picture in pictures:
             data = base64.b64encode(await self.server.run(self.encoded, picture)).decode()
-            usage = usage_of(handle, len(pictures))
-            frame = {key: value for key, value in self._frame(picture).items() if key != "created"}
-            own = {"recipes": [picture.recipe], "remarks": self.remarks}
-            yield self._event("completed", data, frame | {"usage": usage, "daedal": own})
+            usage, own = usage_of(handle, len(pictures)), self._own([picture])
+            yield self._event("completed", data, {"usage": usage, "daedal": own})
 
     def _event(self, kind: str, data: str, more: dict[str, Any]) -> str:
         name = f"{self.event}.{kind}"
-        frame = {
-            "type": name,
-            "b64_json": data,
-            "created_at": self.created,
-            "background": "opaque",
-            "quality": "auto",
-        }
-        return f"event: {name}\ndata: {json.dumps(frame | more)}\n\n"
+        frame = {"type": name, "b64_json": data, "created_at": self.created}
+        frame |= {"size": "auto", "quality": "auto"}
+        return f"event: {name}\ndata: {json.dumps(frame | self._frame() | more)}\n\n"
 
 
 def usage_of(handle: Any, count: int) -> dict[str, Any]:

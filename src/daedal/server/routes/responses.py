@@ -144,7 +144,9 @@ class Writer:
         body = self.body
         incomplete = {"reason": "max_output_tokens"} if self.status == "incomplete" else None
         form = (body.text.format if body.text else None) or {"type": "text"}
-        return {
+        own: dict[str, Any] = {"user": body.user} if body.user else {}
+        own |= {"usage": self.usage} if self.usage else {}
+        return own | {
             "id": self.id,
             "object": "response",
             "created_at": self.created,
@@ -167,8 +169,6 @@ class Writer:
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "top_logprobs": body.top_logprobs or 0,
             "truncation": "disabled",
-            "usage": self.usage,
-            "user": body.user,
             "metadata": body.metadata or {},
             "daedal": {"recipe": self.recipe},
         }
