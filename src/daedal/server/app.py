@@ -31,6 +31,7 @@ from daedal.server.routes import (
     models,
     ollama,
     responses,
+    studio,
     tokens,
 )
 from daedal.server.state import Options, Server
@@ -39,7 +40,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
-    anthropic, ollama,
+    anthropic, ollama, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

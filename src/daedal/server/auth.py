@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from daedal.errors import DaedalError
 from daedal.server.errors import ApiError
 
-OPEN = ("/health", "/ready", "/", "/studio", "/favicon.ico")  # and what lies below /studio/
+# and what lies below /studio/; the description of the routes tells no more than the package does
+OPEN = ("/health", "/ready", "/", "/studio", "/favicon.ico", "/openapi.json")
 SCOPES = {  # by the beginning of a path; what is not here needs the scope "admin"
     "/v1/chat": "text",
     "/v1/completions": "text",
