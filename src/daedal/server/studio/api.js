@@ -19,10 +19,13 @@ function headers(more) {
 async function answered(path, options = {}) {
   const ask = () => fetch(path, { ...options, headers: headers(options.headers ?? {}) });
   let response = await ask();
-  if (response.status === 401 && await keyGiven()) response = await ask();
+  if (response.status === 401 && (await keyGiven())) response = await ask();
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, said.error?.message ?? `the server answered ${response.status}.`);
+  throw new ApiError(
+    response.status,
+    said.error?.message ?? `the server answered ${response.status}.`,
+  );
 }
 
 let asking;
@@ -30,9 +33,19 @@ let asking;
 function keyGiven() {
   asking ??= dialog("API key", (close) => {
     const input = h("input", { type: "password", autocomplete: "off", required: true });
-    return h("form", { class: "stack", onsubmit: (event) => { event.preventDefault(); close(input.value.trim()); } },
+    return h(
+      "form",
+      {
+        class: "stack",
+        onsubmit: (event) => {
+          event.preventDefault();
+          close(input.value.trim());
+        },
+      },
       h("p", {}, "This server asks for a key. It stays in this browser."),
-      field("Key", input), h("button", { class: "main" }, "Use it"));
+      field("Key", input),
+      h("button", { class: "main" }, "Use it"),
+    );
   }).then((key) => {
     asking = undefined;
     if (key) write("key", key);
@@ -43,13 +56,19 @@ function keyGiven() {
 
 function sending(body, signal, method = "POST") {
   if (body instanceof FormData) return { method, body, signal };
-  return { method, body: JSON.stringify(body), signal, headers: { "content-type": "application/json" } };
+  return {
+    method,
+    body: JSON.stringify(body),
+    signal,
+    headers: { "content-type": "application/json" },
+  };
 }
 
 export const get = async (path, signal) => (await answered(path, { signal })).json();
 export const getText = async (path) => (await answered(path)).text();
 export const getBlob = async (path) => (await answered(path)).blob();
-export const post = async (path, body = {}, signal = undefined) => (await answered(path, sending(body, signal))).json();
+export const post = async (path, body = {}, signal = undefined) =>
+  (await answered(path, sending(body, signal))).json();
 export const remove = async (path) => (await answered(path, { method: "DELETE" })).json();
 
 // The events of a stream as objects. An error inside the stream is thrown as one before it is.
@@ -105,7 +124,8 @@ export async function followed(id, update, signal) {
     last = job;
     update(job);
   }
-  if (last?.status !== "completed") throw new ApiError(200, last?.error?.message ?? `the job is ${last?.status}.`);
+  if (last?.status !== "completed")
+    throw new ApiError(200, last?.error?.message ?? `the job is ${last?.status}.`);
   return last;
 }
 

@@ -18,7 +18,13 @@ async function show() {
   try {
     await import(`./pages/${page}.js`);
   } catch (error) {
-    main.replaceChildren(h("p", { class: "sentence error" }, `This page did not load (${error.message}); is the server still there?`));
+    main.replaceChildren(
+      h(
+        "p",
+        { class: "sentence error" },
+        `This page did not load (${error.message}); is the server still there?`,
+      ),
+    );
     return;
   }
   const shown = document.createElement(`page-${page}`);

@@ -20,7 +20,9 @@ function filled(element, props, children) {
     else if (["value", "checked", "selected", "muted"].includes(name)) element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -38,14 +40,35 @@ export function field(label, control, help) {
 // One of several, as radio buttons that look like a switch.
 export function segmented(label, options, chosen, change) {
   const name = `s${++numbers}`;
-  return h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, label),
-    options.map(([value, text]) => h("label", {},
-      h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => change(value) }),
-      h("span", {}, text))));
+  return h(
+    "fieldset",
+    { class: "segments" },
+    h("legend", { class: "unseen" }, label),
+    options.map(([value, text]) =>
+      h(
+        "label",
+        {},
+        h("input", {
+          type: "radio",
+          name,
+          value,
+          checked: value === chosen,
+          onchange: () => change(value),
+        }),
+        h("span", {}, text),
+      ),
+    ),
+  );
 }
 
 export function select(options, chosen, props = {}) {
-  return h("select", props, options.map(([value, text]) => h("option", { value, selected: value === chosen }, text ?? value)));
+  return h(
+    "select",
+    props,
+    options.map(([value, text]) =>
+      h("option", { value, selected: value === chosen }, text ?? value),
+    ),
+  );
 }
 
 // A message that goes away. Errors stay longer.
@@ -59,11 +82,32 @@ export function toast(text, kind = "note") {
 export function dialog(title, build, kind = "") {
   return new Promise((resolve) => {
     let result;
-    const close = (value) => { result = value; box.close(); };
+    const close = (value) => {
+      result = value;
+      box.close();
+    };
     const id = `d${++numbers}`;
-    const box = h("dialog", { class: kind, "aria-labelledby": id, onclose: () => { box.remove(); resolve(result); } },
-      h("header", {}, h("h2", { id }, title),
-        h("button", { type: "button", class: "quiet", "aria-label": "Close", onclick: () => close() }, "✕")));
+    const box = h(
+      "dialog",
+      {
+        class: kind,
+        "aria-labelledby": id,
+        onclose: () => {
+          box.remove();
+          resolve(result);
+        },
+      },
+      h(
+        "header",
+        {},
+        h("h2", { id }, title),
+        h(
+          "button",
+          { type: "button", class: "quiet", "aria-label": "Close", onclick: () => close() },
+          "✕",
+        ),
+      ),
+    );
     document.body.append(box);
     box.append(...[build(close)].flat());
     box.showModal();

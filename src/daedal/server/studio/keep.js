@@ -22,7 +22,8 @@ let opening;
 function database() {
   opening ??= new Promise((resolve, reject) => {
     const request = indexedDB.open("daedal", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore("gallery", { keyPath: "id", autoIncrement: true });
+    request.onupgradeneeded = () =>
+      request.result.createObjectStore("gallery", { keyPath: "id", autoIncrement: true });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });

@@ -8,21 +8,44 @@ class BrushMask extends HTMLElement {
     const picture = await createImageBitmap(blob);
     this.width = picture.width;
     this.height = picture.height;
-    const scale = Math.max(1, Math.floor(Math.min(512, innerWidth - 96) / Math.max(picture.width, picture.height)));
+    const scale = Math.max(
+      1,
+      Math.floor(Math.min(512, innerWidth - 96) / Math.max(picture.width, picture.height)),
+    );
     const size = { width: picture.width * scale, height: picture.height * scale };
     this.scale = scale;
     const shown = h("canvas", size);
     const brush = shown.getContext("2d");
     brush.imageSmoothingEnabled = false;
     brush.drawImage(picture, 0, 0, size.width, size.height);
-    this.drawn = h("canvas", { ...size, class: "strokes", tabindex: 0, role: "application", "aria-label": "Mask: drag to mark what is painted anew; arrow keys move the brush, space marks" });
+    this.drawn = h("canvas", {
+      ...size,
+      class: "strokes",
+      tabindex: 0,
+      role: "application",
+      "aria-label":
+        "Mask: drag to mark what is painted anew; arrow keys move the brush, space marks",
+    });
     this.pen = this.drawn.getContext("2d", { willReadFrequently: true });
     this.at = [size.width / 2, size.height / 2];
     this.cursor = h("span", { class: "cursor", "aria-hidden": "true" });
-    this.size = h("input", { type: "range", min: 2, max: 50, value: 14, oninput: () => this.moved() });
+    this.size = h("input", {
+      type: "range",
+      min: 2,
+      max: 50,
+      value: 14,
+      oninput: () => this.moved(),
+    });
     this.listen();
-    const clear = h("button", { type: "button", class: "small", onclick: () => this.clear() }, "Clear the mask");
-    this.append(h("div", { class: "board" }, shown, this.drawn, this.cursor), h("div", { class: "row" }, field("Brush", this.size), clear));
+    const clear = h(
+      "button",
+      { type: "button", class: "small", onclick: () => this.clear() },
+      "Clear the mask",
+    );
+    this.append(
+      h("div", { class: "board" }, shown, this.drawn, this.cursor),
+      h("div", { class: "row" }, field("Brush", this.size), clear),
+    );
     this.moved();
     return this;
   }
@@ -34,7 +57,10 @@ class BrushMask extends HTMLElement {
   listen() {
     const place = (event) => {
       const box = this.drawn.getBoundingClientRect();
-      return [((event.clientX - box.left) / box.width) * this.drawn.width, ((event.clientY - box.top) / box.height) * this.drawn.height];
+      return [
+        ((event.clientX - box.left) / box.width) * this.drawn.width,
+        ((event.clientY - box.top) / box.height) * this.drawn.height,
+      ];
     };
     this.drawn.addEventListener("pointerdown", (event) => {
       this.drawn.setPointerCapture(event.pointerId);
@@ -49,10 +75,19 @@ class BrushMask extends HTMLElement {
     });
     this.drawn.addEventListener("keydown", (event) => {
       const step = this.drawn.width / 32;
-      const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step], " ": [0, 0] }[event.key];
+      const by = {
+        ArrowLeft: [-step, 0],
+        ArrowRight: [step, 0],
+        ArrowUp: [0, -step],
+        ArrowDown: [0, step],
+        " ": [0, 0],
+      }[event.key];
       if (!by) return;
       event.preventDefault();
-      const next = [clamp(this.at[0] + by[0], this.drawn.width), clamp(this.at[1] + by[1], this.drawn.height)];
+      const next = [
+        clamp(this.at[0] + by[0], this.drawn.width),
+        clamp(this.at[1] + by[1], this.drawn.height),
+      ];
       if (event.key === " " || event.shiftKey) this.stroke(next);
       this.at = next;
       this.moved();
@@ -62,7 +97,11 @@ class BrushMask extends HTMLElement {
   moved() {
     const share = (value, whole) => `${(100 * value) / whole}%`;
     const { width, height } = this.drawn;
-    Object.assign(this.cursor.style, { left: share(this.at[0], width), top: share(this.at[1], height), width: share(2 * this.radius, width) });
+    Object.assign(this.cursor.style, {
+      left: share(this.at[0], width),
+      top: share(this.at[1], height),
+      width: share(2 * this.radius, width),
+    });
   }
 
   stroke(to) {

@@ -10,33 +10,93 @@ const FIRST = ["temperature", "top_p", "max_tokens", "seed"];
 
 // A form in a `details`; `request()` gives the fields that it means, and throws what is no JSON.
 export function chatOptions(talk, changed) {
-  const system = h("textarea", { rows: 2, value: talk.system, placeholder: "none", onchange: () => changed({ system: system.value }) });
-  const form = select([["text", "words"], ["json_object", "any JSON"], ["json_schema", "JSON of a schema"]], talk.form ?? "text", { onchange: () => shown() });
-  const schema = h("textarea", { rows: 4, class: "code", value: talk.schema ?? "", placeholder: '{"type": "object", "properties": {"name": {"type": "string"}}}' });
-  const tools = h("textarea", { rows: 4, class: "code", value: talk.tools ?? "", placeholder: EXAMPLE });
+  const system = h("textarea", {
+    rows: 2,
+    value: talk.system,
+    placeholder: "none",
+    onchange: () => changed({ system: system.value }),
+  });
+  const form = select(
+    [
+      ["text", "words"],
+      ["json_object", "any JSON"],
+      ["json_schema", "JSON of a schema"],
+    ],
+    talk.form ?? "text",
+    { onchange: () => shown() },
+  );
+  const schema = h("textarea", {
+    rows: 4,
+    class: "code",
+    value: talk.schema ?? "",
+    placeholder: '{"type": "object", "properties": {"name": {"type": "string"}}}',
+  });
+  const tools = h("textarea", {
+    rows: 4,
+    class: "code",
+    value: talk.tools ?? "",
+    placeholder: EXAMPLE,
+  });
   const schemaField = field("Schema", schema);
   const place = h("div");
   let settings = null;
-  const shown = () => { schemaField.hidden = form.value !== "json_schema"; };
+  const shown = () => {
+    schemaField.hidden = form.value !== "json_schema";
+  };
   shown();
-  const details = h("details", { ontoggle: async () => {
-    if (!details.open || settings) return;
-    settings = settingsForm({ schema: await schemaOf("/v1/chat/completions"), first: FIRST, leave: ["n", "logprobs", "ignore_eos", "stop"], given: talk.settings });
-    place.append(settings);
-  } }, h("summary", {}, "Options"),
-  h("div", { class: "stack" },
-    field("System prompt", system), field("Answers are", form), schemaField,
-    field("Functions", tools, "A JSON list of functions that the model may call. You answer its calls."), place));
+  const details = h(
+    "details",
+    {
+      ontoggle: async () => {
+        if (!details.open || settings) return;
+        settings = settingsForm({
+          schema: await schemaOf("/v1/chat/completions"),
+          first: FIRST,
+          leave: ["n", "logprobs", "ignore_eos", "stop"],
+          given: talk.settings,
+        });
+        place.append(settings);
+      },
+    },
+    h("summary", {}, "Options"),
+    h(
+      "div",
+      { class: "stack" },
+      field("System prompt", system),
+      field("Answers are", form),
+      schemaField,
+      field(
+        "Functions",
+        tools,
+        "A JSON list of functions that the model may call. You answer its calls.",
+      ),
+      place,
+    ),
+  );
 
   return {
     details,
     request() {
-      const fields = settings ? settings.value : talk.settings ?? {};
-      changed({ system: system.value, form: form.value, schema: schema.value, tools: tools.value, settings: fields });
+      const fields = settings ? settings.value : (talk.settings ?? {});
+      changed({
+        system: system.value,
+        form: form.value,
+        schema: schema.value,
+        tools: tools.value,
+        settings: fields,
+      });
       const asked = { ...fields };
       if (form.value === "json_object") asked.response_format = { type: "json_object" };
-      if (form.value === "json_schema") asked.response_format = { type: "json_schema", json_schema: { name: "answer", schema: parsed(schema.value, "schema") } };
-      if (tools.value.trim()) asked.tools = parsed(tools.value, "list of functions").map((each) => ({ type: "function", function: each.function ?? each }));
+      if (form.value === "json_schema")
+        asked.response_format = {
+          type: "json_schema",
+          json_schema: { name: "answer", schema: parsed(schema.value, "schema") },
+        };
+      if (tools.value.trim())
+        asked.tools = parsed(tools.value, "list of functions").map((each) => ({
+          type: "function",
+          function: each.function ?? each,
+        }));
       return asked;
     },
   };

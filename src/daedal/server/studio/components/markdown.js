@@ -84,27 +84,57 @@ function list(lines, start) {
 
 function item(lines) {
   const made = blocks(lines);
-  return h("li", {}, made.length && made[0].tagName === "P" ? [[...made[0].childNodes], made.slice(1)] : made);
+  return h(
+    "li",
+    {},
+    made.length && made[0].tagName === "P" ? [[...made[0].childNodes], made.slice(1)] : made,
+  );
 }
 
 function table(lines, start) {
   const next = until(lines, start + 1, (line) => !line.includes("|"));
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => inline(cell.trim()));
-  const row = (tag) => (line) => h("tr", {}, cells(line).map((cell) => h(tag, {}, cell)));
-  const element = h("div", { class: "scroll" }, h("table", {}, h("thead", {}, row("th")(lines[start])), h("tbody", {}, lines.slice(start + 2, next).map(row("td")))));
+  const cells = (line) =>
+    line
+      .trim()
+      .replace(/^\||\|$/g, "")
+      .split("|")
+      .map((cell) => inline(cell.trim()));
+  const row = (tag) => (line) =>
+    h(
+      "tr",
+      {},
+      cells(line).map((cell) => h(tag, {}, cell)),
+    );
+  const element = h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      {},
+      h("thead", {}, row("th")(lines[start])),
+      h("tbody", {}, lines.slice(start + 2, next).map(row("td"))),
+    ),
+  );
   return { element, next };
 }
 
 function paragraph(lines, start) {
-  const ends = (line) => !line.trim() || /^ {0,3}(#{1,6}\s|```|~~~|>)/.test(line) || ITEM.test(line);
+  const ends = (line) =>
+    !line.trim() || /^ {0,3}(#{1,6}\s|```|~~~|>)/.test(line) || ITEM.test(line);
   const next = until(lines, start, ends);
   return { element: h("p", {}, inline(lines.slice(start, next).join("\n"))), next };
 }
 
 const SPANS = [
   [/`+([^`]|[^`][^]*?[^`])`+/, (m) => h("code", {}, m[1])],
-  [/\*\*(?=\S)([^]*?\S)\*\*|(?<!\w)__(?=\S)([^]*?\S)__(?!\w)/, (m) => h("strong", {}, inline(m[1] ?? m[2]))],
-  [/\*(?=[^\s*])([^*]*?[^\s*])\*|(?<!\w)_(?=\S)([^_]*?\S)_(?!\w)/, (m) => h("em", {}, inline(m[1] ?? m[2]))],
+  [
+    /\*\*(?=\S)([^]*?\S)\*\*|(?<!\w)__(?=\S)([^]*?\S)__(?!\w)/,
+    (m) => h("strong", {}, inline(m[1] ?? m[2])),
+  ],
+  [
+    /\*(?=[^\s*])([^*]*?[^\s*])\*|(?<!\w)_(?=\S)([^_]*?\S)_(?!\w)/,
+    (m) => h("em", {}, inline(m[1] ?? m[2])),
+  ],
   [/~~(?=\S)([^]*?\S)~~/, (m) => h("del", {}, inline(m[1]))],
   [/!?\[([^\]]*)\]\(([^()\s]*)(?:\s+"[^"]*")?\)/, (m) => link(m[1], m[2])],
   [/https?:\/\/[^\s<>()]+[^\s<>().,;:!?'"]/, (m) => link(m[0], m[0])],

@@ -6,7 +6,10 @@ import { h, field, select } from "../dom.js";
 // The one type of a field that may also be null.
 function plain(schema) {
   const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
-  return kinds.find((kind) => kind.enum) ?? kinds.find((kind) => ["integer", "number", "boolean", "string"].includes(kind.type));
+  return (
+    kinds.find((kind) => kind.enum) ??
+    kinds.find((kind) => ["integer", "number", "boolean", "string"].includes(kind.type))
+  );
 }
 
 const words = (name) => name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
@@ -16,11 +19,27 @@ class SettingsForm extends HTMLElement {
   setup({ schema, first = [], leave = [], given = {}, hints = {} }) {
     this.fields = new Map();
     const known = Object.keys(schema.properties);
-    const rest = known.filter((name) => schema.properties[name].description && !first.includes(name) && !leave.includes(name));
-    const made = (names) => names.map((name) => this.made(name, schema.properties[name], given[name], hints[name])).filter(Boolean);
-    this.replaceChildren(h("div", { class: "settings" }, made(first.filter((name) => known.includes(name)))));
+    const rest = known.filter(
+      (name) =>
+        schema.properties[name].description && !first.includes(name) && !leave.includes(name),
+    );
+    const made = (names) =>
+      names
+        .map((name) => this.made(name, schema.properties[name], given[name], hints[name]))
+        .filter(Boolean);
+    this.replaceChildren(
+      h("div", { class: "settings" }, made(first.filter((name) => known.includes(name)))),
+    );
     const more = made(rest);
-    if (more.length) this.append(h("details", {}, h("summary", {}, `More (${more.length})`), h("div", { class: "settings" }, more)));
+    if (more.length)
+      this.append(
+        h(
+          "details",
+          {},
+          h("summary", {}, `More (${more.length})`),
+          h("div", { class: "settings" }, more),
+        ),
+      );
     return this;
   }
 
@@ -38,13 +57,22 @@ class SettingsForm extends HTMLElement {
   control(kind, given, hint = "model's own") {
     if (kind.enum || kind.type === "boolean") {
       const options = kind.enum ?? [true, false];
-      return select([["", hint], ...options.map((each) => [String(each), String(each)])], given === undefined ? "" : String(given));
+      return select(
+        [["", hint], ...options.map((each) => [String(each), String(each)])],
+        given === undefined ? "" : String(given),
+      );
     }
     const props = { placeholder: hint, value: given ?? "", autocomplete: "off" };
     if (kind.type === "string") return h("input", props);
     const step = kind.type === "integer" ? 1 : "any";
     const small = (value) => (Math.abs(value) < 1e15 ? value : null);
-    return h("input", { ...props, type: "number", step, min: small(kind.minimum), max: small(kind.maximum) });
+    return h("input", {
+      ...props,
+      type: "number",
+      step,
+      min: small(kind.minimum),
+      max: small(kind.maximum),
+    });
   }
 
   get value() {

@@ -8,7 +8,15 @@ const newId = () => Math.random().toString(36).slice(2, 11);
 export const talks = () => Object.values(read("talks", {})).sort((a, b) => b.at - a.at);
 
 export function newTalk(settings = {}) {
-  return { id: newId(), title: "New conversation", at: Date.now() / 1000, system: "", nodes: {}, leaf: null, ...settings };
+  return {
+    id: newId(),
+    title: "New conversation",
+    at: Date.now() / 1000,
+    system: "",
+    nodes: {},
+    leaf: null,
+    ...settings,
+  };
 }
 
 export function kept(talk) {
@@ -27,7 +35,8 @@ export function add(talk, node, parent = talk.leaf) {
   const id = newId();
   talk.nodes[id] = { ...node, id, parent };
   talk.leaf = id;
-  if (!parent && node.role === "user") talk.title = node.content.trim().slice(0, 60) || "Conversation";
+  if (!parent && node.role === "user")
+    talk.title = node.content.trim().slice(0, 60) || "Conversation";
   return talk.nodes[id];
 }
 
@@ -39,13 +48,16 @@ export function path(talk, leaf = talk.leaf) {
 }
 
 // The branches that a message is one of, the oldest first.
-export const branches = (talk, node) => Object.values(talk.nodes).filter((each) => each.parent === node.parent);
+export const branches = (talk, node) =>
+  Object.values(talk.nodes).filter((each) => each.parent === node.parent);
 
 // Show another branch, to its newest end.
 export function turnTo(talk, node) {
   let last = node;
   for (;;) {
-    const next = Object.values(talk.nodes).filter((each) => each.parent === last.id).at(-1);
+    const next = Object.values(talk.nodes)
+      .filter((each) => each.parent === last.id)
+      .at(-1);
     if (!next) break;
     last = next;
   }
@@ -54,13 +66,17 @@ export function turnTo(talk, node) {
 
 // The messages of a request: attached files stand before the words, each under its name.
 export function messagesOf(talk, leaf) {
-  const said = path(talk, leaf).map(({ role, content, files, tool_calls: calls, tool_call_id: call }) => {
-    const attached = (files ?? []).map((file) => `File ${file.name}:\n\`\`\`\n${file.text}\n\`\`\`\n\n`).join("");
-    const message = { role, content: attached + content };
-    if (calls?.length) message.tool_calls = calls;
-    if (call) message.tool_call_id = call;
-    return message;
-  });
+  const said = path(talk, leaf).map(
+    ({ role, content, files, tool_calls: calls, tool_call_id: call }) => {
+      const attached = (files ?? [])
+        .map((file) => `File ${file.name}:\n\`\`\`\n${file.text}\n\`\`\`\n\n`)
+        .join("");
+      const message = { role, content: attached + content };
+      if (calls?.length) message.tool_calls = calls;
+      if (call) message.tool_call_id = call;
+      return message;
+    },
+  );
   return talk.system.trim() ? [{ role: "system", content: talk.system.trim() }, ...said] : said;
 }
 
@@ -70,7 +86,11 @@ export function grow(node, delta) {
   node.reasoning = (node.reasoning ?? "") + (delta.reasoning_content ?? "");
   for (const piece of delta.tool_calls ?? []) {
     node.tool_calls ??= [];
-    node.tool_calls[piece.index] ??= { id: piece.id, type: "function", function: { name: "", arguments: "" } };
+    node.tool_calls[piece.index] ??= {
+      id: piece.id,
+      type: "function",
+      function: { name: "", arguments: "" },
+    };
     const call = node.tool_calls[piece.index].function;
     call.name += piece.function?.name ?? "";
     call.arguments += piece.function?.arguments ?? "";

@@ -13,14 +13,42 @@ class CreatePage extends HTMLElement {
   async connectedCallback() {
     this.stopping = new AbortController();
     this.switcher = h("div");
-    this.composer = h("form", { class: "sheet composer", onsubmit: (event) => { event.preventDefault(); this.create(); } });
+    this.composer = h("form", {
+      class: "sheet composer",
+      onsubmit: (event) => {
+        event.preventDefault();
+        this.create();
+      },
+    });
     this.grid = h("section", { class: "gallery", "aria-label": "Gallery" });
-    this.append(h("header", { class: "head" }, h("div", {}, h("h1", {}, "Create"), h("p", {}, "Say what is to be there. It is made on this machine.")), this.switcher), this.composer, this.grid);
+    this.append(
+      h(
+        "header",
+        { class: "head" },
+        h(
+          "div",
+          {},
+          h("h1", {}, "Create"),
+          h("p", {}, "Say what is to be there. It is made on this machine."),
+        ),
+        this.switcher,
+      ),
+      this.composer,
+      this.grid,
+    );
     this.compose(read("medium", "image"));
     this.fill();
     const can = new Set((await models()).flatMap((model) => model.capabilities));
     const media = Object.keys(MAKERS).filter((name) => can.has(name)); // what the server's models say
-    if (media.length > 1) this.switcher.replaceChildren(segmented("Medium", media.map((name) => [name, MAKERS[name].name]), this.medium, (name) => this.compose(name)));
+    if (media.length > 1)
+      this.switcher.replaceChildren(
+        segmented(
+          "Medium",
+          media.map((name) => [name, MAKERS[name].name]),
+          this.medium,
+          (name) => this.compose(name),
+        ),
+      );
     else if (media.length && media[0] !== this.medium) this.compose(media[0]);
   }
 
@@ -34,20 +62,60 @@ class CreatePage extends HTMLElement {
     write("medium", this.medium);
     const maker = MAKERS[this.medium];
     const written = this.prompt?.value ?? this.args?.[1] ?? "";
-    this.prompt = h("textarea", { rows: 3, required: true, "aria-label": "Prompt", placeholder: maker.example, value: written,
-      onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.composer.requestSubmit(); } });
+    this.prompt = h("textarea", {
+      rows: 3,
+      required: true,
+      "aria-label": "Prompt",
+      placeholder: maker.example,
+      value: written,
+      onkeydown: (event) => {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
+          this.composer.requestSubmit();
+      },
+    });
     this.choices = h("div", { class: "row grow choices" });
     this.settings = null;
-    const more = h("details", { ontoggle: () => this.openSettings(more) }, h("summary", {}, "Settings"));
-    const own = this.medium === "image" && h("label", { class: "button" }, "Edit a picture of yours",
-      h("input", { type: "file", accept: "image/*", class: "unseen", onchange: (event) => this.editOwn(event.target.files[0]) }));
-    this.composer.replaceChildren(this.prompt,
-      h("div", { class: "row" }, this.choices, own || "", h("button", { class: "main", title: "Ctrl+Enter" }, maker.verb)), more);
+    const more = h(
+      "details",
+      { ontoggle: () => this.openSettings(more) },
+      h("summary", {}, "Settings"),
+    );
+    const own =
+      this.medium === "image" &&
+      h(
+        "label",
+        { class: "button" },
+        "Edit a picture of yours",
+        h("input", {
+          type: "file",
+          accept: "image/*",
+          class: "unseen",
+          onchange: (event) => this.editOwn(event.target.files[0]),
+        }),
+      );
+    this.composer.replaceChildren(
+      this.prompt,
+      h(
+        "div",
+        { class: "row" },
+        this.choices,
+        own || "",
+        h("button", { class: "main", title: "Ctrl+Enter" }, maker.verb),
+      ),
+      more,
+    );
     const first = await modelSelect(this.medium);
-    const second = await modelSelect(this.medium, { label: "Compare with", kept: `${this.medium}.second`, none: true });
+    const second = await modelSelect(this.medium, {
+      label: "Compare with",
+      kept: `${this.medium}.second`,
+      none: true,
+    });
     if (maker !== MAKERS[this.medium]) return; // switched meanwhile
     [this.first, this.second] = [first, second];
-    this.choices.replaceChildren(h("label", { class: "inline" }, "Model", first), h("label", { class: "inline" }, "Compare with", second));
+    this.choices.replaceChildren(
+      h("label", { class: "inline" }, "Model", first),
+      h("label", { class: "inline" }, "Compare with", second),
+    );
   }
 
   async openSettings(place) {
@@ -66,7 +134,11 @@ class CreatePage extends HTMLElement {
       return;
     }
     const seed = settings.seed ?? randomSeed(); // of both, so that only the models differ
-    const pair = h("div", { class: "pair", role: "group", "aria-label": "Two models side by side" });
+    const pair = h("div", {
+      class: "pair",
+      role: "group",
+      "aria-label": "Two models side by side",
+    });
     this.place(pair);
     for (const model of [this.first.value, this.second.value]) {
       this.make(this.medium, { ...asked, model, settings: { ...settings, seed } }, pair);
@@ -113,22 +185,39 @@ class CreatePage extends HTMLElement {
       Again: () => make(repeated(item)),
       Vary: () => make(repeated(item, true)),
       ...picture,
-      "Use the prompt": () => { this.prompt.value = item.prompt; this.prompt.focus(); },
-      Delete: async () => { await gallery.remove(item.id); card.remove(); toast("Deleted"); },
+      "Use the prompt": () => {
+        this.prompt.value = item.prompt;
+        this.prompt.focus();
+      },
+      Delete: async () => {
+        await gallery.remove(item.id);
+        card.remove();
+        toast("Deleted");
+      },
     });
     return card;
   }
 
   async editOwn(file) {
     if (!file) return;
-    const asked = await editDialog({ prompt: this.prompt.value, model: this.first?.value, blob: file });
+    const asked = await editDialog({
+      prompt: this.prompt.value,
+      model: this.first?.value,
+      blob: file,
+    });
     if (asked) this.make("image", asked);
   }
 
   async fill() {
     const items = await gallery.all().catch(() => []);
     if (items.length) this.grid.append(...items.map((item) => this.card(item)));
-    else if (!this.grid.children.length) this.grid.append(empty("Nothing here yet", "What you make stays in this browser, with its recipe: the same seed makes it again, to the byte."));
+    else if (!this.grid.children.length)
+      this.grid.append(
+        empty(
+          "Nothing here yet",
+          "What you make stays in this browser, with its recipe: the same seed makes it again, to the byte.",
+        ),
+      );
   }
 }
 
