@@ -1,0 +1,402 @@
+"""Runs code that nobody trusts and says whether it is right.
+
+    with Sandbox() as sandbox:
+        sandbox.run("def f(x): return x + 1", [Call("f", (1,))]).value                      # 2
+        sandbox.grade("def f(x): return x + 1", [Case(2, Call("f", (1,)))]).solved          # True
+        sandbox.grade("print(int(input()) + 1)", [Case("2\\n", stdin="1\\n")]).solved        # True
+        sandbox.run("echo $((1 + 1))", language="bash").stdout                              # "2\\n"
+
+The candidate only computes. Inputs go in one by one, answers come out as plain data, and what is
+expected never enters: the verdict is formed here. Every zygote proves with a canary that it confines
+before it runs anything; below the tier demanded nothing runs."""
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daedal.errors import DaedalError, nearest
+from daedal.sandbox import canary, compare, landlock, languages, seccomp, wire
+from daedal.sandbox.results import TIERS, Answer, Call, Case, Grade, Limits, Report, Result, Status
+from daedal.sandbox.worker import Job, Ran, Worker
+
+COMPILE = Limits(wall_s=30, cpu_s=30, memory_bytes=2**30)
+PROGRAM_BYTES = 2**26  # of a compiled program
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+
+class Sandbox:
+    """Zygotes, one a core unless `workers` says otherwise, started as they are needed.
+
+    `tier` is the least that will do, "landlock" or "namespaces"; `at_most` keeps it from trying for
+    more. DaedalError where this machine does not reach the tier. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        tier: str = "landlock",
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        workers: int | None = None,
+        at_most: str = "namespaces",
+    ):
+        for name in (tier, at_most):
+            _check_tier(name)
+        _check_system()
+        self.limits = limits
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.folder = Path(tempfile.mkdtemp(prefix="daedal-sandbox-")).resolve()
+        self.folder.chmod(0o755)
+        (self.folder / "root").mkdir()
+        canary.lay_out(self.folder)
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        try:
+            first, self.report = self._reach(tier, at_most)
+        except DaedalError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        for _ in range(self.workers - 1):
+            self._idle.put(None)
+        self._idle.put(first)
+
+    def _reach(self, tier: str, at_most: str) -> tuple[Worker, Report]:
+        """The first worker, at the highest tier that its canary confirms."""
+        reason = ""
+        for name in reversed(TIERS[1:]):
+            if TIERS.index(name) > TIERS.index(at_most):
+                continue
+            if TIERS.index(name) < TIERS.index(tier):
+                break
+            self.report = Report(name, reason)
+            try:
+                worker = self._start()
+            except DaedalError as error:
+                reason = f"{reason}; {name}: {error}" if reason else f"{name}: {error}"
+                continue
+            return worker, Report(name, reason, self._languages(worker))
+        raise DaedalError(
+            f"This machine does not reach the sandbox's tier {tier!r} ({reason}); ask for a lower one, or use a system that grants it."
+        )
+
+    def _languages(self, worker: Worker) -> tuple[str, ...]:
+        rows = {row.name: row for row in languages.LANGUAGES}
+        return tuple(
+            name
+            for name in languages.available()
+            if worker.counted or name not in rows or not rows[name].processes
+        )
+
+    def _start(self) -> Worker:
+        """A worker that its canary has tried."""
+        worker = Worker(str(self.folder), self.report.tier == "namespaces")
+        ran = worker.run(
+            Job(str(self.folder)), Limits(), b"", _requests(canary.CODE, [canary.call(self.folder)])
+        )
+        answer = _answers(ran, 1)[0]
+        try:
+            canary.judge(answer.status, answer.value, answer.error or ran.error)
+        except DaedalError:
+            worker.close()
+            raise
+        return worker
+
+    def close(self) -> None:
+        """End every zygote and remove the folder. What runs now ends first."""
+        for _ in range(self.workers):
+            if worker := self._idle.get():
+                worker.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A worker for a while; a dead one is started anew."""
+        worker = self._idle.get()
+        try:
+            if worker is None or not worker.alive:
+                if worker is not None:
+                    worker.close()
+                worker = None
+                worker = self._start()
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+    def run(
+        self,
+        code: str,
+        calls: Sequence[Call] = (),
+        stdin: str = "",
+        language: str = languages.PYTHON,
+        limits: Limits | None = None,
+    ) -> Result:
+        """Run code in a fresh process: Python with `calls` defines its functions and answers the
+        calls one after another; else it is a program, from stdin to stdout. DaedalError for
+        arguments that are not plain data, and for a language that has no tool here."""
+        if calls and language != languages.PYTHON:
+            raise DaedalError(
+                f"Calls are for python, and the code is {language}; give stdin instead of calls."
+            )
+        with self._prepared(code, language) as (job, failed):
+            if failed:
+                return failed
+            return self._run(job, code, calls, stdin, language, limits or self.limits)
+
+    def _run(
+        self,
+        job: Job,
+        code: str,
+        calls: Sequence[Call],
+        stdin: str,
+        language: str,
+        limits: Limits,
+    ) -> Result:
+        requests = _requests(code, calls) if language == languages.PYTHON else []
+        with self._worker() as worker:
+            ran = worker.run(job, limits, stdin.encode("utf-8", "surrogatepass"), requests)
+        return self._result(ran, len(calls), limits, language)
+
+    def grade(
+        self,
+        code: str,
+        cases: Sequence[Case],
+        language: str = languages.PYTHON,
+        limits: Limits | None = None,
+    ) -> Grade:
+        """The verdict on code. Cases with a call share one process and its limits; each case with
+        stdin has a process of its own."""
+        limits = limits or self.limits
+        calls = [case.call for case in cases if case.call]
+        if calls and len(calls) < len(cases):
+            raise DaedalError("Some cases have a call and some have none; grade them apart.")
+        if calls:
+            result = self.run(code, calls, "", language, limits)
+            verdicts = [_verdict(a, c.want) for a, c in zip(result.answers, cases, strict=True)]
+            return Grade(tuple(verdicts), (result,))
+        with self._prepared(code, language) as (job, failed):
+            if failed:
+                return Grade((failed.status,) * len(cases), (failed,))
+            results = [self._run(job, code, (), c.stdin, language, limits) for c in cases]
+        pairs = zip(results, cases, strict=True)
+        return Grade(tuple(_program_verdict(r, c.want) for r, c in pairs), tuple(results))
+
+    def run_many(
+        self, candidates: Sequence[tuple[str, Sequence[Call]]], limits: Limits | None = None
+    ) -> list[Result]:
+        """`run` of many pieces of Python at once, a worker a core; results in order."""
+        return self._each(lambda one: self.run(one[0], one[1], limits=limits), candidates)
+
+    def grade_many(
+        self,
+        candidates: Sequence[tuple[str, Sequence[Case]]],
+        language: str = languages.PYTHON,
+        limits: Limits | None = None,
+    ) -> list[Grade]:
+        """`grade` of many candidates at once, a worker a core; grades in order."""
+        return self._each(lambda one: self.grade(one[0], one[1], language, limits), candidates)
+
+    def _each(self, action: Callable[[Item], Out], items: Sequence[Item]) -> list[Out]:
+        with ThreadPoolExecutor(self.workers) as threads:
+            return list(threads.map(action, items))
+
+    @contextlib.contextmanager
+    def _prepared(self, code: str, name: str) -> Iterator[tuple[Job, Result | None]]:
+        """What a worker needs to run this code, which may be built first; or how building failed."""
+        if name == languages.PYTHON:
+            yield Job(str(self.folder)), None
+            return
+        row = languages.language(name)
+        if name not in self.report.languages:
+            raise DaedalError(
+                f"{name} starts processes, which cannot be counted here; run as an ordinary user."
+            )
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
+        try:
+            folder.chmod(0o755)
+            (folder / row.source).write_bytes(code.encode("utf-8", "surrogatepass"))
+            (folder / row.source).chmod(0o644)
+            failed = self._build(row, folder) if row.build else None
+            yield self._job(row, folder), failed
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _job(self, row: languages.Language, folder: Path) -> Job:
+        """Start the tool on its source, or the program that was built from it."""
+        program = str(folder / "program")
+        if row.build:
+            return Job(str(folder), (program,), (str(folder),), (program, *languages.loaders()))
+        executables = languages.executables(row)
+        values = {
+            "source": str(folder / row.source),
+            "megabytes": self.limits.memory_bytes * 3 // 4 // 2**20,
+        }
+        return Job(
+            str(folder),
+            (executables[0], *(part.format(**values) for part in row.arguments)),
+            (str(folder),),
+            executables,
+            processes=row.processes,
+            address_space=not row.reserves,
+        )
+
+    def _build(self, row: languages.Language, folder: Path) -> Result | None:
+        """Compile to `program`, confined too; how it failed, if it did."""
+        made = folder / "made"
+        made.mkdir()
+        made.chmod(0o777)
+        values = {"source": str(folder / row.source), "program": str(made / "program")}
+        executables = languages.executables(row)
+        job = Job(
+            str(made),
+            (executables[0], *(part.format(**values) for part in row.build)),
+            (str(folder), "/usr/include"),
+            executables,
+            (str(made),),
+            processes=True,
+            file_bytes=PROGRAM_BYTES,
+        )
+        with self._worker() as worker:
+            result = self._result(worker.run(job, COMPILE, b"", []), 0, COMPILE, row.name)
+        if result.status != "ok":
+            return replace(result, error=result.error or result.stderr)
+        _adopt(made / "program", folder / "program")
+        return None
+
+    def _result(self, ran: Ran, calls: int, limits: Limits, language: str) -> Result:
+        stdout, stderr = (_text(part) for part in (ran.stdout, ran.stderr))
+        status = _status(ran, stderr, limits, language)
+        answers = _answers(ran, calls, status) if calls else ()
+        if status == "ok":
+            bad = next((a for a in answers if a.status != "ok"), None)
+            status = bad.status if bad else "ok"
+        return Result(
+            status,
+            self.report.tier,
+            answers,
+            stdout,
+            stderr,
+            error=next((a.error for a in answers if a.error), "") or ran.error,
+            exit=ran.exit,
+            cpu_s=ran.cpu_s,
+            wall_s=ran.wall_s,
+            max_rss=ran.max_rss,
+        )
+
+
+def examine() -> Report:
+    """How well this machine confines, for `daedal doctor`: tried, not guessed."""
+    try:
+        with Sandbox(workers=1) as sandbox:
+            return sandbox.report
+    except DaedalError as error:
+        return Report("none", str(error))
+
+
+def _check_system() -> None:
+    machine = os.uname().machine
+    if sys.platform != "linux":
+        raise DaedalError(
+            f"The sandbox needs Linux's Landlock and seccomp and this is {sys.platform}; run it on Linux, in a virtual machine if need be."
+        )
+    if machine not in seccomp.ARCHITECTURES:
+        raise DaedalError(
+            f"The sandbox has no table of system calls for {machine!r}; use {' or '.join(seccomp.ARCHITECTURES)}."
+        )
+    if not landlock.version():
+        raise DaedalError(
+            "The sandbox needs Landlock, which this kernel or container does not offer; use Linux 5.13 or newer with landlock among its security modules."
+        )
+
+
+def _check_tier(name: str) -> None:
+    if name not in TIERS[1:]:
+        raise DaedalError(
+            f"{name!r} is no tier of the sandbox{nearest(name, list(TIERS[1:]))}; choose {' or '.join(TIERS[1:])}."
+        )
+
+
+def _requests(code: str, calls: Sequence[Call]) -> list[Any]:
+    """What goes through the channel: the code, then each call."""
+    asked: list[Any] = [{"program": not calls, "code": code}]
+    asked += [(call.function, tuple(call.args), dict(call.kwargs)) for call in calls]
+    for request in asked:
+        try:
+            wire.encode(request)
+        except wire.WireError as error:
+            raise DaedalError(f"A call's arguments cannot be sent: {error}.") from error
+    return asked
+
+
+def _status(ran: Ran, stderr: str, limits: Limits, language: str) -> Status:
+    """How the process ended, its answers aside."""
+    if ran.stopped:
+        return "timeout" if ran.stopped == "timeout" else "killed"
+    if ran.exit == -signal.SIGXCPU or (ran.exit == -signal.SIGKILL and ran.cpu_s >= limits.cpu_s):
+        return "timeout"
+    row = next((each for each in languages.LANGUAGES if each.name == language), None)
+    sign = row.out_of_memory if row else "MemoryError"
+    if ran.exit and sign and sign in stderr[-4096:]:
+        return "memory"
+    if ran.exit < 0:
+        return "killed"
+    return "error" if ran.exit or ran.error else "ok"
+
+
+def _answers(ran: Ran, calls: int, status: Status = "ok") -> tuple[Answer, ...]:
+    """One answer for each call. Where the code did not load its error is everyone's; where the run
+    ended early the rest share how it ended."""
+    given = [_answer(each) for each in ran.answers]
+    if given and given[0].status != "ok":
+        return (given[0],) * calls
+    ended = Answer("error" if status == "ok" else status, error=ran.error or "no answer came")
+    return tuple([*given[1:], *[ended] * calls][:calls])
+
+
+def _answer(said: Any) -> Answer:
+    """What a child said, which may be anything."""
+    match said:
+        case ("ok", value, ""):
+            return Answer("ok", value)
+        case ("error" | "memory" as status, None, str(error)):
+            return Answer(status, error=error)
+    return Answer("error", error="the answer has no such form")
+
+
+def _verdict(answer: Answer, want: Any) -> Status:
+    if answer.status != "ok":
+        return answer.status
+    return "ok" if compare.equal(answer.value, want) else "wrong"
+
+
+def _program_verdict(result: Result, want: str) -> Status:
+    if result.status != "ok":
+        return result.status
+    return "ok" if compare.same_output(result.stdout, want) else "wrong"
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _adopt(made: Path, program: Path) -> None:
+    """Take what the compiler made, if it is a plain file, where nothing confined can write."""
+    number = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(number, "rb") as file:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise DaedalError("The compiler left no plain file; look at its arguments.")
+        program.write_bytes(file.read(PROGRAM_BYTES))
+    program.chmod(0o555)
