@@ -110,4 +110,4 @@ def confine(
     os.closerange(4, 2**16)
     limit(resource.RLIMIT_NPROC, others + limits.tasks)
     limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    seccomp.install(seccomp.assemble(profile, os.getpid()))
+    seccomp.install(profile)

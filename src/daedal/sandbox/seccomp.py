@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 from dataclasses import dataclass
+from functools import cache
 
 from daedal.sandbox import system
 
@@ -46,7 +47,7 @@ unlink 87/-, unlinkat 263/35, chmod 90/-, fchmod 91/52, fchmodat 268/53, falloca
 """
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH
 X32 = 0x40000000  # numbers of x86_64's other interface, which would pass unseen
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, JUMP, EQUAL, ABOVE, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 
@@ -58,6 +59,7 @@ FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)  # no owners, signals, leases, noti
 IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, ...
 PRCTL = (3, 15, 16, 23, 0x53564D41)  # get dumpable, names of threads and memory, get a bound
 O_TRUNC = 0o1000
+OWN_PID = 0x7FFFFFFF  # no process has this number
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, value
 
@@ -73,6 +75,7 @@ class Profile:
     truncates: bool = True  # open with O_TRUNC; refused where Landlock does not judge it
 
 
+@cache
 def table(text: str) -> dict[str, int]:
     """Name -> number here; without those that this architecture lacks."""
     column = ARCHITECTURES[os.uname().machine][0]
@@ -118,11 +121,11 @@ def stream_pairs() -> list[Instruction]:
     return [load(0), (EQUAL, 1, 0, AF_UNIX), refuse(errno.EPERM), *one_of(1, types, errno.EPERM)]
 
 
-def conditional(profile: Profile, pid: int) -> dict[str, list[Instruction]]:
+def conditional(profile: Profile) -> dict[str, list[Instruction]]:
     """What is allowed of the calls whose arguments matter."""
     allow, deny = [(RETURN, 0, 0, ALLOW)], [refuse(errno.EPERM)]
     forks = allow if profile.processes else deny
-    to_itself = allow if profile.signals else one_of(0, (pid,), errno.EPERM)
+    to_itself = allow if profile.signals else one_of(0, (OWN_PID,), errno.EPERM)
     opens = (lambda at: allow) if profile.truncates else (lambda at: without(at, O_TRUNC, errno.EPERM))
     return {
         "open": opens(1),
@@ -143,9 +146,39 @@ def conditional(profile: Profile, pid: int) -> dict[str, list[Instruction]]:
     }
 
 
-def assemble(profile: Profile, pid: int) -> bytes:
-    """The filter's program for the process `pid`."""
+@cache
+def plain(changes: bool) -> list[tuple[int, int]]:
+    """Ranges, first to last, of the numbers that are allowed whatever their arguments."""
+    numbers = sorted([*table(NUMBERS).values(), *(table(CHANGES).values() if changes else ())])
+    starts = [n for n in numbers if n - 1 not in numbers]
+    return [(start, next(n for n in numbers if n >= start and n + 1 not in numbers)) for start in starts]
+
+
+def tree(rules: list[tuple[int, int, list[Instruction]]]) -> list[Instruction]:
+    """What decides between ranges of numbers by halving: the kernel runs the filter for every
+    number there is when it is installed, so a chain of comparisons would cost a run half a
+    millisecond."""
+    if len(rules) == 1:
+        first, last, body = rules[0]
+        return [
+            (AT_LEAST, 0, len(body) + 1, first),
+            (ABOVE, len(body), 0, last),
+            *body,
+            refuse(errno.ENOSYS),
+        ]
+    half = len(rules) // 2
+    below, above = tree(rules[:half]), tree(rules[half:])
+    return [(AT_LEAST, 0, 1, rules[half][0]), (JUMP, 0, 0, len(below)), *below, *above]
+
+
+@cache
+def assemble(profile: Profile) -> bytes:
+    """The filter's program, with a mark where the number of its process belongs: it is made before
+    the fork, for a run should not pay for it."""
     architecture = ARCHITECTURES[os.uname().machine][1]
+    special = conditional(profile)
+    rules = [(first, last, [(RETURN, 0, 0, ALLOW)]) for first, last in plain(profile.changes)]
+    rules += [(number, number, special[name]) for name, number in table(CONDITIONAL).items()]
     steps: list[Instruction] = [
         (LOAD, 0, 0, ARCHITECTURE_AT),
         (EQUAL, 1, 0, architecture),
@@ -153,19 +186,15 @@ def assemble(profile: Profile, pid: int) -> bytes:
         (LOAD, 0, 0, NUMBER_AT),
         (AT_LEAST, 0, 1, X32),
         (RETURN, 0, 0, KILL_PROCESS),
+        *tree(sorted(rules)),
     ]
-    plain = {**table(NUMBERS), **(table(CHANGES) if profile.changes else {})}
-    for number in plain.values():
-        steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
-    rules = conditional(profile, pid)
-    for name, number in table(CONDITIONAL).items():
-        steps += [(EQUAL, 0, len(rules[name]), number), *rules[name]]
-    steps.append(refuse(errno.ENOSYS))
     return b"".join(struct.pack("<HBBI", *step) for step in steps)
 
 
-def install(program: bytes) -> None:
+def install(profile: Profile) -> None:
     """Confine this thread, which must be the only one, for good. It must have no_new_privs."""
+    own, mark = (struct.pack("<HBBI", EQUAL, 0, 1, pid) for pid in (os.getpid(), OWN_PID))
+    program = assemble(profile).replace(mark, own)
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(instructions))
     argument = ctypes.create_string_buffer(header, len(header))

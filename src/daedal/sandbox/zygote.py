@@ -80,6 +80,9 @@ class Zygote:
         self.who = confine.identity(python_folders()[0], alone)
         # far above the numbers that a child's own descriptors take
         self.python_rules = fcntl.fcntl(landlock.ruleset(readable), fcntl.F_DUPFD_CLOEXEC, 64)
+        judged = landlock.version() >= landlock.TRUNCATE_SINCE
+        self.python_profile = seccomp.Profile(truncates=judged)
+        seccomp.assemble(self.python_profile)
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
 
     def serve(self) -> bool:
@@ -132,9 +135,8 @@ class Zygote:
             os._exit(code)
 
     def python(self, job: dict[str, Any], parent: int) -> int:
-        profile = seccomp.Profile(truncates=landlock.version() >= landlock.TRUNCATE_SINCE)
         limits = Limits(**job["limits"])
-        confine.confine(limits, self.python_rules, profile, self.who, parent)
+        confine.confine(limits, self.python_rules, self.python_profile, self.who, parent)
         gc.enable()
         return runner.serve(3, limits.answer_bytes)
 
