@@ -148,7 +148,7 @@ PROCESSES = {
     "clone a user": "libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0) >= 0",
     "clone a thread with a network": "libc.syscall(56, 0x40000000 | 0x10000 | 0x900, 0, 0, 0, 0) >= 0",
     "clone3": "libc.syscall(435, bytes(88), 88) >= 0",
-    "webbrowser": "__import__('webbrowser').open('http://127.0.0.1')",
+    "webbrowser": "__import__('webbrowser').open('http://127.0.0.1') or None",
 }
 SIGNALS = {
     "look at the parent": "os.kill(os.getppid(), 0) is None",

@@ -2,11 +2,10 @@
 
 import pytest
 
-from daedal.sandbox.results import Limits
 from daedal.sandbox.sandbox import Sandbox
+from tests.sandbox.attacks import scored
 from tests.sandbox.cheats import CASES, IN_CALLS, PRINTED, PROGRAMS
 
-SHORT = Limits(wall_s=0.4, memory_bytes=2**28)
 HONEST = "def f(x): return x * x + 7 * x + 3"
 
 
@@ -14,17 +13,9 @@ def test_there_are_enough() -> None:
     assert len(IN_CALLS) + len(PROGRAMS) >= 60
 
 
-def test_cheats_in_calls_score_nothing(sandbox: Sandbox) -> None:
-    grades = sandbox.grade_many([(code, CASES) for code in IN_CALLS.values()], limits=SHORT)
-    scores = {name: grade.score for name, grade in zip(IN_CALLS, grades, strict=True)}
-    assert {name: score for name, score in scores.items() if score} == {}
+def test_cheats_score_nothing(sandbox: Sandbox) -> None:
+    assert scored(sandbox) == {}
     assert sandbox.grade(HONEST, CASES).solved
-
-
-def test_cheating_programs_score_nothing(sandbox: Sandbox) -> None:
-    grades = sandbox.grade_many([(code, PRINTED) for code in PROGRAMS.values()], limits=SHORT)
-    scores = {name: grade.score for name, grade in zip(PROGRAMS, grades, strict=True)}
-    assert {name: score for name, score in scores.items() if score} == {}
     assert sandbox.grade(f"{HONEST}\nprint(f(int(input())))", PRINTED).solved
 
 

@@ -1,30 +1,23 @@
 """Nothing that a candidate tries gets out, and what takes too much is ended."""
 
-import os
-import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from daedal.sandbox.canary import OUTSIDE, SECRET
-from daedal.sandbox.results import Call, Limits, Result
 from daedal.sandbox.sandbox import Sandbox
+from tests.sandbox.attacks import escaped
 from tests.sandbox.escapes import GREEDY, expressions, system_calls
 
-TIGHT = Limits(wall_s=0.5, cpu_s=1, memory_bytes=2**27, output_bytes=2**18)
-
-
-def attempts(sandbox: Sandbox, codes: dict[str, str]) -> dict[str, Result]:
-    call = Call("attempt", (str(sandbox.folder / SECRET), str(sandbox.folder / OUTSIDE)))
-    results = sandbox.run_many([(code, [call]) for code in codes.values()])
-    return dict(zip(codes, results, strict=True))
-
-
-def contained(result: Result) -> bool:
-    """It failed by itself and could say so: silence may be a program that another replaced."""
-    answer = result.answers[0]
-    failed = answer.status == "error" and "error" in answer.error.splitlines()[-1].lower()
-    return failed or (answer.status == "ok" and answer.value is False)
+HARMLESS = (
+    "read /etc/passwd", "read /proc/self/maps", "list /", "read by open", "read by os.open", "read by a raw file",
+    "read by sqlite", "read by mmap", "read by libc open", "read by openat by number", "read by sendfile",
+    "make a file outside", "make a folder", "make a link", "make rights", "make a file in memory", "connect by tcp",
+    "connect by udp", "connect by local", "connect by a server", "start by fork", "start by subprocess",
+    "start by spawn", "look at the parent", "a handle of the parent", "leave the group", "call inotify_init1",
+    "call memfd_create", "call mlockall", "call io_uring_setup", "call mount", "call openat2",
+)  # fmt: skip
 
 
 def test_there_are_enough() -> None:
@@ -32,27 +25,21 @@ def test_there_are_enough() -> None:
 
 
 def test_escapes_are_contained(sandbox: Sandbox) -> None:
-    folder = sandbox.folder
-    secret = (folder / SECRET).read_text()
-    outside = sorted(os.listdir(folder / OUTSIDE))
-    results = attempts(sandbox, expressions())
-    assert {name: r.answers for name, r in results.items() if not contained(r)} == {}
-    assert (folder / SECRET).read_text() == secret
-    assert sorted(os.listdir(folder / OUTSIDE)) == outside
+    assert escaped(sandbox) == {}
     assert not Path("/tmp/daedal-escape").exists()
-    assert not any(secret in r.stdout + r.stderr for r in results.values())
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are x86_64's")
-def test_system_calls_do_not_exist(sandbox: Sandbox) -> None:
-    results = attempts(sandbox, system_calls())
-    assert {name: r.answers for name, r in results.items() if not contained(r)} == {}
-
-
-def test_greed_ends(sandbox: Sandbox) -> None:
-    results = sandbox.run_many([(code, ()) for code in GREEDY.values()], limits=TIGHT)
-    named = dict(zip(GREEDY, results, strict=True))
-    assert {name for name, r in named.items() if r.status == "ok"} == set()
-    assert {name: r.wall_s for name, r in named.items() if r.wall_s > 2} == {}
-    assert {name for name, r in named.items() if r.max_rss > 2**28} == set()
-    assert all(len(r.stdout) + len(r.stderr) <= TIGHT.output_bytes for r in results)
+@pytest.mark.skipif(sys.platform != "linux", reason="they are of Linux")
+def test_they_get_out_where_nothing_confines(tmp_path: Path) -> None:
+    """The control: harmless ones in a plain interpreter mostly succeed, so containing them means
+    something."""
+    (tmp_path / "secret").write_text("a secret to be found")
+    (tmp_path / "outside").mkdir()
+    codes = {**expressions(), **system_calls()}
+    call = f"\nprint('got', attempt({str(tmp_path / 'secret')!r}, {str(tmp_path / 'outside')!r}))"
+    running = [
+        subprocess.Popen([sys.executable, "-S", "-c", codes[name] + call], stdout=-1, stderr=-3)
+        for name in HARMLESS
+    ]
+    succeeded = [b"got True" in process.communicate()[0] for process in running]
+    assert sum(succeeded) >= 0.8 * len(HARMLESS)

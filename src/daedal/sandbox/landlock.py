@@ -25,7 +25,7 @@ READ = READ_FILE | READ_DIR
 
 def version() -> int:
     """The kernel's Landlock version; 0 where it has none or a container's filter hides it."""
-    return max(0, int(system.LIBC.syscall(CREATE_RULESET, None, 0, 1)))
+    return max(0, int(system.libc().syscall(CREATE_RULESET, None, 0, 1)))
 
 
 def ruleset(

@@ -40,7 +40,7 @@ def enter(root: str, read: Iterable[str], shared: str) -> bool:
     waits from then on. Returns whether there is a user namespace; OSError where that is forbidden."""
     with_user = not system.permitted_capabilities() & SYS_ADMIN
     user, group = os.geteuid(), os.getegid()
-    system.checked("unshare", system.LIBC.unshare(ALL | (NEW_USER if with_user else 0)))
+    system.checked("unshare", system.libc().unshare(ALL | (NEW_USER if with_user else 0)))
     if with_user:
         _map_user(user, group)
     mount(None, "/", MS_REC | MS_PRIVATE)
@@ -65,7 +65,7 @@ def _map_user(user: int, group: int) -> None:
 
 
 def mount(source: str | None, target: str, flags: int, kind: str | None = None) -> None:
-    result = system.LIBC.mount(
+    result = system.libc().mount(
         source.encode() if source else None,
         target.encode(),
         kind.encode() if kind else None,
@@ -82,10 +82,10 @@ def _build(root: str, read: Iterable[str], shared: str) -> None:
         _bind(root, path)
     target = root + shared
     os.makedirs(target, exist_ok=True)
-    mount(shared, target, MS_BIND | MS_REC)
+    mount(shared, target, MS_BIND)
     os.chdir(root)
     system.call("pivot_root", PIVOT_ROOT[os.uname().machine], b".", b".")
-    system.checked("umount", system.LIBC.umount2(b".", MNT_DETACH))
+    system.checked("umount", system.libc().umount2(b".", MNT_DETACH))
     os.chdir("/")
     mount(None, "/", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 

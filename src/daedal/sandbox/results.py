@@ -9,6 +9,7 @@ from daedal.settings import Setting
 Status = Literal["ok", "wrong", "error", "timeout", "memory", "killed"]
 TIERS = ("none", "landlock", "namespaces")  # each confines more than the one before it
 MIB = 2**20
+EMPTY = "empty"  # the folder where Python runs, of a sandbox's own
 
 
 @dataclass(frozen=True)

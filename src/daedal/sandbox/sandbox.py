@@ -18,7 +18,7 @@ import signal
 import stat
 import sys
 import tempfile
-import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from daedal.errors import DaedalError, nearest
 from daedal.sandbox import canary, compare, landlock, languages, seccomp, wire
-from daedal.sandbox.results import TIERS, Answer, Call, Case, Grade, Limits, Report, Result, Status
+from daedal.sandbox.results import EMPTY, TIERS, Answer, Call, Case, Grade, Limits, Report, Result, Status
 from daedal.sandbox.worker import Job, Ran, Worker
 
 COMPILE = Limits(wall_s=30, cpu_s=30, memory_bytes=2**30)
@@ -56,13 +56,15 @@ class Sandbox:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.folder = Path(tempfile.mkdtemp(prefix="daedal-sandbox-")).resolve()
         self.folder.chmod(0o755)
-        (self.folder / "root").mkdir()
+        for name in ("root", EMPTY):
+            (self.folder / name).mkdir(mode=0o755)
+        self._removal = weakref.finalize(self, _remove, self.folder, os.getpid())
         canary.lay_out(self.folder)
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         try:
             first, self.report = self._reach(tier, at_most)
         except DaedalError:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._removal()
             raise
         for _ in range(self.workers - 1):
             self._idle.put(None)
@@ -99,7 +101,7 @@ class Sandbox:
         """A worker that its canary has tried."""
         worker = Worker(str(self.folder), self.report.tier == "namespaces")
         ran = worker.run(
-            Job(str(self.folder)), Limits(), b"", _requests(canary.CODE, [canary.call(self.folder)])
+            Job(str(self.folder / EMPTY)), Limits(), b"", _requests(canary.CODE, [canary.call(self.folder)])
         )
         answer = _answers(ran, 1)[0]
         try:
@@ -111,10 +113,11 @@ class Sandbox:
 
     def close(self) -> None:
         """End every zygote and remove the folder. What runs now ends first."""
-        for _ in range(self.workers):
+        workers, self.workers = self.workers, 0
+        for _ in range(workers):
             if worker := self._idle.get():
                 worker.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._removal()
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -125,6 +128,8 @@ class Sandbox:
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:
         """A worker for a while; a dead one is started anew."""
+        if not self.workers:
+            raise DaedalError("This sandbox is closed; make another.")
         worker = self._idle.get()
         try:
             if worker is None or not worker.alive:
@@ -217,7 +222,7 @@ class Sandbox:
     def _prepared(self, code: str, name: str) -> Iterator[tuple[Job, Result | None]]:
         """What a worker needs to run this code, which may be built first; or how building failed."""
         if name == languages.PYTHON:
-            yield Job(str(self.folder)), None
+            yield Job(str(self.folder / EMPTY)), None
             return
         row = languages.language(name)
         if name not in self.report.languages:
@@ -306,12 +311,18 @@ def examine() -> Report:
         return Report("none", str(error))
 
 
+def _remove(folder: Path, owner: int) -> None:
+    """Remove a sandbox's folder, unless this is a fork of the process that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _check_system() -> None:
-    machine = os.uname().machine
     if sys.platform != "linux":
         raise DaedalError(
             f"The sandbox needs Linux's Landlock and seccomp and this is {sys.platform}; run it on Linux, in a virtual machine if need be."
         )
+    machine = os.uname().machine
     if machine not in seccomp.ARCHITECTURES:
         raise DaedalError(
             f"The sandbox has no table of system calls for {machine!r}; use {' or '.join(seccomp.ARCHITECTURES)}."

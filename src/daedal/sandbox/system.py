@@ -3,8 +3,8 @@ every architecture."""
 
 import ctypes
 import os
+from functools import cache
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
@@ -17,6 +17,11 @@ CAPGET = {"x86_64": 125, "aarch64": 90}
 CAPSET = {"x86_64": 126, "aarch64": 91}
 
 
+@cache
+def libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def checked(what: str, result: int) -> int:
     """The result of a call, or OSError with its errno."""
     if result < 0:
@@ -26,13 +31,13 @@ def checked(what: str, result: int) -> int:
 
 
 def call(what: str, number: int, *arguments: object) -> int:
-    return checked(what, LIBC.syscall(ctypes.c_long(number), *arguments))
+    return checked(what, libc().syscall(ctypes.c_long(number), *arguments))
 
 
 def prctl(option: int, value: int = 0, pointer: ctypes.Array | None = None) -> int:
     zero = ctypes.c_ulong(0)
     third = ctypes.byref(pointer) if pointer is not None else zero
-    result = LIBC.prctl(ctypes.c_int(option), ctypes.c_ulong(value), third, zero, zero)
+    result = libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), third, zero, zero)
     return checked(f"prctl {option}", result)
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Ran:
     """What came of a run. `stopped` says why the parent ended it: timeout, output, answer, or
     nothing."""
 
-    exit: int = -signal.SIGKILL
+    exit: int = -9
     cpu_s: float = 0.0
     wall_s: float = 0.0
     max_rss: int = 0
@@ -108,7 +108,7 @@ class Worker:
             for pair in pairs:
                 stack.callback(pair[0].close)
                 stack.callback(pair[1].close)
-            message = wire.encode({**asdict(job), "limits": asdict(limits)})
+            message = wire.encode({**vars(job), "limits": vars(limits)})
             watch = _Watch(self.control, [ours for ours, _ in pairs], limits, stdin, requests)
             try:
                 socket.send_fds(self.control, [message], [theirs.fileno() for _, theirs in pairs])

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from daedal.sandbox import confine, landlock, namespaces, runner, seccomp, system, wire
-from daedal.sandbox.results import Limits
+from daedal.sandbox.results import EMPTY, Limits
 
 KILL = b"kill"
+NOWHERE = "/dev/null"
 MESSAGE_BYTES = 2**16
-DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+DEVICES = (NOWHERE, "/dev/zero", "/dev/urandom")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 DATA = ("/usr/share/zoneinfo", "/etc/localtime")
 # what candidates import most: loaded once here instead of in every child
@@ -51,7 +52,7 @@ def main(control_number: int, folder: str, with_namespaces: bool, tools: list[st
     control = socket.socket(fileno=control_number)
     for name in PRELOADED.split():
         importlib.import_module(name)
-    readable = [*python_folders(), *LIBRARIES, *DEVICES, *DATA]
+    readable = [*python_folders(), *LIBRARIES, *DEVICES, *DATA, f"{folder}/{EMPTY}"]
     try:
         alone = with_namespaces and namespaces.enter(
             f"{folder}/root", [*readable, "/usr", "/etc/alternatives", *tools], folder
@@ -79,7 +80,7 @@ class Zygote:
         self.readable = readable
         self.who = confine.identity(python_folders()[0], alone)
         # far above the numbers that a child's own descriptors take
-        self.python_rules = fcntl.fcntl(landlock.ruleset(readable), fcntl.F_DUPFD_CLOEXEC, 64)
+        self.python_rules = fcntl.fcntl(landlock.ruleset(readable, write=[NOWHERE]), fcntl.F_DUPFD_CLOEXEC, 64)
         judged = landlock.version() >= landlock.TRUNCATE_SINCE
         self.python_profile = seccomp.Profile(truncates=judged)
         seccomp.assemble(self.python_profile)
@@ -148,7 +149,9 @@ class Zygote:
             changes=bool(job["write"]),
             truncates=bool(job["write"]) or landlock.version() >= landlock.TRUNCATE_SINCE,
         )
-        rules = landlock.ruleset([*LIBRARIES, *DEVICES, *job["read"]], job["execute"], job["write"])
+        rules = landlock.ruleset(
+            [*LIBRARIES, *DEVICES, *job["read"]], job["execute"], [NOWHERE, *job["write"]]
+        )
         for name in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(name, signal.SIG_DFL)
         confine.confine(
