@@ -9,8 +9,8 @@ from daedal.sandbox.sandbox import Sandbox
 from tests.sandbox.cheats import CASES, IN_CALLS, PRINTED, PROGRAMS
 from tests.sandbox.escapes import GREEDY, expressions, system_calls
 
-SHORT = Limits(wall_s=0.4, memory_bytes=2**28)
-TIGHT = Limits(wall_s=0.5, cpu_s=1, memory_bytes=2**27, output_bytes=2**18)
+SHORT = Limits(wall_s=0.25, memory_bytes=2**28)
+TIGHT = Limits(wall_s=0.4, cpu_s=1, memory_bytes=2**27, output_bytes=2**18)
 
 
 def scored(sandbox: Sandbox) -> dict[str, float]:

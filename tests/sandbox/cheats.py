@@ -4,7 +4,7 @@
 from daedal.sandbox.results import Call, Case
 
 CASES = [Case(x * x + 7 * x + 3, Call("f", (x,))) for x in (12, 35, 101, 7)]
-PRINTED = [Case(f"{case.want}\n", stdin=f"{case.call.args[0]}\n") for case in CASES if case.call]
+PRINTED = [Case(f"{c.want}\n", stdin=f"{c.call.args[0]}\n") for c in CASES[:2] if c.call]
 
 EQUAL = """
 class Equal{base}:

@@ -5,14 +5,64 @@ kernel's checks of their arguments. What only takes too much is in `GREEDY`: it 
 
 from itertools import chain
 
-READ = (
-    "/etc/passwd /etc/shadow /etc/hosts /etc/hostname /etc/resolv.conf /etc/fstab /etc/group /etc/ssl/openssl.cnf "
-    "/proc/self/environ /proc/self/maps /proc/self/mem /proc/self/status /proc/self/cmdline /proc/1/environ /proc/1/cmdline "
-    "/proc/version /proc/cpuinfo /proc/meminfo /proc/mounts /proc/net/tcp /proc/kallsyms /proc/sys/kernel/osrelease "
-    "/sys/kernel/notes /sys/fs/cgroup/memory.max /dev/kmsg /dev/mem /dev/vda /dev/sda /dev/tty /dev/ptmx /dev/kvm /dev/fuse "
-    "/dev/loop-control /dev/net/tun /var/log/dpkg.log /var/lib/dpkg/status /root/.bashrc /root/.ssh/id_rsa /run/utmp"
-).split()
-LISTED = "/ /etc /home /root /tmp /var /var/log /proc /sys /dev /dev/shm /run /opt /mnt /srv".split()
+READ = [
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/etc/fstab",
+    "/etc/group",
+    "/etc/ssl/openssl.cnf",
+    "/proc/self/environ",
+    "/proc/self/maps",
+    "/proc/self/mem",
+    "/proc/self/status",
+    "/proc/self/cmdline",
+    "/proc/1/environ",
+    "/proc/1/cmdline",
+    "/proc/version",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/mounts",
+    "/proc/net/tcp",
+    "/proc/kallsyms",
+    "/proc/sys/kernel/osrelease",
+    "/sys/kernel/notes",
+    "/sys/fs/cgroup/memory.max",
+    "/dev/kmsg",
+    "/dev/mem",
+    "/dev/vda",
+    "/dev/sda",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/kvm",
+    "/dev/fuse",
+    "/dev/loop-control",
+    "/dev/net/tun",
+    "/var/log/dpkg.log",
+    "/var/lib/dpkg/status",
+    "/root/.bashrc",
+    "/root/.ssh/id_rsa",
+    "/run/utmp",
+]
+LISTED = [
+    "/",
+    "/etc",
+    "/home",
+    "/root",
+    "/tmp",
+    "/var",
+    "/var/log",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/dev/shm",
+    "/run",
+    "/opt",
+    "/mnt",
+    "/srv",
+]
 # expressions with `secret` that are true where its content comes back
 READERS = {
     "open": "open(secret).read()",

@@ -7,7 +7,7 @@ from daedal.errors import DaedalError
 from daedal.sandbox.results import Call
 
 SECRET, OUTSIDE = "secret", "outside"
-CODE = '''
+CODE = """
 import os, signal, socket
 
 def reads(path):
@@ -54,7 +54,7 @@ def escapes(secret, outside):
         except OSError:
             pass
     return done
-'''
+"""
 
 
 def lay_out(folder: Path) -> None:

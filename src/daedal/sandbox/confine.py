@@ -89,23 +89,28 @@ def tasks_of(user: int) -> int:
     return count
 
 
-def confine(
-    limits: Limits,
-    rules: int,
-    profile: seccomp.Profile,
-    who: Identity,
-    parent: int,
-    file_bytes: int = 0,
-    address_space: bool = True,
-) -> None:
-    """This process, for good. Its descriptors above 3 are closed: Landlock's `rules` is one."""
-    others = 0 if who.counted_alone else tasks_of(os.getuid())
-    limit_resources(limits, file_bytes, address_space)
+def prepare(who: Identity, parent: int) -> None:
+    """What can be done before there is a job: a session and an identity of its own, and an end when
+    its parent ends."""
+    os.setsid()
     become(who)
     # after the change of user, which clears it; a parent that died before is seen by its number
     system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def confine(
+    limits: Limits,
+    rules: int,
+    profile: seccomp.Profile,
+    who: Identity,
+    file_bytes: int = 0,
+    address_space: bool = True,
+) -> None:
+    """This process, prepared, for good. Its descriptors above 3 are closed: Landlock's `rules` is one."""
+    others = 0 if who.counted_alone else tasks_of(os.getuid())
+    limit_resources(limits, file_bytes, address_space)
     landlock.restrict(rules)
     os.closerange(4, 2**16)
     limit(resource.RLIMIT_NPROC, others + limits.tasks)

@@ -28,9 +28,7 @@ def version() -> int:
     return max(0, int(system.libc().syscall(CREATE_RULESET, None, 0, 1)))
 
 
-def ruleset(
-    read: Iterable[str], execute: Iterable[str] = (), write: Iterable[str] = ()
-) -> int:
+def ruleset(read: Iterable[str], execute: Iterable[str] = (), write: Iterable[str] = ()) -> int:
     """A ruleset's descriptor: read beneath some paths, execute and read others, do anything but
     execute beneath the last. Paths that do not exist grant nothing."""
     abi = version()

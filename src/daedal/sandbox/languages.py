@@ -11,10 +11,43 @@ from functools import cache
 from daedal.errors import DaedalError, nearest
 
 LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-*.so.1")
-TEXT_TOOLS = (
-    "cat sort uniq head tail cut tr wc grep sed awk seq expr paste rev tac fold nl od printf echo "
-    "date sleep test basename dirname tee xargs true false bc comm join factor shuf"
-).split()
+TEXT_TOOLS = [
+    "cat",
+    "sort",
+    "uniq",
+    "head",
+    "tail",
+    "cut",
+    "tr",
+    "wc",
+    "grep",
+    "sed",
+    "awk",
+    "seq",
+    "expr",
+    "paste",
+    "rev",
+    "tac",
+    "fold",
+    "nl",
+    "od",
+    "printf",
+    "echo",
+    "date",
+    "sleep",
+    "test",
+    "basename",
+    "dirname",
+    "tee",
+    "xargs",
+    "true",
+    "false",
+    "bc",
+    "comm",
+    "join",
+    "factor",
+    "shuf",
+]
 
 
 @dataclass(frozen=True)

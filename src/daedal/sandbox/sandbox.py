@@ -14,7 +14,6 @@ import contextlib
 import os
 import queue
 import shutil
-import signal
 import stat
 import sys
 import tempfile
@@ -26,9 +25,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daedal.errors import DaedalError, nearest
-from daedal.sandbox import canary, compare, landlock, languages, seccomp, wire
-from daedal.sandbox.results import EMPTY, TIERS, Answer, Call, Case, Grade, Limits, Report, Result, Status
-from daedal.sandbox.worker import Job, Ran, Worker
+from daedal.sandbox import canary, landlock, languages, seccomp, wire
+from daedal.sandbox.outcomes import answers_of, program_verdict, result_of, verdict
+from daedal.sandbox.results import (
+    EMPTY,
+    TIERS,
+    Call,
+    Case,
+    Grade,
+    Limits,
+    Report,
+    Result,
+)
+from daedal.sandbox.worker import Job, Worker
 
 COMPILE = Limits(wall_s=30, cpu_s=30, memory_bytes=2**30)
 PROGRAM_BYTES = 2**26  # of a compiled program
@@ -101,9 +110,12 @@ class Sandbox:
         """A worker that its canary has tried."""
         worker = Worker(str(self.folder), self.report.tier == "namespaces")
         ran = worker.run(
-            Job(str(self.folder / EMPTY)), Limits(), b"", _requests(canary.CODE, [canary.call(self.folder)])
+            Job(str(self.folder / EMPTY)),
+            Limits(),
+            b"",
+            _requests(canary.CODE, [canary.call(self.folder)]),
         )
-        answer = _answers(ran, 1)[0]
+        answer = answers_of(ran, 1)[0]
         try:
             canary.judge(answer.status, answer.value, answer.error or ran.error)
         except DaedalError:
@@ -173,7 +185,7 @@ class Sandbox:
         requests = _requests(code, calls) if language == languages.PYTHON else []
         with self._worker() as worker:
             ran = worker.run(job, limits, stdin.encode("utf-8", "surrogatepass"), requests)
-        return self._result(ran, len(calls), limits, language)
+        return result_of(ran, self.report.tier, len(calls), limits, language)
 
     def grade(
         self,
@@ -190,14 +202,14 @@ class Sandbox:
             raise DaedalError("Some cases have a call and some have none; grade them apart.")
         if calls:
             result = self.run(code, calls, "", language, limits)
-            verdicts = [_verdict(a, c.want) for a, c in zip(result.answers, cases, strict=True)]
+            verdicts = [verdict(a, c.want) for a, c in zip(result.answers, cases, strict=True)]
             return Grade(tuple(verdicts), (result,))
         with self._prepared(code, language) as (job, failed):
             if failed:
                 return Grade((failed.status,) * len(cases), (failed,))
             results = [self._run(job, code, (), c.stdin, language, limits) for c in cases]
         pairs = zip(results, cases, strict=True)
-        return Grade(tuple(_program_verdict(r, c.want) for r, c in pairs), tuple(results))
+        return Grade(tuple(program_verdict(r, c.want) for r, c in pairs), tuple(results))
 
     def run_many(
         self, candidates: Sequence[tuple[str, Sequence[Call]]], limits: Limits | None = None
@@ -275,31 +287,12 @@ class Sandbox:
             file_bytes=PROGRAM_BYTES,
         )
         with self._worker() as worker:
-            result = self._result(worker.run(job, COMPILE, b"", []), 0, COMPILE, row.name)
+            ran = worker.run(job, COMPILE, b"", [])
+        result = result_of(ran, self.report.tier, 0, COMPILE, row.name)
         if result.status != "ok":
             return replace(result, error=result.error or result.stderr)
         _adopt(made / "program", folder / "program")
         return None
-
-    def _result(self, ran: Ran, calls: int, limits: Limits, language: str) -> Result:
-        stdout, stderr = (_text(part) for part in (ran.stdout, ran.stderr))
-        status = _status(ran, stderr, limits, language)
-        answers = _answers(ran, calls, status) if calls else ()
-        if status == "ok":
-            bad = next((a for a in answers if a.status != "ok"), None)
-            status = bad.status if bad else "ok"
-        return Result(
-            status,
-            self.report.tier,
-            answers,
-            stdout,
-            stderr,
-            error=next((a.error for a in answers if a.error), "") or ran.error,
-            exit=ran.exit,
-            cpu_s=ran.cpu_s,
-            wall_s=ran.wall_s,
-            max_rss=ran.max_rss,
-        )
 
 
 def examine() -> Report:
@@ -350,57 +343,6 @@ def _requests(code: str, calls: Sequence[Call]) -> list[Any]:
         except wire.WireError as error:
             raise DaedalError(f"A call's arguments cannot be sent: {error}.") from error
     return asked
-
-
-def _status(ran: Ran, stderr: str, limits: Limits, language: str) -> Status:
-    """How the process ended, its answers aside."""
-    if ran.stopped:
-        return "timeout" if ran.stopped == "timeout" else "killed"
-    if ran.exit == -signal.SIGXCPU or (ran.exit == -signal.SIGKILL and ran.cpu_s >= limits.cpu_s):
-        return "timeout"
-    row = next((each for each in languages.LANGUAGES if each.name == language), None)
-    sign = row.out_of_memory if row else "MemoryError"
-    if ran.exit and sign and sign in stderr[-4096:]:
-        return "memory"
-    if ran.exit < 0:
-        return "killed"
-    return "error" if ran.exit or ran.error else "ok"
-
-
-def _answers(ran: Ran, calls: int, status: Status = "ok") -> tuple[Answer, ...]:
-    """One answer for each call. Where the code did not load its error is everyone's; where the run
-    ended early the rest share how it ended."""
-    given = [_answer(each) for each in ran.answers]
-    if given and given[0].status != "ok":
-        return (given[0],) * calls
-    ended = Answer("error" if status == "ok" else status, error=ran.error or "no answer came")
-    return tuple([*given[1:], *[ended] * calls][:calls])
-
-
-def _answer(said: Any) -> Answer:
-    """What a child said, which may be anything."""
-    match said:
-        case ("ok", value, ""):
-            return Answer("ok", value)
-        case ("error" | "memory" as status, None, str(error)):
-            return Answer(status, error=error)
-    return Answer("error", error="the answer has no such form")
-
-
-def _verdict(answer: Answer, want: Any) -> Status:
-    if answer.status != "ok":
-        return answer.status
-    return "ok" if compare.equal(answer.value, want) else "wrong"
-
-
-def _program_verdict(result: Result, want: str) -> Status:
-    if result.status != "ok":
-        return result.status
-    return "ok" if compare.same_output(result.stdout, want) else "wrong"
-
-
-def _text(data: bytearray) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def _adopt(made: Path, program: Path) -> None:

@@ -126,7 +126,9 @@ def conditional(profile: Profile) -> dict[str, list[Instruction]]:
     allow, deny = [(RETURN, 0, 0, ALLOW)], [refuse(errno.EPERM)]
     forks = allow if profile.processes else deny
     to_itself = allow if profile.signals else one_of(0, (OWN_PID,), errno.EPERM)
-    opens = (lambda at: allow) if profile.truncates else (lambda at: without(at, O_TRUNC, errno.EPERM))
+    opens = (
+        (lambda at: allow) if profile.truncates else (lambda at: without(at, O_TRUNC, errno.EPERM))
+    )
     return {
         "open": opens(1),
         "openat": opens(2),
@@ -151,7 +153,9 @@ def plain(changes: bool) -> list[tuple[int, int]]:
     """Ranges, first to last, of the numbers that are allowed whatever their arguments."""
     numbers = sorted([*table(NUMBERS).values(), *(table(CHANGES).values() if changes else ())])
     starts = [n for n in numbers if n - 1 not in numbers]
-    return [(start, next(n for n in numbers if n >= start and n + 1 not in numbers)) for start in starts]
+    return [
+        (start, next(n for n in numbers if n >= start and n + 1 not in numbers)) for start in starts
+    ]
 
 
 def tree(rules: list[tuple[int, int, list[Instruction]]]) -> list[Instruction]:

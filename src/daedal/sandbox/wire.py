@@ -16,7 +16,9 @@ from typing import Any
 NONCE_BYTES = 16
 HEADER = struct.Struct("<16sI")
 MAX_DEPTH = 100
-SPARE_COLLISIONS = 64  # equal hashes among the keys of one set or dict; honest data has next to none
+SPARE_COLLISIONS = (
+    64  # equal hashes among the keys of one set or dict; honest data has next to none
+)
 COUNT = struct.Struct("<I")
 FLOAT = struct.Struct("<d")
 COMPLEX = struct.Struct("<dd")

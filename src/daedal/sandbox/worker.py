@@ -24,6 +24,7 @@ START = (
     f"import sys; sys.path.insert(0, {SOURCE!r}); from daedal.sandbox import zygote; "
     f"sys.path.remove({SOURCE!r}); zygote.start()"
 )
+FLAGS = ("-P", "-s", "-S", "-X", "utf8")  # no site, no folder of ours on the path
 PATIENCE_S = 5.0  # for a zygote to start, or to end a child that it was told to kill
 READ_BYTES = 2**16
 
@@ -67,11 +68,17 @@ class Worker:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         number = str(theirs.fileno())
         with tempfile.TemporaryFile() as log, theirs:
+            arguments = [number, folder, str(int(with_namespaces)), *languages.tools()]
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-S", "-X", "utf8", "-c", START, number, folder, str(int(with_namespaces)), *languages.tools()],
-                env={"PYTHONHASHSEED": "0"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
-                pass_fds=[theirs.fileno()], start_new_session=True, cwd="/",
-            )  # fmt: skip
+                [sys.executable, *FLAGS, "-c", START, *arguments],
+                env={"PYTHONHASHSEED": "0"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                cwd="/",
+            )
             theirs.close()
             started = self._started(log)
         self.counted: bool = started["counted"]

@@ -5,6 +5,7 @@ environment, no descriptors but its control socket, no candidate's code, no expe
 The parent sends a job with the descriptors that the child shall have (stdin, stdout, stderr, and for
 Python a channel); the zygote answers with how the child ended. It never reads what the child says."""
 
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -62,7 +63,7 @@ def main(control_number: int, folder: str, with_namespaces: bool, tools: list[st
         control.send(wire.encode({"refused": str(error)}))
         return
     control.send(wire.encode({"counted": zygote.who.counted}))
-    gc.collect()
+    gc.disable()
     gc.freeze()
     while zygote.serve():
         pass
@@ -80,30 +81,44 @@ class Zygote:
         self.readable = readable
         self.who = confine.identity(python_folders()[0], alone)
         # far above the numbers that a child's own descriptors take
-        self.python_rules = fcntl.fcntl(landlock.ruleset(readable, write=[NOWHERE]), fcntl.F_DUPFD_CLOEXEC, 64)
+        self.python_rules = fcntl.fcntl(
+            landlock.ruleset(readable, write=[NOWHERE]), fcntl.F_DUPFD_CLOEXEC, 64
+        )
         judged = landlock.version() >= landlock.TRUNCATE_SINCE
         self.python_profile = seccomp.Profile(truncates=judged)
         seccomp.assemble(self.python_profile)
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
 
     def serve(self) -> bool:
-        """One job; False once the parent is gone."""
-        message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
-        if not message:
-            return False
-        if message == KILL:  # for a run that ended by itself meanwhile
-            return True
-        job = wire.decode(message)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self.child(job, descriptors, parent)
+        """One job; False once the parent is gone. The child that will take it is forked before it
+        comes, which takes the fork and half of the confining out of the time that a run takes."""
+        pid, jobs = self.fork()
+        with jobs:
+            message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
+            while message == KILL:  # for a run that ended by itself meanwhile
+                message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
+            if not message:
+                return False
+            # one that was killed while it waited is reported as one that was killed at work
+            with contextlib.suppress(ConnectionError):
+                socket.send_fds(jobs, [message], descriptors)
         for number in descriptors:
             os.close(number)
         self.control.send(wire.encode({"pid": pid}))
-        ended = self.wait(pid)
-        self.control.send(wire.encode(vars(ended)))
+        self.control.send(wire.encode(vars(self.wait(pid))))
         return True
+
+    def fork(self) -> tuple[int, socket.socket]:
+        """A child that waits for its job, and the socket through which it comes."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self.control.close()
+            self.child(theirs, parent)
+        theirs.close()
+        return pid, ours
 
     def wait(self, pid: int) -> Ended:
         """Wait for a child, or kill it when the parent says so or goes; then end its whole group."""
@@ -121,27 +136,32 @@ class Zygote:
         code = os.waitstatus_to_exitcode(status)
         return Ended(code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
-    def child(self, job: dict[str, Any], descriptors: list[int], parent: int) -> NoReturn:
+    def child(self, jobs: socket.socket, parent: int) -> NoReturn:
         """What the forked process does, to its end. Whatever fails, nothing of the zygote runs on."""
         code = 1
         try:
-            os.setsid()
+            confine.prepare(self.who, parent)
+            runner.warm_up()
+            message, descriptors, _, _ = socket.recv_fds(jobs, MESSAGE_BYTES, 4)
+            if not message:
+                os._exit(0)
+            job = wire.decode(message)
             for target, number in enumerate(descriptors):
                 os.dup2(number, target)
             os.chdir(job["folder"])
-            code = self.tool(job, parent) if job["argv"] else self.python(job, parent)
+            code = self.tool(job) if job["argv"] else self.python(job)
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
         finally:
             os._exit(code)
 
-    def python(self, job: dict[str, Any], parent: int) -> int:
+    def python(self, job: dict[str, Any]) -> int:
         limits = Limits(**job["limits"])
-        confine.confine(limits, self.python_rules, self.python_profile, self.who, parent)
+        confine.confine(limits, self.python_rules, self.python_profile, self.who)
         gc.enable()
         return runner.serve(3, limits.answer_bytes)
 
-    def tool(self, job: dict[str, Any], parent: int) -> NoReturn:
+    def tool(self, job: dict[str, Any]) -> NoReturn:
         profile = seccomp.Profile(
             execute=True,
             processes=job["processes"],
@@ -159,7 +179,6 @@ class Zygote:
             rules,
             profile,
             self.who,
-            parent,
             file_bytes=job["file_bytes"],
             address_space=job["address_space"],
         )
