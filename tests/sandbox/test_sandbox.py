@@ -354,6 +354,10 @@ class TestRefusals:
         with pytest.raises(DaedalError, match="grade them apart"):
             sandbox.grade(ADD, [Case(1, Call("f", (0,))), Case("1", stdin="0")])
 
+    def test_limits_out_of_range(self) -> None:
+        with pytest.raises(DaedalError, match=r"wall_s=0 is out of range; choose 0.01 to 3600"):
+            Limits(wall_s=0)
+
     def test_a_closed_sandbox(self) -> None:
         with fresh() as closed:
             pass

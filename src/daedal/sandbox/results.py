@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from daedal.settings import Setting
+from daedal.settings import Setting, check, settings_of
 
 Status = Literal["ok", "wrong", "error", "timeout", "memory", "killed"]
 TIERS = ("none", "landlock", "namespaces")  # each confines more than the one before it
@@ -23,6 +23,10 @@ class Limits:
     output_bytes: Annotated[int, Setting("Of stdout and stderr together.", 1, 2**30)] = MIB
     answer_bytes: Annotated[int, Setting("Of one call's answer.", 64, 2**26)] = MIB
     tasks: Annotated[int, Setting("Threads and processes at once.", 1, 4096)] = 64
+
+    def __post_init__(self) -> None:
+        for name, (_, setting) in settings_of(Limits).items():
+            check(name, getattr(self, name), setting)
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,9 @@ class Sandbox:
         )
 
     def _languages(self, worker: Worker) -> tuple[str, ...]:
-        rows = {row.name: row for row in languages.LANGUAGES}
-        return tuple(
-            name
-            for name in languages.available()
-            if worker.counted or name not in rows or not rows[name].processes
-        )
+        """Those with a tool here; without a count of processes, those that start none."""
+        several = {row.name for row in languages.LANGUAGES if row.processes or row.build}
+        return tuple(n for n in languages.available() if worker.counted or n not in several)
 
     def _start(self) -> Worker:
         """A worker that its canary has tried."""

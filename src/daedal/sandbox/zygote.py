@@ -86,7 +86,8 @@ class Zygote:
         )
         judged = landlock.version() >= landlock.TRUNCATE_SINCE
         self.python_profile = seccomp.Profile(truncates=judged)
-        seccomp.assemble(self.python_profile)
+        seccomp.assemble(self.python_profile)  # kept for every child, as are the limits' ranges
+        Limits()
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
 
     def serve(self) -> bool:
