@@ -21,6 +21,8 @@ from daedal.sandbox.results import Call, Case, Limits
 from daedal.sandbox.sandbox import Sandbox, examine
 from tests.sandbox.honest import CORRECT, PROGRAMS
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no tier elsewhere")
+
 ADD = "def f(x): return x + 1"
 SHORT = Limits(wall_s=0.4)
 

@@ -65,14 +65,19 @@ def main(control_number: int, folder: str, with_namespaces: bool, tools: list[st
     control.send(wire.encode({"counted": zygote.who.counted}))
     gc.disable()
     gc.freeze()
+    zygote.spare = zygote.fork()
     while zygote.serve():
         pass
 
 
 def python_folders() -> list[str]:
-    """Where the standard library lies."""
-    paths = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-    return sorted({os.path.realpath(path) for path in paths})
+    """Where the standard library lies, and what its extensions are linked with."""
+    paths = [
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        sys.base_prefix + "/lib",
+    ]
+    return [os.path.realpath(path) for path in paths]
 
 
 class Zygote:
@@ -89,25 +94,32 @@ class Zygote:
         seccomp.assemble(self.python_profile)  # kept for every child, as are the limits' ranges
         Limits()
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
+        self.spare: tuple[int, socket.socket]
 
     def serve(self) -> bool:
-        """One job; False once the parent is gone. The child that will take it is forked before it
-        comes, which takes the fork and half of the confining out of the time that a run takes."""
-        pid, jobs = self.fork()
-        with jobs:
-            message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
-            while message == KILL:  # for a run that ended by itself meanwhile
-                message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
-            if not message:
-                return False
-            # one that was killed while it waited is reported as one that was killed at work
-            with contextlib.suppress(ConnectionError):
-                socket.send_fds(jobs, [message], descriptors)
+        """One job; False once the parent is gone. The child that takes it was forked while the one
+        before it ran, which takes the fork and half of the confining out of the time of a run."""
+        message, descriptors = self.receive()
+        if not message:
+            return False
+        pid, jobs = self.spare
+        # one that was killed while it waited is reported as one that was killed at work
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(jobs, [message], descriptors)
+        jobs.close()
         for number in descriptors:
             os.close(number)
         self.control.send(wire.encode({"pid": pid}))
+        self.spare = self.fork()
         self.control.send(wire.encode(vars(self.wait(pid))))
         return True
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """The next job and its descriptors; nothing once the parent is gone."""
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 4)
+            if message != KILL:  # else for a run that ended by itself meanwhile
+                return message, descriptors
 
     def fork(self) -> tuple[int, socket.socket]:
         """A child that waits for its job, and the socket through which it comes."""
@@ -133,7 +145,7 @@ class Zygote:
         os.close(exited)
         _, status, usage = os.wait4(pid, 0)
         _end(os.killpg, pid)
-        _reap()
+        _reap(pid)
         code = os.waitstatus_to_exitcode(status)
         return Ended(code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
@@ -195,12 +207,12 @@ def _end(kill: Callable[[int, int], None], pid: int) -> None:
         return
 
 
-def _reap() -> None:
-    """Wait for what the child left: it is killed already, and comes to this process as it dies."""
+def _reap(group: int) -> None:
+    """Wait for what a child left: it is killed already, and comes to this process as it dies."""
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+            if os.waitpid(-group, os.WNOHANG)[0] == 0:
                 time.sleep(0.001)
         except ChildProcessError:
             return
