@@ -1,4 +1,5 @@
-"""The canary: a program that tries to do harm. A zygote in which any of it succeeds runs nothing else."""
+"""The canary: a program that tries to do harm. A zygote in which any of it succeeds runs nothing
+else."""
 
 import secrets
 from pathlib import Path

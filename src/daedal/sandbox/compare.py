@@ -1,5 +1,5 @@
-"""Whether an answer is the one wanted, decided by the parent on plain data. An answer has been decoded
-to builtin types, so comparing it runs none of the candidate's code."""
+"""Whether an answer is the one wanted, decided by the parent on plain data. An answer has been
+decoded to builtin types, so comparing it runs none of the candidate's code."""
 
 import math
 from collections import deque

@@ -27,7 +27,8 @@ class Identity:
 
 
 def identity(standard_library: str, alone: bool) -> Identity:
-    """The identity for runs; `alone` says whether this process is in a user namespace of its own."""
+    """The identity for runs; `alone` says whether this process is in a user namespace of its
+    own."""
     if alone or os.geteuid() != 0:
         return Identity(None, 0, alone, os.geteuid() != 0)
     permitted = system.permitted_capabilities()
@@ -53,8 +54,8 @@ def limit(kind: int, soft: int, hard: int | None = None) -> None:
 
 
 def limit_resources(limits: Limits, file_bytes: int, address_space: bool) -> None:
-    """Processor, memory, files. A tool with a compiler of its own (node) reserves far more addresses
-    than it uses, so there only what is writable counts."""
+    """Processor, memory, files. A tool with a compiler of its own (node) reserves far more
+    addresses than it uses, so there only what is writable counts."""
     limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)
     limit(resource.RLIMIT_DATA, limits.memory_bytes)
     if address_space:
@@ -108,7 +109,8 @@ def confine(
     file_bytes: int = 0,
     address_space: bool = True,
 ) -> None:
-    """This process, prepared, for good. Its descriptors above 3 are closed: Landlock's `rules` is one."""
+    """This process, prepared, for good. Its descriptors above 3 are closed: Landlock's `rules` is
+    one."""
     others = 0 if who.counted_alone else tasks_of(os.getuid())
     limit_resources(limits, file_bytes, address_space)
     landlock.restrict(rules)

@@ -1,6 +1,6 @@
 """Landlock: which files a process may read, write and execute, whom it may signal
-(https://docs.kernel.org/userspace-api/landlock.html). The kernel enforces it for the process and all
-that it starts; nothing takes it back.
+(https://docs.kernel.org/userspace-api/landlock.html). The kernel enforces it for the process and
+all that it starts; nothing takes it back.
 
 A ruleset names the rights that it handles, all of those that the kernel knows, so whatever no rule
 grants is denied."""

@@ -1,5 +1,6 @@
-"""Which languages run, by which tool: a row each. Python runs in the zygote's own interpreter; the others
-are started as programs under the same confinement, and may execute nothing but what stands here."""
+"""Which languages run, by which tool: a row each. Python runs in the zygote's own interpreter; the
+others are started as programs under the same confinement, and may execute nothing but what stands
+here."""
 
 import glob
 import os

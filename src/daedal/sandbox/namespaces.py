@@ -1,6 +1,6 @@
-"""Namespaces: a root of its own with nothing in it but the folders named, no network, no processes but
-its own (namespaces(7), pivot_root(2)). Where the process may not make them outright it makes them inside
-a user namespace; distributions and containers that forbid that leave the tier below."""
+"""Namespaces: a root of its own with nothing in it but the folders named, no network, no processes
+but its own (namespaces(7), pivot_root(2)). Where the process may not make them outright it makes
+them inside a user namespace; distributions and containers that forbid that leave the tier below."""
 
 import ctypes
 import os
@@ -8,24 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from daedal.sandbox import system
 
-NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
-    0x20000,
-    0x4000000,
-    0x8000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
+NEW_MOUNTS, NEW_UTS, NEW_IPC = 0x20000, 0x4000000, 0x8000000
+NEW_USER, NEW_PIDS, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 ALL = NEW_MOUNTS | NEW_UTS | NEW_IPC | NEW_PIDS | NEW_NETWORK
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 # what statvfs says of a mount -> the flag that keeps it; a user namespace may not drop them
 KEPT = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -37,7 +24,8 @@ LINKS = ("/bin", "/sbin", "/lib", "/lib64")  # into /usr on most systems, folder
 def enter(root: str, read: Iterable[str], shared: str) -> bool:
     """Return in a new first process of new namespaces, whose root holds what lies beneath `read`,
     read-only, and `shared`; `root` is an empty folder to build it on. The process that called only
-    waits from then on. Returns whether there is a user namespace; OSError where that is forbidden."""
+    waits from then on. Returns whether there is a user namespace; OSError where that is
+    forbidden."""
     with_user = not system.permitted_capabilities() & SYS_ADMIN
     user, group = os.geteuid(), os.getegid()
     system.checked("unshare", system.libc().unshare(ALL | (NEW_USER if with_user else 0)))

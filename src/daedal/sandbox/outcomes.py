@@ -1,4 +1,5 @@
-"""What a run came to: its status, its answers, its verdicts. All of it is decided here, by the parent."""
+"""What a run came to: its status, its answers, its verdicts. All of it is decided here, by the
+parent."""
 
 import signal
 from typing import Any

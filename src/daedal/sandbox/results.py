@@ -1,4 +1,5 @@
-"""What goes into the sandbox and what comes out: calls, cases, limits, results. Plain frozen data."""
+"""What goes into the sandbox and what comes out: calls, cases, limits, results. Plain frozen
+data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

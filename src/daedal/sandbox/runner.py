@@ -1,6 +1,6 @@
-"""Runs a candidate's Python inside the confined child and answers calls. It is at the candidate's mercy:
-the candidate shares its memory and can make it say anything. So it says values only; whether they are
-right is decided by the parent, which keeps what it expects."""
+"""Runs a candidate's Python inside the confined child and answers calls. It is at the candidate's
+mercy: the candidate shares its memory and can make it say anything. So it says values only; whether
+they are right is decided by the parent, which keeps what it expects."""
 
 import atexit
 import linecache

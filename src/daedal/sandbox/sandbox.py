@@ -7,8 +7,8 @@
         sandbox.run("echo $((1 + 1))", language="bash").stdout                              # "2\\n"
 
 The candidate only computes. Inputs go in one by one, answers come out as plain data, and what is
-expected never enters: the verdict is formed here. Every zygote proves with a canary that it confines
-before it runs anything; below the tier demanded nothing runs."""
+expected never enters: the verdict is formed here. Every zygote proves with a canary that it
+confines before it runs anything; below the tier demanded nothing runs."""
 
 import contextlib
 import os
@@ -229,7 +229,8 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _prepared(self, code: str, name: str) -> Iterator[tuple[Job, Result | None]]:
-        """What a worker needs to run this code, which may be built first; or how building failed."""
+        """What a worker needs to run this code, which may be built first; or how building
+        failed."""
         if name == languages.PYTHON:
             yield Job(str(self.folder / EMPTY)), None
             return

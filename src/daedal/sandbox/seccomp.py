@@ -1,7 +1,7 @@
-"""seccomp: which system calls exist for a process. A list of those allowed, assembled to classic BPF
-by hand (https://docs.kernel.org/userspace-api/seccomp_filter.html); any other fails with ENOSYS, as
-on an older kernel, so that libraries fall back. That hides io_uring, ptrace, bpf, userfaultfd, keyctl,
-mount, unshare, memfd and whatever comes next.
+"""seccomp: which system calls exist for a process. A list of those allowed, assembled to classic
+BPF by hand (https://docs.kernel.org/userspace-api/seccomp_filter.html); any other fails with
+ENOSYS, as on an older kernel, so that libraries fall back. That hides io_uring, ptrace, bpf,
+userfaultfd, keyctl, mount, unshare, memfd and whatever comes next.
 
 A filter sees numbers and register values, no memory: paths are Landlock's to judge."""
 
@@ -16,34 +16,44 @@ from daedal.sandbox import system
 
 # name: number on x86_64 / on aarch64, `-` where the architecture has none
 NUMBERS = """
-read 0/63, write 1/64, readv 19/65, writev 20/66, pread64 17/67, pwrite64 18/68, preadv 295/69, pwritev 296/70, preadv2 327/286,
-pwritev2 328/287, close 3/57, close_range 436/436, stat 4/-, fstat 5/80, lstat 6/-, newfstatat 262/79, statx 332/291, lseek 8/62,
-access 21/-, faccessat 269/48, faccessat2 439/439, readlink 89/-, readlinkat 267/78, getdents 78/-, getdents64 217/61, statfs 137/43,
-fstatfs 138/44, getcwd 79/17, chdir 80/49, fchdir 81/50, umask 95/166, dup 32/23, dup2 33/-, dup3 292/24, fsync 74/82, fdatasync 75/83,
-fadvise64 221/223, sendfile 40/71, copy_file_range 326/285, mincore 27/232, msync 26/227,
-mmap 9/222, mprotect 10/226, munmap 11/215, mremap 25/216, madvise 28/233, brk 12/214, membarrier 324/283,
-getpid 39/172, gettid 186/178, getppid 110/173, getuid 102/174, geteuid 107/175, getgid 104/176, getegid 108/177, getgroups 115/158,
-getresuid 118/148, getresgid 120/150, getpgid 121/155, getpgrp 111/-, getsid 124/156, exit 60/93, exit_group 231/94, wait4 61/260,
-waitid 247/95, set_tid_address 218/96, set_robust_list 273/99, rseq 334/293, futex 202/98, arch_prctl 158/-, restart_syscall 219/128,
-sched_yield 24/124, sched_getaffinity 204/123, sched_getparam 143/121, sched_getscheduler 145/120, sched_get_priority_max 146/125,
-sched_get_priority_min 147/126, getpriority 140/141, getcpu 309/168, getrlimit 97/163, setrlimit 160/164, getrusage 98/165,
+read 0/63, write 1/64, readv 19/65, writev 20/66, pread64 17/67, pwrite64 18/68, preadv 295/69,
+pwritev 296/70, preadv2 327/286, pwritev2 328/287, close 3/57, close_range 436/436, stat 4/-,
+fstat 5/80, lstat 6/-, newfstatat 262/79, statx 332/291, lseek 8/62, access 21/-,
+faccessat 269/48, faccessat2 439/439, readlink 89/-, readlinkat 267/78, getdents 78/-,
+getdents64 217/61, statfs 137/43, fstatfs 138/44, getcwd 79/17, chdir 80/49, fchdir 81/50,
+umask 95/166, dup 32/23, dup2 33/-, dup3 292/24, fsync 74/82, fdatasync 75/83, fadvise64 221/223,
+sendfile 40/71, copy_file_range 326/285, mincore 27/232, msync 26/227,
+mmap 9/222, mprotect 10/226, munmap 11/215, mremap 25/216, madvise 28/233, brk 12/214,
+membarrier 324/283,
+getpid 39/172, gettid 186/178, getppid 110/173, getuid 102/174, geteuid 107/175, getgid 104/176,
+getegid 108/177, getgroups 115/158, getresuid 118/148, getresgid 120/150, getpgid 121/155,
+getpgrp 111/-, getsid 124/156, exit 60/93, exit_group 231/94, wait4 61/260, waitid 247/95,
+set_tid_address 218/96, set_robust_list 273/99, rseq 334/293, futex 202/98, arch_prctl 158/-,
+restart_syscall 219/128, sched_yield 24/124, sched_getaffinity 204/123, sched_getparam 143/121,
+sched_getscheduler 145/120, sched_get_priority_max 146/125, sched_get_priority_min 147/126,
+getpriority 140/141, getcpu 309/168, getrlimit 97/163, setrlimit 160/164, getrusage 98/165,
 uname 63/160, sysinfo 99/179, getrandom 318/278,
-nanosleep 35/101, clock_nanosleep 230/115, clock_gettime 228/113, clock_getres 229/114, gettimeofday 96/169, time 201/-, times 100/153,
-alarm 37/-, getitimer 36/102, setitimer 38/103, timer_create 222/107, timer_settime 223/110, timer_gettime 224/108,
-timer_getoverrun 225/109, timer_delete 226/111, timerfd_create 283/85, timerfd_settime 286/86, timerfd_gettime 287/87, pause 34/-,
-rt_sigaction 13/134, rt_sigprocmask 14/135, rt_sigreturn 15/139, rt_sigpending 127/136, rt_sigtimedwait 128/137, rt_sigsuspend 130/133,
-sigaltstack 131/132, signalfd4 289/74,
-poll 7/-, ppoll 271/73, select 23/-, pselect6 270/72, epoll_create 213/-, epoll_create1 291/20, epoll_ctl 233/21, epoll_wait 232/-,
-epoll_pwait 281/22, epoll_pwait2 441/441, eventfd 284/-, eventfd2 290/19, pipe 22/-, pipe2 293/59, sendto 44/206, recvfrom 45/207,
-shutdown 48/210, getsockname 51/204, getpeername 52/205, getsockopt 55/209
+nanosleep 35/101, clock_nanosleep 230/115, clock_gettime 228/113, clock_getres 229/114,
+gettimeofday 96/169, time 201/-, times 100/153, alarm 37/-, getitimer 36/102, setitimer 38/103,
+timer_create 222/107, timer_settime 223/110, timer_gettime 224/108, timer_getoverrun 225/109,
+timer_delete 226/111, timerfd_create 283/85, timerfd_settime 286/86, timerfd_gettime 287/87,
+pause 34/-,
+rt_sigaction 13/134, rt_sigprocmask 14/135, rt_sigreturn 15/139, rt_sigpending 127/136,
+rt_sigtimedwait 128/137, rt_sigsuspend 130/133, sigaltstack 131/132, signalfd4 289/74,
+poll 7/-, ppoll 271/73, select 23/-, pselect6 270/72, epoll_create 213/-, epoll_create1 291/20,
+epoll_ctl 233/21, epoll_wait 232/-, epoll_pwait 281/22, epoll_pwait2 441/441, eventfd 284/-,
+eventfd2 290/19, pipe 22/-, pipe2 293/59, sendto 44/206, recvfrom 45/207, shutdown 48/210,
+getsockname 51/204, getpeername 52/205, getsockopt 55/209
 """
 CONDITIONAL = """
-open 2/-, openat 257/56, fcntl 72/25, ioctl 16/29, prctl 157/167, prlimit64 302/261, kill 62/129, tgkill 234/131, clone 56/220,
-clone3 435/435, fork 57/-, vfork 58/-, socket 41/198, socketpair 53/199, execve 59/221
+open 2/-, openat 257/56, fcntl 72/25, ioctl 16/29, prctl 157/167, prlimit64 302/261, kill 62/129,
+tgkill 234/131, clone 56/220, clone3 435/435, fork 57/-, vfork 58/-, socket 41/198,
+socketpair 53/199, execve 59/221
 """
 CHANGES = """
-ftruncate 77/46, truncate 76/45, creat 85/-, rename 82/-, renameat 264/38, renameat2 316/276, mkdir 83/-, mkdirat 258/34, rmdir 84/-,
-unlink 87/-, unlinkat 263/35, chmod 90/-, fchmod 91/52, fchmodat 268/53, fallocate 285/47, utimensat 280/88
+ftruncate 77/46, truncate 76/45, creat 85/-, rename 82/-, renameat 264/38, renameat2 316/276,
+mkdir 83/-, mkdirat 258/34, rmdir 84/-, unlink 87/-, unlinkat 263/35, chmod 90/-, fchmod 91/52,
+fchmodat 268/53, fallocate 285/47, utimensat 280/88
 """
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH
 X32 = 0x40000000  # numbers of x86_64's other interface, which would pass unseen

@@ -1,9 +1,10 @@
 """Plain data as bytes, between the parent and a process that it does not trust.
 
-A value is a tag byte and its content: None, bool, int (any size), float (NaN and infinities), complex,
-str, bytes, list, tuple, set, frozenset, dict. Nothing else exists here, so decoding can build nothing
-else and calls no code of the sender: no pickle, no hooks, no `__eq__`. Values of subclasses are written
-as their base (a Counter is a dict). Decoding is bounded in bytes, in depth and in colliding keys.
+A value is a tag byte and its content: None, bool, int (any size), float (NaN and infinities),
+complex, str, bytes, list, tuple, set, frozenset, dict. Nothing else exists here, so decoding can
+build nothing else and calls no code of the sender: no pickle, no hooks, no `__eq__`. Values of
+subclasses are written as their base (a Counter is a dict). Decoding is bounded in bytes, in depth
+and in colliding keys.
 
 A frame is a nonce of 16 bytes, a length, and a value. The nonce is the parent's and is new for each
 call, so that what is written before its time answers nothing."""
@@ -157,7 +158,8 @@ class _Reader:
 
 
 def _check_keys(keys: list[Any]) -> None:
-    """Refuse keys that have no hash, and those made to collide: n of them cost n * n comparisons."""
+    """Refuse keys that have no hash, and those made to collide: n of them cost n * n
+    comparisons."""
     try:
         distinct = len({hash(key) for key in keys})
     except TypeError as error:

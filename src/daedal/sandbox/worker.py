@@ -1,4 +1,5 @@
-"""One zygote seen from the parent: starting it, giving it a run, watching clock and output meanwhile."""
+"""One zygote seen from the parent: starting it, giving it a run, watching clock and output
+meanwhile."""
 
 import contextlib
 import os

@@ -1,9 +1,11 @@
-"""The zygote: a fresh, single-threaded interpreter that forks a confined child for each run. Forking it
-takes a millisecond where starting an interpreter takes ten, and it holds nothing worth stealing: no
-environment, no descriptors but its control socket, no candidate's code, no expected value.
+"""The zygote: a fresh, single-threaded interpreter that forks a confined child for each run.
+Forking it takes a millisecond where starting an interpreter takes ten, and it holds nothing worth
+stealing: no environment, no descriptors but its control socket, no candidate's code, no expected
+value.
 
-The parent sends a job with the descriptors that the child shall have (stdin, stdout, stderr, and for
-Python a channel); the zygote answers with how the child ended. It never reads what the child says."""
+The parent sends a job with the descriptors that the child shall have (stdin, stdout, stderr, and
+for Python a channel); the zygote answers with how the child ended. It never reads what the child
+says."""
 
 import contextlib
 import fcntl
@@ -31,9 +33,10 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc
 DATA = ("/usr/share/zoneinfo", "/etc/localtime")
 # what candidates import most: loaded once here instead of in every child
 PRELOADED = """
-abc array base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal
-enum fractions functools hashlib heapq inspect io itertools json math numbers operator queue random re
-statistics string struct textwrap threading time traceback types typing unicodedata zlib
+ abc array base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime
+decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator
+queue random re statistics string struct textwrap threading time traceback types typing
+unicodedata zlib
 """
 
 
@@ -134,7 +137,8 @@ class Zygote:
         return pid, ours
 
     def wait(self, pid: int) -> Ended:
-        """Wait for a child, or kill it when the parent says so or goes; then end its whole group."""
+        """Wait for a child, or kill it when the parent says so or goes; then end its whole
+        group."""
         exited = os.pidfd_open(pid)
         poll = select.poll()
         poll.register(exited, select.POLLIN)
@@ -150,7 +154,8 @@ class Zygote:
         return Ended(code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
     def child(self, jobs: socket.socket, parent: int) -> NoReturn:
-        """What the forked process does, to its end. Whatever fails, nothing of the zygote runs on."""
+        """What the forked process does, to its end. Whatever fails, nothing of the zygote runs
+        on."""
         code = 1
         try:
             confine.prepare(self.who, parent)
