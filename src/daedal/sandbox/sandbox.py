@@ -64,7 +64,7 @@ class Sandbox:
         self.limits = limits
         self.workers = workers or len(os.sched_getaffinity(0))
         self.folder = Path(tempfile.mkdtemp(prefix="daedal-sandbox-")).resolve()
-        self.folder.chmod(0o755)
+        self.folder.chmod(_mode())
         for name in ("root", EMPTY):
             (self.folder / name).mkdir(mode=0o755)
         self._removal = weakref.finalize(self, _remove, self.folder, os.getpid())
@@ -165,10 +165,11 @@ class Sandbox:
             raise DaedalError(
                 f"Calls are for python, and the code is {language}; give stdin instead of calls."
             )
-        with self._prepared(code, language) as (job, failed):
+        limits = limits or self.limits
+        with self._prepared(code, language, limits) as (job, failed):
             if failed:
                 return failed
-            return self._run(job, code, calls, stdin, language, limits or self.limits)
+            return self._run(job, code, calls, stdin, language, limits)
 
     def _run(
         self,
@@ -201,7 +202,7 @@ class Sandbox:
             result = self.run(code, calls, "", language, limits)
             verdicts = [verdict(a, c.want) for a, c in zip(result.answers, cases, strict=True)]
             return Grade(tuple(verdicts), (result,))
-        with self._prepared(code, language) as (job, failed):
+        with self._prepared(code, language, limits) as (job, failed):
             if failed:
                 return Grade((failed.status,) * len(cases), (failed,))
             results = [self._run(job, code, (), c.stdin, language, limits) for c in cases]
@@ -224,11 +225,13 @@ class Sandbox:
         return self._each(lambda one: self.grade(one[0], one[1], language, limits), candidates)
 
     def _each(self, action: Callable[[Item], Out], items: Sequence[Item]) -> list[Out]:
-        with ThreadPoolExecutor(self.workers) as threads:
+        with ThreadPoolExecutor(max(1, self.workers)) as threads:
             return list(threads.map(action, items))
 
     @contextlib.contextmanager
-    def _prepared(self, code: str, name: str) -> Iterator[tuple[Job, Result | None]]:
+    def _prepared(
+        self, code: str, name: str, limits: Limits
+    ) -> Iterator[tuple[Job, Result | None]]:
         """What a worker needs to run this code, which may be built first; or how building
         failed."""
         if name == languages.PYTHON:
@@ -241,38 +244,19 @@ class Sandbox:
             )
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
         try:
-            folder.chmod(0o755)
+            folder.chmod(_mode())
             (folder / row.source).write_bytes(code.encode("utf-8", "surrogatepass"))
             (folder / row.source).chmod(0o644)
             failed = self._build(row, folder) if row.build else None
-            yield self._job(row, folder), failed
+            yield _job(row, folder, limits), failed
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _job(self, row: languages.Language, folder: Path) -> Job:
-        """Start the tool on its source, or the program that was built from it."""
-        program = str(folder / "program")
-        if row.build:
-            return Job(str(folder), (program,), (str(folder),), (program, *languages.loaders()))
-        executables = languages.executables(row)
-        values = {
-            "source": str(folder / row.source),
-            "megabytes": self.limits.memory_bytes * 3 // 4 // 2**20,
-        }
-        return Job(
-            str(folder),
-            (executables[0], *(part.format(**values) for part in row.arguments)),
-            (str(folder),),
-            executables,
-            processes=row.processes,
-            address_space=not row.reserves,
-        )
 
     def _build(self, row: languages.Language, folder: Path) -> Result | None:
         """Compile to `program`, confined too; how it failed, if it did."""
         made = folder / "made"
         made.mkdir()
-        made.chmod(0o777)
+        made.chmod(0o777)  # a run of root's is another user; beneath a folder of ours alone else
         values = {"source": str(folder / row.source), "program": str(made / "program")}
         executables = languages.executables(row)
         job = Job(
@@ -308,6 +292,11 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _mode() -> int:
+    """Of folders that runs read: those of root's runs are another user's."""
+    return 0o755 if os.geteuid() == 0 else 0o700
+
+
 def _check_system() -> None:
     if sys.platform != "linux":
         raise DaedalError(
@@ -329,6 +318,26 @@ def _check_tier(name: str) -> None:
         raise DaedalError(
             f"{name!r} is no tier of the sandbox{nearest(name, list(TIERS[1:]))}; choose {' or '.join(TIERS[1:])}."
         )
+
+
+def _job(row: languages.Language, folder: Path, limits: Limits) -> Job:
+    """Start the tool on its source, or the program that was built from it."""
+    program = str(folder / "program")
+    if row.build:
+        return Job(str(folder), (program,), (str(folder),), (program, *languages.loaders()))
+    executables = languages.executables(row)
+    values = {
+        "source": str(folder / row.source),
+        "megabytes": limits.memory_bytes * 3 // 4 // 2**20,
+    }
+    return Job(
+        str(folder),
+        (executables[0], *(part.format(**values) for part in row.arguments)),
+        (str(folder),),
+        executables,
+        processes=row.processes,
+        address_space=not row.reserves,
+    )
 
 
 def _requests(code: str, calls: Sequence[Call]) -> list[Any]:

@@ -33,7 +33,7 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc
 DATA = ("/usr/share/zoneinfo", "/etc/localtime")
 # what candidates import most: loaded once here instead of in every child
 PRELOADED = """
- abc array base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime
+abc array base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime
 decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator
 queue random re statistics string struct textwrap threading time traceback types typing
 unicodedata zlib
@@ -86,7 +86,6 @@ def python_folders() -> list[str]:
 class Zygote:
     def __init__(self, control: socket.socket, readable: list[str], alone: bool):
         self.control = control
-        self.readable = readable
         self.who = confine.identity(python_folders()[0], alone)
         # far above the numbers that a child's own descriptors take
         self.python_rules = fcntl.fcntl(
