@@ -1,16 +1,15 @@
 """The sandbox: how long a run takes, and how many cheats and escapes succeed.
 
-    python benchmarks/sandbox.py                # x + 1 a thousand times at each tier reached
-    python benchmarks/sandbox.py --runs 5000
+    python benchmarks/sandbox.py                                  # both, at each tier reached
+    python benchmarks/sandbox.py --part speed --runs 5000
 
-Prints a line a tier: milliseconds of one run at the median and the 99th percentile, runs a second of
-one zygote and of all of them at once, and how many of the programs in tests/sandbox/cheats.py scored
-and in tests/sandbox/escapes.py got out. A plain interpreter's start stands beside it as the peer:
-what a run costs where each gets a process of its own. The last line is the same as JSON.
+*speed* is `x + 1` from the zygote: milliseconds at the median and the 99th percentile, runs a second of
+one after another and of all zygotes at once. Its peer is the start of a plain interpreter that confines
+nothing. A run passes through three processes, so on a busy machine it waits three times for a core.
+*attacks* runs the programs of tests/sandbox/cheats.py and escapes.py.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from daedal.errors import DaedalError
 from daedal.sandbox.results import TIERS, Call, Limits
 from daedal.sandbox.sandbox import Sandbox
 from tests.sandbox.attacks import escaped, scored
+from tests.sandbox.cheats import IN_CALLS, PROGRAMS
+from tests.sandbox.escapes import GREEDY, expressions, system_calls
 
 CODE, CALLS = "def f(x): return x + 1", [Call("f", (1,))]
 
@@ -42,43 +43,46 @@ def plain() -> None:
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
-def measure(tier: str, runs: int) -> dict[str, float | str]:
-    with Sandbox(tier, at_most=tier, limits=Limits(wall_s=30)) as sandbox:
-        milliseconds(lambda: sandbox.run(CODE, CALLS), 20)
-        taken = milliseconds(lambda: sandbox.run(CODE, CALLS), runs)
-        start = time.perf_counter()
-        results = sandbox.run_many([(CODE, CALLS)] * runs)
-        together = runs / (time.perf_counter() - start)
-        assert all(result.value == 2 for result in results)
-        return {
-            "tier": tier,
-            "p50_ms": statistics.median(taken),
-            "p99_ms": taken[int(len(taken) * 0.99)],
-            "runs_per_s": 1000 / statistics.mean(taken),
-            "runs_per_s_together": together,
-            "cheats": len(scored(sandbox)),
-            "escapes": len(escaped(sandbox)),
-        }
+def speed(sandbox: Sandbox, runs: int) -> str:
+    milliseconds(lambda: sandbox.run(CODE, CALLS), 20)
+    taken = milliseconds(lambda: sandbox.run(CODE, CALLS), runs)
+    peer = statistics.median(milliseconds(plain, 50))
+    start = time.perf_counter()
+    results = sandbox.run_many([(CODE, CALLS)] * runs)
+    together = runs / (time.perf_counter() - start)
+    assert all(result.value == 2 for result in results)
+    return (
+        f"x + 1: p50 {statistics.median(taken):.2f} ms, p99 {taken[int(runs * 0.99)]:.2f} ms "
+        f"(a plain interpreter p50 {peer:.2f} ms); {1000 / statistics.mean(taken):.0f} runs/s one by one, "
+        f"{together:.0f} on {sandbox.workers} zygotes"
+    )
+
+
+def attacks(sandbox: Sandbox, _: int) -> str:
+    cheats, escapes = scored(sandbox), escaped(sandbox)
+    of_cheats = len(IN_CALLS) + len(PROGRAMS)
+    of_escapes = len(expressions()) + len(system_calls()) + len(GREEDY)
+    return (
+        f"{len(cheats)} of {of_cheats} cheats scored, {len(escapes)} of {of_escapes} escapes succeeded"
+        + "".join(f"\n  {name}: {what}" for name, what in (*cheats.items(), *escapes.items()))
+    )
+
+
+PARTS = {"speed": speed, "attacks": attacks}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS))
     options = parser.parse_args()
-    rows = []
     for tier in TIERS[1:]:
         try:
-            rows.append(measure(tier, options.runs))
+            with Sandbox(tier, at_most=tier, limits=Limits(wall_s=30)) as sandbox:
+                for part in options.part:
+                    print(f"{tier}: {PARTS[part](sandbox, options.runs)}", flush=True)
         except DaedalError as error:
             print(f"{tier}: {error}")
-    peer = statistics.median(milliseconds(plain, 50))
-    for row in rows:
-        print(
-            f"{row['tier']:10} p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, {row['runs_per_s']:.0f} runs/s one by one, "
-            f"{row['runs_per_s_together']:.0f} together; cheats that scored {row['cheats']}, escapes {row['escapes']}"
-        )
-    print(f"plain interpreter, nothing confined: p50 {peer:.2f} ms")
-    print(json.dumps({"rows": rows, "plain_ms": peer}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -10,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import run
 
 import pytest
 
 from daedal.errors import DaedalError
-from daedal.sandbox import landlock, languages
+from daedal.sandbox import landlock, languages, worker
 from daedal.sandbox import sandbox as module
 from daedal.sandbox.results import Call, Case, Limits
 from daedal.sandbox.sandbox import Sandbox, examine
@@ -199,6 +201,7 @@ def test_all_ends_with_the_parent() -> None:
     before = cpu_burners()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("0 "), done.stderr
+    shutil.rmtree(done.stdout.split()[1])
     time.sleep(0.3)
     assert cpu_burners() == before
 
@@ -332,6 +335,26 @@ class TestRefusals:
         gone = "def escapes(secret, outside): return ['read a file']"
         monkeypatch.setattr(module.canary, "CODE", gone)
         with pytest.raises(DaedalError, match="canary could read a file"):
+            Sandbox()
+
+    @pytest.mark.parametrize(
+        ("left_out", "done"),
+        [("landlock.restrict(rules)", "read a file"), ("seccomp.install(profile)", "a process")],
+    )
+    def test_a_child_that_confines_itself_by_half(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left_out: str, done: str
+    ) -> None:
+        with fresh():
+            pass
+        package = Path(worker.SOURCE) / "daedal"
+        shutil.copytree(package / "sandbox", tmp_path / "daedal/sandbox")
+        for name in ("__init__.py", "errors.py", "settings.py"):
+            shutil.copy(package / name, tmp_path / "daedal" / name)
+        source = tmp_path / "daedal/sandbox/confine.py"
+        source.write_text(source.read_text().replace(f"    {left_out}\n", ""))
+        start = worker.START.replace(worker.SOURCE, str(tmp_path))
+        monkeypatch.setattr(worker, "START", start)
+        with pytest.raises(DaedalError, match=f"canary could .*{done}"):
             Sandbox()
 
     @pytest.mark.parametrize("tier", ["none", "gvisor", "Landlock"])
