@@ -6,6 +6,14 @@ class DaedalError(ValueError):
     """Something the caller can mend; its message says what was wrong, which value, and what to do."""
 
 
+class Busy(DaedalError):
+    """What was asked for could be done later: a queue is full."""
+
+
+class NoRoom(DaedalError):
+    """A model does not fit into the memory that is free for models."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, else an empty string."""
     import difflib

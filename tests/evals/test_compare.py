@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ class Says:
     """A model that answers by a rule."""
 
     def __init__(self, rule: Any, template: str | None = None) -> None:
-        self.rule, self.tokenizer = rule, SimpleNamespace(chat_template=template)
+        self.rule, self.chats = rule, bool(template)
 
     def __call__(self, asked: Any, **settings: Any) -> str:
         return self.rule(asked if isinstance(asked, str) else asked[0]["content"], settings)

@@ -25,6 +25,8 @@ from daedal.cli import (
     models,
     prune,
     quantize,
+    remote,
+    serve,
     train,
 )
 from daedal.pipelines.registry import MEDIA
@@ -39,6 +41,10 @@ def verbs() -> typer.Typer:
     for medium in reversed(MEDIA):
         app.command(medium.name)(generate.verb(medium))
     app.command("chat")(chat.chat)
+    app.command("serve")(serve.serve)
+    app.command("ps")(remote.ps)
+    app.command("stop")(remote.stop)
+    app.add_typer(remote.jobs, name="jobs")
     app.command("train")(train.train)
     app.command("curves")(curves.curves)
     app.command("eval")(evaluate.verb())

@@ -55,7 +55,7 @@ class Conversation:
         self.pipeline, self.settings = pipeline, settings
         first = {"role": "system", "content": system or ""}
         self.messages: list[dict[str, str]] = [first] if system else []
-        self.templated = bool(pipeline.tokenizer.chat_template)
+        self.templated = pipeline.chats
 
     def run(self) -> None:
         interactive = sys.stdin.isatty()

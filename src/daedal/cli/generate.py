@@ -15,9 +15,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from daedal.cli.options import SERVER
 from daedal.errors import DaedalError
 from daedal.files import check_writable
-from daedal.pipelines.medium import Handle, Medium, Result
+from daedal.pipelines.medium import Handle, Medium, Pipeline, Result
 from daedal.settings import Setting, settings_of, several
 
 Option = typer.Option
@@ -34,6 +35,7 @@ def verb(medium: Medium) -> Callable[..., None]:
         ] = None,
         model: Annotated[str, Option(help="House model, folder, file or Hub name.")] = medium.model,
         *,
+        server: SERVER = None,
         as_json: Annotated[bool, Option("--json", help="One JSON object a result.")] = False,
         quiet: Annotated[
             bool,
@@ -44,7 +46,14 @@ def verb(medium: Medium) -> Callable[..., None]:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
         asked = with_stdin(prompt, context=medium.readable)
-        generate(medium, asked, model, loading, given, output, as_json, quiet)
+        if output:
+            check_writable(output, medium.suffixes)
+        if server and loading:
+            first = next(iter(loading))
+            raise DaedalError(f"{first} is the server's to choose; leave it out, or --server.")
+        code = medium.code
+        pipeline = code.connect(server, model) if server else code.load(model, **loading)
+        generate(medium, pipeline, asked, given, output, as_json, quiet)
 
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
@@ -83,20 +92,16 @@ def option(name: str, kind: Any, setting: Setting, default: Any) -> Any:
 
 def generate(
     medium: Medium,
+    pipeline: Pipeline,
     prompt: str,
-    model: str,
-    loading: dict[str, Any],
     settings: dict[str, Any],
     output: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Load, start, show progress, log, and write, print or show the results."""
+    """Start, show progress, log, and write, print or show the results."""
     from daedal.pipelines import history
 
-    if output:
-        check_writable(output, medium.suffixes)
-    pipeline = medium.code.load(model, **loading)
     handle = pipeline.start(prompt, **settings)
     say(handle.remarks)
     streams = medium.readable and not (as_json or quiet or output or settings.get("n", 1) > 1)

@@ -35,7 +35,7 @@ from daedal.engine.request import Request, Token, new_request, take
 from daedal.engine.scheduler import Cache, Scheduler, Work
 from daedal.engine.slots import SlotCache
 from daedal.engine.speculative import Draft, look_up
-from daedal.errors import DaedalError
+from daedal.errors import Busy, DaedalError
 from daedal.processes.autoregression import activation_dtype
 from daedal.processes.sampling import Row, SamplingParams, likeliest, logprobs, sample_batch
 
@@ -173,7 +173,7 @@ class Engine:
             raise DaedalError(f"token id {bad[0]} is outside the vocabulary of {vocabulary}.")
         params.check(vocabulary)
         if (waiting := len(self._new) + len(self.scheduler.waiting)) + params.n > self.limit:
-            raise DaedalError(
+            raise Busy(
                 f"{waiting} requests wait already, of at most {self.limit}; ask again later, or for fewer than n={params.n}."
             )
         if (params.stop or params.grammar) and self.tokenizer is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from daedal.engine.shares import Shares
-from daedal.errors import DaedalError
+from daedal.errors import Busy
 
 Ready = Callable[[], bool]
 
@@ -162,7 +162,7 @@ class GeneratorLane:
         """Queue a generation, from any thread."""
         with self._mutex:
             if len(self.waiting) >= self.limit:
-                raise DaedalError(
+                raise Busy(
                     f"{self.limit} generations wait for this model already; try again later."
                 )
             self._submitted += 1

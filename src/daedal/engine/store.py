@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from daedal import device as machine
-from daedal.errors import DaedalError
+from daedal.errors import DaedalError, NoRoom
 
 SHARE = 0.8  # of the machine's memory, where no budget is given
 
@@ -62,15 +62,19 @@ class ModelStore:
         return sum(entry.bytes for entry in self._entries.values()) + sum(self._adopted.values())
 
     @contextlib.contextmanager
-    def lease(self, key: Hashable, load: Callable[[], Any], expected: int = 0) -> Iterator[Any]:
+    def lease(
+        self, key: Hashable, load: Callable[[], Any] | None, expected: int = 0
+    ) -> Iterator[Any]:
         """The model of a key, loaded by the first who asks; others wait for it. `expected`: its
-        bytes, where they are known before."""
+        bytes, where they are known before. Without `load`, one that is not there is a KeyError."""
         with self._mutex:
             entry = self._entries.setdefault(key, Entry(key))
             entry.leases += 1
         try:
             with entry.loading:
                 if entry.model is None:
+                    if load is None:
+                        raise KeyError(key)
                     self.make_room(expected)
                     model = load()
                     with self._mutex:
@@ -111,10 +115,21 @@ class ModelStore:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         if need and short > 0:
-            raise DaedalError(
+            raise NoRoom(
                 f"the model needs {need / 1e9:.2f} GB, and {self.used / 1e9:.2f} of the {self.budget / 1e9:.2f} GB are in use; "
                 "end what runs, or raise DAEDAL_MEMORY (GB)."
             )
+
+    def drop(self, key: Hashable) -> bool:
+        """Unload a model, unless it is in use; whether it is gone."""
+        with self._mutex:
+            entry = self._entries.get(key)
+            if entry is not None and not entry.leases:
+                del self._entries[key]
+            gone = entry is None or not entry.leases
+        del entry
+        gc.collect()
+        return gone
 
     def models(self) -> list[tuple[Hashable, int, int]]:
         """(key, bytes, leases) of what is loaded."""

@@ -83,7 +83,7 @@ def compare(
 def answer(pipeline: Any, prompt: str | Messages, **settings: Any) -> str:
     """What a model says to a prompt or to a conversation: as a chat where it has a template, else
     as a continuation of what was said last."""
-    asked = messages_of(prompt) if pipeline.tokenizer.chat_template else last_said(prompt)
+    asked = messages_of(prompt) if pipeline.chats else last_said(prompt)
     return str(pipeline(asked, **settings)).strip()
 
 

@@ -8,30 +8,18 @@ import torch
 from torch import nn
 
 from daedal import checkpoints
-from daedal.checkpoints import read_config
-from daedal.checkpoints.adapter import parted
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain
 from daedal.evals.pictures import data_of, retrieval
 from daedal.media import images
 from daedal.pipelines.image_params import PartMeasuring
-from daedal.pipelines.place import located
+from daedal.pipelines.place import TOWERS, located, part_of
 from daedal.processes.clip_scorer import ClipScorer
 from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
 from daedal.train.autoencode import Autoencoding, rebuilt
 from daedal.train.pictures import clean, held_out
 from daedal.train.recipe.pictures import PictureSource
-
-CODECS, TOWERS = ("AutoencoderKL", "VQModel"), ("CLIPModel",)
-
-
-def part_of(name: str) -> str | None:
-    """The class of a folder that holds one measurable part and no painter; None of any other."""
-    folder = located(parted(name)[0])
-    raw = read_config(folder) if (folder / "config.json").is_file() else {}
-    kind = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
-    return kind if kind in CODECS + TOWERS else None
 
 
 def evaluate(name: str, asked: PartMeasuring) -> Report:

@@ -9,7 +9,7 @@ Legend: N texts, D width.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from daedal import checkpoints
 from daedal import device as machine
 from daedal.checkpoints.files import tensors
 from daedal.data.tokenizer import Tokenizer
+from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError, nearest
 from daedal.networks import class_name
 from daedal.nn.linear import Linear
+from daedal.pipelines.medium import SteppedHandle
 
 KINDS = ("Bert", "Roberta", "XLMRoberta", "MPNet", "ModernBert")
 TOKENS = 4096  # of a batch: enough for the matrix units, few enough for the cache
@@ -88,6 +90,7 @@ class Embedder:
         limits = read(inner(folder) / "sentence_bert_config.json") | read(
             folder / "sentence_bert_config.json"
         )
+        self.lane = GeneratorLane()
         self.lowers = bool(limits.get("do_lower_case"))
         self.context = min(
             limits.get("max_seq_length") or network.config.context, network.config.context
@@ -110,7 +113,6 @@ class Embedder:
             f"{self.folder} has a module {kind!r} behind its encoder, which Daedal does not know; it knows Pooling, Dense and Normalize."
         )
 
-    @torch.inference_mode()
     def embed(
         self,
         texts: str | Sequence[str],
@@ -121,17 +123,34 @@ class Embedder:
         `prompt` names one of the folder's own prompts ("query", "document"), else its default."""
         if isinstance(texts, str):
             return self.embed([texts], prompt, on_progress)[0]
+        handle = self.start(texts, prompt)
+        for done, total in handle:
+            if on_progress:
+                on_progress(done, total)
+        return handle.results()[0]
+
+    def start(
+        self, texts: Sequence[str], prompt: str | None = None, *, client: str = ""
+    ) -> "Embedding":
+        """The same as a handle that any thread may use: a step is a batch of texts."""
         if strange := [text for text in texts if not isinstance(text, str)]:
             raise DaedalError(f"{strange[0]!r} is no text; give strings.")
         front = self.front(prompt)
-        rows = self.encode([front + text for text in texts])
+        return self.start_rows(self.encode([front + text for text in texts]), client=client)
+
+    def start_rows(self, rows: list[list[int]], *, client: str = "") -> "Embedding":
+        """The same of rows of token ids."""
+        return Embedding(self.lane.submit(Generation(self.batched(rows), client=client)), rows)
+
+    def batched(self, rows: list[list[int]]) -> Generator[tuple[int, int], None, np.ndarray]:
+        """Vectors (N, D) of rows, a batch a step, shortest rows first."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         done, parts = 0, [torch.empty(0, self.network.config.hidden_size)]
         for batch in batches(order, rows):
-            parts.append(self.vectors([rows[i] for i in batch]).float().cpu())
+            with torch.inference_mode():
+                parts.append(self.vectors([rows[i] for i in batch]).float().cpu())
             done += len(batch)
-            if on_progress:
-                on_progress(done, len(rows))
+            yield done, len(rows)
         found = torch.cat(parts[1:] or parts)
         return found[torch.tensor(order, dtype=torch.long).argsort()].numpy()
 
@@ -163,6 +182,36 @@ class Embedder:
         for step in self.steps:
             x = step(x)
         return x
+
+
+class DecoderEmbedder(Embedder):
+    """The states of a language model as vectors: the mean of the last layer's, normalised. Weaker
+    than an encoder that was trained for it, and there wherever a language model is."""
+
+    def __init__(self, network: Any, tokenizer: Tokenizer, name: str) -> None:
+        self.network, self.tokenizer, self.name = network, tokenizer, name
+        self.lane, self.lowers, self.prompts, self.prompt = GeneratorLane(), False, {}, None
+        self.context = network.config.max_position_embeddings
+
+    def vectors(self, rows: list[list[int]]) -> Tensor:
+        device = self.network.embed_tokens.weight.device
+        states = [self.network.hidden(torch.tensor([row], device=device))[0] for row in rows]
+        return F.normalize(torch.stack([x.float().mean(0) for x in states]), dim=-1)
+
+
+class Embedding(SteppedHandle):
+    """Vectors under way. `tokens`: how many tokens they are made of."""
+
+    def __init__(self, generation: Generation, rows: list[list[int]]) -> None:
+        super().__init__(generation)
+        self.tokens = sum(map(len, rows))
+
+    def event(self, state: tuple[int, int]) -> tuple[int, int]:
+        return state
+
+    def results(self) -> list[np.ndarray]:
+        """One array (N, D) float32."""
+        return [self.value()]
 
 
 def archive(texts: list[str], vectors: np.ndarray) -> bytes:

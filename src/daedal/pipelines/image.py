@@ -6,10 +6,8 @@ picture.save("scene.png")  # the recipe goes into the file
 pipeline("a green heart", init="scene.png", mask="mask.png")  # repaints what the mask has white
 """
 
-import hashlib
 import json
 import secrets
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,47 +22,21 @@ from daedal.data.recaption import expanded
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.engine.store import STORE
 from daedal.errors import DaedalError, nearest
-from daedal.media import images, terminal
+from daedal.media import images
 from daedal.pipelines import given, text
 from daedal.pipelines.gan import GanPainter
 from daedal.pipelines.house_image import HousePainter
 from daedal.pipelines.image_params import IMAGE, ImageParams
-from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
+from daedal.pipelines.image_result import Picture, Progress
+from daedal.pipelines.medium import Pipeline, SteppedHandle
 from daedal.pipelines.open_image import OpenPainter
 from daedal.pipelines.painter import CHOICES, EXTRAS, Job, Painter, enlarged, paintable, snapped
 from daedal.pipelines.place import located
 from daedal.pipelines.prior import PriorPainter
+from daedal.pipelines.remote_image import RemoteImagePipeline
 from daedal.processes.imaging import LIKE, pixels
 from daedal.processes.samplers import sampler_named
 from daedal.settings import read
-
-
-@dataclass(frozen=True)
-class Picture(Result):
-    """One finished picture."""
-
-    medium = IMAGE
-    pixels: np.ndarray  # (H, W, 3) uint8
-    steps: int
-
-    @property
-    def logged(self) -> str:
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
-
-    @property
-    def amount(self) -> int:
-        return self.steps
-
-    def save(self, path: str | Path) -> Path:
-        """Write PNG, WebP or JPEG by suffix, with the recipe in the metadata."""
-        return images.save_image(self.pixels, path, self.recipe)
-
-    @classmethod
-    def show(cls, results: list[Any]) -> None:
-        terminal.show(images.grid([picture.pixels for picture in results]))
-
-    def _repr_png_(self) -> bytes:
-        return images.encode(self.pixels, "PNG", self.recipe)
 
 
 class ImagePipeline(Pipeline):
@@ -200,15 +172,6 @@ class Canvas:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A step of a painting: how many of how many, and the estimate of the pictures within it."""
-
-    done: int
-    total: int
-    preview: Callable[[], np.ndarray]  # (B, h, w, 3) uint8, small
-
-
 class Painting(SteppedHandle):
     """Pictures under way."""
 
@@ -331,6 +294,11 @@ def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") 
     loading = {"device": where.type, "dtype": dtype}
     painter = painter_of(folder, name_or_folder, where, compute)
     return ImagePipeline(painter, str(name_or_folder), folder, loading)
+
+
+def connect(server: str, model: str) -> Pipeline:
+    """A model of a Daedal server."""
+    return RemoteImagePipeline(server, model)
 
 
 def painter_of(folder: Path, name: str | Path, device: torch.device, dtype: torch.dtype) -> Painter:

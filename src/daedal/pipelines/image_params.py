@@ -28,7 +28,9 @@ class ImageParams:
     n: Annotated[
         int, Setting("How many pictures; picture i has seed + i.", 1, 256, flags=("-n", "--n"))
     ] = 1
-    init: Annotated[str | None, Setting("Start from this picture.", metavar="FILE")] = None
+    init: Annotated[
+        str | None, Setting("Start from this picture.", metavar="FILE", place="picture")
+    ] = None
     strength: Annotated[
         float | None,
         Setting(
@@ -37,7 +39,11 @@ class ImageParams:
     ] = None
     mask: Annotated[
         str | None,
-        Setting("With init: white is painted anew, black is kept to the bit.", metavar="FILE"),
+        Setting(
+            "With init: white is painted anew, black is kept to the bit.",
+            metavar="FILE",
+            place="picture",
+        ),
     ] = None
     extend: Annotated[
         str | None, Setting("With init: paint so many pixels more on each side.", metavar="L,T,R,B")
@@ -50,28 +56,41 @@ class ImageParams:
         Setting(
             "Follow a picture of edges, depth, a pose, ...: canny:edges.png; house model: edges, edges-of.",
             metavar="KIND:FILE",
+            place="picture",
         ),
     ] = ()
     control_model: Annotated[
         str | None,
-        Setting("ControlNet or T2I-Adapter: a folder, Hub name, or folder of them named by kind."),
+        Setting(
+            "ControlNet or T2I-Adapter: a folder, Hub name, or folder of them named by kind.",
+            place="weights",
+        ),
     ] = None
     control_scale: Annotated[
         float, Setting("How strictly it is followed; 1 as trained.", 0, 10)
     ] = 1.0
     reference: Annotated[
-        str | None, Setting("A picture as a prompt, beside the words.", metavar="FILE")
+        str | None,
+        Setting("A picture as a prompt, beside the words.", metavar="FILE", place="picture"),
     ] = None
     reference_model: Annotated[
-        str | None, Setting("The IP-Adapter that reads it: its .safetensors file.", metavar="FILE")
+        str | None,
+        Setting(
+            "The IP-Adapter that reads it: its .safetensors file.", metavar="FILE", place="weights"
+        ),
     ] = None
     reference_scale: Annotated[float, Setting("How much it counts.", 0, 10)] = 0.6
     lora: Annotated[
-        str | tuple[str, ...], Setting("LoRAs for this picture.", metavar="FILE[:SCALE]")
+        str | tuple[str, ...],
+        Setting("LoRAs for this picture.", metavar="FILE[:SCALE]", place="weights"),
     ] = ()
     embedding: Annotated[
         str | tuple[str, ...],
-        Setting("Textual inversion: a word that may be used in the prompt.", metavar="FILE"),
+        Setting(
+            "Textual inversion: a word that may be used in the prompt.",
+            metavar="FILE",
+            place="weights",
+        ),
     ] = ()
     noise_level: Annotated[
         int | None,
@@ -82,11 +101,19 @@ class ImageParams:
     ] = 1.0
     then: Annotated[
         str | tuple[str, ...] | None,
-        Setting("A model that goes on from the picture: an upscaler, a refiner.", metavar="MODEL"),
+        Setting(
+            "A model that goes on from the picture: an upscaler, a refiner.",
+            metavar="MODEL",
+            place="model",
+        ),
     ] = None
     expand: Annotated[
         str | None,
-        Setting("A language model that first makes a short prompt a dense one.", metavar="MODEL"),
+        Setting(
+            "A language model that first makes a short prompt a dense one.",
+            metavar="MODEL",
+            place="model",
+        ),
     ] = None
 
 

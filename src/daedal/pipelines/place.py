@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from daedal import checkpoints
+from daedal.checkpoints import read_config
+from daedal.checkpoints.adapter import parted
 
 FILES = (".safetensors", ".ckpt")
 
@@ -11,3 +13,15 @@ def located(name: str | Path) -> Path:
     """The folder of a model's name; a file of weights is itself."""
     path = Path(name).expanduser()
     return path if path.is_file() and path.suffix in FILES else Path(checkpoints.resolve(name))
+
+
+# Parts of image models, which make nothing by themselves.
+CODECS, TOWERS = ("AutoencoderKL", "VQModel"), ("CLIPModel",)
+
+
+def part_of(name: str | Path) -> str | None:
+    """The class of a folder that holds one measurable part and no painter; None of any other."""
+    folder = located(parted(name)[0])
+    raw = read_config(folder) if (folder / "config.json").is_file() else {}
+    kind = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
+    return kind if kind in CODECS + TOWERS else None

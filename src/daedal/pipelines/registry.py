@@ -9,7 +9,7 @@ from daedal.pipelines.medium import Medium, Pipeline
 from daedal.pipelines.text_params import TEXT
 from daedal.settings import settings_of
 
-__all__ = ["MEDIA", "PartMeasuring", "load", "medium_named"]
+__all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
 MEDIA: list[Medium] = [IMAGE, TEXT]
 
@@ -26,28 +26,45 @@ def medium_named(name: str) -> Medium:
 
 
 def load(name_or_folder: str | Path, **loading: Any) -> Pipeline:
-    """The pipeline of a model, by what its folder or file holds: "house/text", a folder, a file of
-    weights, a Hub name, "BASE:ADAPTER"; of an encoder of sentences its `Embedder`. `loading` are the medium's (device, dtype, of text also
-    quantize); None is left out."""
-    from daedal.checkpoints.adapter import parted
+    """`opened`, and counted in the model store for as long as somebody holds it."""
     from daedal.engine.store import STORE
-    from daedal.pipelines import embedding
+
+    return STORE.adopt(opened(name_or_folder, **loading))
+
+
+def medium_of(name_or_folder: str | Path) -> Medium | None:
+    """The medium of a model, by what its folder or file holds; None of an encoder of sentences. What
+    is none of these is taken for a model of the last medium, which says what it cannot read."""
+    from daedal.checkpoints.adapter import parted
+    from daedal.pipelines import embedding, remote
     from daedal.pipelines.place import located
 
+    if remote.is_remote(name_or_folder):
+        return TEXT
     place = located(parted(name_or_folder)[0])
-    given = {key: value for key, value in loading.items() if value is not None}
     if embedding.holds(place):
-        if strange := sorted(given.keys() - {"device", "dtype"}):
+        return None
+    return next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
+
+
+def opened(name_or_folder: str | Path, **loading: Any) -> Any:
+    """The pipeline of a model: "house/text", a folder, a file of weights, a Hub name,
+    "BASE:ADAPTER"; of an encoder of sentences its `Embedder`. `loading` are the medium's (device,
+    dtype, of text also quantize); None is left out."""
+    from daedal.pipelines import embedding
+
+    medium = medium_of(name_or_folder)
+    given = {key: value for key, value in loading.items() if value is not None}
+    if medium is None:
+        if unknown := sorted(given.keys() - {"device", "dtype"}):
             raise DaedalError(
-                f"{strange[0]}={given[strange[0]]!r} does not apply to {name_or_folder}, an encoder of sentences; it takes device, dtype."
+                f"{unknown[0]}={given[unknown[0]]!r} does not apply to {name_or_folder}, an encoder of sentences; it takes device, dtype."
             )
-        return STORE.adopt(embedding.load(place, **given))
-    # the last says what it cannot read
-    medium = next((medium for medium in MEDIA if medium.code.holds(place)), MEDIA[-1])
+        return embedding.load(name_or_folder, **given)
     known = settings_of(medium.loading)
     if unknown := [key for key in given if key not in known]:
         key = unknown[0]
         raise DaedalError(
             f"{key}={given[key]!r} does not apply to {name_or_folder}, a model of {medium.plural}; it takes {', '.join(known)}."
         )
-    return STORE.adopt(medium.code.load(name_or_folder, **given))
+    return medium.code.load(name_or_folder, **given)

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,80 +23,20 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.engine.runtime import RUNTIME
 from daedal.errors import DaedalError
-from daedal.files import write_whole
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
 from daedal.nn.lora import merge_lora
 from daedal.nn.quantized import QuantLinear, quantize_
-from daedal.pipelines.medium import Handle, Pipeline, Result
+from daedal.pipelines import remote
+from daedal.pipelines.medium import Handle, Pipeline
 from daedal.pipelines.text_params import TEXT, TextParams
+from daedal.pipelines.text_result import Piece, Text
 from daedal.settings import read
 
 # of a generation_config.json
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 Prompt = str | Sequence[dict[str, Any]] | Sequence[int]
 BITS = {8: 8, 4: 4, 16: 16, "8": 8, "4": 4, "16": 16, "int8": 8, "int4": 4, "bf16": 16}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token of a stream: its id, the text that became final with it (may be empty), its
-    log-probability, which of the n texts it belongs to, and how many tokens are done of at most how
-    many."""
-
-    token: int
-    text: str
-    logprob: float
-    sample: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Text(Result):
-    """One finished text. `finish_reason` is "stop" (the model or a stop string ended it), "length"
-    (max_tokens did) or "cancelled"."""
-
-    medium = TEXT
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def logged(self) -> str:
-        return self.text
-
-    @property
-    def amount(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def whole(self) -> str:
-        """The text, after the prompt that it continues; an answer stands alone."""
-        return self.front + self.text
-
-    @property
-    def front(self) -> str:
-        prompt, settings = self.recipe["prompt"], self.recipe["settings"]
-        return prompt if isinstance(prompt, str) and settings["raw"] else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return (
-            {"text": self.text}
-            | super().as_dict()
-            | {"tokens": list(self.tokens), "logprobs": list(self.logprobs)}
-        )
-
-    def _repr_markdown_(self) -> str:
-        return f"**{self.front}**{self.text}\n\n<small>{self.recipe['model']}, seed {self.recipe['settings']['seed']}</small>"
-
-    def save(self, path: str | Path) -> Path:
-        """Write `whole` as UTF-8, with a line's end."""
-        write_whole(Path(path), (self.whole + "\n").encode("utf-8", "replace"))
-        return Path(path)
 
 
 class TextPipeline(Pipeline):
@@ -135,6 +74,11 @@ class TextPipeline(Pipeline):
             params = dataclasses.replace(params, raw=True)
         ids = self.encode(prompt, params.raw)
         return Stream(self, prompt, ids, self.fitted(ids, params), client, priority)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model answers messages, and does not only continue texts."""
+        return bool(self.tokenizer.chat_template)
 
     @property
     def engine(self) -> Engine:
@@ -312,13 +256,16 @@ def load(
     adapter: str | Path | None = None,
     quantize: int | str | None = None,
     **serving: Any,
-) -> TextPipeline:
+) -> Any:
     """A pipeline for a house model, folder or Hub name, "BASE:ADAPTER" or an adapter's folder,
     which names its base; an adapter is merged in, or stays beside packed weights. `dtype` auto
     keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
     which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs
     the weights to 8 or 4 bits, or 16 for bf16, on the way in. `serving` are the rest of
-    `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters."""
+    `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters. A model of a server
+    ("openai:NAME@ADDRESS") is a daedal.pipelines.remote.RemotePipeline."""
+    if remote.is_remote(name_or_folder):
+        return remote.load(str(name_or_folder))
     name = f"{name_or_folder}:{adapter}" if adapter else str(name_or_folder)
     base, adapter = parted(name)
     folder = checkpoints.resolve(base)
@@ -349,6 +296,11 @@ def load(
     pipeline = TextPipeline(network.eval(), tokenizer, name, folder, loading)
     pipeline.serving = serving_options(serving, device, dtype, quantize)
     return pipeline
+
+
+def connect(server: str, model: str) -> Pipeline:
+    """A model of a Daedal server."""
+    return remote.load(f"openai:{model}@{server}/v1")
 
 
 def serving_options(

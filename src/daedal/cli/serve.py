@@ -1,0 +1,86 @@
+"""`daedal serve`: the HTTP server and the studio."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daedal.errors import DaedalError
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model to offer beside those here, and a name for it.", metavar="[NAME=]MODEL"
+        ),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that clients use for a model.", metavar="NAME=MODEL"),
+    ] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="Load this model now and keep it.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GB that all models together may take.")
+    ] = None,
+    keep_alive: Annotated[
+        float, typer.Option(help="Seconds that an idle model stays; below 0 for ever.")
+    ] = 300,
+    queue: Annotated[int, typer.Option(help="Requests of a model that may wait.")] = 32,
+    keys: Annotated[
+        Path | None, typer.Option(help="File of API keys; needed on any address but localhost.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="A web page's address that may call from a browser.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where jobs and files are kept.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Pack the weights of language models on loading: 8, 4.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+) -> None:
+    """Serve every medium over HTTP, with the studio as a page."""
+    if host not in LOCAL and keys is None:
+        raise DaedalError(
+            f"{host} can be reached by others, and there are no API keys; give --keys FILE, or leave --host out."
+        )
+    if memory is not None:
+        os.environ["DAEDAL_MEMORY"] = str(memory)
+    from daedal.server.run import listen
+    from daedal.server.state import Options
+
+    options = Options(
+        folder=folder or default_folder(),
+        host=host,
+        models=pairs(model, bare=True),
+        aliases=pairs(alias),
+        pinned=pin or [],
+        keep_alive=keep_alive,
+        queue=queue,
+        loading={k: v for k, v in dict(quantize=quantize, device=device, dtype=dtype).items() if v},
+        keys=keys,
+        origins=origin or [],
+    )
+    listen(options, port)
+
+
+def default_folder() -> Path:
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return data / "daedal" / "server"
+
+
+def pairs(given: list[str] | None, bare: bool = False) -> dict[str, Any]:
+    """NAME=MODEL -> {name: model}; with `bare`, MODEL alone is its own name."""
+    found = {}
+    for text in given or []:
+        name, mark, model = text.partition("=")
+        if not (mark and name and model) and not (bare and not mark):
+            raise DaedalError(f"{text!r} is not NAME=MODEL; write for example gpt-4o=house/chat.")
+        found[name if mark else Path(name).stem] = model if mark else name
+    return found
