@@ -1,8 +1,8 @@
 """Plain data as bytes, between the parent and a process that it does not trust.
 
 A value is a tag byte and its content: None, bool, int (any size), float (NaN and infinities),
-complex, str, bytes, list, tuple, set, frozenset, dict. Nothing else exists here, so decoding can
-build nothing else and calls no code of the sender: no pickle, no hooks, no `__eq__`. Values of
+complex, str, bytes, list, tuple, deque, set, frozenset, dict. Nothing else exists here, so decoding
+can build nothing else and calls no code of the sender: no pickle, no hooks, no `__eq__`. Values of
 subclasses are written as their base (a Counter is a dict). Decoding is bounded in bytes, in depth
 and in colliding keys.
 
