@@ -1,0 +1,137 @@
+"""A teacher writes exchanges for a small model to learn from: requests of daedal.worlds.requests,
+answered by a chat model through the engine, each answer checked by program (Taori et al. 2023;
+simple English after Eldan & Li 2023).
+
+    daedal train recipes/chat/teacher.yaml
+
+The run's folder holds `exchanges.jsonl`, a line an answer as it comes: its number, kind, prompt,
+completion, and `kept`, whether it passed. Started again, a run goes on with the numbers that are
+not there."""
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from daedal import checkpoints
+from daedal import device as machine
+from daedal.data import chat
+from daedal.data.tokenizer import Tokenizer
+from daedal.engine.engine import Engine
+from daedal.errors import DaedalError
+from daedal.networks.decoder import Decoder
+from daedal.nn.quantized import quantize_
+from daedal.processes.sampling import SamplingParams
+from daedal.train.recipe.chat import TeacherRecipe
+from daedal.train.rollout import seed_of
+from daedal.train.task import Cost, Task, outline
+from daedal.worlds.requests import KINDS, fit_to_learn, request, teaching
+from daedal.worlds.tasks import Task as Asked
+
+FILE = "exchanges.jsonl"
+PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+
+
+class Exchanges:
+    """The file of a run, and what has been written: numbers, and answers that were kept."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.numbers, self.said = file, set[int](), set[str]()
+        if file.exists():
+            whole = [line for line in file.read_text().splitlines(keepends=True) if line[-1:] == "\n"]
+            file.write_text("".join(whole))  # a line that a kill cut in two goes
+            for row in map(json.loads, whole):
+                self.numbers.add(row["number"])
+                self.said |= {row["completion"]} if row["kept"] else set()
+
+    def add(self, out: TextIO, number: int, asked: Asked, text: str, ended: bool) -> None:
+        new, fit = text not in self.said, fit_to_learn(asked.kind, text)
+        kept = ended and new and fit and asked.check(text) >= 1
+        self.said |= {text} if kept else set()
+        row = {"number": number, "kind": asked.kind, "prompt": asked.prompt, "completion": text}
+        out.write(json.dumps(row | {"kept": kept}) + "\n")
+        out.flush()
+
+
+class Teacher(Task):
+    """Exchanges by a teacher: a task that makes data, and trains nothing."""
+
+    recipe_type = TeacherRecipe
+    unit_label = "tokens at most"
+
+    def __init__(self, recipe: TeacherRecipe) -> None:
+        super().__init__(recipe)
+        self.folder = Path(recipe.out)
+
+    def requests(self) -> Iterator[tuple[int, Asked]]:
+        """Requests by number, no prompt twice."""
+        r, seen = self.recipe, set[str]()
+        for number in range(r.steps * r.rows):
+            asked = request(random.Random(f"teacher/{r.seed}/{number}"), r.kinds or KINDS)
+            if asked.prompt not in seen:
+                seen.add(asked.prompt)
+                yield number, asked
+
+    def run(self) -> Path:
+        """Answer the requests that the folder has no answer to; returns the folder. Raises
+        DaedalError where the teacher has no chat template."""
+        r, device = self.recipe, machine.pick_device(self.recipe.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = Exchanges(self.folder / FILE)
+        left = [pair for pair in self.requests() if pair[0] not in done.numbers]
+        folder = checkpoints.resolve(r.teacher)
+        tokenizer = chat.prepared(Tokenizer.load(folder))
+        # bf16: of many sequences at once blocks of 4 bits would be unpacked at each step
+        network = checkpoints.load_plain(folder, kind=Decoder).bfloat16().to(device).eval()
+        if device.type == "cpu":
+            quantize_(network, 16)
+        with open(done.file, "a") as out:
+            for at in range(0, len(left), r.rows):
+                self.answer(left[at : at + r.rows], network, tokenizer, done, out)
+        print(f"{len(done.said)} exchanges kept", file=sys.stderr, flush=True)
+        return self.folder
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        asked: list[tuple[int, Asked]],
+        network: Decoder,
+        tokenizer: Tokenizer,
+        done: Exchanges,
+        out: TextIO,
+    ) -> None:
+        """A step: its requests through the engine, each answer written as it ends."""
+        r = self.recipe
+        engine = Engine(
+            network,
+            tokenizer,
+            max_batch=r.micro_rows,
+            max_len=r.answer_tokens + 200,
+            token_budget=max(512, r.micro_rows),
+        )
+        params = SamplingParams(temperature=r.temperature, top_p=r.top_p, max_tokens=r.answer_tokens)
+        told = [{"role": "system", "content": r.system}] if r.system else []
+        waiting = {}
+        for number, each in asked:
+            ids = chat.encode(tokenizer, [*told, {"role": "user", "content": teaching(each)}])
+            drawn = replace(params, seed=seed_of(r.seed, number))
+            waiting[engine.submit(ids, drawn)] = number, each
+        while engine.busy:
+            for request, _ in engine.step():
+                if request.finished:
+                    text = request.text.strip().translate(PLAIN)
+                    done.add(out, *waiting[request], text, request.finished == "stop")
+
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        """If every answer is as long as it may be."""
+        r = self.recipe
+        network = outline(checkpoints.read_config(checkpoints.resolve(r.teacher)))
+        units, weights = r.rows * r.answer_tokens, network.parameter_count()
+        flops = units * network.flops_per_token(r.answer_tokens, train=False)
+        return Cost(weights, units, flops, 2 * weights)
