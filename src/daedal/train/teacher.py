@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,7 @@ import torch
 from daedal import checkpoints
 from daedal import device as machine
 from daedal.data import chat
+from daedal.data.rows import ChatSource, conversation
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.errors import DaedalError
@@ -30,10 +32,11 @@ from daedal.processes.sampling import SamplingParams
 from daedal.train.recipe.chat import TeacherRecipe
 from daedal.train.rollout import seed_of
 from daedal.train.task import Cost, Task, outline
-from daedal.worlds.requests import KINDS, fit_to_learn, request, teaching
+from daedal.worlds.requests import KINDS, fit_to_learn, request
 from daedal.worlds.tasks import Task as Asked
 
 FILE = "exchanges.jsonl"
+EXAMPLES = ChatSource(path="examples")
 PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 
 
@@ -91,8 +94,7 @@ class Teacher(Task):
         if device.type == "cpu":
             quantize_(network, 16)
         with open(done.file, "a") as out:
-            for at in range(0, len(left), r.rows):
-                self.answer(left[at : at + r.rows], network, tokenizer, done, out)
+            self.answer(left, network, tokenizer, done, out)
         print(f"{len(done.said)} exchanges kept", file=sys.stderr, flush=True)
         return self.folder
 
@@ -105,28 +107,32 @@ class Teacher(Task):
         done: Exchanges,
         out: TextIO,
     ) -> None:
-        """A step: its requests through the engine, each answer written as it ends."""
+        """The requests through one engine, `micro_rows` of them at once, each answer written as it
+        ends. The first begins alone: the others share the beginning that it has read."""
         r = self.recipe
-        engine = Engine(
-            network,
-            tokenizer,
-            max_batch=r.micro_rows,
-            max_len=r.answer_tokens + 200,
-            token_budget=max(512, r.micro_rows),
-        )
-        params = SamplingParams(temperature=r.temperature, top_p=r.top_p, max_tokens=r.answer_tokens)
         told = [{"role": "system", "content": r.system}] if r.system else []
-        waiting = {}
-        for number, each in asked:
-            ids = chat.encode(tokenizer, [*told, {"role": "user", "content": teaching(each)}])
-            drawn = replace(params, seed=seed_of(r.seed, number))
-            waiting[engine.submit(ids, drawn)] = number, each
-        while engine.busy:
+        told += [turn for shown in r.examples for turn in conversation(shown, EXAMPLES)]
+        prompts = [chat.encode(tokenizer, [*told, *each.messages]) for _, each in asked]
+        longest = max(map(len, prompts), default=0) + r.answer_tokens
+        size = {"max_batch": r.micro_rows, "token_budget": max(512, r.micro_rows)}
+        engine = Engine(network, tokenizer, max_len=longest, **size)
+        params = SamplingParams(
+            temperature=r.temperature, top_p=r.top_p, max_tokens=r.answer_tokens
+        )
+        waiting, following = {}, iter(zip(asked, prompts, strict=True))
+        room = 1
+        while True:
+            for (number, each), ids in islice(following, room - len(waiting)):
+                drawn = replace(params, seed=seed_of(r.seed, number))
+                waiting[engine.submit(ids, drawn)] = number, each
+            if not waiting:
+                return
             for request, _ in engine.step():
+                room = r.micro_rows
                 if request.finished:
                     text = request.text.strip().translate(PLAIN)
-                    done.add(out, *waiting[request], text, request.finished == "stop")
-
+                    ended = request.finished == "stop"
+                    done.add(out, *waiting.pop(request), text, ended)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         """If every answer is as long as it may be."""

@@ -11,6 +11,7 @@ No answer comes with a request: `Task.answer` is empty."""
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from daedal.worlds.lexicon import (
     ANIMALS,
@@ -74,36 +75,55 @@ LONG = both(
 )
 
 
-def story(rng: random.Random, held_out: bool) -> Task:
+@dataclass(frozen=True)
+class Plan:
+    """What a story was ordered to have: its hero and what the hero is (of a child or nothing said,
+    ""), another animal `beside` the hero, a thing, a place and a number of sentences, where they
+    were asked for."""
+
+    hero: str
+    who: str
+    animal: str
+    beside: bool
+    thing: str
+    place: str
+    count: int
+
+
+def planned_story(rng: random.Random, held_out: bool) -> tuple[Task, Plan]:
+    """A request for a story, and what it asks for."""
     hero, animal = name(rng, held_out), pick(rng, ANIMALS, held_out)
     look, person = pick(rng, LOOKS, held_out), pick(rng, PEOPLE, held_out)
     thing, spot = pick(rng, THINGS, held_out), pick(rng, tuple(PLACES), held_out)
-    count = rng.randint(3, 6)
     fill = {"name": hero, "animal": animal, "person": person, "thing": thing, "place": PLACES[spot]}
     fill |= {"a_animal": a(animal), "a_person": a(person), "a_thing": a(thing), "a_look": a(look)}
-    fill |= {"look": look, "n": NUMBERS[count]}
-    about, extras, demanded = rng.choice(ABOUT[held_out]), list[str](), {"hero named": hero}
-    if "animal" in about:
-        demanded["animal"] = animal
-    if "person" in about:
-        demanded["person"] = person
-    for kind, chance, what, word in (
-        (WITH, 0.5, "word used", thing), (WHERE, 0.35, "place used", spot), (LONG, 0.25, "", ""),
-    ):  # fmt: skip
+    about, extras, chosen = rng.choice(ABOUT[held_out]), list[str](), {}
+    for kind, chance in (("thing", 0.5), ("place", 0.35), ("count", 0.25)):
         if rng.random() < chance:
-            extras.append(rng.choice(kind[held_out]))
-            demanded |= {what: word} if what else {}
-    sized = any("{n}" in extra for extra in extras)
+            extras.append(rng.choice({"thing": WITH, "place": WHERE, "count": LONG}[kind][held_out]))
+            chosen[kind] = {"thing": thing, "place": spot, "count": rng.randint(3, 6)}[kind]
+    fill["n"] = NUMBERS[chosen.get("count", 0)]
+    beside = about == "about {name} and {a_animal}"
+    what = animal if "animal" in about else person if "person" in about else ""
+    who = "" if beside else f"{look} {what}" if "look" in about else what or "child" * ("child" in about)
+    plan = Plan(
+        hero, who, animal, beside, chosen.get("thing", ""), chosen.get("place", ""), chosen.get("count", 0)
+    )
     lines = [f"{rng.choice(TELL[held_out])} {about}.", *rng.sample(extras, len(extras))]
     prompt = " ".join(capital(line.format(**fill)) for line in lines)
+    named = {"hero named": hero, "what it is": what, "word used": plan.thing, "place used": plan.place}
 
     def demands(text: str) -> dict[str, bool]:
         found = len(sentences(text))
-        met = {what: mentions(text, word) for what, word in demanded.items()}
-        met |= {"length": found == count} if sized else {"long enough": 3 <= found <= 12}
+        met = {demand: mentions(text, word) for demand, word in named.items() if word}
+        met |= {"length": found == plan.count if plan.count else 3 <= found <= 12}
         return met | {"whole sentences": well_made(text)}
 
-    return asked("story", prompt, "", demands)
+    return asked("story", prompt, "", demands), plan
+
+
+def story(rng: random.Random, held_out: bool) -> Task:
+    return planned_story(rng, held_out)[0]
 
 
 # ---- knowing and saying --------------------------------------------------------------------------
@@ -217,7 +237,8 @@ FORMATS = both(
 )
 
 
-def listing(rng: random.Random, held_out: bool) -> Task:
+def planned_list(rng: random.Random, held_out: bool) -> tuple[Task, str, int, str]:
+    """A request for a list, of what, how many, and the words about its form."""
     what, count = pick(rng, CATEGORIES, held_out), rng.randint(2, 5)
     how = rng.choice(FORMATS[held_out])
     prompt = how.format(rng.choice(LIST[held_out]).format(n=NUMBERS[count], what=what))
@@ -227,7 +248,11 @@ def listing(rng: random.Random, held_out: bool) -> Task:
         met = {"number": len(items) == count, "all different": len(set(items)) == len(items)}
         return met | {"short": all(1 <= len(words(item)) <= 8 for item in items)} | in_form(how, text)
 
-    return asked("list", prompt, "", demands)
+    return asked("list", prompt, "", demands), what, count, how
+
+
+def listing(rng: random.Random, held_out: bool) -> Task:
+    return planned_list(rng, held_out)[0]
 
 
 def in_form(how: str, text: str) -> dict[str, bool]:
@@ -338,37 +363,19 @@ STIFF = (
 
 
 LEAST = {"advice": 8, "feeling": 9, "explain": 6, "why": 6, "think": 5, "describe": 7, "note": 7, "rhyme": 8}
-HINTS = {  # what the teacher is told beside the request, which the small model should do unasked
-    "story": "Use five or six short sentences. Something goes wrong, somebody speaks, and it ends well.",
-    "advice": "Answer kindly in two or three sentences.",
-    "feeling": "Answer me kindly in two or three sentences, and say what may help.",
-    "explain": "Answer in two sentences.",
-    "describe": "Use two sentences.",
-    "think": "Answer like a friend, in two sentences.",
-    "compare": "Answer in one or two sentences, and name both.",
-    "why": "Answer in one or two sentences.",
-    "note": "Write two or three sentences to the person, with the name.",
-    "list": "Write just the items, a word or a few words each.",
-    "rhyme": "Use two to four short lines that rhyme.",
-    "question": "Write just the question.",
-    "sentence": "Write just the sentence.",
-    "two words": "Write just the sentence.",
-    "imagine": "Use two sentences.",
-}
 
 
 def plainly(text: str, most: int) -> dict[str, bool]:
-    """Whole sentences, at most so many, none twice."""
+    """Whole sentences, at most so many, none twice, and not "I don't know"."""
     found = sentences(text)
-    return {"length": 1 <= len(found) <= most, "no repeats": len(set(found)) == len(found)}
+    met = {"length": 1 <= len(found) <= most, "no repeats": len(set(found)) == len(found)}
+    return met | {"answered": not refuses(text)}
 
 
-def teaching(asked: Task) -> str:
-    """A request as a teacher is asked it; a story with a length of its own keeps that."""
-    hint = HINTS[asked.kind]
-    if asked.kind == "story" and " sentences" in asked.prompt:
-        hint = hint.partition(". ")[2]
-    return f"{asked.prompt} {hint}"
+def refuses(text: str) -> bool:
+    """Whether an answer says that it does not know."""
+    phrases = ("don't know", "do not know", "does not say", "doesn't say")
+    return any(says(text, phrase) for phrase in phrases)
 
 
 def fit_to_learn(kind: str, text: str) -> bool:

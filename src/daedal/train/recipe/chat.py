@@ -80,6 +80,7 @@ class TeacherRecipe(Run):
     teacher: Fixed[str]  # folder or name of a chat model
     kinds: Fixed[list[str]] = []
     system: Fixed[str] = ""  # how it is to write
+    examples: Fixed[list[dict[str, str]]] = []  # prompt and completion, shown before every request
     answer_tokens: int = 110
     temperature: float = 0.8
     top_p: float = 0.95
