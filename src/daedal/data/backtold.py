@@ -8,12 +8,33 @@ import random
 import re
 from collections import Counter
 
+from daedal.worlds.answers import capital
 from daedal.worlds.lexicon import ANIMALS, PEOPLE, PLACES, THINGS, a, is_held_out, name
-from daedal.worlds.requests import TELL, WHERE, WITH, capital
+from daedal.worlds.requests import TELL, WHERE, WITH
 from daedal.worlds.stories import words
 
-RELATIVES = {"Mom", "Dad", "Mommy", "Daddy", "Mum", "Grandma", "Grandpa", "Mr", "Mrs", "God", "Christmas", "English", "I"}
-PLAIN = ("about {}", "about a child called {}", "with {} in it", "about {} and a friend", "where {} learns something")
+RELATIVES = {
+    "Mom",
+    "Dad",
+    "Mommy",
+    "Daddy",
+    "Mum",
+    "Grandma",
+    "Grandpa",
+    "Mr",
+    "Mrs",
+    "God",
+    "Christmas",
+    "English",
+    "I",
+}
+PLAIN = (
+    "about {}",
+    "about a child called {}",
+    "with {} in it",
+    "about {} and a friend",
+    "where {} learns something",
+)
 
 
 def hero_of(text: str) -> str | None:

@@ -91,9 +91,10 @@ def ordered(found: Iterator[dict[str, Any]], source: ChatSource) -> Iterator[dic
     for row in found:
         if source.backtold is None:
             yield row
-        elif len(row["text"].split()) <= source.backtold:
-            if pair := backtold(row["text"], random.Random(row["text"])):
-                yield row | dict(zip(("prompt", "completion"), pair, strict=True))
+            continue
+        short = len(row["text"].split()) <= source.backtold
+        if short and (pair := backtold(row["text"], random.Random(row["text"]))):
+            yield row | dict(zip(("prompt", "completion"), pair, strict=True))
 
 
 def chat_chunks(source: ChatSource) -> list[documents.Chunk]:

@@ -17,7 +17,7 @@ from daedal.pipelines.text import TextPipeline
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.worlds import instructions, requests
-from daedal.worlds.requests import refuses
+from daedal.worlds.answers import refuses
 from daedal.worlds.tasks import Task
 
 Found = dict[str, Measured]
@@ -80,7 +80,9 @@ def measure_refusals(pipeline: TextPipeline, count: int) -> Found:
 
     tasks = made("refusals", count, make)
     said = [refuses(text) for text in replies(pipeline, tasks)]
-    of = {name: said[i::4] for i, name in enumerate(("unsaid", "unknowable", "reading", "requests"))}
+    of = {
+        name: said[i::4] for i, name in enumerate(("unsaid", "unknowable", "reading", "requests"))
+    }
     shares = {f"of {name}": share(sum(some), len(some)) for name, some in of.items()}
     no, yes = of["unsaid"] + of["unknowable"], of["reading"] + of["requests"]
     return {

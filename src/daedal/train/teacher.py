@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
@@ -25,19 +25,21 @@ from daedal.data import chat
 from daedal.data.rows import ChatSource, conversation
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
-from daedal.errors import DaedalError
 from daedal.networks.decoder import Decoder
 from daedal.nn.quantized import quantize_
 from daedal.processes.sampling import SamplingParams
 from daedal.train.recipe.chat import TeacherRecipe
 from daedal.train.rollout import seed_of
 from daedal.train.task import Cost, Task, outline
-from daedal.worlds.requests import KINDS, fit_to_learn, request
+from daedal.worlds.answers import fit_to_learn
+from daedal.worlds.requests import KINDS, request
 from daedal.worlds.tasks import Task as Asked
 
 FILE = "exchanges.jsonl"
 EXAMPLES = ChatSource(path="examples")
-PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+PLAIN = str.maketrans(
+    {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"}
+)
 
 
 class Exchanges:
@@ -46,7 +48,9 @@ class Exchanges:
     def __init__(self, file: Path) -> None:
         self.file, self.numbers, self.said = file, set[int](), set[str]()
         if file.exists():
-            whole = [line for line in file.read_text().splitlines(keepends=True) if line[-1:] == "\n"]
+            whole = [
+                line for line in file.read_text().splitlines(keepends=True) if line[-1:] == "\n"
+            ]
             file.write_text("".join(whole))  # a line that a kill cut in two goes
             for row in map(json.loads, whole):
                 self.numbers.add(row["number"])
@@ -127,12 +131,12 @@ class Teacher(Task):
                 waiting[engine.submit(ids, drawn)] = number, each
             if not waiting:
                 return
-            for request, _ in engine.step():
+            for one, _ in engine.step():
                 room = r.micro_rows
-                if request.finished:
-                    text = request.text.strip().translate(PLAIN)
-                    ended = request.finished == "stop"
-                    done.add(out, *waiting.pop(request), text, ended)
+                if one.finished:
+                    text = one.text.strip().translate(PLAIN)
+                    ended = one.finished == "stop"
+                    done.add(out, *waiting.pop(one), text, ended)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         """If every answer is as long as it may be."""

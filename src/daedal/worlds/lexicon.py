@@ -72,7 +72,9 @@ STARTS = phrases(
     "P | T | K | B | D | G | M | N | L | R | S | F | H | J | V | W | Z | Br | Tr | Fl | Gr | Pl | Sh | Th"
 )
 VOWELS = ("a", "e", "i", "o", "u", "oo", "ee")
-ENDS = phrases("m | n | l | k | b | p | lo | ra | mi | na | bo | ki | ly | to | sy | dor | lin | x | ff")
+ENDS = phrases(
+    "m | n | l | k | b | p | lo | ra | mi | na | bo | ki | ly | to | sy | dor | lin | x | ff"
+)
 
 
 def is_held_out(word: str) -> bool:

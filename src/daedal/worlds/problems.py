@@ -9,9 +9,10 @@ Phrasings after the bar, and the words that daedal.worlds.lexicon holds out, are
 import random
 from functools import partial
 
+from daedal.worlds.answers import capital
 from daedal.worlds.arithmetic import check
 from daedal.worlds.lexicon import ANIMALS, FOODS, THINGS, names, pick, plural
-from daedal.worlds.requests import UNCOUNTED, both, capital
+from daedal.worlds.requests import UNCOUNTED, both
 from daedal.worlds.tasks import Task
 
 COUNTED = tuple(word for word in (*THINGS, *FOODS, *ANIMALS) if word not in UNCOUNTED)
@@ -122,9 +123,15 @@ def grouped(rng: random.Random, held_out: bool) -> Task:
     kind, text = rng.choice(OTHERS[held_out]).split(": ", 1)
     if kind in ("more", "fewer"):
         a = rng.randint(3, 15)
-        b, c, sign = rng.randint(1, 9 if kind == "more" else a - 1), 0, "+" if kind == "more" else "-"
+        b, c, sign = (
+            rng.randint(1, 9 if kind == "more" else a - 1),
+            0,
+            "+" if kind == "more" else "-",
+        )
         second = a + b if kind == "more" else a - b
-        answer = f"{a} {sign} {b} = {second}. {a} + {second} = {a + second}. The answer is {a + second}."
+        answer = (
+            f"{a} {sign} {b} = {second}. {a} + {second} = {a + second}. The answer is {a + second}."
+        )
         solved = answer, a + second
     else:
         a, b = rng.randint(2, 5), rng.randint(2, 9)

@@ -9,10 +9,10 @@ meets, what the small model is measured on.
 No answer comes with a request: `Task.answer` is empty."""
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from daedal.worlds.answers import capital, in_form, items_of, mentions, plainly
 from daedal.worlds.lexicon import (
     ANIMALS,
     FOODS,
@@ -100,18 +100,37 @@ def planned_story(rng: random.Random, held_out: bool) -> tuple[Task, Plan]:
     about, extras, chosen = rng.choice(ABOUT[held_out]), list[str](), {}
     for kind, chance in (("thing", 0.5), ("place", 0.35), ("count", 0.25)):
         if rng.random() < chance:
-            extras.append(rng.choice({"thing": WITH, "place": WHERE, "count": LONG}[kind][held_out]))
+            extras.append(
+                rng.choice({"thing": WITH, "place": WHERE, "count": LONG}[kind][held_out])
+            )
             chosen[kind] = {"thing": thing, "place": spot, "count": rng.randint(3, 6)}[kind]
     fill["n"] = NUMBERS[chosen.get("count", 0)]
     beside = about == "about {name} and {a_animal}"
     what = animal if "animal" in about else person if "person" in about else ""
-    who = "" if beside else f"{look} {what}" if "look" in about else what or "child" * ("child" in about)
+    who = (
+        ""
+        if beside
+        else f"{look} {what}"
+        if "look" in about
+        else what or "child" * ("child" in about)
+    )
     plan = Plan(
-        hero, who, animal, beside, chosen.get("thing", ""), chosen.get("place", ""), chosen.get("count", 0)
+        hero,
+        who,
+        animal,
+        beside,
+        chosen.get("thing", ""),
+        chosen.get("place", ""),
+        chosen.get("count", 0),
     )
     lines = [f"{rng.choice(TELL[held_out])} {about}.", *rng.sample(extras, len(extras))]
     prompt = " ".join(capital(line.format(**fill)) for line in lines)
-    named = {"hero named": hero, "what it is": what, "word used": plan.thing, "place used": plan.place}
+    named = {
+        "hero named": hero,
+        "what it is": what,
+        "word used": plan.thing,
+        "place used": plan.place,
+    }
 
     def demands(text: str) -> dict[str, bool]:
         found = len(sentences(text))
@@ -246,35 +265,15 @@ def planned_list(rng: random.Random, held_out: bool) -> tuple[Task, str, int, st
     def demands(text: str) -> dict[str, bool]:
         items = items_of(text)
         met = {"number": len(items) == count, "all different": len(set(items)) == len(items)}
-        return met | {"short": all(1 <= len(words(item)) <= 8 for item in items)} | in_form(how, text)
+        return (
+            met | {"short": all(1 <= len(words(item)) <= 8 for item in items)} | in_form(how, text)
+        )
 
     return asked("list", prompt, "", demands), what, count, how
 
 
 def listing(rng: random.Random, held_out: bool) -> Task:
     return planned_list(rng, held_out)[0]
-
-
-def in_form(how: str, text: str) -> dict[str, bool]:
-    """Whether a list is as the words of its request say, where they say it."""
-    lines = [line.strip() for line in text.strip().splitlines()]
-    if "omma" in how:
-        return {"form": len(lines) == 1 and "," in text or " and " in text}
-    if "ine" in how:
-        return {"form": len(lines) > 1}
-    if "dash" in how:
-        return {"form": all(line.startswith("- ") for line in lines)}
-    if "umber" in how:
-        return {"form": all(re.match(rf"{i}[.)] ", line) for i, line in enumerate(lines, 1))}  # type: ignore[dict-item]
-    return {}
-
-
-def items_of(text: str) -> list[str]:
-    """The items of a list in lines, or with commas and a last "and"."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    parts = lines if len(lines) > 1 else re.split(r",\s*(?:and\s+)?|\s+and\s+", text.strip())
-    marks = r"^\s*(?:[-*]|\d+[.)])\s*"
-    return [item for part in parts if (item := re.sub(marks, "", part).strip(" .").lower())]
 
 
 # ---- people --------------------------------------------------------------------------------------
@@ -349,55 +348,13 @@ def note(rng: random.Random, held_out: bool) -> Task:
 
     def demands(text: str) -> dict[str, bool]:
         met = {"to whom": says(text, whom)}
-        return met | ({"of what": mentions(text, noun)} if noun in words(prompt) else {}) | plainly(text, 7)
+        return (
+            met
+            | ({"of what": mentions(text, noun)} if noun in words(prompt) else {})
+            | plainly(text, 7)
+        )
 
     return asked("note", prompt, "", demands)
-
-
-# ---- what a program can tell ---------------------------------------------------------------------
-
-STIFF = (
-    "as an ai", "language model", "ai assistant", "i'm sorry, but", "i cannot", "certainly", "sure,", "sure!", "of course",
-    "here is", "here are", "here's", "programming", "code", "alibaba", "qwen", "python", "[", "http",
-)  # fmt: skip
-
-
-LEAST = {"advice": 8, "feeling": 9, "explain": 6, "why": 6, "think": 5, "describe": 7, "note": 7, "rhyme": 8}
-
-
-def plainly(text: str, most: int) -> dict[str, bool]:
-    """Whole sentences, at most so many, none twice, and not "I don't know"."""
-    found = sentences(text)
-    met = {"length": 1 <= len(found) <= most, "no repeats": len(set(found)) == len(found)}
-    return met | {"answered": not refuses(text)}
-
-
-def refuses(text: str) -> bool:
-    """Whether an answer says that it does not know."""
-    phrases = ("don't know", "do not know", "does not say", "doesn't say")
-    return any(says(text, phrase) for phrase in phrases)
-
-
-def fit_to_learn(kind: str, text: str) -> bool:
-    """Whether an answer is one to learn from: plain ASCII, not stiff, nothing over and over, few
-    long words, long enough for its kind, and brought to an end."""
-    said, low = words(text), text.lower()
-    if len(said) < LEAST.get(kind, 1) or not text.isascii() or any(phrase in low for phrase in STIFF):
-        return False
-    triples = list(zip(said, said[1:], said[2:], strict=False))
-    repeats = len(triples) - len(set(triples))
-    long = sum(len(word) > 10 for word in said) / len(said)
-    ended = text.rstrip()[-1] in '.!?"' or "," in text or "\n" in text
-    return ended and repeats <= len(triples) * 0.12 and long <= 0.08 and len(said) <= 110
-
-
-def mentions(text: str, noun: str) -> bool:
-    """Whether a noun, one or many, stands in the text."""
-    return says(text, noun) or says(text, plural(noun)) or f" {noun}'s" in text.lower()
-
-
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {

@@ -9,8 +9,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from daedal.worlds.answers import capital
 from daedal.worlds.lexicon import ANIMALS, LOOKS, PEOPLE, PLACES, THINGS, a, name, pick, plural
-from daedal.worlds.requests import both, capital
+from daedal.worlds.requests import both
 from daedal.worlds.stories import words
 from daedal.worlds.tasks import Task, asked, phrases
 
@@ -83,7 +84,9 @@ def correct(rng: random.Random, held_out: bool) -> Task:
     it = sentence(rng, held_out)
     wrong = spoiled(rng, it)
     if it.noun in wrong and not any(f"{word} {it.noun}" in wrong for word in ("a", "an", "the")):
-        it = Sentence(it.who, it.verb, a(it.noun), it.noun, it.where)  # one cannot tell which it was
+        it = Sentence(
+            it.who, it.verb, a(it.noun), it.noun, it.where
+        )  # one cannot tell which it was
     return exact("correct", rng.choice(CORRECT[held_out]).format(wrong), it.now)
 
 
@@ -124,11 +127,15 @@ CHANGES: dict[str, str] = {
 ASKED_FOR = {kind: both(text) for kind, text in CHANGES.items() if kind != "many"}
 
 
-def changed(rng: random.Random, held_out: bool, kind: str, it: Sentence) -> tuple[str, str, dict[str, str]]:
+def changed(
+    rng: random.Random, held_out: bool, kind: str, it: Sentence
+) -> tuple[str, str, dict[str, str]]:
     """What is shown, what is right, and the words that the request names."""
     who = it.who
     if kind == "short":
-        extra = rng.choice(("It was a very nice day. ", "You know, ", "As everybody can see, ", "I think that "))
+        extra = rng.choice(
+            ("It was a very nice day. ", "You know, ", "As everybody can see, ", "I think that ")
+        )
         return extra + (it.now if extra.endswith(". ") else uncapital(it)), it.now, {}
     if kind == "polite":
         base = f"{it.verb[0]} {it.what}"
@@ -136,7 +143,11 @@ def changed(rng: random.Random, held_out: bool, kind: str, it: Sentence) -> tupl
     if kind == "swap":
         other = pick(rng, THINGS, held_out)
         new = Sentence(who, it.verb, f"the {other}", other, it.where)
-        return Sentence(who, it.verb, f"the {it.noun}", it.noun, it.where).now, new.now, {"x": it.noun, "y": other}
+        return (
+            Sentence(who, it.verb, f"the {it.noun}", it.noun, it.where).now,
+            new.now,
+            {"x": it.noun, "y": other},
+        )
     if kind == "join":
         other = sentence(rng, held_out)
         return f"{it.now} {other.now}", f"{it.now[:-1]} and {uncapital(other)}", {}
@@ -205,11 +216,18 @@ def small(rng: random.Random, held_out: bool) -> Task:
         numbers = ", ".join(map(str, range(low, high + 1)))
         return said(rng.choice(COUNTING[held_out]).format(a=low, b=high), f"{numbers}.", numbers)
     if way == 2:
-        return said(rng.choice(BIGGER[held_out]).format(a=x, b=y), f"{max(x, y)} is bigger.", str(max(x, y)), str(min(x, y)))
+        return said(
+            rng.choice(BIGGER[held_out]).format(a=x, b=y),
+            f"{max(x, y)} is bigger.",
+            str(max(x, y)),
+            str(min(x, y)),
+        )
     if way == 3:
         return said(rng.choice(NEXT[held_out]).format(a=x), f"{x + 1} comes after {x}.", str(x + 1))
     noun = pick(rng, (*THINGS, *ANIMALS, *PEOPLE), held_out)
-    return said(rng.choice(MANY[held_out]).format(x=noun), f"One {noun}, two {plural(noun)}.", plural(noun))
+    return said(
+        rng.choice(MANY[held_out]).format(x=noun), f"One {noun}, two {plural(noun)}.", plural(noun)
+    )
 
 
 def said(prompt: str, answer: str, right: str, wrong: str = "") -> Task:

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 from daedal.worlds import requests
+from daedal.worlds.answers import capital, in_form, items_of
 from daedal.worlds.lexicon import (
     ANIMALS,
     COLOURS,
@@ -18,7 +19,6 @@ from daedal.worlds.lexicon import (
     a,
     pick,
 )
-from daedal.worlds.requests import capital, in_form
 from daedal.worlds.rewriting import VERBS
 from daedal.worlds.stories import MORALS, words
 from daedal.worlds.tasks import Task, asked, phrases
@@ -68,7 +68,10 @@ def tell(rng: random.Random, held_out: bool) -> Task:
 
 def composed(rng: random.Random, plan: requests.Plan, held_out: bool) -> str:
     other = plan.animal if plan.beside else pick(rng, ANIMALS, held_out)
-    spot, second = plan.place or pick(rng, tuple(PLACES), held_out), pick(rng, tuple(PLACES), held_out)
+    spot, second = (
+        plan.place or pick(rng, tuple(PLACES), held_out),
+        pick(rng, tuple(PLACES), held_out),
+    )
     thing = plan.thing or pick(rng, THINGS, held_out)
     fill = {
         "h": plan.hero, "d": a(plan.who or "child"), "o": other, "ao": a(other), "t": thing, "at": a(thing), "p": PLACES[spot],
@@ -127,7 +130,7 @@ def listed(rng: random.Random, held_out: bool) -> Task:
 
     def strict(text: str) -> dict[str, bool]:
         assert demands
-        found = {item.rstrip("s") for item in requests.items_of(text)}
+        found = {item.rstrip("s") for item in items_of(text)}
         known = {item.lower().rstrip("s") for item in KNOWN[what]}
         return demands(text) | ({"of the kind": found <= known} if len(KNOWN[what]) < 12 else {})
 
@@ -144,7 +147,9 @@ def worded(rng: random.Random, held_out: bool) -> Task:
     sorts = {"animal": ANIMALS, "thing": THINGS, "food": FOODS, "person": PEOPLE}
     while True:
         wanted = maker(rng, held_out)
-        nouns = [word for word in words(wanted.prompt) if any(word in some for some in sorts.values())]
+        nouns = [
+            word for word in words(wanted.prompt) if any(word in some for some in sorts.values())
+        ]
         if len(nouns) == (2 if maker is requests.two_words else 1):
             break
     doers = [word for word in nouns if word in ANIMALS or word in PEOPLE]
@@ -155,4 +160,3 @@ def worded(rng: random.Random, held_out: bool) -> Task:
     look = f"{pick(rng, LOOKS, held_out)} " * (rng.random() < 0.5)
     answer = f"The {look}{subject} {rng.choice(verb[1:])} {what}{rng.choice(('', f' {place}'))}."
     return replace(wanted, kind="worded", answer=answer)
-
