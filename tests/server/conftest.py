@@ -23,7 +23,7 @@ class Served:
         self.app = create_app(options)
         self.server = self.app.state.server
         place = bound("127.0.0.1", 0)
-        self.url = self.server.base = f"http://127.0.0.1:{place.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{place.getsockname()[1]}"
         config = uvicorn.Config(self.app, log_level="warning", access_log=False)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(

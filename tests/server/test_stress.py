@@ -3,6 +3,7 @@ fit together, engines that fail, processes that are killed."""
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from daedal.server.database import Database
 from daedal.server.files import Files
 from daedal.server.jobs import Jobs
 from daedal.server.models import key_of, weight_bytes
+from daedal.server.run import bound
 
 LONG = {
     "model": "house/chat",
@@ -289,3 +291,23 @@ def test_files_expire_and_keep_to_a_quota(tmp_path):
     gone = files.add(b"w", "d", "user_data", "", keep=False)
     files.sweep()
     assert not files.path(gone["id"]).exists()
+
+
+def test_a_server_that_is_asked_to_end_finishes_its_answers(tmp_path):
+    with bound("127.0.0.1", 0) as place:
+        port = place.getsockname()[1]
+    command = [sys.executable, "-m", "daedal", "serve", "--port", str(port)]
+    process = subprocess.Popen([*command, "--folder", str(tmp_path)], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/ready").status_code == 200:
+                break
+        time.sleep(0.05)
+    body = LONG | {"stream": True, "max_tokens": 60}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        process.terminate()
+        assert list(lines)[-2] == "data: [DONE]"
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)  # uvicorn passes the signal on

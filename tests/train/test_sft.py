@@ -25,7 +25,7 @@ from daedal.train.recipe.chat import AdapterRecipe
 from daedal.train.tasks import load_recipe, plan, run
 
 RECIPE = Path(__file__).parents[2] / "recipes/chat/sft.yaml"
-QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=4", "evaluate_every=100", "sample_every=100", "answer_tokens=8", "prompts=[]",
+QUICK = ["steps=6", "rows=4", "micro_rows=2", "context=128", "evaluate_tasks=4", "evaluate_kinds=[]", "evaluate_every=100", "sample_every=100", "answer_tokens=8", "prompts=[]",
          "data.train=[{path: 'tasks:question,list'}]", "data.validation=[{path: 'tasks:list'}]", "optimizer.warmup=1", "device=cpu", "dtype=fp32"]  # fmt: skip
 
 

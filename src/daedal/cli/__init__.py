@@ -12,6 +12,7 @@ import typer
 from daedal.cli import (
     average,
     chat,
+    code,
     compare,
     convert,
     curves,
@@ -56,6 +57,7 @@ def verbs() -> typer.Typer:
     app.command("merge")(merge.merge)
     app.command("compare")(compare.compare)
     app.command("label")(label.label)
+    app.add_typer(code.app, name="code")
     app.add_typer(models.app, name="models")
     app.command("history")(history.history)
     app.command("again")(history.again)

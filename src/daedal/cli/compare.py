@@ -12,7 +12,7 @@ from daedal.cli.options import AS_JSON, MAX_TOKENS
 JUDGES = (
     '"check" (the program that knows the right answer; generated tasks), or a model that judges.'
 )
-PROMPTS = '"tasks" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.'
+PROMPTS = '"tasks" or "requests" (generated), or a file: lines of text, or .jsonl with `prompt` or `messages`.'
 
 
 def compare(
@@ -53,7 +53,7 @@ def judged(judge: str, prompts: str, n: int, seed: int) -> tuple[list, Any]:
     from daedal.evals import compare as evals
     from daedal.pipelines.text import load
 
-    tasks = generated(n, seed) if prompts == "tasks" else []
+    tasks = generated(prompts, n, seed) if prompts in ("tasks", "requests") else []
     asked = [task.messages for task in tasks] if tasks else evals.read_prompts(prompts, n)
     if judge != "check":
         return asked, evals.by_model(load(judge), asked)
@@ -69,10 +69,12 @@ def counted(done: int, total: int) -> None:
     print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)
 
 
-def generated(n: int, seed: int) -> list:
-    """Held-out tasks, the same ones for a seed."""
+def generated(kind: str, n: int, seed: int) -> list:
+    """Held-out tasks or requests, the same ones for a seed."""
     import random
 
     from daedal.worlds.instructions import task
+    from daedal.worlds.requests import request
 
-    return [task(random.Random(f"compare/{seed}/{i}"), held_out=True) for i in range(n)]
+    make = {"tasks": task, "requests": request}[kind]
+    return [make(random.Random(f"compare/{seed}/{i}"), held_out=True) for i in range(n)]

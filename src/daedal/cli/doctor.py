@@ -42,6 +42,7 @@ def doctor(
             if size
             else f"fits         nothing above {SIZES[0]}B in {bits}"
         )
+    print(f"sandbox      {facts['sandbox']}")
     print(f"house        {', '.join(facts['house']) or 'no bundled model found'}")
     for extra, there in facts["extras"].items():
         print(
@@ -60,6 +61,7 @@ def examine() -> dict:
     from daedal import device as machine
     from daedal.checkpoints.resolve import house_models
     from daedal.nn import kernels
+    from daedal.sandbox import sandbox
 
     device = machine.pick_device()
     total, free = machine.memory(device)
@@ -72,6 +74,6 @@ def examine() -> dict:
         "threads": torch.get_num_threads(), "memory_bytes": total, "free_bytes": free, "read_bytes_per_second": machine.read_bandwidth(device),
         "matrix_flops": {str(d).removeprefix("torch."): machine.matrix_peak(device, d) for d in (torch.float32, torch.bfloat16)},
         "auto_dtype": str(machine.compute_dtype("auto", device)).removeprefix("torch."), "dtype_forced": machine.forced_dtype() is not None,
-        "kernels": kernels.status(), "fits": room, "house": house_models(),
+        "kernels": kernels.status(), "fits": room, "house": house_models(), "sandbox": str(sandbox.examine()),
         "extras": {name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
     }  # fmt: skip

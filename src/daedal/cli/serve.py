@@ -42,6 +42,9 @@ def serve(
     quantize: Annotated[
         str | None, typer.Option(help="Pack the weights of language models on loading: 8, 4.")
     ] = None,
+    ray: Annotated[
+        int | None, typer.Option(help="As so many replicas of Ray Serve (extra: cluster).")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
 ) -> None:
@@ -67,7 +70,12 @@ def serve(
         keys=keys,
         origins=origin or [],
     )
-    listen(options, port)
+    if ray is not None:
+        from daedal.server.cluster import deploy
+
+        deploy(options, port, ray)
+    else:
+        listen(options, port)
 
 
 def default_folder() -> Path:

@@ -17,12 +17,14 @@ A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,
 
 import json
 import math
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from daedal.data import documents
+from daedal.data.backtold import backtold
 from daedal.data.contents import DataPath
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
@@ -43,7 +45,9 @@ SAME = {
 class ChatSource(BaseModel):
     """`where` keeps rows whose column is one of the values; `columns` says what a file calls a
     field ({prompt: question}); `weight` is the source's share of what is drawn; `limit` its rows at
-    most; `exchanges` the most tasks in one conversation."""
+    most; `exchanges` the most tasks in one conversation. With `backtold` the rows are stories (`text`),
+    of at most so many words, and each gets the request that would have ordered it
+    (daedal.data.backtold)."""
 
     model_config = ConfigDict(extra="forbid")
     path: DataPath
@@ -53,6 +57,7 @@ class ChatSource(BaseModel):
     limit: int | None = None
     system: str | None = None  # put in front of every conversation
     exchanges: int = 1
+    backtold: int | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -70,7 +75,7 @@ def rows(source: ChatSource) -> Iterator[dict[str, Any]]:
     """The rows of a file source, its fields called as Daedal calls them."""
     taken = 0
     for chunk in chat_chunks(source):
-        for row in read(chunk, source):
+        for row in ordered(read(chunk, source), source):
             if taken == source.limit:
                 return
             if all(
@@ -79,6 +84,17 @@ def rows(source: ChatSource) -> Iterator[dict[str, Any]]:
             ):
                 taken += 1
                 yield row | {ours: row.get(theirs) for ours, theirs in source.columns.items()}
+
+
+def ordered(found: Iterator[dict[str, Any]], source: ChatSource) -> Iterator[dict[str, Any]]:
+    """The rows; of stories those that are short enough, behind a request each."""
+    for row in found:
+        if source.backtold is None:
+            yield row
+            continue
+        short = len(row["text"].split()) <= source.backtold
+        if short and (pair := backtold(row["text"], random.Random(row["text"]))):
+            yield row | dict(zip(("prompt", "completion"), pair, strict=True))
 
 
 def chat_chunks(source: ChatSource) -> list[documents.Chunk]:

@@ -1,9 +1,11 @@
-"""`daedal eval` of a language model: held-out bits per byte, tasks of the lm-evaluation-harness."""
+"""`daedal eval` of a language model: held-out bits per byte, tasks of a small chat model
+(daedal.evals.chat) and of the lm-evaluation-harness."""
 
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals.measured import Report
+from daedal.evals import chat
+from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
@@ -29,10 +31,19 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
         lines.append(
             f"perplexity     {m['perplexity']:.3f} per token {spread} ({m['tokens']:,} tokens)"
         )
-    if asked.tasks:
+    names = asked.tasks.split(",") if asked.tasks else []
+    own = {name: chat.measure(pipeline, name, asked.limit) for name in names if name in chat.TASKS}
+    if own:
+        values["chat"] = plain(own)
+        lines += [
+            f"{task:<13} {name:<21} {found}"
+            for task, measured in own.items()
+            for name, found in measured.items()
+        ]
+    if others := [name for name in names if name not in own]:
         from daedal.evals.harness import run_tasks  # of an extra
 
-        values["tasks"] = run_tasks(pipeline, asked.tasks.split(","), asked.limit)
+        values["tasks"] = run_tasks(pipeline, others, asked.limit)
         for name, metrics in values["tasks"].items():
             lines += [
                 f"{name:<20} {metric:<14} {m['value']:.4f} +- {m['ci95']:.4f}"

@@ -205,6 +205,7 @@ class Stream(Handle):
                 raise sample.error
 
     def results(self) -> list[Text]:
+        self.wait()
         return [self.result(index) for index in range(len(self.samples))]
 
     def result(self, index: int = 0) -> Text:

@@ -85,7 +85,10 @@ class TextMeasuring:
         int | None, Setting("Window in tokens; the model's own by default.", 2, 10**9)
     ] = None
     tasks: Annotated[
-        str | None, Setting("Comma-separated lm-evaluation-harness tasks (extra: evals).")
+        str | None,
+        Setting(
+            "Comma-separated: instructions, problems, refusals (of a small chat model), and lm-evaluation-harness tasks (extra: evals)."
+        ),
     ] = None
     limit: Annotated[int | None, Setting("Examples a task.", 1, 10**9)] = None
 

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL,
     progress REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '{}', error TEXT, results TEXT NOT NULL DEFAULT '[]',
-    created REAL NOT NULL, started REAL, ended REAL, expires REAL, owner TEXT NOT NULL, idempotency TEXT);
+    created REAL NOT NULL, started REAL, ended REAL, expires REAL, owner TEXT NOT NULL, idempotency TEXT,
+    worker TEXT);
 CREATE UNIQUE INDEX IF NOT EXISTS once ON jobs (owner, kind, idempotency) WHERE idempotency IS NOT NULL;
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, created REAL NOT NULL, owner TEXT NOT NULL, body TEXT NOT NULL, messages TEXT NOT NULL);

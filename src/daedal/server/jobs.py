@@ -6,11 +6,15 @@ its request is answered. What a killed server was running is failed with that re
 one starts; what was queued then runs."""
 
 import asyncio
+import contextlib
 import json
+import os
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from daedal.server.database import Database
@@ -20,6 +24,34 @@ from daedal.server.files import Files
 ENDED = ("completed", "failed", "cancelled")
 LOST = "the server stopped while this ran; ask again."
 Work = Callable[["Running"], Awaitable[None]]
+
+
+def worker(pid: int | None = None) -> str:
+    """This process, or another of this machine: its host, its number, when it began (numbers are
+    used again); only its host and number where that is not to be known."""
+    number = os.getpid() if pid is None else pid
+    began = ""
+    with contextlib.suppress(OSError, IndexError):
+        stat = Path(f"/proc/{number}/stat").read_text()
+        began = stat.rpartition(")")[2].split()[19]
+    return f"{socket.gethostname()}/{number}/{began}"
+
+
+def alive(name: str | None) -> bool:
+    """Whether the process of a name still runs, as far as this machine can tell."""
+    host, _, rest = (name or "//").partition("/")
+    number = rest.partition("/")[0]
+    if host != socket.gethostname() and name:
+        return True  # it is another machine's to say
+    if not number.isdigit() or name != worker(int(number)):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @dataclass
@@ -66,12 +98,12 @@ class Jobs:
         self._stopping = False
 
     def recover(self) -> None:
-        """After a start: what ran is failed; what waits stays."""
-        self.database.run(
-            "UPDATE jobs SET status = 'failed', error = ?, ended = ? WHERE status = 'in_progress'",
-            json.dumps({"code": "server_stopped", "message": LOST}),
-            time.time(),
-        )
+        """After a start: what a process ran that is gone is failed; what waits stays."""
+        error = json.dumps({"code": "server_stopped", "message": LOST})
+        for row in self.database.rows("SELECT id, worker FROM jobs WHERE status = 'in_progress'"):
+            if not alive(row["worker"]):
+                ended = "UPDATE jobs SET status = 'failed', error = ?, ended = ? WHERE id = ?"
+                self.database.run(ended, error, time.time(), row["id"])
 
     def submit(
         self, kind: str, request: dict[str, Any], owner: str, idempotency: str | None = None
@@ -149,8 +181,11 @@ class Jobs:
             await self._wake.wait()
 
     def _begin(self, row: dict[str, Any]) -> None:
-        row |= {"status": "in_progress", "started": time.time()}
-        self.database.change("jobs", row["id"], status="in_progress", started=row["started"])
+        """Run a job, unless another process of the same database was quicker."""
+        claim = "UPDATE jobs SET status = 'in_progress', started = ?, worker = ? WHERE id = ? AND status = 'queued'"
+        if not self.database.run(claim, time.time(), worker(), row["id"]):
+            return
+        row |= {"status": "in_progress"}
         task = asyncio.get_running_loop().create_task(self._work(row))
         self._running[row["id"]] = task
 

@@ -23,7 +23,7 @@ def listen(options: Options, port: int) -> None:
     server = app.state.server
     place = bound(options.host, port)
     shown = f"[{options.host}]" if ":" in options.host else options.host
-    server.base = f"http://{shown}:{place.getsockname()[1]}"
+    address = f"http://{shown}:{place.getsockname()[1]}"
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -33,9 +33,7 @@ def listen(options: Options, port: int) -> None:
     )
     gc.collect()
     gc.freeze()  # what the modules made lives as long as the process: no collection looks at it
-    print(
-        f"daedal: {server.base} (the studio; OpenAI's clients: {server.base}/v1)", file=sys.stderr
-    )
+    print(f"daedal: {address} (the studio; OpenAI's clients: {address}/v1)", file=sys.stderr)
     asyncio.run(Draining(config, server).serve(sockets=[place]))
 
 

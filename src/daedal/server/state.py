@@ -78,7 +78,6 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self.options, self.folder = options, options.folder
-        self.base = ""  # the address that clients reach it at, known once it listens
         self.database = Database(self.folder / "server.db")
         files = self.folder / "files"
         self.files = Files(files, self.database, options.quota, options.expiry)

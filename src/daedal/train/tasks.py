@@ -28,8 +28,9 @@ from daedal.train.rl import RL
 from daedal.train.sft import SFT
 from daedal.train.sketch import Sketch
 from daedal.train.task import Task
+from daedal.train.teacher import Teacher
 
-LANGUAGE = (Pretrain, DistilText, SFT, Reward, Preference, RL, Constitution)
+LANGUAGE = (Pretrain, DistilText, SFT, Reward, Preference, RL, Constitution, Teacher)
 MEDIA = (Flow, Sketch, MeanFlow, Distill, Prefer)
 PICTURES = (Autoencode, Contrast, Rate, Prior, Adversarial, Adapt)
 # a task's name is that of its recipe

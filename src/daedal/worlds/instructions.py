@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from daedal.errors import DaedalError, nearest
-from daedal.worlds import arithmetic, talk
+from daedal.worlds import arithmetic, problems, reading, rewriting, talk, telling
 from daedal.worlds.stories import (
     ANIMALS,
     COLOURS,
@@ -268,7 +268,16 @@ MAKERS: dict[str, Callable[[random.Random, bool], Task]] = {
     "arithmetic": arithmetic.task, "sum": arithmetic.sum_task, "talk": lambda rng, held_out: talk.task(rng, held_out=held_out), "tale": tale_task, "terse": terse_task,
 }  # fmt: skip
 KINDS = tuple(kind for kind in MAKERS if kind not in ("tale", "terse"))  # of a mixture
-SHARES = {"story": 3, "arithmetic": 2, "talk": 2}  # of a mixture; others count once
+# in many phrasings, with words and phrasings held out; asked for by name
+WIDE: dict[str, Callable[[random.Random, bool], Task]] = {
+    "tell": telling.tell, "listed": telling.listed, "worded": telling.worded, "problem": problems.problem, "reading": reading.reading,
+    "unsaid": reading.unsaid, "unknowable": reading.unknowable, "unsafe": reading.unsafe, "correct": rewriting.correct,
+    "change": rewriting.change, "small": rewriting.small,
+}  # fmt: skip
+MAKERS |= WIDE
+SHARES = {  # of a mixture; others count once
+    "story": 3, "arithmetic": 2, "talk": 2, "tell": 4, "problem": 5, "reading": 3, "unsaid": 2,
+}  # fmt: skip
 
 
 def task(rng: random.Random, kinds: Sequence[str] = KINDS, held_out: bool = False) -> Task:

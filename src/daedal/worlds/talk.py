@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from daedal.worlds import lexicon
 from daedal.worlds.stories import (
     ANIMALS,
     COLOURS,
@@ -143,7 +144,9 @@ def greeting(talk: Talk) -> None:
 
 def naming(talk: Talk) -> None:
     rng = talk.rng
-    talk.name = rng.choice(tuple(HEROES))
+    talk.name = (
+        lexicon.name(rng, talk.held_out) if rng.random() < 0.7 else rng.choice(tuple(HEROES))
+    )
     hello = rng.random() < 0.5
     prompt = f"{rng.choice(HELLO)} " * hello + rng.choice(TOLD_NAME).format(name=talk.name)
     answer = (

@@ -75,8 +75,9 @@ def settings_of_body(body: Any) -> dict[str, Any]:
 class Painting:
     """A request for pictures: its settings, its handle, its answer."""
 
-    def __init__(self, server: Server, body: Any, name: str, event: str) -> None:
+    def __init__(self, server: Server, body: Any, name: str, event: str, base: str) -> None:
         self.server, self.body, self.name, self.event = server, body, name, event
+        self.base = base.rstrip("/")  # the address that the client reached the server at
         self.settings = settings_of_body(body)
         self.format = (body.output_format or "png").upper()
         self.created = int(time.time())
@@ -139,7 +140,7 @@ class Painting:
             return {"b64_json": base64.b64encode(data).decode()}
         kind = self.format.lower()
         row = self.server.files.add(data, f"picture.{kind}", "vision", self.client, keep=False)
-        return {"url": f"{self.server.base}/v1/files/{row['id']}/content"}
+        return {"url": f"{self.base}/v1/files/{row['id']}/content"}
 
     def _frame(self) -> dict[str, Any]:
         return {"background": "opaque", "output_format": self.format.lower()}
@@ -199,7 +200,7 @@ async def painted(request: Request, body: Any, pictures: dict[str, Any], event: 
     server = server_of(request)
     name = server.models.resolved(body.model, "image")
     server.models.expect(name, "image")
-    painting = Painting(server, body, name, event)
+    painting = Painting(server, body, name, event, str(request.base_url))
     context = server.started_on(name, painting.begin(client_of(request), pictures))
     if body.stream:
 

@@ -72,6 +72,22 @@ class SFTRecipe(ChatRun):
     )
 
 
+class TeacherRecipe(Run):
+    """Exchanges written by a teacher (daedal.train.teacher): `steps` times `rows` requests of these
+    `kinds` (none: all), `micro_rows` of them at once."""
+
+    task: Literal["teacher"] = "teacher"
+    teacher: Fixed[str]  # folder or name of a chat model
+    kinds: Fixed[list[str]] = []
+    system: Fixed[str] = ""  # how it is to write
+    examples: Fixed[list[dict[str, str]]] = []  # prompt and completion, shown before every request
+    answer_tokens: int = 110
+    temperature: float = 0.8
+    top_p: float = 0.95
+    rows: Fixed[int] = 512
+    micro_rows: int = 64
+
+
 class RewardRecipe(ChatRun):
     """A reward model from comparisons (daedal.train.reward)."""
 

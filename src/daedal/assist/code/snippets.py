@@ -1,0 +1,95 @@
+"""Python as text and as trees: code out of answers, what two pieces have in common, signatures."""
+
+import ast
+import re
+from dataclasses import dataclass
+
+FENCE = re.compile(r"```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+NAMES = {
+    "python": {"python", "py", "python3", ""},
+    "javascript": {"javascript", "js", "node", ""},
+    "bash": {"bash", "sh", "shell", ""},
+    "c": {"c", ""},
+}
+
+
+def code_in(answer: str, language: str = "python") -> str:
+    """The code of an answer: its longest fenced block of the language, else the answer itself."""
+    blocks = [(name.lower(), code) for name, code in FENCE.findall(answer)]
+    named = [code for name, code in blocks if name in NAMES.get(language, {language, ""})]
+    found = max(named or [code for _, code in blocks] or [answer], key=len)
+    return found.strip("\n") + "\n"
+
+
+def tree_of(code: str) -> ast.Module | None:
+    """The syntax tree of Python, or None of what is not Python."""
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def normal_form(code: str) -> str:
+    """What is left of code without comments, layout and docstrings, the names of its arguments and
+    variables numbered: equal for two ways to write the same."""
+    tree = tree_of(code)
+    if tree is None:
+        return code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            node.body = [part for part in node.body if not is_docstring(part)] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            renamed(node)
+    return ast.unparse(tree)
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def renamed(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """Number what a function names itself: its arguments and what it assigns."""
+    own: dict[str, str] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            own.setdefault(node.arg, f"v{len(own)}")
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.setdefault(node.id, f"v{len(own)}")
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            node.arg = own[node.arg]
+            node.annotation = None
+        elif isinstance(node, ast.Name) and node.id in own:
+            node.id = own[node.id]
+    function.returns = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function as it is called."""
+
+    name: str
+    arguments: tuple[str, ...]
+    annotations: tuple[str, ...]  # empty where there is none
+    defaults: int  # how many of the last have one
+    docstring: str
+
+
+def functions_in(code: str) -> list[Signature]:
+    """The functions at the top of a module, in order."""
+    tree = tree_of(code)
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef)] if tree else []
+    return [signature_of(node) for node in nodes]
+
+
+def signature_of(node: ast.FunctionDef) -> Signature:
+    given = [*node.args.posonlyargs, *node.args.args]
+    notes = tuple(ast.unparse(arg.annotation) if arg.annotation else "" for arg in given)
+    return Signature(
+        node.name,
+        tuple(arg.arg for arg in given),
+        notes,
+        len(node.args.defaults),
+        ast.get_docstring(node) or "",
+    )
