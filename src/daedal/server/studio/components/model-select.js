@@ -6,7 +6,7 @@ import { read, write } from "../keep.js";
 
 export async function modelSelect(
   capability,
-  { label = "Model", kept = capability, none = false, change = () => {} } = {},
+  { label = null, kept = capability, none = false, change = () => {} } = {},
 ) {
   const found = await models(capability);
   // the first whose foremost work it is

@@ -12,16 +12,23 @@ function plain(schema) {
   );
 }
 
-const words = (name) => name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
+const words = (name) =>
+  name
+    .replaceAll("_", " ")
+    .replaceAll(".", ": ")
+    .replace(/^./, (letter) => letter.toUpperCase());
 
 class SettingsForm extends HTMLElement {
-  // `first` are shown at once and in this order, the rest of what the schema describes under "More".
-  setup({ schema, first = [], leave = [], given = {}, hints = {} }) {
+  // `first` are shown at once and in this order, the rest of what the schema describes (or `all` of
+  // it) under "More".
+  setup({ schema, first = [], leave = [], given = {}, hints = {}, all = false }) {
     this.fields = new Map();
     const known = Object.keys(schema.properties);
     const rest = known.filter(
       (name) =>
-        schema.properties[name].description && !first.includes(name) && !leave.includes(name),
+        (all || schema.properties[name].description) &&
+        !first.includes(name) &&
+        !leave.includes(name),
     );
     const made = (names) =>
       names

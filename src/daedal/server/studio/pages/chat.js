@@ -70,7 +70,7 @@ class ChatPage extends HTMLElement {
       ),
     );
     this.open(talk.talks().find((each) => each.id === this.args?.[0]) ?? talk.newTalk());
-    this.model = await modelSelect("chat");
+    this.model = await modelSelect("chat", { label: "Model" });
     this.place.replaceChildren(this.model);
   }
 
@@ -101,35 +101,33 @@ class ChatPage extends HTMLElement {
       h(
         "ul",
         {},
-        talk
-          .talks()
-          .map((each) =>
+        talk.talks().map((each) =>
+          h(
+            "li",
+            {},
             h(
-              "li",
-              {},
-              h(
-                "button",
-                {
-                  type: "button",
-                  class: "quiet clip",
-                  "aria-current": each.id === this.talk.id ? "true" : null,
-                  title: `${each.title}, ${ago(each.at)}`,
-                  onclick: () => this.open(each),
-                },
-                each.title,
-              ),
-              h(
-                "button",
-                {
-                  type: "button",
-                  class: "quiet",
-                  "aria-label": `Delete ${each.title}`,
-                  onclick: () => this.forget(each),
-                },
-                "✕",
-              ),
+              "button",
+              {
+                type: "button",
+                class: "quiet clip",
+                "aria-current": each.id === this.talk.id ? "true" : null,
+                title: `${each.title}, ${ago(each.at)}`,
+                onclick: () => this.open(each),
+              },
+              each.title,
+            ),
+            h(
+              "button",
+              {
+                type: "button",
+                class: "quiet",
+                "aria-label": `Delete ${each.title}`,
+                onclick: () => this.forget(each),
+              },
+              "✕",
             ),
           ),
+        ),
       ),
     );
   }

@@ -106,7 +106,6 @@ class CreatePage extends HTMLElement {
     );
     const first = await modelSelect(this.medium);
     const second = await modelSelect(this.medium, {
-      label: "Compare with",
       kept: `${this.medium}.second`,
       none: true,
     });
