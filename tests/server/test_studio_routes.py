@@ -2,6 +2,10 @@
 
 import base64
 import json
+import posixpath
+import re
+import subprocess
+import sys
 import time
 
 import httpx
@@ -11,6 +15,7 @@ from daedal.media import images
 from daedal.pipelines import history
 from daedal.server import trainings
 from daedal.server.jobs import ENDED
+from daedal.server.routes.studio import files
 
 TINY = {"recipe": "text/tiny", "settings": {"steps": 4, "checkpoint_every": 2, "sample_every": 4}}
 
@@ -55,14 +60,25 @@ def test_no_path_leaves_the_studio(served, name):
     assert served.http.get(f"/studio/{name}").status_code == 404
 
 
-def test_every_file_that_a_page_names_is_there(served):
-    from daedal.server.routes.studio import files
-
+def test_every_file_that_another_names_is_there_and_none_is_elsewhere():
+    named = re.compile(r"""(?:from|import|href=|src=|import\()\s*["']([^"'#$]+\.\w+)["']""")
     for name, file in files().items():
-        text = file.data.decode()
-        assert not [w for w in ("http://", "https://", "//cdn") if f'src="{w}' in text], name
-    for name in ("index.html", "api.js", "pages/create.js", "styles/base.css"):
-        assert name in files()
+        for target in named.findall(file.data.decode()):
+            path = posixpath.normpath(posixpath.join("/studio", posixpath.dirname(name), target))
+            assert path.removeprefix("/studio/") in files(), f"{name}: {target}"
+
+
+def test_a_verb_ends_with_the_process_that_started_it(tmp_path):
+    """Training, whose parent dies without a word, writes its checkpoint and ends."""
+    out = f"out={tmp_path / 'run'}"
+    command = [sys.executable, "-m", "daedal.cli.child", "train", "recipes/text/tiny.yaml", out]
+    child = subprocess.Popen([*command, "steps=100000"], stdin=subprocess.PIPE)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() and child.poll() is None:
+        time.sleep(0.05)
+    child.stdin.close()
+    assert child.wait(timeout=60) == 130
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 # ---- history -------------------------------------------------------------------------------------

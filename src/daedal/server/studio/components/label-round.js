@@ -29,9 +29,12 @@ class LabelRound extends HTMLElement {
     this.stopping.abort();
   }
 
-  // Two results of a prompt, in an order of chance.
-  async pair(prompt) {
+  // Two results of a prompt, in an order of chance. Two that are the same are made again.
+  async pair(prompt, tries = 4) {
     const found = await Promise.all(this.models.map((model) => this.one(model, prompt)));
+    const same = found[0].text !== undefined && found[0].text === found[1].text;
+    if (same && tries > 1) return this.pair(prompt, tries - 1);
+    if (same) throw new Error(`"${prompt}" has one answer only; take it out.`);
     return Math.random() < 0.5 ? found : found.reverse();
   }
 

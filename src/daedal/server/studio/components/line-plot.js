@@ -3,7 +3,6 @@
 
 import { h, svg } from "../dom.js";
 
-const WIDTH = 560;
 const HEIGHT = 220;
 const EDGE = { left: 54, right: 14, top: 12, bottom: 26 };
 
@@ -11,18 +10,20 @@ class LinePlot extends HTMLElement {
   // `points` are [step, value] or [step, value, low, high].
   show(title, points) {
     this.points = points;
+    this.width = Math.max(this.clientWidth - 34, 260); // less its edges: text keeps its size
     const [first, last] = [points[0][0], points.at(-1)[0]];
     const values = points.flatMap(([, value, low = value, high = value]) => [value, low, high]);
     const [low, high] = padded(Math.min(...values), Math.max(...values));
     this.x = (step) =>
-      EDGE.left + ((step - first) / Math.max(last - first, 1)) * (WIDTH - EDGE.left - EDGE.right);
+      EDGE.left +
+      ((step - first) / Math.max(last - first, 1)) * (this.width - EDGE.left - EDGE.right);
     this.y = (value) =>
       HEIGHT - EDGE.bottom - ((value - low) / (high - low)) * (HEIGHT - EDGE.top - EDGE.bottom);
     this.mark = svg("g", { class: "mark" });
     const plot = svg(
       "svg",
       {
-        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        viewBox: `0 0 ${this.width} ${HEIGHT}`,
         role: "img",
         tabindex: 0,
         "aria-label": `${title}: ${short(points[0][1])} at step ${first}, ${short(points.at(-1)[1])} at step ${last}`,
@@ -42,7 +43,7 @@ class LinePlot extends HTMLElement {
     });
     this.output = h("output", {});
     this.replaceChildren(
-      h("div", { class: "row" }, h("h3", { class: "grow" }, title), this.output),
+      h("div", { class: "row" }, h("h2", { class: "grow" }, title), this.output),
       plot,
     );
     this.read(points.length - 1);
@@ -58,14 +59,14 @@ class LinePlot extends HTMLElement {
       levels.map((level) => [
         svg("line", {
           x1: EDGE.left,
-          x2: WIDTH - EDGE.right,
+          x2: this.width - EDGE.right,
           y1: this.y(level),
           y2: this.y(level),
         }),
         text(EDGE.left - 8, this.y(level) + 4, short(level), "end"),
       ]),
       text(EDGE.left, HEIGHT - 6, first, "start"),
-      text(WIDTH - EDGE.right, HEIGHT - 6, `step ${last}`, "end"),
+      text(this.width - EDGE.right, HEIGHT - 6, `step ${last}`, "end"),
     );
   }
 
@@ -87,7 +88,7 @@ class LinePlot extends HTMLElement {
 
   nearest(event, plot) {
     const box = plot.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * WIDTH;
+    const x = ((event.clientX - box.left) / box.width) * this.width;
     let best = 0;
     this.points.forEach(([step], i) => {
       if (Math.abs(this.x(step) - x) < Math.abs(this.x(this.points[best][0]) - x)) best = i;

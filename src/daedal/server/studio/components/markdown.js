@@ -107,7 +107,7 @@ function table(lines, start) {
     );
   const element = h(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" },
     h(
       "table",
       {},

@@ -12,7 +12,7 @@ class MemoryBar extends HTMLElement {
         style: { width: `max(3px, ${(100 * model.memory) / budget}%)` },
       }),
     );
-    const text = `${bytes(used)} of ${bytes(budget)} used`;
+    const text = `${used ? bytes(used) : 0} of ${bytes(budget)} used`;
     this.replaceChildren(
       h(
         "div",

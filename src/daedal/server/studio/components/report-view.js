@@ -85,7 +85,7 @@ function intervals(title, rows, low, high) {
       svg("circle", { cx: x(value), cy: y, r: 5 }),
     ];
   };
-  return svg(
+  const drawn = svg(
     "svg",
     {
       class: "intervals",
@@ -102,6 +102,7 @@ function intervals(title, rows, low, high) {
       ),
     ),
   );
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": title }, drawn);
 }
 
 function table(rows) {

@@ -168,7 +168,7 @@ class RunView extends HTMLElement {
         h(
           "div",
           { class: "texts sheet" },
-          h("h3", {}, "It writes"),
+          h("h2", {}, "It writes"),
           texts.map((text) => h("p", {}, text)),
         ),
       );

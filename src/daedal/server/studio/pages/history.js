@@ -8,6 +8,7 @@ const PAGE = 40;
 
 class HistoryPage extends HTMLElement {
   connectedCallback() {
+    this.rows = new Map();
     this.words = h("input", {
       type: "search",
       placeholder: "words of a prompt, a text, a model",
@@ -77,7 +78,7 @@ class HistoryPage extends HTMLElement {
     const { data, has_more: more } = await get(`/v1/history?${asked}`);
     if (asked !== this.asked) return; // another search has begun
     if (!before) this.list.replaceChildren();
-    this.list.append(...data.map((entry) => this.row(entry)));
+    this.list.append(...data.map((entry) => this.rowOf(entry)));
     this.last = data.at(-1)?.id;
     this.more.hidden = !more;
     if (!this.list.children.length)
@@ -93,6 +94,12 @@ class HistoryPage extends HTMLElement {
           ),
         ),
       );
+  }
+
+  // The row of an entry, with what was made in it: another search leaves it as it is.
+  rowOf(entry) {
+    if (!this.rows.has(entry.id)) this.rows.set(entry.id, this.row(entry));
+    return this.rows.get(entry.id);
   }
 
   row(entry) {
