@@ -58,6 +58,8 @@ def closing(line: str, start: int) -> int:
 def literal_at(text: str) -> str:
     """The longest beginning of a text that is a plain value, or nothing."""
     for end in range(len(text), 0, -1):
+        if text[end - 1] in ",.; ":  # of the sentence around it
+            continue
         try:
             ast.literal_eval(text[:end].strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
