@@ -30,7 +30,7 @@ def pairs_in(text: str) -> list[tuple[str, str]]:
         examples = doctest.DocTestParser().get_examples(text)
     except ValueError:
         examples = []
-    pairs += [(example.source.strip(), example.want.strip()) for example in examples]
+    pairs += [(example.source.strip(), literal_at(example.want)) for example in examples]
     for line in text.splitlines():
         pairs += said_in(line)
     return pairs + [pair for node in asserts_in(text) for pair in asserted(node)]
