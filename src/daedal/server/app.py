@@ -22,6 +22,7 @@ from daedal.server.routes import (
     anthropic,
     batches,
     chat,
+    code,
     completions,
     embeddings,
     files,
@@ -39,7 +40,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
-    anthropic, ollama,
+    code, anthropic, ollama,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

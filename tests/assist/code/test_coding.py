@@ -70,7 +70,7 @@ def test_examples_are_read_from_words():
     >>> add(0, 0)
     0
     assert add(5, 6) == 11
-    assert not add(0, 0)
+    assert not add(9, -9)
     add([1, (2)], "x)") returns [1, 2, 'x)']
     add(y, 1) == 3
     """
