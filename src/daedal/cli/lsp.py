@@ -5,6 +5,8 @@ import importlib.util
 from daedal.cli.code import MODEL, chosen
 from daedal.errors import DaedalError
 
+CONTEXT = 4096  # tokens
+
 
 def lsp(model: MODEL = None) -> None:
     """Complete code as you type, in any editor that speaks LSP (on standard input and output)."""
@@ -13,4 +15,5 @@ def lsp(model: MODEL = None) -> None:
     from daedal.assist.code.language_server import Editor
     from daedal.pipelines.text import load
 
-    Editor(load(chosen(model))).server.start_io()
+    # pages share any beginning of the file, not only whole steps of it, from key to key
+    Editor(load(chosen(model), cache="paged", context=CONTEXT)).server.start_io()

@@ -74,9 +74,9 @@ def test_commands_answer():
             types.TextDocumentIdentifier(URI), everything, types.CodeActionContext([])
         )
         actions = await client.text_document_code_action_async(params)
-        command = next(each.command for each in actions if each.title == "Write tests")
+        command = next(each for each in actions if each.title == "Write tests")
         found = await client.workspace_execute_command_async(
-            types.ExecuteCommandParams(command.command, command.arguments)
+            types.ExecuteCommandParams(command.command, arguments=command.arguments)
         )
         await closed(client)
         return [each.title for each in actions], found

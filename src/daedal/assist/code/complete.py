@@ -113,6 +113,8 @@ def complete(
         files = fitted(words, gap.files, NEIGHBOURS) if form.file else ()
         prompt = infill.prompt_of(words, before, after, files, gap.path)
         ids, stops = prompt.ids, prompt.stops
+    if gap.after and not gap.after.startswith(("\n", "\r")):
+        stops = (*stops, "\n")  # in the middle of a line, what belongs there ends with it
     if healed:
         settings["regex"] = re.escape(healed) + r"(?s:.*)"
     given = {"temperature": 0.0, "stop": stops, "raw": True, "max_tokens": max_tokens, **settings}

@@ -22,6 +22,7 @@ from daedal.sandbox.sandbox import Sandbox
 
 DEBOUNCE = 0.15  # seconds without a key before anything is asked
 LINE, BLOCK = 32, 96  # tokens of a completion within a line, and at its end
+BEHIND = 4  # lines behind the cursor that are read: they are read anew at each key
 REMEMBERED = 64  # completions, so that undoing a key costs nothing
 COMMANDS = {"daedal.explain": "Explain", "daedal.test": "Write tests", "daedal.fix": "Fix"}
 
@@ -80,15 +81,15 @@ class Editor:
     def gap(self, uri: str, position: types.Position) -> Gap:
         document = self.server.workspace.get_text_document(uri)
         offset = document.offset_at_position(position)
-        path = uri.rpartition("/")[2]
-        return Gap(document.source[:offset], document.source[offset:], path)
+        behind = "".join(document.source[offset:].splitlines(keepends=True)[:BEHIND])
+        return Gap(document.source[:offset], behind, uri.rpartition("/")[2])
 
-    def actions(self, params: types.CodeActionParams) -> list[types.CodeAction]:
+    def actions(self, params: types.CodeActionParams) -> list[types.Command]:
         """The commands, for the file at hand."""
         told = "\n".join(each.message for each in params.context.diagnostics)
         given = [params.text_document.uri, told]
         return [
-            types.CodeAction(title, command=types.Command(title, name, arguments=given))
+            types.Command(title, name, arguments=given)
             for name, title in COMMANDS.items()
             if name != "daedal.fix" or told
         ]
