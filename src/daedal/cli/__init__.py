@@ -22,6 +22,7 @@ from daedal.cli import (
     generate,
     history,
     label,
+    lsp,
     merge,
     models,
     prune,
@@ -58,6 +59,7 @@ def verbs() -> typer.Typer:
     app.command("compare")(compare.compare)
     app.command("label")(label.label)
     app.add_typer(code.app, name="code")
+    app.command("lsp")(lsp.lsp)
     app.add_typer(models.app, name="models")
     app.command("history")(history.history)
     app.command("again")(history.again)

@@ -1,8 +1,8 @@
 """How well a model codes, by execution: pass@k of tasks with tests (Chen et al. 2021), and how a
 search over samples (daedal.assist.code.solve) does on the same tasks.
 
-    daedal eval coder --tasks code --data mbpp.parquet --limit 100 --n 1
-    daedal eval coder --tasks code --data HumanEval.jsonl.gz --n 20 --temperature 0.2
+    daedal eval coder --tasks code --data mbpp.parquet --limit 100 --search 16
+    daedal eval coder --tasks code --data HumanEval.jsonl.gz --samples 20 --temperature 0.2
 
 Files are read as they are published: MBPP (parquet or jsonl), HumanEval and EvalPlus (jsonl, .gz).
 Tests run in the sandbox: those that are plain calls are compared from outside; the others run as a
@@ -11,25 +11,29 @@ program whose verdict only says that no assert failed."""
 import gzip
 import json
 import math
-import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from daedal.assist.code.coder import Coder
 from daedal.assist.code.examples import asserts_in, cases_in
 from daedal.assist.code.snippets import code_in, tree_of
 from daedal.errors import DaedalError
-from daedal.evals.measured import Measured, Report, bootstrap
+from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain, share
+from daedal.pipelines.text import TextPipeline
+from daedal.pipelines.text_params import TextMeasuring
 from daedal.sandbox.results import Case
 from daedal.sandbox.sandbox import Sandbox
 
 KINDS = ("solved", "wrong", "error", "timeout", "no code")
+KS = (1, 5, 10, 100)
+END = "all tests ran"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return [json.loads(line) for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DaedalError(f"{path} cannot be read as tasks ({error}); give .parquet, .jsonl or .jsonl.gz.") from None
+        raise DaedalError(
+            f"{path} cannot be read as tasks ({error}); give .parquet, .jsonl or .jsonl.gz."
+        ) from None
 
 
 def task_of(row: dict[str, Any]) -> Task:
@@ -76,7 +82,9 @@ def task_of(row: dict[str, Any]) -> Task:
     tests = row.get("tests", row.get("test_list"))
     words = row.get("text", row.get("prompt"))
     if tests is None or words is None:
-        raise DaedalError(f"a task has the columns {', '.join(row)}; MBPP's text and tests, or HumanEval's prompt and entry_point, are read.")
+        raise DaedalError(
+            f"a task has the columns {', '.join(row)}; MBPP's text and tests, or HumanEval's prompt and entry_point, are read."
+        )
     tests = tests if isinstance(tests, list) else json.loads(tests)
     setup = row.get("setup") or row.get("test_setup_code") or ""
     return Task(name, words, tuple(tests[:1]), tuple(tests), setup)
@@ -96,7 +104,10 @@ def program_of(task: Task, answer: str) -> str:
 def cases_of(task: Task) -> list[Case] | None:
     """The tests as plain cases; None where one is not."""
     found = [cases_in(test) for test in task.tests]
-    whole = all(len(cases) == 1 and len(asserts_in(test)) == 1 for cases, test in zip(found, task.tests, strict=True))
+    whole = all(
+        len(cases) == 1 and len(asserts_in(test)) == 1
+        for cases, test in zip(found, task.tests, strict=True)
+    )
     return [cases[0] for cases in found] if found and whole else None
 
 
@@ -112,11 +123,9 @@ def verdict_of(sandbox: Sandbox, task: Task, answer: str) -> str:
         tests = task.check or "\n".join(task.tests)
         result = sandbox.run(f"{code}\n{tests}\nprint({END!r})\n")
         done = result.stdout.rstrip().endswith(END)
-        bad = "ok" if result.status == "ok" and done else "wrong" if "AssertionError" in result.error + result.stderr else result.status
+        failed = "wrong" if "AssertionError" in result.error + result.stderr else result.status
+        bad = "ok" if done and result.status == "ok" else "error" if failed == "ok" else failed
     return {"ok": "solved", "wrong": "wrong", "timeout": "timeout"}.get(bad, "error")
-
-
-END = "all tests ran"
 
 
 def pass_at_k(n: int, solved: int, k: int) -> float:
@@ -129,65 +138,55 @@ def pass_at_k(n: int, solved: int, k: int) -> float:
 # ---- the measurement -----------------------------------------------------------------------------
 
 
-@dataclass
-class Coding(Report):
-    """What came of each task."""
-
-    values: dict[str, Measured] = field(default_factory=dict)
-    kinds: dict[str, int] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
 def prompt_of(task: Task) -> str:
     shown = "".join(f"\n{test}" for test in task.shown)
     return f"{task.words}{shown}\nAnswer with one Python code block."
 
 
-def measure(
-    coder: Coder,
-    tasks: Sequence[Task],
-    n: int = 1,
-    temperature: float = 0.0,
-    ks: Sequence[int] = (1, 10, 100),
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """pass@k with its interval over tasks, and how samples failed."""
-    solved, kinds, rows = [], Counter[str](), []
-    for i, task in enumerate(tasks):
+def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
+    """What `daedal eval MODEL --tasks code --data FILE` says."""
+    if not asked.data:
+        raise DaedalError(
+            "tasks of code come from a file; give --data mbpp.parquet or HumanEval.jsonl.gz."
+        )
+    tasks = tasks_in(Path(asked.data), asked.limit, asked.split)
+    groups: dict[str, dict[str, Measured]] = {}
+    with Coder(pipeline, Sandbox()) as coder:
+        found, kinds = sampled(coder, tasks, asked.samples, asked.temperature)
+        groups["samples"] = found
+        if asked.search:
+            groups["search"] = searched(coder, tasks, asked.search)
+    failed = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind])
+    lines = [*lines_of(groups), f"samples    of {sum(kinds.values())}: {failed}"]
+    return Report(plain(groups) | {"kinds": dict(kinds)}, lines)
+
+
+def sampled(
+    coder: Coder, tasks: Sequence[Task], n: int, temperature: float
+) -> tuple[dict[str, Measured], Counter[str]]:
+    """pass@k with its interval over tasks, and how many samples failed how."""
+    solved, kinds = [], Counter[str]()
+    for task in tasks:
         answers = coder.ask(prompt_of(task), n=n, temperature=temperature)
         verdicts = [verdict_of(coder.sandbox, task, answer) for answer, _ in answers]
         kinds.update(verdicts)
         solved.append(verdicts.count("solved"))
-        rows.append({"task": task.name, "verdicts": verdicts})
-        on_progress(i + 1, len(tasks))
-    found: dict[str, Any] = {}
-    for k in (k for k in ks if k <= n):
-        found[f"pass@{k}"] = interval([pass_at_k(n, s, k) for s in solved])
-    return found | {"kinds": dict(kinds), "tasks": rows}
+    values = {k: torch.tensor([pass_at_k(n, s, k) for s in solved]) for k in KS if k <= n}
+    return {f"pass@{k}": bootstrap(mean, value, 1000) for k, value in values.items()}, kinds
 
 
-def measure_search(
-    coder: Coder,
-    tasks: Sequence[Task],
-    n: int = 16,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """The share of tasks that the search solves, of which it sees the shown tests only."""
-    solved, abstained, samples = [], 0, 0
-    for i, task in enumerate(tasks):
+def searched(coder: Coder, tasks: Sequence[Task], n: int) -> dict[str, Measured]:
+    """The share of tasks that a search over n samples solves, which sees the shown tests only, and
+    of how many it claims nothing."""
+    solved, abstained = 0, 0
+    for task in tasks:
         shown = [case for test in task.shown for case in cases_in(test)]
         found = coder.solve(task.words, shown, n=n)
         answer = f"```python\n{found.code}```" if found.code else ""
-        solved.append(float(verdict_of(coder.sandbox, task, answer) == "solved"))
+        solved += verdict_of(coder.sandbox, task, answer) == "solved"
         abstained += found.code is None
-        samples += found.samples
-        on_progress(i + 1, len(tasks))
-    return {"solved": interval(solved), "abstained": abstained, "samples": samples}
+    return {"solved": share(solved, len(tasks)), "abstained": share(abstained, len(tasks))}
 
 
-def interval(values: list[float]) -> list[float]:
-    """[mean, low, high], 95 % by bootstrap over tasks."""
-    draw = np.random.default_rng(0)
-    means = [float(np.mean(draw.choice(values, len(values)))) for _ in range(1000)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return [float(np.mean(values)), float(low), float(high)]
+def mean(values: Tensor) -> float:
+    return float(values.mean())

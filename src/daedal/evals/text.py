@@ -4,7 +4,7 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat
+from daedal.evals import chat, code
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
@@ -17,6 +17,9 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
         raise DaedalError(
             "there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness."
         )
+    names = asked.tasks.split(",") if asked.tasks else []
+    if names == ["code"]:
+        return code.evaluate(pipeline, asked)
     values: dict[str, Any] = {}
     lines: list[str] = []
     if asked.data:
@@ -31,7 +34,6 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
         lines.append(
             f"perplexity     {m['perplexity']:.3f} per token {spread} ({m['tokens']:,} tokens)"
         )
-    names = asked.tasks.split(",") if asked.tasks else []
     own = {name: chat.measure(pipeline, name, asked.limit) for name in names if name in chat.TASKS}
     if own:
         values["chat"] = plain(own)

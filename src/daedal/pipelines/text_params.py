@@ -87,10 +87,15 @@ class TextMeasuring:
     tasks: Annotated[
         str | None,
         Setting(
-            "Comma-separated: instructions, problems, refusals (of a small chat model), and lm-evaluation-harness tasks (extra: evals)."
+            "Comma-separated: code (with --data), instructions, problems, refusals (of a small chat model), and lm-evaluation-harness tasks (extra: evals)."
         ),
     ] = None
     limit: Annotated[int | None, Setting("Examples a task.", 1, 10**9)] = None
+    samples: Annotated[int, Setting("Of code: answers to each task.", 1, 10**4)] = 1
+    temperature: Annotated[float, Setting("Of these; 0 is greedy.", 0, 10)] = 0.0
+    search: Annotated[
+        int | None, Setting("Of code: also solve by searching among so many samples.", 1, 10**4)
+    ] = None
 
 
 TEXT = Medium(

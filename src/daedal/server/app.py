@@ -22,6 +22,7 @@ from daedal.server.routes import (
     anthropic,
     batches,
     chat,
+    code,
     completions,
     embeddings,
     evaluations,
@@ -44,7 +45,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
-    anthropic, ollama, history, trainings, preferences, evaluations, studio,
+    code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

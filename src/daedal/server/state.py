@@ -16,6 +16,7 @@ from fastapi import Request
 from daedal.errors import DaedalError
 from daedal.pipelines import history
 from daedal.pipelines.medium import Handle
+from daedal.sandbox.sandbox import Sandbox
 from daedal.server.database import Database
 from daedal.server.driver import Driver
 from daedal.server.errors import ApiError
@@ -88,6 +89,7 @@ class Server:
         self.admission = Admission(options.queue)
         self.threads = ThreadPoolExecutor(4, "daedal-requests")
         self.models: Models
+        self.sandbox: Sandbox | None = None  # made when code is first to be run
         self.draining = False
         self.answering: dict[str, asyncio.Task[Any]] = {}  # responses in the background, by id
         self.started = time.time()
@@ -113,6 +115,8 @@ class Server:
             task.cancel()
         while self.driver.busy:
             await asyncio.sleep(0.01)
+        if self.sandbox is not None:
+            self.sandbox.close()
         for pin in self._pins:
             pin.give_back()
         await asyncio.to_thread(self.driver.stop)

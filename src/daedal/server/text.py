@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from daedal.data import chat
+from daedal.data import chat, infill
 from daedal.engine.request import Request as Sample
 from daedal.engine.request import Token
 from daedal.errors import DaedalError
@@ -38,7 +38,7 @@ class Asked:
     tools: tuple[dict[str, Any], ...] = ()
     choice: str = "auto"
     parallel: bool = True  # several calls in one answer
-    documents: Any = None
+    suffix: str = ""  # of a text: what stands behind the gap to fill
 
     @property
     def calls(self) -> bool:
@@ -314,6 +314,11 @@ def begun(asked: Asked) -> Callable[[TextPipeline], Stream]:
         settings, prompt = dict(asked.settings), asked.prompt
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
             prompt = as_messages(prompt)
+        if asked.suffix:
+            filled = infill.prompt_of(pipeline.tokenizer, prompt, asked.suffix)
+            prompt, stops = filled.ids, settings.get("stop") or ()
+            stops = (stops,) if isinstance(stops, str) else tuple(stops)
+            settings["stop"] = (*stops, *filled.stops)
         if asked.calls:
             envelope = envelope_of(pipeline.tokenizer)
             told = [{"type": "function", "function": tool} for tool in asked.tools]

@@ -29,7 +29,9 @@ from daedal.sandbox.sandbox import Sandbox
 MUTANTS = 60  # of a function, at most
 SYSTEM = "You are an expert programmer. Answer with code, and with nothing that was not asked for."
 RUN = ("javascript",)  # languages beside Python whose functions are run to compare
-DEFINED = re.compile(r"function\s+(\w+)|(?:const|let|var)\s+(\w+)\s*=\s*(?:async\s*)?(?:\(|\w+\s*=>|function)")
+DEFINED = re.compile(
+    r"function\s+(\w+)|(?:const|let|var)\s+(\w+)\s*=\s*(?:async\s*)?(?:\(|\w+\s*=>|function)"
+)
 JS = """
 ;const __in = require("fs").readFileSync(0, "utf8").trim().split("\\n");
 for (const line of __in) {

@@ -2,7 +2,7 @@
 what is left of the model's text once what repeats the surroundings is taken off."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from daedal.pipelines.text import TextPipeline
 BUDGET = 1500  # tokens of the prompt
 SHARE = 0.7  # of them before the cursor
 NEIGHBOURS = 600  # tokens of other files, where a family has a place for them
+JUMP = 16  # lines that the beginning of a prompt moves by
 CLOSERS = ")]}"
 WORD = re.compile(r"\w")
 
@@ -90,10 +91,14 @@ class Completion:
 
 
 def complete(
-    pipeline: TextPipeline, gap: Gap, max_tokens: int = 128, **settings: Any
+    pipeline: TextPipeline,
+    gap: Gap,
+    max_tokens: int = 128,
+    unwanted: Callable[[], bool] = lambda: False,
+    **settings: Any,
 ) -> Completion:
     """The completion of a gap. A model without tokens for it goes on from what stands before, which
-    is remarked."""
+    is remarked. It stops at the next token once it is `unwanted`."""
     words = pipeline.tokenizer
     before, healed = heal(words, gap.before)
     form = infill.format_of(words)
@@ -108,10 +113,17 @@ def complete(
         files = fitted(words, gap.files, NEIGHBOURS) if form.file else ()
         prompt = infill.prompt_of(words, before, after, files, gap.path)
         ids, stops = prompt.ids, prompt.stops
+    if gap.after and not gap.after.startswith(("\n", "\r")):
+        stops = (*stops, "\n")  # in the middle of a line, what belongs there ends with it
     if healed:
         settings["regex"] = re.escape(healed) + r"(?s:.*)"
     given = {"temperature": 0.0, "stop": stops, "raw": True, "max_tokens": max_tokens, **settings}
-    made = pipeline(ids, **given)
+    handle = pipeline.start(ids, **given)
+    for _ in handle:
+        if unwanted():
+            handle.cancel()
+            break
+    made = handle.result()
     text = made.text.removeprefix(healed)
     return Completion(trimmed(text, gap.before, gap.after), made.finish_reason, remark)
 
@@ -129,22 +141,28 @@ def heal(words: Any, before: str) -> tuple[str, str]:
 
 
 def tail(words: Any, text: str, tokens: int) -> str:
-    """The last lines of a text, at most so many tokens."""
-    return fitting(words, text.splitlines(keepends=True)[::-1], tokens, lambda kept: kept[::-1])
+    """The last lines of a text, at most so many tokens. Its beginning moves by many lines at a time,
+    so that a file that grows line by line keeps its beginning, and with it what is cached of it."""
+    lines = text.splitlines(keepends=True)
+    kept = len(fitting(words, lines[::-1], tokens))
+    start = -(-(len(lines) - kept) // JUMP) * JUMP if kept < len(lines) else 0
+    return "".join(lines[min(start, max(len(lines) - 1, 0)) :])
 
 
 def head(words: Any, text: str, tokens: int) -> str:
-    return fitting(words, text.splitlines(keepends=True), tokens, lambda kept: kept)
+    """The first lines of a text, at most so many tokens."""
+    return "".join(fitting(words, text.splitlines(keepends=True), tokens))
 
 
-def fitting(words: Any, lines: list[str], tokens: int, order: Any) -> str:
+def fitting(words: Any, lines: list[str], tokens: int) -> list[str]:
+    """The first of these lines, one at least, that are so many tokens together."""
     kept: list[str] = []
     for line, size in zip(lines, map(len, words.encode_batch(lines)) if lines else [], strict=True):
         if size > tokens and kept:
             break
         tokens -= size
         kept.append(line)
-    return "".join(order(kept))
+    return kept
 
 
 def fitted(

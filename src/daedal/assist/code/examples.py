@@ -30,7 +30,7 @@ def pairs_in(text: str) -> list[tuple[str, str]]:
         examples = doctest.DocTestParser().get_examples(text)
     except ValueError:
         examples = []
-    pairs += [(example.source.strip(), example.want.strip()) for example in examples]
+    pairs += [(example.source.strip(), literal_at(example.want)) for example in examples]
     for line in text.splitlines():
         pairs += said_in(line)
     return pairs + [pair for node in asserts_in(text) for pair in asserted(node)]
@@ -58,6 +58,8 @@ def closing(line: str, start: int) -> int:
 def literal_at(text: str) -> str:
     """The longest beginning of a text that is a plain value, or nothing."""
     for end in range(len(text), 0, -1):
+        if text[end - 1] in ",.; ":  # of the sentence around it
+            continue
         try:
             ast.literal_eval(text[:end].strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -44,9 +44,14 @@ CompletionBody: Any = settings_body("CompletionRequest", TEXT, CompletionFields,
 
 @routes.post("/v1/completions", responses=STREAMS)
 async def completions(request: Request, body: CompletionBody) -> Response:
-    """Continue a text, several, or token ids."""
+    """Continue a text, several, or token ids; with `suffix` fill in before it."""
+    return await continued(request, body, None)
+
+
+async def continued(request: Request, body: Any, default: str | None) -> Response:
+    """The answer to a request for a continuation, by `default` where it names no model."""
     server = server_of(request)
-    name = server.models.resolved(body.model, "text")
+    name = server.models.resolved(body.model or default, "text")
     prompts = prompts_of(body.prompt)
     if body.stream and len(prompts) > 1:
         raise ApiError(
@@ -56,7 +61,9 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     if body.logprobs is not None:
         settings["logprobs"] = body.logprobs
     reply = CompletionReply(name, "cmpl-" + secrets.token_hex(12), body)
-    asked = [Asked(prompt, settings) for prompt in prompts]
+    if body.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise ApiError(400, "a suffix goes with prompts that are texts.", param="suffix")
+    asked = [Asked(prompt, settings, suffix=body.suffix or "") for prompt in prompts]
     client = client_of(request)
     if body.stream:
         return await stream_of(
@@ -90,12 +97,6 @@ class CompletionReply:
         self.created = int(time.time())
         options = body.stream_options
         self.counts = bool(options and options.include_usage)
-        if body.suffix:
-            raise ApiError(
-                400,
-                f"{name} is asked to fill in before a suffix, which it has no tokens for; leave suffix out.",
-                param="suffix",
-            )
 
     def frame(self, choices: list[Any], **more: Any) -> dict[str, Any]:
         return {

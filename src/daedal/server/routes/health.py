@@ -20,6 +20,7 @@ async def health(request: Request) -> dict[str, Any]:
         "status": "ok" if server.driver.alive else "failing",
         "version": __version__,
         "generations": server.driver.busy,
+        "sandbox": str(server.sandbox.report) if server.sandbox else "not started",
         "engine_restarts": server.driver.restarts,
         "memory": {"used": STORE.used, "budget": STORE.budget},
     }

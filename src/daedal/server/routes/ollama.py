@@ -231,25 +231,19 @@ async def generate(request: Request, body: GenerateBody) -> Response:
     server = server_of(request)
     name = server.models.resolved(body.model, "text")
     server.models.expect(name, "text")
-    if body.suffix:
-        raise ApiError(
-            400,
-            f"{name} has no tokens for filling in before a suffix; leave it out.",
-            param="suffix",
-        )
     if not body.prompt:
         async with server.models.lent(name):
             pass
         return reply_of(only_loads(server, body, name) | {"response": ""})
     settings = settings_of(body)
-    chats = "chat" in capabilities(server.models.source(name)) and not body.raw
+    chats = "chat" in capabilities(server.models.source(name)) and not (body.raw or body.suffix)
     prompt: Any = body.prompt
     if chats:
         front = [{"role": "system", "content": body.system}] if body.system else []
         prompt = [*front, {"role": "user", "content": body.prompt}]
     else:
         settings["raw"] = True
-    return await answered(request, body, Asked(prompt, settings), "text")
+    return await answered(request, body, Asked(prompt, settings, suffix=body.suffix or ""), "text")
 
 
 @routes.post("/api/embed")

@@ -1,0 +1,19 @@
+"""`daedal lsp`: a language server for editors."""
+
+import importlib.util
+
+from daedal.cli.code import MODEL, chosen
+from daedal.errors import DaedalError
+
+CONTEXT = 4096  # tokens
+
+
+def lsp(model: MODEL = None) -> None:
+    """Complete code as you type, in any editor that speaks LSP (on standard input and output)."""
+    if importlib.util.find_spec("pygls") is None:
+        raise DaedalError('the language server needs pygls; pip install "daedal[editor]".')
+    from daedal.assist.code.language_server import Editor
+    from daedal.pipelines.text import load
+
+    # pages share any beginning of the file, not only whole steps of it, from key to key
+    Editor(load(chosen(model), cache="paged", context=CONTEXT)).server.start_io()
