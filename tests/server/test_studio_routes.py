@@ -139,6 +139,7 @@ def test_recipes_come_with_their_schema(served):
         {"model.start": "../../secret"},
         {"stepz": 3},
         {"steps": "many"},
+        {"steps.x": 3},
         {"a b": 1},
     ],
 )
@@ -164,6 +165,11 @@ def test_a_training_runs_is_watched_and_its_model_used(served):
     assert [line for line in log if line.startswith("  | Once upon a time")]
     text = served.post("/v1/completions", model="runs/watched", prompt="One day", max_tokens=3)
     assert text.status_code == 200 and text.json()["model"] == "runs/watched"
+    job = served.post("/v1/models/quantize", model="runs/watched", name="small").json()
+    packed = ended(served, f"/v1/jobs/{job['id']}")
+    assert packed["detail"]["model"] == "packed/small", packed
+    text = served.post("/v1/completions", model="packed/small", prompt="One day", max_tokens=3)
+    assert text.status_code == 200
     assert served.http.delete("/v1/trainings/watched").json()["deleted"]
     assert served.http.get("/v1/trainings/watched").status_code == 404
 
@@ -234,6 +240,21 @@ def test_pairs_of_texts_are_what_training_reads(served, tmp_path):
     served.http.delete("/v1/preferences/taste")
 
 
+def test_a_model_learns_from_pairs_that_were_labelled(served):
+    for i in range(4):
+        pair = {"prompt": f"Say {i}", "chosen": f"{i}, gladly", "rejected": "no"}
+        served.post("/v1/preferences", file="lessons", **pair)
+    settings = {"steps": 2, "evaluate_every": 2, "sample_every": 9, "rows": 2, "micro_rows": 2}
+    asked = {"recipe": "chat/dpo", "preferences": "lessons", "settings": settings}
+    served.post("/v1/trainings", name="taught", **asked)
+    done = ended(served, "/v1/trainings/taught")
+    assert (done["status"], done["model"]) == ("completed", "runs/taught"), done
+    log = "\n".join(served.http.get("/v1/trainings/taught/samples").json()["log"])
+    assert "chosen_gained" in log
+    served.http.delete("/v1/trainings/taught")
+    served.http.delete("/v1/preferences/lessons")
+
+
 def test_pairs_of_pictures_are_what_rate_reads(served):
     import numpy as np
 
@@ -258,6 +279,12 @@ def test_names_of_files_are_no_paths(served):
     pair = {"prompt": "x", "chosen": "a", "rejected": "b"}
     for name in ("../x", "a/b", "", "A.b"):
         assert served.post("/v1/preferences", file=name, **pair).status_code == 400
+
+
+def test_half_a_character_is_refused(served):
+    body = '{"file": "x", "prompt": "p", "chosen": "\\ud800", "rejected": "b"}'
+    headers = {"content-type": "application/json"}
+    assert served.http.post("/v1/preferences", content=body, headers=headers).status_code == 400
 
 
 # ---- measures, packing ---------------------------------------------------------------------------

@@ -154,6 +154,11 @@ class Run:
         return self.folder.name
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """The request that it was started by."""
+        return json.loads((self.folder / "request.json").read_text())
+
+    @property
     def model(self) -> Path | None:
         """What it trained, once that is written."""
         path = self.folder / "model"
@@ -189,15 +194,27 @@ class Run:
         return file.read_text(errors="replace").splitlines()[-200:] if file.is_file() else []
 
 
+def begun(folder: Path, name: str, asked: dict[str, Any]) -> Run:
+    """A folder for a run that was asked for. Raises ApiError where there is one of its name."""
+    path = folder / "runs" / name_of(name, "run")
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        message = f"there is a training {name}; resume it, delete it, or take another name."
+        raise ApiError(409, message, "exists", "name") from None
+    (path / "request.json").write_text(json.dumps(asked))
+    return Run(path)
+
+
 def runs(folder: Path) -> list[Run]:
     """The runs of a server's folder, the newest first."""
-    found = [path for path in (folder / "runs").glob("*") if path.is_dir()]
+    found = [file.parent for file in (folder / "runs").glob("*/request.json")]
     return [Run(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
 
 def run_named(folder: Path, name: str) -> Run:
     path = folder / "runs" / name_of(name, "run")
-    if not path.is_dir():
+    if not (path / "request.json").is_file():
         raise not_found("training", name)
     return Run(path)
 

@@ -53,11 +53,12 @@ def data_of(server: Server, name: str, owner: str, folder: Path) -> str:
     """Generated data by its name; an uploaded file under its own name, by which its form is known."""
     if WORLD.fullmatch(name):
         return name
+    file = server.files.path(name)  # of a name that is an id
     row = server.files.get(name, owner)
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / f"data{Path(row['name']).suffix}"
     link.unlink(missing_ok=True)
-    link.symlink_to(server.files.path(name).resolve())
+    link.symlink_to(file.resolve())
     return str(link)
 
 

@@ -1,5 +1,6 @@
 """`/v1/preferences`: what people find better, kept for training."""
 
+import json
 import shutil
 from typing import Annotated, Any
 
@@ -39,11 +40,21 @@ def described(pairs: Pairs) -> dict[str, Any]:
     }
 
 
+def written(body: PairBody) -> None:
+    """Raise where a text holds half a character, which no file can keep."""
+    try:
+        json.dumps(body.model_dump(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ApiError(400, f"the pair holds {half!r}, which is half a character.") from None
+
+
 @routes.post("/v1/preferences")
 async def add(request: Request, body: PairBody) -> dict[str, Any]:
     """Add a pair to a file, which is made if it is not there."""
     server, owner = server_of(request), client_of(request)
     pairs = preferences.at(server.folder, body.file)
+    await server.run(written, body)
     chosen, rejected = body.chosen, body.rejected
     if isinstance(chosen, str) and isinstance(rejected, str):
         if chosen == rejected:

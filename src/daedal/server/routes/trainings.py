@@ -18,6 +18,7 @@ from daedal.server.state import Server, client_of, server_of
 from daedal.server.trainings import (
     Recipe,
     Run,
+    begun,
     name_of,
     overrides,
     recipe_named,
@@ -102,14 +103,11 @@ async def start(request: Request, body: TrainingBody) -> dict[str, Any]:
     server = server_of(request)
     if body.name is None:
         body.name = unused(server, body.recipe.rpartition("/")[2])
-    if (server.folder / "runs" / name_of(body.name, "run")).exists():
-        message = f"there is a training {body.name}; resume it, delete it, or take another name."
-        raise ApiError(409, message, "exists", "name")
     asked = body.model_dump()
     await server.run(arguments, server, asked)
-    (server.folder / "runs" / body.name).mkdir(parents=True)
+    run = await server.run(begun, server.folder, body.name, asked)
     server.jobs.submit("train", asked, client_of(request))
-    return await server.run(state, server, run_named(server.folder, body.name))
+    return await server.run(state, server, run)
 
 
 def unused(server: Server, stem: str) -> str:
@@ -147,8 +145,8 @@ def state(server: Server, run: Run) -> dict[str, Any]:
     return {
         "id": run.name,
         "object": "training",
-        "recipe": job.get("request", {}).get("recipe"),
-        "settings": job.get("request", {}).get("settings", {}),
+        "recipe": run.asked.get("recipe"),
+        "settings": run.asked.get("settings", {}),
         "status": job.get("status") or ("completed" if run.model else "cancelled"),
         "error": job.get("error"),
         "job": job.get("id"),
@@ -231,11 +229,9 @@ async def resume(request: Request, name: str) -> dict[str, Any]:
     server = server_of(request)
     run = run_named(server.folder, name)
     job = job_of(server, run)
-    if not job:
-        raise ApiError(409, f"nothing is known of how {name} was started.", "not_known")
-    if job["status"] not in ENDED:
+    if job and job["status"] not in ENDED:
         raise ApiError(409, f"{name} runs, or is about to.", "busy")
-    server.jobs.submit("train", job["request"], client_of(request))
+    server.jobs.submit("train", run.asked, client_of(request))
     return await server.run(state, server, run)
 
 

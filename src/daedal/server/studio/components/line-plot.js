@@ -3,13 +3,26 @@
 
 import { h, svg } from "../dom.js";
 
-const HEIGHT = 220;
+const HEIGHT = 170;
 const EDGE = { left: 54, right: 14, top: 12, bottom: 26 };
 
 class LinePlot extends HTMLElement {
+  connectedCallback() {
+    this.watch = new ResizeObserver(() => {
+      if (this.points && this.clientWidth !== this.drawnAt) this.show(this.name, this.points);
+    });
+    this.watch.observe(this);
+  }
+
+  disconnectedCallback() {
+    this.watch.disconnect();
+  }
+
   // `points` are [step, value] or [step, value, low, high].
   show(title, points) {
     this.points = points;
+    this.name = title;
+    this.drawnAt = this.clientWidth;
     this.width = Math.max(this.clientWidth - 34, 260); // less its edges: text keeps its size
     const [first, last] = [points[0][0], points.at(-1)[0]];
     const values = points.flatMap(([, value, low = value, high = value]) => [value, low, high]);

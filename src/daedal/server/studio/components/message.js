@@ -60,7 +60,10 @@ export function messageElement(node, among, acts) {
   const stats = node.rate
     ? h(
         "span",
-        { class: "figures soft", title: "Tokens of the answer, and how fast they came" },
+        {
+          class: "figures soft",
+          title: "Tokens of the answer, and how fast they came, reading the question included",
+        },
         `${node.tokens} tok · ${node.rate.toFixed(0)} tok/s`,
       )
     : null;

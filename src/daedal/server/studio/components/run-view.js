@@ -14,13 +14,15 @@ class RunView extends HTMLElement {
     this.name = name;
     this.steps = [];
     this.head = h("header", { class: "head" });
-    this.plots = h("section", { class: "plots", "aria-label": "Curves" });
-    this.samples = h("section", { class: "stack", "aria-label": "Samples" });
+    this.plots = h("section", { class: "plots", "aria-label": "Curves of the steps" });
+    this.measures = h("section", { class: "plots", "aria-label": "Curves of the evaluations" });
+    this.samples = h("section", { class: "samples", "aria-label": "Samples" });
     this.log = h("pre", { class: "sentence scroll log", tabindex: 0 });
     this.append(
       this.head,
       this.plots,
       this.samples,
+      this.measures,
       h("details", {}, h("summary", {}, "Log"), this.log),
     );
     return this;
@@ -127,11 +129,12 @@ class RunView extends HTMLElement {
     ]);
     for (const [name, points] of [...curves, ...measured]) {
       if (!points.length) continue;
-      let plot = [...this.plots.children].find((each) => each.dataset.name === name);
+      const place = STEP.includes(name) ? this.plots : this.measures;
+      let plot = [...place.children].find((each) => each.dataset.name === name);
       if (!plot) {
         plot = document.createElement("line-plot");
         plot.dataset.name = name;
-        this.plots.append(plot);
+        place.append(plot);
       }
       if (!plot.contains(document.activeElement)) plot.show(name, points);
     }

@@ -248,7 +248,7 @@ class ChatPage extends HTMLElement {
   }
 
   async listen(node, asked, signal) {
-    let first = 0;
+    const asking = performance.now();
     let due = false;
     const body = () => this.thread.lastElementChild?.querySelector(".body");
     for await (const event of stream(
@@ -258,11 +258,9 @@ class ChatPage extends HTMLElement {
     )) {
       const delta = event.choices[0]?.delta;
       if (delta) talk.grow(node, delta);
-      if (delta?.content || delta?.tool_calls || delta?.reasoning_content)
-        first ||= performance.now();
-      if (event.usage && first) {
+      if (event.usage) {
         node.tokens = event.usage.completion_tokens;
-        node.rate = node.tokens / Math.max((performance.now() - first) / 1000, 0.001);
+        node.rate = node.tokens / Math.max((performance.now() - asking) / 1000, 0.001);
       }
       if (due) continue;
       due = true; // draw once a frame, whatever comes within it
