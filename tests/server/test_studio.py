@@ -328,6 +328,37 @@ def test_axe_finds_no_fault(visit, scheme):
     assert not faults
 
 
+def test_axe_finds_no_fault_in_dialogs_and_conversations(visit):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def check(name):
+        options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}
+        found = axe.run(page, options=options).response["violations"]
+        assert not [(name, v["id"], n["html"][:120]) for v in found for n in v["nodes"]]
+
+    page = visit("create")
+    page.get_by_label("Compare with").wait_for()
+    paint(page, "a red square")
+    for name in ("Edit", "Extend"):
+        page.get_by_role("button", name="Open: a red square").click()
+        check("picture")
+        page.get_by_role("button", name=name, exact=True).click()
+        page.get_by_role("dialog").get_by_label("What is to be there").wait_for()
+        check(name)
+        page.keyboard.press("Escape")
+    page.goto(page.url.partition("#")[0] + "#/train")
+    page.get_by_role("button", name="Start chat/dpo").click()
+    page.get_by_role("dialog").locator("settings-form").wait_for()
+    check("recipe")
+    page.keyboard.press("Escape")
+    page.goto(page.url.partition("#")[0] + "#/chat")
+    page.get_by_role("combobox", name="Model").wait_for()
+    page.get_by_label("Message", exact=True).fill("Hello")
+    page.keyboard.press("Enter")
+    page.get_by_text("tok/s").wait_for()
+    check("conversation")
+
+
 def test_nothing_is_wider_than_a_telephone(visit):
     page = visit("create", viewport={"width": 360, "height": 740})
     for name in PAGES:

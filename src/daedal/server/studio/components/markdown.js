@@ -103,7 +103,7 @@ function table(lines, start) {
     h(
       "tr",
       {},
-      cells(line).map((cell) => h(tag, {}, cell)),
+      cells(line).map((cell) => h(cell.length ? tag : "td", {}, cell)), // a heading says something
     );
   const element = h(
     "div",

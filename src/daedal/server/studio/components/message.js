@@ -73,7 +73,7 @@ export function messageElement(node, among, acts) {
     h(
       "header",
       { class: "row" },
-      h("h3", {}, node.role === "assistant" ? (node.model ?? "Model") : NAMES[node.role]),
+      h("h2", {}, node.role === "assistant" ? (node.model ?? "Model") : NAMES[node.role]),
       stats,
     ),
     bodyOf(node),

@@ -97,17 +97,25 @@ function allowed(name, schema) {
   );
 }
 
-// The properties of a schema and of its sections, one level down.
-function flat(schema, whole, before) {
+// The properties of a schema and of its sections, one level down. A section's own default says what
+// its keys are where they are left out.
+function flat(schema, whole, before, own = {}) {
   const found = {};
   for (const [name, property] of Object.entries(schema.properties ?? {})) {
-    const section = (property.anyOf ?? [property])
-      .map((kind) => kind.$ref && whole.$defs[kind.$ref.split("/").pop()])
-      .find((each) => each?.properties);
-    if (section && !before) Object.assign(found, flat(section, whole, `${name}.`));
-    else if (!section) found[before + name] = property;
+    const section = sectionOf(property, whole);
+    if (section && !before)
+      Object.assign(found, flat(section, whole, `${name}.`, property.default ?? {}));
+    else if (!section)
+      found[before + name] = { ...property, default: own[name] ?? property.default };
   }
   return found;
+}
+
+function sectionOf(property, whole) {
+  const kinds = (property.anyOf ?? [property]).filter((kind) => kind.$ref);
+  return kinds
+    .map((kind) => whole.$defs[kind.$ref.split("/").pop()])
+    .find((each) => each?.properties);
 }
 
 function values(section, before) {
