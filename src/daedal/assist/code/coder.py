@@ -11,7 +11,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -62,6 +62,13 @@ class Coded:
         return own | {"ran": self.ran, "sure": self.sure} | self.details
 
 
+def asking(task: str, function: str | None = None, shown: Sequence[str] = ()) -> str:
+    """How a function is asked for: the task, its name, asserts that it must pass."""
+    named = f" Name it {function}." if function else ""
+    lines = "".join(f"\n{line}" for line in shown)
+    return f"Write a Python function. {task}{named}{lines}\nAnswer with one Python code block."
+
+
 class Coder:
     """A model, and a sandbox to run what it writes."""
 
@@ -87,7 +94,9 @@ class Coder:
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
         asked: Any = turns + (more or [])
         if not self.pipeline.chats:
-            asked = "\n\n".join(turn["content"] for turn in asked[1:]) + "\n\n```python\n"
+            fence = "\n\n```python\n" if "code block" in prompt else "\n\n"
+            asked = "\n\n".join(turn["content"] for turn in asked[1:]) + fence
+            settings.setdefault("stop", ("```",))
         settings = {"max_tokens": 512, "temperature": 0.0, "seed": self.seed, **settings}
         handle = self.pipeline.start(asked, **settings)
         results = handle.results()
@@ -113,11 +122,7 @@ class Coder:
         """A function that does what a task says: many are drawn, run and compared."""
         given = examples.cases_in(task) if cases is None else cases
         function = given[0].call.function if given and given[0].call else None
-        named = f" Name it {function}." if function else ""
-        shown = "".join(f"\n{examples.written(case)}" for case in given[:3]) if cases else ""
-        prompt = (
-            f"Write a Python function. {task}{named}{shown}\nAnswer with one Python code block."
-        )
+        prompt = asking(task, function, [examples.written(case) for case in given[:3]])
 
         def draw(count: int, seed: int, more: list[dict[str, str]]) -> list[tuple[str, float]]:
             return self.ask(prompt, more, n=count, seed=self.seed + seed, temperature=temperature)
