@@ -50,8 +50,8 @@ class Task:
     tests: tuple[str, ...]
     setup: str = ""
     prefix: str = ""  # code that an answer goes on from, as in HumanEval
-    whole: str = ""  # a solution, to make holes in
     check: str = ""  # a program that runs after the answer, where tests are no plain asserts
+    whole: str = ""  # a solution, to make holes in
 
 
 # ---- files ---------------------------------------------------------------------------------------
