@@ -137,7 +137,7 @@ def test_a_printed_command_is_understood(page: str, command: str) -> None:
     known = {each.name for each in (*app.registered_commands, *app.registered_groups)}
     args = args if args[0] in known else ["text", *args]
     group, words = typer.main.get_command(app), args
-    while hasattr(group, "resolve_command"):  # a group of verbs
+    while words and hasattr(group, "resolve_command"):  # a group of verbs
         _, group, words = group.resolve_command(typer.Context(group), words)
     if not words:  # a verb that is spoken of
         return
