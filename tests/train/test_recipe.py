@@ -42,6 +42,7 @@ def test_overrides():
         ("model.dept=3", ["unknown key 'model.dept'", "'depth'"]),
         ("steps=many", ["steps", '"many"', "integer"]),
         ("steps", ["'steps'", "key=value"]),
+        ("steps.x=3", ["steps is 150", "no keys"]),
         ("optimizer.name=sgd", ["optimizer.name", "'muon' or 'adamw'"]),
     ],
 )

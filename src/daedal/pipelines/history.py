@@ -86,15 +86,29 @@ def add(result: Result) -> int | None:
         ).lastrowid
 
 
-def entries(limit: int = 20) -> list[Entry]:
-    """The latest, newest first."""
+def entries(
+    limit: int = 20, words: str = "", medium: str = "", before: int | None = None
+) -> list[Entry]:
+    """The latest, newest first: those that hold `words` in prompt, text or model, of a medium, older
+    than the number `before`."""
+    asked = [f"%{escaped(text)}%" for text in (json.dumps(words)[1:-1], words, words)]
+    where = "(prompt LIKE ? ESCAPE '~' OR result LIKE ? ESCAPE '~' OR model LIKE ? ESCAPE '~')"
+    values: list[Any] = asked
+    for clause, value in (("medium = ?", medium), ("id < ?", before)):
+        if value not in ("", None):
+            where, values = f"{where} AND {clause}", [*values, value]
+    query = f"SELECT * FROM generations WHERE {where} ORDER BY id DESC LIMIT ?"
     with connected() as connection:
-        return [
-            entry(row)
-            for row in connection.execute(
-                "SELECT * FROM generations ORDER BY id DESC LIMIT ?", (limit,)
-            )
-        ]
+        return [entry(row) for row in connection.execute(query, (*values, limit))]
+
+
+def escaped(words: str) -> str:
+    """Words as they are meant, where SQL would read % and _ as any letters."""
+    return words.replace("~", "~~").replace("%", "~%").replace("_", "~_")
+
+
+class Missing(DaedalError):
+    """There is no generation of a number."""
 
 
 def get(number: int) -> Entry:
@@ -102,7 +116,7 @@ def get(number: int) -> Entry:
         row = connection.execute("SELECT * FROM generations WHERE id = ?", (number,)).fetchone()
         if row is None:
             last = connection.execute("SELECT max(id) FROM generations").fetchone()[0]
-            raise DaedalError(
+            raise Missing(
                 f"the history has no generation {number}; "
                 + (f"its newest is {last}." if last else "it is empty.")
             )

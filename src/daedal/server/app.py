@@ -25,14 +25,19 @@ from daedal.server.routes import (
     code,
     completions,
     embeddings,
+    evaluations,
     files,
     health,
+    history,
     images,
     jobs,
     models,
     ollama,
+    preferences,
     responses,
+    studio,
     tokens,
+    trainings,
 )
 from daedal.server.state import Options, Server
 
@@ -40,7 +45,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
-    code, anthropic, ollama,
+    code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -68,6 +73,9 @@ def create_app(options: Options) -> FastAPI:
     server.jobs.kinds |= {
         "generate": lambda job: jobs.generate(server, job),
         "pull": lambda job: models.pulled(server, job),
+        "quantize": lambda job: models.quantized(server, job),
+        "train": lambda job: trainings.train(server, job),
+        "evaluate": lambda job: evaluations.evaluate(server, job),
         "batch": lambda job: batches.run(server, app, job),
     }
     app.add_middleware(Gate, server=server, keys=Keys(options.keys))  # type: ignore[arg-type]

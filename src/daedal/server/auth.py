@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from daedal.errors import DaedalError
 from daedal.server.errors import ApiError
 
-OPEN = ("/health", "/ready", "/", "/studio", "/favicon.ico")  # and what lies below /studio/
+# and what lies below /studio/; the description of the routes tells no more than the package does
+OPEN = ("/health", "/ready", "/", "/studio", "/favicon.ico", "/openapi.json")
 SCOPES = {  # by the beginning of a path; what is not here needs the scope "admin"
     "/v1/chat": "text",
     "/v1/completions": "text",
@@ -35,6 +36,11 @@ SCOPES = {  # by the beginning of a path; what is not here needs the scope "admi
     "/v1/jobs": "jobs",
     "/v1/models": "models",
     "/v1/catalogue": "models",
+    "/v1/history": "history",
+    "/v1/recipes": "train",
+    "/v1/trainings": "train",
+    "/v1/preferences": "train",
+    "/v1/evaluations": "train",
     "/tokenize": "text",
     "/detokenize": "text",
     "/api": "text",

@@ -1,6 +1,7 @@
 """The fields of requests: OpenAI's, written here, and each medium's own settings, which come from
 its settings class with their types, ranges and help."""
 
+from copy import copy
 from dataclasses import fields as fields_of
 from typing import Any, get_args
 
@@ -21,6 +22,8 @@ def settings_body(name: str, medium: Medium, base: type[Body], leave: set[str]) 
     name files or models of this machine are no fields, nor are those to `leave` out."""
     made: dict[str, Any] = {}
     for key, (kind, setting) in settings_of(medium.settings).items():
+        if (own := base.model_fields.get(key)) is not None and own.description is None:
+            made[key] = (own.annotation, with_help(own, setting.help))
         if setting.place or not setting.typed or key in leave or key in base.model_fields:
             continue
         made[key] = (simple(kind) | None, Field(None, description=setting.help))
@@ -30,6 +33,13 @@ def settings_body(name: str, medium: Medium, base: type[Body], leave: set[str]) 
                 Field(None, description=setting.help, ge=setting.low, le=setting.high),
             )
     return create_model(name, __base__=base, **made)
+
+
+def with_help(field: Any, text: str) -> Any:
+    """A field as it is, and described as its setting is."""
+    described = copy(field)
+    described.description = text
+    return described
 
 
 def simple(kind: Any) -> Any:

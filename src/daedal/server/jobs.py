@@ -21,6 +21,7 @@ from daedal.server.database import Database
 from daedal.server.errors import ApiError, api_error, not_found
 from daedal.server.files import Files
 
+LONG = ("train", "evaluate", "quantize")  # kinds of work in processes of their own
 ENDED = ("completed", "failed", "cancelled")
 LOST = "the server stopped while this ran; ask again."
 Work = Callable[["Running"], Awaitable[None]]
@@ -94,6 +95,7 @@ class Jobs:
         self.database, self.files, self.expiry = database, files, expiry
         self.kinds: dict[str, Work] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._kinds: dict[str, str] = {}  # of those
         self._active, self._wake = active, asyncio.Event()
         self._stopping = False
 
@@ -174,11 +176,18 @@ class Jobs:
         """Run what is queued, the oldest first, until cancelled."""
         while True:
             self._wake.clear()
-            room = self._active - len(self._running)
-            query = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY created, id LIMIT ?"
-            for row in self.database.rows(query, max(room, 0)):
-                self._begin(row)
+            for long in (False, True):
+                for row in self._next(long):
+                    self._begin(row)
             await self._wake.wait()
+
+    def _next(self, long: bool) -> list[dict[str, Any]]:
+        """The jobs to begin with. Long ones, which take all cores for hours, run one at a time and
+        keep no other waiting."""
+        under_way = [kind in LONG for kind in self._kinds.values()].count(long)
+        room = (1 if long else self._active) - under_way
+        query = f"SELECT * FROM jobs WHERE status = 'queued' AND kind {'IN' if long else 'NOT IN'} {LONG} ORDER BY created, id LIMIT ?"
+        return self.database.rows(query, max(room, 0))
 
     def _begin(self, row: dict[str, Any]) -> None:
         """Run a job, unless another process of the same database was quicker."""
@@ -187,7 +196,7 @@ class Jobs:
             return
         row |= {"status": "in_progress"}
         task = asyncio.get_running_loop().create_task(self._work(row))
-        self._running[row["id"]] = task
+        self._running[row["id"]], self._kinds[row["id"]] = task, row["kind"]
 
     async def _work(self, row: dict[str, Any]) -> None:
         status, error = "completed", None
@@ -201,6 +210,7 @@ class Jobs:
             status, error = "failed", {"code": found.code or "failed", "message": found.message}
         finally:
             self._running.pop(row["id"], None)
+            self._kinds.pop(row["id"], None)
             done = {"progress": 1.0} if status == "completed" else {}
             now = time.time()
             self.database.change("jobs", row["id"], status=status, error=error, ended=now, **done)

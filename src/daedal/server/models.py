@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -66,8 +66,11 @@ class Models:
         pinned: list[str],
         keep_alive: float,
         loading: dict[str, Any],
+        made: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self.named, self.aliases, self.pinned = named, aliases, pinned
+        self.made = made  # what this server has trained and packed, and where it lies
+        self._made: dict[str, str] = {}
         self.keep_alive, self.loading = keep_alive, loading
         self.uses: dict[str, Use] = {}
         self.measured: dict[str, int] = {}  # bytes that a model took when it was loaded
@@ -84,7 +87,8 @@ class Models:
         if time.monotonic() > self._looked + FRESH:
             here = [name for name in catalogue.entries() if catalogue.place(name)]
             hub = [name for name, _ in pulled()]
-            found = dict.fromkeys([*self.named, *house_models(), *here, *hub])
+            self._made = self.made()
+            found = dict.fromkeys([*self.named, *house_models(), *here, *hub, *self._made])
             self._names = [name for name in found if capabilities(self.source(name))]
             self._looked = time.monotonic()
         return self._names
@@ -112,7 +116,12 @@ class Models:
         return found[0]
 
     def source(self, name: str) -> str:
-        return self.named.get(name, name)
+        return self.named.get(name) or self._made.get(name, name)
+
+    def forget(self, name: str) -> bool:
+        """Unload a model whose weights have changed or go; False where it is in use."""
+        self._looked = -FRESH
+        return self.unload(name)
 
     def expect(self, name: str, kind: str) -> None:
         """Raise unless a model can do a kind of work."""

@@ -24,6 +24,7 @@ from daedal.server.files import Files
 from daedal.server.jobs import Jobs
 from daedal.server.metrics import Metrics
 from daedal.server.models import Lease, Models
+from daedal.server.trainings import made
 
 log = logging.getLogger("daedal.server")
 Value = TypeVar("Value")
@@ -97,7 +98,9 @@ class Server:
 
     async def start(self) -> None:
         o = self.options
-        self.models = Models(o.models, o.aliases, o.pinned, o.keep_alive, o.loading)
+        self.models = Models(
+            o.models, o.aliases, o.pinned, o.keep_alive, o.loading, lambda: made(self.folder)
+        )
         self.driver.start()
         self.jobs.recover()
         self._pins = [await self.models.borrow(self.models.resolved(n, "text")) for n in o.pinned]

@@ -77,6 +77,10 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Any:  # type: ig
         *sections, leaf = key.split(".")
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise DaedalError(
+                    f"{override!r}: {section} is {place!r} and has no keys; leave out what follows it."
+                )
         place[leaf] = yaml.safe_load(value)
     return check(raw, str(path))
 

@@ -130,6 +130,8 @@ class CompletionReply:
                     "logprobs": self.scores(answers, piece.tokens, offsets.get(piece.index, 0)),
                     "finish_reason": finish_of(piece.finish) if piece.finish else None,
                 }
+                if piece.finish:
+                    choice["daedal"] = {"recipe": recipe_of(answers, piece.index)}
                 offsets[piece.index] = offsets.get(piece.index, 0) + len(text)
                 yield json.dumps(self.frame([choice], **counts), ensure_ascii=False)
         if self.counts:

@@ -52,7 +52,9 @@ class ImageFields(Body):
 
 class EditFields(ImageFields):
     images: list[dict[str, Any]] | None = None  # of JSON: {"image_url": data URL} or {"file_id"}
-    mask: dict[str, Any] | None = None
+    mask: Annotated[
+        dict[str, Any] | None, Field(description="A picture that is transparent where to paint.")
+    ] = None
 
 
 ImageBody: Any = settings_body("ImageRequest", IMAGE, ImageFields, set())

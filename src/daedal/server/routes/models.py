@@ -1,19 +1,23 @@
 """`/v1/models`: what can be asked for, what it can do, what is loaded; loading and unloading."""
 
+import re
 import time
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse
 
 from daedal.checkpoints import catalogue
-from daedal.checkpoints.resolve import HOUSE
 from daedal.engine.store import STORE
+from daedal.pipelines.place import located
+from daedal.server import processes
 from daedal.server.errors import ApiError, not_found
 from daedal.server.fields import Body
+from daedal.server.jobs import Running
 from daedal.server.models import capabilities, weight_bytes
 from daedal.server.routes.jobs import as_object
 from daedal.server.state import Server, client_of, server_of
+from daedal.server.trainings import name_of
 
 routes = APIRouter()
 
@@ -127,12 +131,49 @@ async def pulled(server: Server, job: Any) -> None:
     job.update(1.0, path=path.name)
 
 
+class QuantizeBody(Body):
+    """A model to pack to 8 or 4 bits; the result is offered as packed/NAME."""
+
+    model: str
+    bits: Literal[4, 8] = 8
+    name: str | None = None
+
+
+@routes.post("/v1/models/quantize")
+async def quantize(request: Request, body: QuantizeBody) -> dict[str, Any]:
+    """Pack a model's weights, as a job."""
+    server = server_of(request)
+    model = server.models.resolved(body.model, "text")
+    stem = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    name = name_of(body.name or f"{stem}-{body.bits}bit"[-40:].strip("-"), "model")
+    if (server.folder / "packed" / name).exists():
+        raise ApiError(409, f"there is a model packed/{name}; take another name.", "exists", "name")
+    asked = {"model": model, "bits": body.bits, "name": name}
+    return as_object(server.jobs.submit("quantize", asked, client_of(request)))
+
+
+async def quantized(server: Server, job: Running) -> None:
+    """The work of such a job."""
+    asked = job.request
+    out = server.folder.resolve() / "packed" / asked["name"]
+    args = [
+        "quantize",
+        server.models.source(asked["model"]),
+        str(out),
+        "--bits",
+        str(asked["bits"]),
+    ]
+    await processes.verb(args, server.folder / "packed" / f"{asked['name']}.log")
+    server.models.forget(f"packed/{out.name}")
+    job.update(1.0, model=f"packed/{out.name}", bytes=weight_bytes(str(out)))
+
+
 @routes.get("/v1/models/{name:path}/card")
 async def card(request: Request, name: str) -> PlainTextResponse:
-    """The model card of a house model, Markdown."""
-    server_of(request).models.resolved(name, "text")
-    file = HOUSE / name.removeprefix("house/") / "README.md"
-    if not name.startswith("house/") or not file.is_file():
+    """The model card of a model whose folder has one, Markdown."""
+    server = server_of(request)
+    file = located(server.models.source(server.models.resolved(name, "text"))) / "README.md"
+    if not file.is_file():
         raise not_found("model card of", name)
     return PlainTextResponse(file.read_text(encoding="utf-8"), media_type="text/markdown")
 

@@ -1,0 +1,98 @@
+// How each medium is made over the public API: a line for each, and nothing else names a medium.
+// `make` yields {preview} while it works and {done: item} for each thing that has come.
+
+import { pictureOf, schemaOf, stream } from "../api.js";
+
+async function* picture({ model, prompt, settings, source }, signal) {
+  const fields = { ...settings, model, prompt, stream: true, partial_images: 3 };
+  const events = source
+    ? stream("/v1/images/edits", form(fields, source), signal)
+    : stream("/v1/images/generations", fields, signal);
+  for await (const event of events) {
+    const blob = pictureOf(event.b64_json, event.output_format);
+    if (event.type.endsWith("partial_image")) {
+      yield { preview: { blob } };
+    } else {
+      const {
+        recipes: [recipe],
+        size,
+        remarks,
+      } = event.daedal;
+      yield {
+        done: {
+          medium: "image",
+          prompt,
+          model: event.daedal.model,
+          settings,
+          source,
+          blob,
+          size,
+          recipe,
+          remarks,
+          at: Date.now() / 1000,
+        },
+      };
+    }
+  }
+}
+
+function form(fields, { image, mask }) {
+  const body = new FormData();
+  body.append("image", image, "picture.png");
+  if (mask) body.append("mask", mask, "mask.png");
+  for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
+  return body;
+}
+
+async function* text({ model, prompt, settings }, signal) {
+  let whole = "";
+  let recipe = null;
+  for await (const event of stream(
+    "/v1/completions",
+    { ...settings, model, prompt, stream: true },
+    signal,
+  )) {
+    whole += event.choices[0]?.text ?? "";
+    recipe = event.choices[0]?.daedal?.recipe ?? recipe;
+    yield { preview: { text: whole } };
+  }
+  yield {
+    done: { medium: "text", prompt, model, settings, text: whole, recipe, at: Date.now() / 1000 },
+  };
+}
+
+export const MAKERS = {
+  image: {
+    name: "Picture",
+    verb: "Paint",
+    make: picture,
+    schema: () => schemaOf("/v1/images/generations"),
+    first: ["size", "n", "seed", "steps", "guidance_scale", "negative"],
+    leave: ["width", "height", "extend", "strength"],
+    example: "a red apple above a blue star",
+  },
+  text: {
+    name: "Text",
+    verb: "Write",
+    make: text,
+    schema: () => schemaOf("/v1/completions"),
+    first: ["max_tokens", "temperature", "top_p", "seed", "stop"],
+    leave: ["n", "logprobs"],
+    example: "Once upon a time, a lighthouse",
+  },
+};
+
+export const seedOf = (item) => (item.recipe?.settings.seed ?? 0) + (item.recipe?.sample ?? 0);
+
+// The same request again, with the seed that it had, or with `another` a new one.
+export function repeated(item, another = false) {
+  const { n: _, seed: __, ...settings } = item.settings ?? {};
+  return {
+    model: item.model,
+    prompt: item.prompt,
+    source: item.source,
+    settings: another ? settings : { ...settings, seed: seedOf(item) },
+  };
+}
+
+export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
