@@ -23,16 +23,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from daedal.assist.code.coder import Coder, asking
+from daedal.assist.code.coder import Coder
 from daedal.assist.code.complete import Gap
-from daedal.assist.code.examples import asserts_in, cases_in
-from daedal.assist.code.snippets import code_in, tree_of
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain, share
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
+from daedal.sandbox.examples import asking, asserts_in, cases_in
 from daedal.sandbox.results import Case
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import code_in, tree_of
 from daedal.worlds.programs import program
 
 KINDS = ("solved", "wrong", "error", "timeout", "no code")

@@ -11,20 +11,21 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from daedal.assist.code import examples, solve
+from daedal.assist.code import solve
 from daedal.assist.code.complete import Completion, Gap, complete
 from daedal.assist.code.inputs import calls_for
 from daedal.assist.code.mutants import mutants_of
-from daedal.assist.code.snippets import Signature, code_in, functions_in, tree_of
 from daedal.errors import DaedalError
 from daedal.pipelines import text
+from daedal.sandbox import examples
 from daedal.sandbox.compare import equal
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import Signature, code_in, functions_in, tree_of
 
 MUTANTS = 60  # of a function, at most
 SYSTEM = "You are an expert programmer. Answer with code, and with nothing that was not asked for."
@@ -60,13 +61,6 @@ class Coded:
     def as_dict(self) -> dict[str, Any]:
         own = {"code": self.code, "verdict": self.verdict, "passed": self.passed}
         return own | {"ran": self.ran, "sure": self.sure} | self.details
-
-
-def asking(task: str, function: str | None = None, shown: Sequence[str] = ()) -> str:
-    """How a function is asked for: the task, its name, asserts that it must pass."""
-    named = f" Name it {function}." if function else ""
-    lines = "".join(f"\n{line}" for line in shown)
-    return f"Write a Python function. {task}{named}{lines}\nAnswer with one Python code block."
 
 
 class Coder:
@@ -122,7 +116,7 @@ class Coder:
         """A function that does what a task says: many are drawn, run and compared."""
         given = examples.cases_in(task) if cases is None else cases
         function = given[0].call.function if given and given[0].call else None
-        prompt = asking(task, function, [examples.written(case) for case in given[:3]])
+        prompt = examples.asking(task, function, [examples.written(case) for case in given[:3]])
 
         def draw(count: int, seed: int, more: list[dict[str, str]]) -> list[tuple[str, float]]:
             return self.ask(prompt, more, n=count, seed=self.seed + seed, temperature=temperature)
