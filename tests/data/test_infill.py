@@ -1,10 +1,14 @@
 """Prompts of gaps in the words of each family."""
 
+import random
+
 import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from daedal.data import infill
+from daedal.data.documents import Source
+from daedal.data.packing import PackedRows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
@@ -65,3 +69,39 @@ def test_words_of_a_file_are_no_control_tokens():
 def test_a_tokenizer_without_the_tokens_is_refused():
     with pytest.raises(DaedalError, match="no tokens for filling a gap"):
         infill.prompt_of(tokenizer_with("<|endoftext|>"), BEFORE, AFTER)
+
+
+def test_documents_for_training_lose_nothing():
+    names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    words, text = tokenizer_with(*names), "def f(x):\n    return x + 1\n"
+    orders = set()
+    for seed in range(60):
+        made = words.decode(
+            infill.transformed(words, text, random.Random(seed)), skip_special=False
+        )
+        order = tuple(sorted(names, key=made.index))
+        orders.add(order)
+        start, suffix, middle = (made.partition(name)[2] for name in names)
+        if order[2] == "<|fim_middle|>" and not made.startswith("<|fim_prefix|><|fim_suffix|>"):
+            parts = start.partition(names[1])[0], middle, suffix.partition(names[2])[0]
+            assert "".join(parts) == text
+        else:  # suffix first: the prefix and the middle follow one another
+            assert middle + suffix.partition(names[2])[0] == text
+    with pytest.raises(DaedalError, match="fim needs"):
+        infill.transformed(tokenizer_with("<|endoftext|>"), text, random.Random(0))
+
+
+def test_packed_rows_move_a_share_of_the_middles():
+    names = ("<|bos|>", "<|eos|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    words = tokenizer_with(*names)
+    words.roles |= {"bos_token": "<|bos|>"}
+    words.eos_ids = (words.token_id("<|eos|>"),)
+    source = Source(path="programs:50")
+    rows = PackedRows([source], words, 4, 256, fim=0.5)
+    batches = iter(rows)
+    first = next(batches)
+    state, second = rows.state(), next(batches)
+    again = PackedRows([source], words, 4, 256, fim=0.5, state=state)
+    assert (next(iter(again)) == second).all()  # resumed
+    middles = sum((batch == words.token_id("<|fim_middle|>")).sum() for batch in (first, second))
+    assert 0 < middles < 12

@@ -129,3 +129,15 @@ def test_the_budget_setting() -> None:
     assert budget_of("1.5") == 1_500_000_000 and budget_of(None) > 10**8
     with pytest.raises(DaedalError, match="DAEDAL_MEMORY='much'"):
         budget_of("much")
+
+
+def test_keys_and_values_count():
+    import daedal
+    from daedal.engine.store import STORE
+
+    model = daedal.load("house/text")
+    before = STORE.used
+    text = model("Once upon a time", max_tokens=40, ignore_eos=True)
+    per_token = model.network.cache_bytes_per_token(model.engine.cache.keys[0].dtype)
+    grown = STORE.used - before
+    assert 40 * per_token <= grown <= (len(text.tokens) + 10) * per_token

@@ -10,7 +10,8 @@ from daedal.train import checkpoint
 from daedal.train.recipe.base import FIXED, FIXED_PRESENCE, Run, marks_of
 from daedal.train.tasks import TASKS, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.stem != "teacher"]  # trains none
 
 
 def resumed(recipe: Run) -> dict[str, Any] | None:
@@ -61,7 +62,7 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         resumed(load_recipe("recipes/text/tiny.yaml", [f"out={tmp_path}"]))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "teacher"])
 def test_fields_say_themselves_what_is_fixed(task: str) -> None:
     """In every task: a class that gives a field another default does not lose its mark."""
     recipe = TASKS[task].recipe_type

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from daedal.data.rows import ChatSource
 from daedal.errors import DaedalError
-from daedal.train.questions import answered
+from daedal.train.questions import answered, asked
 from daedal.train.rewards import named
 from daedal.train.rl import RL
 from daedal.train.tasks import load_recipe
@@ -110,3 +111,25 @@ def test_a_reward_is_found_in_the_current_folder(
     # as the installed command has it
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert named("reward_of_this_folder:length")("", "four") == 4.0
+
+
+def test_code_earns_the_share_of_hidden_tests_that_it_passes() -> None:
+    tests = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-1) == -2"]
+    row = {"prompt": "Double a number.", "tests": tests}
+    question = asked(row, ChatSource(path="mbpp"))
+    assert tests[0] in question.prompt and tests[1] not in question.prompt
+    assert "Name it double." in question.prompt and question.check is not None
+    earned = {
+        "```python\ndef double(x):\n    return 2 * x\n```": 1.0,
+        "```python\ndef double(x):\n    return x ** 2\n```": 2 / 3,
+        "```python\ndef double(x):\n    while True: pass\n```": 0.0,
+        "I cannot.": 0.0,
+        "```python\nclass A(int):\n    def __eq__(s, o): return True\ndef double(x):\n    return A(9)\n```": 0.0,
+    }
+    for completion, reward in earned.items():
+        assert question.check(question.prompt, completion) == pytest.approx(reward)
+    assert (
+        asked(row | {"tests": json.dumps(tests)}, ChatSource(path="mbpp")).prompt == question.prompt
+    )
+    with pytest.raises(DaedalError, match="no test that is a plain call"):
+        asked(row | {"tests": ["assert x > y"]}, ChatSource(path="mbpp"))

@@ -38,6 +38,9 @@ def serve(
     origin: Annotated[
         list[str] | None, typer.Option(help="A web page's address that may call from a browser.")
     ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="A JSON line for every request, on standard error.")
+    ] = False,
     folder: Annotated[Path | None, typer.Option(help="Where jobs and files are kept.")] = None,
     quantize: Annotated[
         str | None, typer.Option(help="Pack the weights of language models on loading: 8, 4.")
@@ -75,7 +78,7 @@ def serve(
 
         deploy(options, port, ray)
     else:
-        listen(options, port)
+        listen(options, port, log)
 
 
 def default_folder() -> Path:

@@ -18,7 +18,7 @@ from daedal import device
 
 CONTENTS = "compared by contents"
 DataPath = Annotated[str, CONTENTS]
-GENERATED = re.compile(r"(tales|tasks|scenes)(:|$)")  # made by daedal.worlds, not read
+GENERATED = re.compile(r"(tales|programs|tasks|scenes)(:|$)")  # made by daedal.worlds, not read
 LARGE = 2**20  # bytes of a file whose digest is worth keeping
 
 

@@ -27,6 +27,7 @@ ABOUT = {  # names of files about data
     "readme", "license", "licence", "notice", "changelog", "citation", "contributing", "requirements",
     "dataset_info", "dataset_infos", "dataset_dict", "state",
 }  # fmt: skip
+MADE = ("tales:", "programs:")  # generated texts: COUNT, and a seed
 END = "<|endoftext|>"  # alone on a line, it separates documents of a txt file
 
 
@@ -49,7 +50,7 @@ class Chunk(NamedTuple):
 
 def files(source: Source) -> list[Path]:
     """The data files of a source, sorted."""
-    if source.path.startswith("tales:"):
+    if source.path.startswith(MADE):
         return [Path(source.path)]
     place = root(source.path)
     found = [place] if place.is_file() else data_files(place)
@@ -100,10 +101,11 @@ def parquet(path: Path):
 
 def read(chunk: Chunk, source: Source) -> Iterator[str]:
     """Documents of a chunk in file order, filtered, empty ones left out."""
-    if source.path.startswith("tales:"):
-        from daedal.worlds import tales
+    if source.path.startswith(MADE):
+        from daedal.worlds import programs, tales
 
-        return tales(*map(int, source.path.split(":")[1:]))
+        kind_, *given = source.path.split(":")
+        return {"tales": tales, "programs": programs}[kind_](*map(int, given))
     reader = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_jsonl}.get(
         kind(chunk.path), read_text
     )

@@ -7,6 +7,7 @@ behind it, in the words of each model family.
 A family is told by the tokens of its tokenizer, never by a model's name. Legend: P what stands
 before, S what stands behind."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,3 +124,23 @@ def plain(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def adds_bos(tokenizer: Tokenizer) -> bool:
     return tokenizer.encode("a")[:1] == [tokenizer.bos_id]
+
+
+def transformed(tokenizer: Tokenizer, text: str, draw: random.Random) -> list[int]:
+    """A document for training: cut at two characters, its middle at the end (Bavarian et al. 2022).
+    Half of them have P in front (PSM), half S (SPM, in that paper's second form), so that the model
+    learns both to read what stands behind and to go on from what stands before."""
+    form = format_of(tokenizer)
+    if form is None or not form.middle:
+        raise DaedalError(
+            "fim needs a tokenizer with tokens for it; give tokenizer.special_tokens <|fim_prefix|>, <|fim_suffix|> and <|fim_middle|>."
+        )
+    first, second = sorted(draw.choices(range(len(text) + 1), k=2))
+    p, m, s = (plain(tokenizer, part) for part in (text[:first], text[first:second], text[second:]))
+    prefix, suffix, middle = (
+        tokenizer.token_id(name) for name in (form.prefix, form.suffix, form.middle)
+    )
+    assert prefix is not None and suffix is not None and middle is not None
+    if draw.random() < 0.5:
+        return [prefix, *p, suffix, *s, middle, *m]
+    return [prefix, suffix, *s, middle, *p, *m]

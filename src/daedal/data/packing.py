@@ -6,6 +6,7 @@ is cut off goes back to the buffer. (Dropping it, as is common, costs a third of
 opening rows with the longest instead of the oldest feeds short documents first and long ones last.)
 """
 
+import random
 from bisect import bisect_right, insort
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daedal.data import infill
 from daedal.data.documents import Mixture, Source
 from daedal.data.tokenizer import Tokenizer
 
@@ -28,9 +30,11 @@ class PackedRows:
         length: int,
         seed: int = 0,
         buffer: int = 256,
+        fim: float = 0.0,
         state: dict[str, Any] | None = None,
     ) -> None:
         self.mixture = Mixture(sources, seed, state and state["mixture"])
+        self.fim, self.seed = fim, seed  # the share of documents whose middle goes to their end
         self.texts = iter(self.mixture)
         self.tokenizer, self.rows, self.length, self.size = tokenizer, rows, length + 1, buffer
         self.buffer: list[tuple[int, int, list[int]]] = []  # (tokens, serial number, ids), sorted
@@ -66,8 +70,13 @@ class PackedRows:
     def fill(self) -> None:
         while len(self.buffer) < self.size:
             texts = [next(self.texts) for _ in range(min(64, self.size - len(self.buffer)))]
-            for ids in self.tokenizer.encode_batch(texts, add_bos=False):
+            plain = self.tokenizer.encode_batch(texts, add_bos=False)
+            for text, ids in zip(texts, plain, strict=True):
                 self.serial += 1
+                if self.fim:
+                    draw = random.Random(f"fim/{self.seed}/{self.serial}")
+                    moved = draw.random() < self.fim
+                    ids = infill.transformed(self.tokenizer, text, draw) if moved else ids
                 insort(
                     self.buffer,
                     (

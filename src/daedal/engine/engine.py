@@ -197,6 +197,15 @@ class Engine:
         request.cancelled = True
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values: of a device what was allocated, of a CPU, where memory is
+        taken when it is first written, what sequences hold."""
+        tensors = (*self.cache.keys, *self.cache.values)
+        if self.device.type != "cpu":
+            return sum(each.nbytes for each in tensors)
+        return sum(self.cache.lengths) * self.network.cache_bytes_per_token(tensors[0].dtype)
+
+    @property
     def busy(self) -> bool:
         """Whether a step would have something to do."""
         return bool(self._new or self.scheduler.waiting or self.scheduler.running)

@@ -58,8 +58,11 @@ class ModelStore:
 
     @property
     def used(self) -> int:
-        """Bytes that are taken, by leased, idle and adopted models."""
-        return sum(entry.bytes for entry in self._entries.values()) + sum(self._adopted.values())
+        """Bytes that are taken, by leased, idle and adopted models, and by what these hold beside
+        their weights now (keys and values)."""
+        models = [entry.model for entry in list(self._entries.values())] + list(self._adopted)
+        held = sum(entry.bytes for entry in list(self._entries.values()))
+        return held + sum(self._adopted.values()) + sum(map(working, models))
 
     @contextlib.contextmanager
     def lease(
@@ -157,6 +160,11 @@ def budget_of(setting: str | None) -> int:
             f"DAEDAL_MEMORY={setting!r} is not a number of GB; write for example DAEDAL_MEMORY=8."
         )
     return int(gigabytes * 1e9)
+
+
+def working(model: Any) -> int:
+    """Bytes that a model takes now beside its weights, where it says so (`working_bytes`)."""
+    return getattr(model, "working_bytes", 0)
 
 
 def bytes_of(model: Any) -> int:

@@ -3,6 +3,7 @@ search over samples (daedal.assist.code.solve) does on the same tasks.
 
     daedal eval coder --tasks code --data mbpp.parquet --limit 100 --search 16
     daedal eval coder --tasks code --data HumanEval.jsonl.gz --samples 20 --temperature 0.2
+    daedal eval house/code --tasks code --data programs       # generated, held out; and holes in them
 
 Files are read as they are published: MBPP (parquet or jsonl), HumanEval and EvalPlus (jsonl, .gz).
 Tests run in the sandbox: those that are plain calls are compared from outside; the others run as a
@@ -11,6 +12,7 @@ program whose verdict only says that no assert failed."""
 import gzip
 import json
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +24,16 @@ import torch
 from torch import Tensor
 
 from daedal.assist.code.coder import Coder
-from daedal.assist.code.examples import asserts_in, cases_in
-from daedal.assist.code.snippets import code_in, tree_of
+from daedal.assist.code.complete import Gap
 from daedal.errors import DaedalError
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain, share
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
+from daedal.sandbox.examples import asking, asserts_in, cases_in
 from daedal.sandbox.results import Case
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import code_in, tree_of
+from daedal.worlds.programs import program
 
 KINDS = ("solved", "wrong", "error", "timeout", "no code")
 KS = (1, 5, 10, 100)
@@ -47,9 +51,18 @@ class Task:
     setup: str = ""
     prefix: str = ""  # code that an answer goes on from, as in HumanEval
     check: str = ""  # a program that runs after the answer, where tests are no plain asserts
+    whole: str = ""  # a solution, to make holes in
 
 
 # ---- files ---------------------------------------------------------------------------------------
+
+
+def made(count: int) -> list[Task]:
+    """Tasks of daedal.worlds.programs, of combinations that no training text has."""
+    draw = random.Random("tasks of code")
+    found = [program(draw, held_out=True) for _ in range(count)]
+    rows = [(p, p.asserts(draw, 5)) for p in found]
+    return [Task(p.name, p.task, tuple(t[:1]), tuple(t), whole=p.code) for p, t in rows]
 
 
 def tasks_in(path: Path, limit: int | None = None, split: str | None = None) -> list[Task]:
@@ -139,8 +152,9 @@ def pass_at_k(n: int, solved: int, k: int) -> float:
 
 
 def prompt_of(task: Task) -> str:
-    shown = "".join(f"\n{test}" for test in task.shown)
-    return f"{task.words}{shown}\nAnswer with one Python code block."
+    cases = [case for test in task.shown for case in cases_in(test)]
+    function = cases[0].call.function if cases and cases[0].call else None
+    return asking(task.words, function, task.shown)
 
 
 def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
@@ -149,13 +163,18 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
         raise DaedalError(
             "tasks of code come from a file; give --data mbpp.parquet or HumanEval.jsonl.gz."
         )
-    tasks = tasks_in(Path(asked.data), asked.limit, asked.split)
+    if asked.data == "programs":
+        tasks = made(asked.limit or 200)
+    else:
+        tasks = tasks_in(Path(asked.data), asked.limit, asked.split)
     groups: dict[str, dict[str, Measured]] = {}
     with Coder(pipeline, Sandbox()) as coder:
         found, kinds = sampled(coder, tasks, asked.samples, asked.temperature)
         groups["samples"] = found
         if asked.search:
             groups["search"] = searched(coder, tasks, asked.search)
+        if asked.data == "programs":
+            groups["holes"] = filled(coder, tasks)
     failed = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind])
     lines = [*lines_of(groups), f"samples    of {sum(kinds.values())}: {failed}"]
     return Report(plain(groups) | {"kinds": dict(kinds)}, lines)
@@ -186,6 +205,21 @@ def searched(coder: Coder, tasks: Sequence[Task], n: int) -> dict[str, Measured]
         solved += verdict_of(coder.sandbox, task, answer) == "solved"
         abstained += found.code is None
     return {"solved": share(solved, len(tasks)), "abstained": share(abstained, len(tasks))}
+
+
+def filled(coder: Coder, tasks: Sequence[Task]) -> dict[str, Measured]:
+    """Holes in solutions, from one character to another of a body: the share filled so that the
+    tests pass, and filled with the very text that was there."""
+    passed, exact = 0, 0
+    for number, task in enumerate(tasks):
+        draw = random.Random(f"hole {number}")
+        body = task.whole.index('"""\n') + 4
+        first, second = sorted(draw.sample(range(body + 4, len(task.whole)), 2))
+        gap = Gap(task.whole[:first], task.whole[second:])
+        text = coder.complete(gap).text
+        exact += text == task.whole[first:second]
+        passed += verdict_of(coder.sandbox, task, gap.before + text + gap.after) == "solved"
+    return {"by execution": share(passed, len(tasks)), "exact": share(exact, len(tasks))}
 
 
 def mean(values: Tensor) -> float:

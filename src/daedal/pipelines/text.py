@@ -92,6 +92,11 @@ class TextPipeline(Pipeline):
                 RUNTIME.add(self._engine)
         return self._engine
 
+    @property
+    def working_bytes(self) -> int:
+        """What it takes beside its weights: keys and values."""
+        return 0 if self._engine is None else self._engine.cache_bytes
+
     def encode(self, prompt: Prompt, raw: bool = True) -> list[int]:
         """Token ids of a prompt. A plain text gets the bos token where the model has one, or unless
         `raw` the model's chat template."""

@@ -15,10 +15,10 @@ from daedal.server.state import Options
 DRAIN = 30  # seconds that answers under way have, once the process is asked to end
 
 
-def listen(options: Options, port: int) -> None:
+def listen(options: Options, port: int, log: bool = False) -> None:
     """Serve until a signal ends it: no new requests, those under way finish, then the engines stop."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("daedal.server").setLevel(logging.WARNING)
+    logging.getLogger("daedal.server").setLevel(logging.INFO if log else logging.WARNING)
     app = create_app(options)
     server = app.state.server
     place = bound(options.host, port)

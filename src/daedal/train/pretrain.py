@@ -105,7 +105,13 @@ class Pretrain(Task):
         self.tokenizer = tokenizer_of(r, self.start)
         self.network = self.start.prepared(network_of(r, self.tokenizer))
         self.rows = PackedRows(
-            r.data.train, self.tokenizer, r.rows, r.model.context, r.seed, state=self.start.data
+            r.data.train,
+            self.tokenizer,
+            r.rows,
+            r.model.context,
+            r.seed,
+            fim=r.data.fim,
+            state=self.start.data,
         )
         self.batches, self.objective = TokenBatches(self.rows), next_token(r)
         self.units = r.rows * r.model.context

@@ -1,6 +1,7 @@
 """What a policy is asked while it learns: generated tasks, which bring their own check, or the
-prompts of files, with or without an answer."""
+prompts of files, with an answer, with tests that code must pass, or with neither."""
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -11,6 +12,10 @@ from daedal.data import chat
 from daedal.data.rows import ChatSource, Messages, messages_of, opened, rows
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
+from daedal.sandbox.examples import asking, cases_in
+from daedal.sandbox.results import Case, Limits
+from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import code_in
 from daedal.train.rewards import Reward
 from daedal.worlds import instructions
 from daedal.worlds.arithmetic import result_of
@@ -87,8 +92,35 @@ def asked(row: dict, source: ChatSource) -> Question:
         raise DaedalError(
             f"a row of {source.path} has {', '.join(row)} and no prompt; name the column: columns: {{prompt: question}}."
         )
+    if row.get("tests"):
+        return programming(row, source)
     check = None if row.get("answer") is None else partial(answered, str(row["answer"]))
     return Question(opened(messages_of(row["prompt"]), source), check)
+
+
+def programming(row: dict, source: ChatSource) -> Question:
+    """A task of code: it is shown its first test, and earns the share of all that pass."""
+    tests = row["tests"] if isinstance(row["tests"], list) else json.loads(row["tests"])
+    cases = [case for test in tests for case in cases_in(test)]
+    if not cases:
+        raise DaedalError(
+            f"a row of {source.path} has no test that is a plain call, like assert f(1) == 2; leave it out with `where`."
+        )
+    function = cases[0].call.function if cases[0].call else None
+    prompt = asking(str(row["prompt"]), function, tests[:1])
+    return Question(opened(messages_of(prompt), source), partial(executed, cases))
+
+
+def executed(cases: list[Case], prompt: str, completion: str) -> float:
+    """The share of cases that the code of a completion passes, run in the sandbox. What takes too
+    long passes none."""
+    return sandbox().grade(code_in(completion), cases).score
+
+
+@lru_cache(maxsize=1)
+def sandbox() -> Sandbox:
+    """The one sandbox of this process."""
+    return Sandbox(limits=Limits(wall_s=2.0, cpu_s=2))
 
 
 # neither a part of 3/4 nor of A1

@@ -7,13 +7,13 @@ import pytest
 from daedal.assist.code import solve
 from daedal.assist.code.coder import Coder, function_in, without_checks
 from daedal.assist.code.complete import Gap, in_block, without_suffix
-from daedal.assist.code.examples import call_of, cases_in, written
 from daedal.assist.code.inputs import calls_for, changed
 from daedal.assist.code.mutants import mutants_of
-from daedal.assist.code.snippets import code_in, functions_in, normal_form
 from daedal.errors import DaedalError
+from daedal.sandbox.examples import call_of, cases_in, written
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import code_in, functions_in, normal_form
 
 ADD = 'def add(a, b):\n    """Sum.\n\n    >>> add(1, 2)\n    3\n    """\n    return a + b\n'
 

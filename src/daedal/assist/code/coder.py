@@ -15,16 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from daedal.assist.code import examples, solve
+from daedal.assist.code import solve
 from daedal.assist.code.complete import Completion, Gap, complete
 from daedal.assist.code.inputs import calls_for
 from daedal.assist.code.mutants import mutants_of
-from daedal.assist.code.snippets import Signature, code_in, functions_in, tree_of
 from daedal.errors import DaedalError
 from daedal.pipelines import text
+from daedal.sandbox import examples
 from daedal.sandbox.compare import equal
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import Signature, code_in, functions_in, tree_of
 
 MUTANTS = 60  # of a function, at most
 SYSTEM = "You are an expert programmer. Answer with code, and with nothing that was not asked for."
@@ -87,7 +88,9 @@ class Coder:
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
         asked: Any = turns + (more or [])
         if not self.pipeline.chats:
-            asked = "\n\n".join(turn["content"] for turn in asked[1:]) + "\n\n```python\n"
+            fence = "\n\n```python\n" if "code block" in prompt else "\n\n"
+            asked = "\n\n".join(turn["content"] for turn in asked[1:]) + fence
+            settings.setdefault("stop", ("```",))
         settings = {"max_tokens": 512, "temperature": 0.0, "seed": self.seed, **settings}
         handle = self.pipeline.start(asked, **settings)
         results = handle.results()
@@ -113,11 +116,7 @@ class Coder:
         """A function that does what a task says: many are drawn, run and compared."""
         given = examples.cases_in(task) if cases is None else cases
         function = given[0].call.function if given and given[0].call else None
-        named = f" Name it {function}." if function else ""
-        shown = "".join(f"\n{examples.written(case)}" for case in given[:3]) if cases else ""
-        prompt = (
-            f"Write a Python function. {task}{named}{shown}\nAnswer with one Python code block."
-        )
+        prompt = examples.asking(task, function, [examples.written(case) for case in given[:3]])
 
         def draw(count: int, seed: int, more: list[dict[str, str]]) -> list[tuple[str, float]]:
             return self.ask(prompt, more, n=count, seed=self.seed + seed, temperature=temperature)

@@ -5,8 +5,8 @@ changing inputs that are known, value by value of the same kind (as EvalPlus doe
 import random
 from typing import Any
 
-from daedal.assist.code.snippets import Signature
 from daedal.sandbox.results import Call
+from daedal.sandbox.snippets import Signature
 
 WORDS = ("", "a", "abc", "Hello World", "racecar", "aabbcc", "123", "a-b c", "Zebra", "x" * 12)
 NUMBERS = (0, 1, 2, 3, 5, 7, 10, -1, -4, 12, 17, 100)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from daedal.assist.code.examples import call_of, called
 from daedal.assist.code.inputs import calls_for
-from daedal.assist.code.snippets import code_in, functions_in, normal_form, tree_of
+from daedal.sandbox.examples import call_of, called
 from daedal.sandbox.results import Call, Case, Grade, Result
 from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.snippets import code_in, functions_in, normal_form, tree_of
 
 INPUTS = 24  # on which behaviour is compared
 SURE = 1.96  # standard errors of a lead that ends the drawing

@@ -23,6 +23,8 @@ class DataRecipe(Section):
     train: list[Source]
     validation: list[Source] = []
     validation_documents: int = 200
+    # the share of documents whose middle is moved to their end, for filling gaps
+    fim: float = Field(0.0, ge=0, le=1)
 
 
 class Recipe(Run):

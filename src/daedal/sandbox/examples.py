@@ -5,9 +5,10 @@ or the expected value is left out."""
 import ast
 import doctest
 import re
+from collections.abc import Sequence
 
-from daedal.assist.code.snippets import tree_of
 from daedal.sandbox.results import Call, Case
+from daedal.sandbox.snippets import tree_of
 
 NAMED = re.compile(r"\b[A-Za-z_]\w*\(")
 SAYS = re.compile(r"`?\s*(?:==|->|=>|→|returns?\b|should return\b|gives\b|is\b)\s*`?")
@@ -123,3 +124,10 @@ def written(case: Case) -> str:
 def called(call: Call) -> str:
     given = [*map(repr, call.args), *(f"{key}={value!r}" for key, value in call.kwargs.items())]
     return f"{call.function}({', '.join(given)})"
+
+
+def asking(task: str, function: str | None = None, shown: Sequence[str] = ()) -> str:
+    """How a function is asked for: the task, its name, asserts that it must pass."""
+    named = f" Name it {function}." if function else ""
+    lines = "".join(f"\n{line}" for line in shown)
+    return f"Write a Python function. {task}{named}{lines}\nAnswer with one Python code block."

@@ -1,0 +1,35 @@
+"""Programs with exact tests."""
+
+import ast
+import random
+
+from daedal.worlds.programs import document, program, programs
+
+
+def test_every_program_runs_and_tells_inputs_apart():
+    r = random.Random(0)
+    for _ in range(400):
+        p = program(r)
+        (function,) = [n for n in ast.parse(p.code).body if isinstance(n, ast.FunctionDef)]
+        assert function.name == p.name and ast.get_docstring(function) == p.task
+        assert p.cases(r)
+
+
+def test_what_is_held_out_is_never_in_training():
+    r = random.Random(1)
+    kept = {program(r, held_out=True).key for _ in range(200)}
+    seen = {program(r, held_out=False).key for _ in range(2000)}
+    assert not kept & seen and len(kept) > 40
+
+
+def test_asserts_hold():
+    r = random.Random(2)
+    for _ in range(50):
+        p = program(r)
+        exec(p.code + "\n".join(p.asserts(r)), {})
+
+
+def test_texts_are_the_same_for_a_seed():
+    assert list(programs(20, 3)) == list(programs(20, 3)) != list(programs(20, 4))
+    texts = [document(random.Random(i)) for i in range(200)]
+    assert sum("Answer with one Python code block" in text for text in texts) > 40
