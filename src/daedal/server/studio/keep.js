@@ -39,9 +39,28 @@ async function on(mode, work) {
   });
 }
 
+const PAGE = 60; // of the gallery
+
+// The newest things, or those older than one; a page of them.
+async function older(id = Infinity) {
+  const store = (await database()).transaction("gallery").objectStore("gallery");
+  const range = id === Infinity ? null : IDBKeyRange.upperBound(id, true);
+  const found = [];
+  return new Promise((resolve, reject) => {
+    const request = store.openCursor(range, "prev");
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      const cursor = request.result;
+      if (cursor) found.push(cursor.value);
+      if (cursor && found.length < PAGE) cursor.continue();
+      else resolve({ items: found, more: found.length === PAGE });
+    };
+  });
+}
+
 // Things made: {medium, prompt, model, blob or text, recipe, at}.
 export const gallery = {
-  all: async () => (await on("readonly", (store) => store.getAll())).reverse(),
+  older,
   add: (item) => on("readwrite", (store) => store.add(item)),
   remove: (id) => on("readwrite", (store) => store.delete(id)),
 };

@@ -31,6 +31,10 @@ export async function recipeDialog(id) {
         "",
       );
       const settings = formOf(recipe);
+      const prompts = h("textarea", {
+        rows: 3,
+        placeholder: (recipe.values.prompts ?? []).join("\n"),
+      });
       const said = h("p", { class: "error", role: "alert" });
       const submit = async (event) => {
         event.preventDefault();
@@ -40,7 +44,7 @@ export async function recipeDialog(id) {
               recipe: recipe.id,
               name: name.value || undefined,
               preferences: pairs.value || undefined,
-              settings: settings.value,
+              settings: { ...settings.value, ...lines(prompts.value) },
             }),
           );
         } catch (error) {
@@ -56,6 +60,9 @@ export async function recipeDialog(id) {
           ? field("Pairs", pairs, "What was labelled here, in place of the recipe's data.")
           : null,
         settings,
+        recipe.schema.properties.prompts
+          ? field("Prompts", prompts, "What it makes samples of, one a line.")
+          : null,
         h("details", {}, h("summary", {}, "The recipe"), codeBlock(recipe.yaml, "yaml")),
         said,
         h("div", { class: "row end" }, h("button", { class: "main" }, "Start")),
@@ -63,6 +70,15 @@ export async function recipeDialog(id) {
     },
     "wide",
   );
+}
+
+// Prompts, one a line, where there are any.
+function lines(text) {
+  const prompts = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
+  return prompts.length ? { prompts } : {};
 }
 
 function formOf(recipe) {

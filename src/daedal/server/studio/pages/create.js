@@ -20,6 +20,7 @@ class CreatePage extends HTMLElement {
         this.create();
       },
     });
+    this.more = h("button", { type: "button", class: "more", hidden: true }, "Show older ones");
     this.grid = h("section", { class: "gallery", "aria-label": "Gallery" });
     this.append(
       h(
@@ -35,6 +36,7 @@ class CreatePage extends HTMLElement {
       ),
       this.composer,
       this.grid,
+      this.more,
     );
     this.compose(read("medium", "image"));
     this.fill();
@@ -207,16 +209,15 @@ class CreatePage extends HTMLElement {
     if (asked) this.make("image", asked);
   }
 
-  async fill() {
-    const items = await gallery.all().catch(() => []);
-    if (items.length) this.grid.append(...items.map((item) => this.card(item)));
-    else if (!this.grid.children.length)
-      this.grid.append(
-        empty(
-          "Nothing here yet",
-          "What you make stays in this browser, with its recipe: the same seed makes it again, to the byte.",
-        ),
-      );
+  async fill(before) {
+    const { items, more } = await gallery.older(before).catch(() => ({ items: [] }));
+    this.grid.append(...items.map((item) => this.card(item)));
+    this.more.hidden = !more;
+    this.more.onclick = () => this.fill(items.at(-1).id);
+    if (this.grid.children.length) return;
+    const text =
+      "What you make stays in this browser, with its recipe: the same seed makes it again, to the byte.";
+    this.grid.append(empty("Nothing here yet", text));
   }
 }
 
