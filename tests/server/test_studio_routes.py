@@ -170,6 +170,8 @@ def test_a_training_runs_is_watched_and_its_model_used(served):
     assert packed["detail"]["model"] == "packed/small", packed
     text = served.post("/v1/completions", model="packed/small", prompt="One day", max_tokens=3)
     assert text.status_code == 200
+    assert served.http.delete("/v1/models/packed%2Fsmall").json()["deleted"]
+    assert served.http.get("/v1/models/packed%2Fsmall").status_code == 404
     assert served.http.delete("/v1/trainings/watched").json()["deleted"]
     assert served.http.get("/v1/trainings/watched").status_code == 404
 
@@ -309,6 +311,11 @@ def test_what_is_packed_already_says_so(served):
     job = served.post("/v1/models/quantize", model="house/text", bits=4).json()
     failed = ended(served, f"/v1/jobs/{job['id']}")
     assert failed["status"] == "failed" and "quantised already" in failed["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["house%2Ftext", "packed%2F..%2Fruns", "packed%2Fnothing", "x"])
+def test_only_what_was_packed_here_is_deleted(served, name):
+    assert served.http.delete(f"/v1/models/{name}").status_code in (400, 404)
 
 
 def test_long_work_keeps_no_other_waiting(served):

@@ -222,5 +222,5 @@ def run_named(folder: Path, name: str) -> Run:
 def made(folder: Path) -> dict[str, str]:
     """Models that this server has made, by the names that they are offered under."""
     trained = {f"runs/{run.name}": str(run.model) for run in runs(folder) if run.model}
-    packed = [path.parent for path in (folder / "packed").glob("*/config.json")]
+    packed = [path for path in (folder / "packed").glob("*") if NAME.fullmatch(path.name)]
     return trained | {f"packed/{path.name}": str(path) for path in sorted(packed)}

@@ -1,7 +1,9 @@
 """`/v1/models`: what can be asked for, what it can do, what is loaded; loading and unloading."""
 
 import re
+import shutil
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -153,17 +155,16 @@ async def quantize(request: Request, body: QuantizeBody) -> dict[str, Any]:
 
 
 async def quantized(server: Server, job: Running) -> None:
-    """The work of such a job."""
-    asked = job.request
-    out = server.folder.resolve() / "packed" / asked["name"]
-    args = [
-        "quantize",
-        server.models.source(asked["model"]),
-        str(out),
-        "--bits",
-        str(asked["bits"]),
-    ]
-    await processes.verb(args, server.folder / "packed" / f"{asked['name']}.log")
+    """The work of such a job. What is half written has no name that is offered."""
+    asked, folder = job.request, server.folder.resolve() / "packed"
+    out, part = folder / asked["name"], folder / f"{asked['name']}.part"
+    if out.exists():
+        raise ApiError(409, f"there is a model packed/{out.name} by now.", "exists", "name")
+    shutil.rmtree(part, ignore_errors=True)
+    source, bits = server.models.source(asked["model"]), str(asked["bits"])
+    args = ["quantize", source, str(part), "--bits", bits]
+    await processes.verb(args, folder / f"{out.name}.log")
+    part.rename(out)
     server.models.forget(f"packed/{out.name}")
     job.update(1.0, model=f"packed/{out.name}", bytes=weight_bytes(str(out)))
 
@@ -183,3 +184,24 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model."""
     server = server_of(request)
     return described(server, server.models.resolved(name, "text"))
+
+
+@routes.delete("/v1/models/{name:path}")
+async def delete(request: Request, name: str) -> dict[str, Any]:
+    """Delete a model that was packed here. What was trained goes with its training; what was pulled
+    or came with the package stays."""
+    server = server_of(request)
+    folder = packed_folder(server, name)
+    if not server.models.forget(name):
+        raise ApiError(409, f"{name} is in use; delete it when it is idle.", "busy", "model")
+    await server.run(shutil.rmtree, folder)
+    return {"id": name, "object": "model", "deleted": True}
+
+
+def packed_folder(server: Server, name: str) -> Path:
+    """The folder of a model that was packed here."""
+    kind, _, stem = name.partition("/")
+    folder = server.folder / "packed" / (name_of(stem, "model") if kind == "packed" else "")
+    if kind != "packed" or not folder.is_dir():
+        raise not_found("packed model", name)
+    return folder

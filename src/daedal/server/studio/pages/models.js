@@ -1,6 +1,6 @@
 // Models: what is here and what it can do, the memory they share, the catalogue, packing.
 
-import { get, getText, post } from "../api.js";
+import { get, getText, post, remove } from "../api.js";
 import { h, bytes, dialog, field, select, toast } from "../dom.js";
 import { jobBar } from "../components/job-bar.js";
 import { markdown } from "../components/markdown.js";
@@ -104,6 +104,9 @@ class ModelsPage extends HTMLElement {
         act("Card", () => this.readCard(model.id)),
         model.capabilities.includes("text") && !/^(house|packed)\//.test(model.id)
           ? act("Pack", () => this.pack(model))
+          : null,
+        model.id.startsWith("packed/")
+          ? act("Delete", () => remove(`/v1/models/${encodeURIComponent(model.id)}`))
           : null,
       ),
     );
