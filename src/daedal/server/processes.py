@@ -24,6 +24,7 @@ async def verb(
     with log.open("ab") as remarks:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # no module is taken from the folder that it runs in
             "-m",
             "daedal.cli.child",
             *args,

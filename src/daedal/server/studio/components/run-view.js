@@ -29,7 +29,20 @@ class RunView extends HTMLElement {
   }
 
   connectedCallback() {
-    this.refresh();
+    this.poll();
+  }
+
+  // Look again after a while, as long as it trains; and where the server is away, until it is back.
+  async poll() {
+    clearTimeout(this.timer);
+    let wait = 3 * REFRESH;
+    try {
+      const run = await this.refresh();
+      wait = RUNS.includes(run.status) ? REFRESH : 0;
+    } catch (error) {
+      if (error.status) throw error; // an answer, which stays what it is
+    }
+    if (wait && !this.gone) this.timer = setTimeout(() => this.poll(), wait);
   }
 
   disconnectedCallback() {
@@ -38,18 +51,16 @@ class RunView extends HTMLElement {
   }
 
   async refresh() {
-    clearTimeout(this.timer);
     const run = await get(`/v1/trainings/${this.name}`);
     const [numbers, samples] = await Promise.all([
       get(`/v1/trainings/${this.name}/metrics?points=400`),
       get(`/v1/trainings/${this.name}/samples`),
     ]);
-    if (this.gone) return;
+    if (this.gone) return run;
     this.describe(run);
     this.draw(numbers);
     await this.show(samples);
-    if (RUNS.includes(run.status) && !this.gone)
-      this.timer = setTimeout(() => this.refresh().catch(() => {}), REFRESH);
+    return run;
   }
 
   describe(run) {
@@ -60,7 +71,7 @@ class RunView extends HTMLElement {
       h("button", { type: "button", class: kind, onclick: work }, text);
     const does = (verb) => async () => {
       await post(`/v1/trainings/${this.name}/${verb}`);
-      this.refresh();
+      this.poll();
     };
     const on = RUNS.includes(run.status);
     const left = run.step && on ? ((run.steps - run.step) * run.seconds) / run.step : 0;
