@@ -265,7 +265,7 @@ CAT, FISH = "Tell me a story about a cat.", "Tell me a story about a fish."
 
 def test_pairs_are_labelled_with_the_arrow_keys(visit, served):
     page = visit("label")
-    page.get_by_label("Prompts, one a line").fill(f"{CAT}\n{FISH}\nGo on.")
+    page.get_by_label("Prompts, one a line").fill(f"{CAT}\n{FISH}\nTell me a story about a hat.")
     page.get_by_label("File", exact=True).fill("browsed")
     page.get_by_role("button", name="Begin").click()
     for key in ("ArrowLeft", "ArrowRight", "ArrowDown"):

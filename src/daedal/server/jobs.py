@@ -186,7 +186,9 @@ class Jobs:
         keep no other waiting."""
         under_way = [kind in LONG for kind in self._kinds.values()].count(long)
         room = (1 if long else self._active) - under_way
-        query = f"SELECT * FROM jobs WHERE status = 'queued' AND kind {'IN' if long else 'NOT IN'} {LONG} ORDER BY created, id LIMIT ?"
+        which = f"kind {'IN' if long else 'NOT IN'} {LONG}"
+        queued = f"SELECT * FROM jobs WHERE status = 'queued' AND {which}"
+        query = f"{queued} ORDER BY created, id LIMIT ?"
         return self.database.rows(query, max(room, 0))
 
     def _begin(self, row: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Files of pairs of which one is better, as people label them: below the server's folder, in the
 form that `daedal train` reads (reward and preference tasks of texts, rate and prefer of pictures).
 
-A text's line is {"prompt", "chosen", "rejected"}; a picture's {"caption", "chosen", "rejected"} with
-the files of both in a folder beside it."""
+A text's line is {"prompt", "chosen", "rejected"}; a picture's {"caption", "chosen", "rejected"},
+with the files of both in a folder beside it."""
 
 import hashlib
 import json

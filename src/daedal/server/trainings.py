@@ -1,8 +1,8 @@
 """Recipes and the runs made of them. A run is a folder below the server's own, as `daedal train`
 writes it; what it trained is offered among the models as `runs/NAME`.
 
-No path comes from a client. It names recipes that the server has, and changes numbers and choices of
-them; where a recipe wants a model or data, a name stands for it."""
+No path comes from a client. It names recipes that the server has, and changes numbers and choices
+of them; where a recipe wants a model or data, a name stands for it."""
 
 import json
 import re
@@ -60,7 +60,7 @@ class Recipe:
 
 
 def recipes() -> dict[str, Recipe]:
-    """The recipes of the working directory, else those of the checkout that the package runs from."""
+    """The recipes of the working directory, else of the checkout that the package runs from."""
     for base in (Path.cwd(), Path(daedal.__file__).resolve().parents[2]):
         files = sorted((base / "recipes").rglob("*.yaml"))
         if files:
@@ -90,8 +90,8 @@ def schema_of(recipe: Recipe) -> dict[str, Any]:
 def overrides(
     recipe: Recipe, settings: dict[str, Any], folder: Path, model: Callable[[str], str]
 ) -> list[str]:
-    """The arguments `key=value` of `daedal train`, of settings that a client may give. `model` turns
-    a model's name into what it stands for. Raises ApiError and DaedalError on anything else."""
+    """The arguments `key=value` of `daedal train`, of settings that a client may give. `model`
+    turns a model's name into what it stands for. Raises ApiError and DaedalError on anything else."""
     from daedal.train import tasks
 
     schema = schema_of(recipe)
@@ -177,7 +177,7 @@ class Run:
         return (self.rows("metrics.jsonl") or [{}])[-1]
 
     def rows(self, file: str, after: int = 0, points: int = 0) -> list[dict[str, Any]]:
-        """Lines of a file of numbers behind a step, or `points` of them evenly, the last included."""
+        """Lines of a file of numbers behind a step, or `points` of them evenly, the last too."""
         from daedal.train.metrics import read
 
         found = [row for row in read(self.folder / file) if row["step"] > after]

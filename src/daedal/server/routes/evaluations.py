@@ -50,7 +50,7 @@ def arguments(server: Server, asked: dict[str, Any], owner: str, folder: Path) -
 
 
 def data_of(server: Server, name: str, owner: str, folder: Path) -> str:
-    """Generated data by its name; an uploaded file under its own name, by which its form is known."""
+    """Generated data by its name; an uploaded file under its own suffix, which says its form."""
     if WORLD.fullmatch(name):
         return name
     file = server.files.path(name)  # of a name that is an id

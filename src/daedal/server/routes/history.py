@@ -86,7 +86,7 @@ async def again(request: Request, number: int) -> dict[str, Any]:
 
 
 def offered(server: Server, entry: Entry) -> str:
-    """The name under which the server has a generation's model. A path in the history is no name."""
+    """The name under which the server has a generation's model. The history's path is no name."""
     names = server.models.names()
     name = next((n for n in names if entry.model in (n, server.models.source(n))), None)
     if name is None:
@@ -104,7 +104,8 @@ def checked(entry: Entry) -> None:
     if given := [
         k for k in entry.settings if k in known and known[k][1].place and entry.settings[k]
     ]:
-        message = f"generation {entry.id} was made from a picture ({given[0]}), which the history does not keep."
+        what = f"generation {entry.id} was made from a picture ({given[0]})"
+        message = f"{what}, which the history does not keep."
         raise ApiError(409, message, "needs_input")
 
 
