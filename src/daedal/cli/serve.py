@@ -11,45 +11,46 @@ from daedal.errors import DaedalError
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
+Names = list[str] | None
+Option = typer.Option
+HOST = Annotated[str, Option(help="Address to listen on.")]
+PORT = Annotated[int, Option(help="Port; 0 takes a free one.")]
+MODEL = Annotated[
+    Names,
+    Option(help="A model to offer beside those here, and a name for it.", metavar="[NAME=]MODEL"),
+]
+ALIAS = Annotated[Names, Option(help="A name that clients use for a model.", metavar="NAME=MODEL")]
+PIN = Annotated[Names, Option(help="Load this model now and keep it.")]
+MEMORY = Annotated[float | None, Option(help="GB that all models together may take.")]
+KEEP = Annotated[float, Option(help="Seconds that an idle model stays; below 0 for ever.")]
+QUEUE = Annotated[int, Option(help="Requests of a model that may wait.")]
+KEYS = Annotated[Path | None, Option(help="File of API keys; needed on any address but localhost.")]
+ORIGIN = Annotated[Names, Option(help="A web page's address that may call from a browser.")]
+LOG = Annotated[bool, Option("--log", help="A JSON line for every request, on standard error.")]
+FOLDER = Annotated[Path | None, Option(help="Where jobs and files are kept.")]
+QUANTIZE = Annotated[str | None, Option(help="Pack weights of language models on loading: 8, 4.")]
+RAY = Annotated[int | None, Option(help="As so many replicas of Ray Serve (extra: cluster).")]
+DEVICE = Annotated[str, Option(help="auto, cpu, cuda, mps.")]
+DTYPE = Annotated[str, Option(help="auto, fp32, bf16, fp16.")]
+
+
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A model to offer beside those here, and a name for it.", metavar="[NAME=]MODEL"
-        ),
-    ] = None,
-    alias: Annotated[
-        list[str] | None,
-        typer.Option(help="A name that clients use for a model.", metavar="NAME=MODEL"),
-    ] = None,
-    pin: Annotated[list[str] | None, typer.Option(help="Load this model now and keep it.")] = None,
-    memory: Annotated[
-        float | None, typer.Option(help="GB that all models together may take.")
-    ] = None,
-    keep_alive: Annotated[
-        float, typer.Option(help="Seconds that an idle model stays; below 0 for ever.")
-    ] = 300,
-    queue: Annotated[int, typer.Option(help="Requests of a model that may wait.")] = 32,
-    keys: Annotated[
-        Path | None, typer.Option(help="File of API keys; needed on any address but localhost.")
-    ] = None,
-    origin: Annotated[
-        list[str] | None, typer.Option(help="A web page's address that may call from a browser.")
-    ] = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="A JSON line for every request, on standard error.")
-    ] = False,
-    folder: Annotated[Path | None, typer.Option(help="Where jobs and files are kept.")] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="Pack the weights of language models on loading: 8, 4.")
-    ] = None,
-    ray: Annotated[
-        int | None, typer.Option(help="As so many replicas of Ray Serve (extra: cluster).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    host: HOST = "127.0.0.1",
+    port: PORT = 8765,
+    model: MODEL = None,
+    alias: ALIAS = None,
+    pin: PIN = None,
+    memory: MEMORY = None,
+    keep_alive: KEEP = 300,
+    queue: QUEUE = 32,
+    keys: KEYS = None,
+    origin: ORIGIN = None,
+    log: LOG = False,
+    folder: FOLDER = None,
+    quantize: QUANTIZE = None,
+    ray: RAY = None,
+    device: DEVICE = "auto",
+    dtype: DTYPE = "auto",
 ) -> None:
     """Serve every medium over HTTP, with the studio as a page."""
     if host not in LOCAL and keys is None:

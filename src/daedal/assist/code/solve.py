@@ -19,6 +19,7 @@ from daedal.sandbox.sandbox import Sandbox
 from daedal.sandbox.snippets import code_in, functions_in, normal_form, tree_of
 
 INPUTS = 24  # on which behaviour is compared
+Stage = dict[str, Any]  # its name and what it came to
 SURE = 1.96  # standard errors of a lead that ends the drawing
 
 
@@ -159,6 +160,68 @@ class Problem:
     thought: Callable[[str], str] = lambda code: ""  # a text of calls to try a program on
 
 
+class Search:
+    """A search under way: the answers so far and what has become of them."""
+
+    def __init__(
+        self, problem: Problem, sandbox: Sandbox, seed: int, on_stage: Callable[[Stage], None]
+    ) -> None:
+        self.problem, self.sandbox, self.seed, self.on_stage = problem, sandbox, seed, on_stage
+        self.answers: list[tuple[str, float]] = []
+        self.candidates: list[Candidate] = []
+        self.clusters: list[list[Candidate]] = []
+        self.calls: list[Call] = []
+        self.stages: list[Stage] = []
+        self.repairs = 0
+
+    def note(self, name: str, **facts: Any) -> None:
+        self.stages.append({"stage": name} | facts)
+        self.on_stage(self.stages[-1])
+
+    def draw(self, count: int) -> None:
+        """More samples, and what they come to with those before them."""
+        self.answers += self.problem.ask(count, self.seed + len(self.answers), [])
+        self.note("sampled", samples=len(self.answers))
+        self.candidates = judged(candidates_of(self.answers), self.problem, self.sandbox)
+        alive = survivors_of(self.candidates, self.problem.examples)
+        self.note("filtered", distinct=len(self.candidates), survivors=len(alive))
+        self.calls = self.calls or inputs_for(self.problem, alive, self.seed)
+        results = self.sandbox.run_many([(each.code, self.calls) for each in alive])
+        self.clusters = clusters_of(behaving(alive, results))
+        sizes = [mass(cluster) for cluster in self.clusters]
+        self.note("clustered", clusters=sizes, inputs=len(self.calls))
+
+    def repair(self, rounds: int) -> None:
+        """Mend the best where none passes."""
+        given = (self.problem, self.sandbox, self.candidates, rounds, self.seed, self.note)
+        fixed, self.repairs = repaired(*given)
+        self.clusters = [[fixed]] if fixed else []
+
+    def solution(self) -> Solution:
+        """The likeliest of the largest cluster, or why nothing is claimed."""
+        examples = len(self.problem.examples)
+        common: dict[str, Any] = {
+            "checked": bool(examples),
+            "examples": examples,
+            "samples": len(self.answers),
+            "distinct": len(self.candidates),
+            "inputs": len(self.calls),
+            "repairs": self.repairs,
+        }
+        if not self.clusters:
+            best = max((c.passed for c in self.candidates), default=0.0)
+            why = "no answer was a program"
+            if self.candidates:
+                why = f"nothing passes the examples (the best passes {best:.0%})"
+            self.note("abstained", reason=why)
+            return Solution(None, reason=why, stages=tuple(self.stages), **common)
+        picked = max(self.clusters[0], key=lambda c: (c.logprob, c.count))
+        self.note("picked", code=picked.code)
+        sizes = tuple(map(mass, self.clusters))
+        found = {"passed": round(picked.passed * examples), "survivors": sum(sizes)}
+        return Solution(picked.code, clusters=sizes, stages=tuple(self.stages), **common, **found)
+
+
 def solve(
     problem: Problem,
     sandbox: Sandbox,
@@ -166,68 +229,18 @@ def solve(
     batch: int = 8,
     rounds: int = 3,
     seed: int = 0,
-    on_stage: Callable[[dict[str, Any]], None] = lambda stage: None,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
 ) -> Solution:
     """Draw up to `n` samples, `batch` at a time until the lead is certain; repair up to `rounds`
     times where none passes the examples."""
-    stages: list[dict[str, Any]] = []
-
-    def note(name: str, **facts: Any) -> None:
-        stages.append({"stage": name} | facts)
-        on_stage(stages[-1])
-
-    answers: list[tuple[str, float]] = []
-    clusters: list[list[Candidate]] = []
-    candidates: list[Candidate] = []
-    calls: list[Call] = []
-    while len(answers) < n:
-        count = min(batch, n - len(answers))
-        answers += problem.ask(count, seed + len(answers), [])
-        note("sampled", samples=len(answers))
-        candidates = judged(candidates_of(answers), problem, sandbox)
-        alive = survivors_of(candidates, problem.examples)
-        note("filtered", distinct=len(candidates), survivors=len(alive))
-        calls = calls or inputs_for(problem, alive, seed)
-        clusters = clusters_of(behaving(alive, sandbox.run_many([(c.code, calls) for c in alive])))
-        note("clustered", clusters=[mass(cluster) for cluster in clusters], inputs=len(calls))
-        if certain(clusters, n - len(answers)):
+    search = Search(problem, sandbox, seed, on_stage)
+    while len(search.answers) < n:
+        search.draw(min(batch, n - len(search.answers)))
+        if certain(search.clusters, n - len(search.answers)):
             break
-    found = {"samples": len(answers), "distinct": len(candidates), "inputs": len(calls)}
-    repairs = 0
-    if not clusters and candidates:
-        fixed, repairs = repaired(problem, sandbox, candidates, rounds, seed, note)
-        clusters = [[fixed]] if fixed else []
-    examples = len(problem.examples)
-    if not clusters:
-        best = max((c.passed for c in candidates), default=0.0)
-        why = (
-            f"nothing passes the examples (the best passes {best:.0%})"
-            if candidates
-            else "no answer was a program"
-        )
-        note("abstained", reason=why)
-        return Solution(
-            None,
-            bool(examples),
-            examples=examples,
-            repairs=repairs,
-            reason=why,
-            stages=tuple(stages),
-            **found,
-        )
-    picked = max(clusters[0], key=lambda c: (c.logprob, c.count))
-    note("picked", code=picked.code)
-    return Solution(
-        picked.code,
-        bool(examples),
-        passed=round(picked.passed * examples),
-        examples=examples,
-        survivors=sum(map(mass, clusters)),
-        clusters=tuple(map(mass, clusters)),
-        repairs=repairs,
-        stages=tuple(stages),
-        **found,
-    )
+    if not search.clusters and search.candidates:
+        search.repair(rounds)
+    return search.solution()
 
 
 def judged(candidates: list[Candidate], problem: Problem, sandbox: Sandbox) -> list[Candidate]:
