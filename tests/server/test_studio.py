@@ -359,6 +359,17 @@ def test_axe_finds_no_fault_in_dialogs_and_conversations(visit):
     check("conversation")
 
 
+OVERLAPS = """() => {
+    const all = [...document.querySelectorAll("main :is(button, select, textarea, .button)")];
+    const boxes = all.map((e) => [e, e.getBoundingClientRect()]).filter(([, b]) => b.width);
+    const on = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+        && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+    return boxes.flatMap(([e, a], i) => boxes.slice(i + 1)
+        .filter(([f, b]) => on(a, b) && !e.closest(".column > form") && !f.closest(".column > form"))
+        .map(([f]) => [e.outerHTML.slice(0, 60), f.outerHTML.slice(0, 60)]));
+}"""
+
+
 def test_nothing_is_wider_than_a_telephone(visit):
     page = visit("create", viewport={"width": 360, "height": 740})
     for name in PAGES:
@@ -366,6 +377,7 @@ def test_nothing_is_wider_than_a_telephone(visit):
         page.wait_for_selector(f"page-{name} :is(button, select)")
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        assert page.evaluate(OVERLAPS) == [], name
 
 
 def test_the_keyboard_reaches_everything_and_is_seen(visit):

@@ -13,7 +13,7 @@ export function bodyOf(node) {
     node.reasoning?.trim()
       ? h("details", {}, h("summary", {}, "Thoughts"), markdown(node.reasoning))
       : null,
-    (node.files ?? []).map((file) => h("span", { class: "tag" }, `📎 ${file.name}`)),
+    (node.files ?? []).map((file) => h("span", { class: "tag" }, file.name)),
     node.role === "user" ? h("p", { class: "said" }, node.content) : markdown(node.content),
     (node.tool_calls ?? [])
       .filter(Boolean)

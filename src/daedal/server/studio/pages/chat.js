@@ -177,7 +177,7 @@ class ChatPage extends HTMLElement {
               this.attach({ files: [] });
             },
           },
-          `📎 ${file.name} ✕`,
+          `${file.name} ✕`,
         ),
       ),
     );

@@ -92,7 +92,7 @@ class CreatePage extends HTMLElement {
           type: "file",
           accept: "image/*",
           class: "unseen",
-          onchange: (event) => this.editOwn(event.target.files[0]),
+          onchange: (event) => this.editOwn(event.target),
         }),
       );
     this.composer.replaceChildren(
@@ -199,14 +199,17 @@ class CreatePage extends HTMLElement {
     return card;
   }
 
-  async editOwn(file) {
+  async editOwn(input) {
+    const [file] = input.files;
+    input.value = ""; // so that the same file can be taken again
     if (!file) return;
-    const asked = await editDialog({
-      prompt: this.prompt.value,
-      model: this.first?.value,
-      blob: file,
-    });
-    if (asked) this.make("image", asked);
+    const item = { prompt: this.prompt.value, model: this.first?.value, blob: file };
+    try {
+      const asked = await editDialog(item);
+      if (asked) this.make("image", asked);
+    } catch {
+      toast(`${file.name} is no picture that this browser reads.`, "error");
+    }
   }
 
   async fill(before) {
