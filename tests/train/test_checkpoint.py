@@ -10,7 +10,12 @@ from daedal.train import checkpoint
 from daedal.train.recipe.base import FIXED, FIXED_PRESENCE, Run, marks_of
 from daedal.train.tasks import TASKS, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+# a teacher has no checkpoints: it goes on with what its file lacks
+RECIPES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+    if path.stem != "teacher"
+]
 
 
 def resumed(recipe: Run) -> dict[str, Any] | None:
@@ -61,7 +66,7 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         resumed(load_recipe("recipes/text/tiny.yaml", [f"out={tmp_path}"]))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "teacher"])
 def test_fields_say_themselves_what_is_fixed(task: str) -> None:
     """In every task: a class that gives a field another default does not lose its mark."""
     recipe = TASKS[task].recipe_type

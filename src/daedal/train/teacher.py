@@ -69,7 +69,7 @@ class Teacher(Task):
     """Exchanges by a teacher: a task that makes data, and trains nothing."""
 
     recipe_type = TeacherRecipe
-    unit_label = "tokens at most"
+    unit, unit_label = "tokens", "tokens at most"
 
     def __init__(self, recipe: TeacherRecipe) -> None:
         super().__init__(recipe)
