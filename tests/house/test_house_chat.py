@@ -61,7 +61,7 @@ def test_tasks_that_nobody_has_seen(chat):
 
 
 def test_phrasings_and_words_that_nobody_has_seen(chat):
-    """Below its card's figures (0.67, 0.54, 0.81 and 0.28), far above the first generation's (0.40,
+    """Below its card's figures (0.67, 0.54, 0.81 and 0.29), far above the first generation's (0.40,
     0.12, 0.74 and 0.54)."""
     found = {name: measures.measure(chat, name, 60) for name in measures.TASKS}
     assert found["instructions"]["constraints met"].value > 0.55
