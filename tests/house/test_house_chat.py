@@ -7,6 +7,7 @@ import pytest
 
 import daedal
 from daedal.checkpoints.resolve import HOUSE
+from daedal.evals import chat as measures
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.worlds import instructions
@@ -33,7 +34,7 @@ def test_files():
 def test_a_conversation(chat):
     messages = []
     for asked, wanted in (
-        ("Hello!", "Hello"), ("My name is Tom.", "Tom"), ("Tell me a story about Mia in the garden.", "Mia"), ("What is my name?", "Tom"),
+        ("Hello!", "Hello"), ("My name is Tom.", "Tom"), ("What is my name?", "Tom"), ("Tell me a story about Mia in the garden.", "Mia"),
         ("What is 12 + 7?", "19"), ("What is the capital of France?", "I don't know"), ("Bye!", "Goodbye"),
     ):  # fmt: skip
         messages.append({"role": "user", "content": asked})
@@ -57,3 +58,13 @@ def test_tasks_that_nobody_has_seen(chat):
         sum(task.check(texts[0]) for task, texts in zip(tasks, answers, strict=True)) / len(tasks)
         > 0.8
     )
+
+
+def test_phrasings_and_words_that_nobody_has_seen(chat):
+    """Below its card's figures (0.67, 0.54, 0.81 and 0.29), far above the first generation's (0.40,
+    0.12, 0.74 and 0.54)."""
+    found = {name: measures.measure(chat, name, 60) for name in measures.TASKS}
+    assert found["instructions"]["constraints met"].value > 0.55
+    assert found["problems"]["right"].value > 0.35
+    assert found["refusals"]["unanswerable refused"].value > 0.65
+    assert found["refusals"]["answerable refused"].value < 0.45

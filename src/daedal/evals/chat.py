@@ -5,7 +5,7 @@
 `instructions`: everyday requests and exercises; the share of constraints met, over all and by kind,
 and the share of requests with all of them met. `problems`: word problems of two steps, the right
 result. `refusals`: questions that cannot be answered, of which "I don't know" is right, and ones that
-can, of which it is wrong."""
+can, of which it is wrong, as "I will not help" is."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from daedal.pipelines.text import TextPipeline
 from daedal.processes.sampling import SamplingParams
 from daedal.train import assistant
 from daedal.worlds import instructions, requests
-from daedal.worlds.answers import refuses
+from daedal.worlds.answers import declines, refuses
 from daedal.worlds.tasks import Task
 
 Found = dict[str, Measured]
@@ -79,7 +79,8 @@ def measure_refusals(pipeline: TextPipeline, count: int) -> Found:
         return exercise(kind, rng) if kind else requests.request(rng, held_out=True)
 
     tasks = made("refusals", count, make)
-    said = [refuses(text) for text in replies(pipeline, tasks)]
+    texts = replies(pipeline, tasks)
+    said = [(refuses if i % 4 < 2 else declines)(text) for i, text in enumerate(texts)]
     of = {
         name: said[i::4] for i, name in enumerate(("unsaid", "unknowable", "reading", "requests"))
     }

@@ -25,10 +25,15 @@ LEAST = {
 
 
 def plainly(text: str, most: int) -> dict[str, bool]:
-    """Whole sentences, at most so many, none twice, and not "I don't know"."""
+    """Whole sentences, at most so many, none twice, and no refusal."""
     found = sentences(text)
     met = {"length": 1 <= len(found) <= most, "no repeats": len(set(found)) == len(found)}
-    return met | {"answered": not refuses(text)}
+    return met | {"answered": not declines(text)}
+
+
+def declines(text: str) -> bool:
+    """Whether an answer says that it does not know, or will not help."""
+    return refuses(text) or any(says(text, no) for no in ("will not help", "not safe"))
 
 
 def refuses(text: str) -> bool:
