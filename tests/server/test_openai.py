@@ -5,6 +5,8 @@ import asyncio
 import base64
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -293,3 +295,11 @@ def test_what_cannot_be_is_refused_in_a_sentence(client, changed, said):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{"model": "house/chat", "messages": STORY} | changed)
     assert said in caught.value.message and caught.value.type == "invalid_request_error"
+
+
+def test_the_readmes_client_runs(served):
+    """With the address of this server in place of the usual one."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", readme, re.M | re.S)
+    assert "http://127.0.0.1:8765" in block
+    exec(block.replace("http://127.0.0.1:8765", served.url), {})
