@@ -15,5 +15,8 @@ def lsp(model: MODEL = None) -> None:
     from daedal.assist.code.language_server import Editor
     from daedal.pipelines.text import load
 
-    # pages share any beginning of the file, not only whole steps of it, from key to key
-    Editor(load(chosen(model), cache="paged", context=CONTEXT)).server.start_io()
+    pipeline = load(chosen(model), context=CONTEXT)
+    # any beginning of the file is shared from key to key, not only whole chunks of it, although the
+    # last bits may then depend on what was asked before
+    pipeline.serving |= {"exact_prefixes": False, "max_batch": 2}
+    Editor(pipeline).server.start_io()

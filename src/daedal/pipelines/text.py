@@ -86,9 +86,8 @@ class TextPipeline(Pipeline):
         and a text comes out the same to the bit whatever was asked before it."""
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(
-                    self.network, self.tokenizer, exact_prefixes=True, **self.serving
-                )
+                asked = {"exact_prefixes": True} | self.serving
+                self._engine = Engine(self.network, self.tokenizer, **asked)
                 RUNTIME.add(self._engine)
         return self._engine
 
