@@ -10,6 +10,10 @@ class Busy(DaedalError):
     """What was asked for could be done later: a queue is full."""
 
 
+class TooLong(DaedalError):
+    """A prompt leaves no room in a model's context."""
+
+
 class NoRoom(DaedalError):
     """A model does not fit into the memory that is free for models."""
 

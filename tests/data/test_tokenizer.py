@@ -199,3 +199,10 @@ def test_where_ends_stand(tmp_path: Path, files: dict, ends: tuple[int, ...]) ->
     for name, content in files.items():
         (tmp_path / "own" / name).write_text(json.dumps(content))
     assert Tokenizer.load(tmp_path / "own", tmp_path / "base").eos_ids == ends
+
+
+def test_halves_of_characters_are_read_as_unknown_ones(trained: Tokenizer) -> None:
+    assert trained.encode("a \ud83d b") == trained.encode("a \ufffd b")
+    assert trained.encode_trusted("a \udc00 b", "\ufdd2") == trained.encode_trusted(
+        "a \ufffd b", "\ufdd2"
+    )

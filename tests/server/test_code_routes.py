@@ -48,7 +48,7 @@ def test_tests_are_added_from_what_the_code_gives(served):
     assert found["killed"] == found["mutants"] > 0
     with Sandbox(workers=1) as sandbox:
         assert sandbox.run(f"{code}\n{found['code']}").status == "ok"
-    assert "namespaces" in (health := served.http.get("/health").json())["sandbox"] or health
+    assert "python" in served.http.get("/health").json()["sandbox"]  # the languages that it runs
 
 
 @pytest.mark.real

@@ -3,6 +3,7 @@ fit together, engines that fail, processes that are killed."""
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -157,6 +158,22 @@ def test_bodies_and_pictures_have_limits(serve):
     assert streamed.status_code == 413
     huge = served.post("/v1/images/generations", prompt="a circle", size="4096x4096")
     assert huge.status_code == 400 and huge.json()["error"]["param"] == "size"
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a \ud800 b"}]}),
+        ("/v1/responses", {"input": "x", "instructions": "\udc00"}),
+        ("/v1/embeddings", {"input": ["\ud83d"]}),
+        ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "\ud83d"}]}),
+        ("/tokenize", {"content": "\ud83d"}),
+    ],
+)
+def test_half_a_character_is_refused(served, path, body):
+    headers = {"content-type": "application/json"}
+    reply = served.http.post(path, content=json.dumps(body), headers=headers)
+    assert reply.status_code == 400 and "half a character" in reply.text
 
 
 def test_addresses_in_a_request_are_not_fetched(served):

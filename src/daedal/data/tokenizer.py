@@ -51,6 +51,8 @@ LINE_START = re.compile(r"(?<=\n)(?=\S)")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")  # of an added token
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
+HALVES = re.compile("[\ud800-\udfff]")  # lone surrogates
+
 
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of its special tokens and its chat template.
@@ -226,7 +228,9 @@ class Tokenizer:
         with self._lock:  # the flag is a property of the shared backend
             backend = self.backend if special or self._splits_specials else self._plain
             backend.encode_special_tokens = not special
-            made = backend.encode_batch_fast(list(texts), add_special_tokens=add_bos is None)
+            made = backend.encode_batch_fast(
+                [whole(text) for text in texts], add_special_tokens=add_bos is None
+            )
         rows = [row.ids for row in made]
         bos = self.bos_id
         if not add_bos:
@@ -238,6 +242,7 @@ class Tokenizer:
     def encode_trusted(self, text: str, guard: str) -> tuple[list[int], list[int]]:
         """Ids of a text whose control tokens are read, nothing added, and where each id begins. A
         control token with a `guard` inside is characters as any other; guards do not count."""
+        text = whole(text)
         backend, places = self.backend, range(len(text) + 1)
         if guard in text:
             backend, text, places = self._marked, *self._mark(text, guard)
@@ -363,6 +368,12 @@ class Tokenizer:
         """The padding id; masked everywhere, so without one any id serves: eos, else 0."""
         pad = self._id("pad_token")
         return pad if pad is not None else (self.eos_id or 0)
+
+
+def whole(text: str) -> str:
+    """A text without halves of characters, which JSON and broken files can hold and no tokenizer
+    takes: U+FFFD, a character for each."""
+    return text if text.isascii() else HALVES.sub("\ufffd", text)
 
 
 def _mark_of(number: int) -> str:

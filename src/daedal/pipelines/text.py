@@ -22,7 +22,7 @@ from daedal.data import chat
 from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.engine.runtime import RUNTIME
-from daedal.errors import DaedalError
+from daedal.errors import DaedalError, TooLong
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
 from daedal.nn.lora import merge_lora
@@ -143,7 +143,7 @@ class TextPipeline(Pipeline):
         """`max_tokens` cut to what the context leaves; a prompt that leaves nothing is an error."""
         context = self.engine.max_len
         if len(ids) >= context:
-            raise DaedalError(
+            raise TooLong(
                 f"the prompt is {len(ids)} tokens long, and {self.name} has a context of {context}; shorten it."
             )
         return dataclasses.replace(params, max_tokens=min(params.max_tokens, context - len(ids)))

@@ -143,7 +143,7 @@ class Driver:
     def _fail(self, error: BaseException) -> None:
         """End everything that is followed, with a sentence."""
         self.restarts += 1
-        told = DaedalError(
+        failure = DaedalError(
             f"the engine failed ({type(error).__name__}) and was restarted; ask again."
         )
         with self._changed:
@@ -151,7 +151,7 @@ class Driver:
         for followed in lost:
             followed.handle.abandon()
             with contextlib.suppress(RuntimeError):
-                followed.loop.call_soon_threadsafe(put_all, [(followed, [told, None])])
+                followed.loop.call_soon_threadsafe(put_all, [(followed, [failure, None])])
 
 
 def put_all(found: list[tuple[Followed, list[Any]]]) -> None:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from daedal.errors import Busy, DaedalError, NoRoom
+from daedal.errors import Busy, DaedalError, NoRoom, TooLong
 
 log = logging.getLogger("daedal.server")
 
@@ -75,7 +75,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, NoRoom):
         return ApiError(503, str(error), "no_room")
     if isinstance(error, DaedalError):
-        code = "context_length_exceeded" if "context of" in str(error) else None
+        code = "context_length_exceeded" if isinstance(error, TooLong) else None
         return ApiError(400, str(error), code)
     log.error("a request failed", exc_info=error)
     return ApiError(

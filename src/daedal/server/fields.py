@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import fields as fields_of
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from daedal.pipelines.medium import Medium
 from daedal.settings import settings_of
@@ -15,6 +15,23 @@ class Body(BaseModel):
     """A request's body. What a field we do not know asks for is not done, and not an error."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def whole_characters(cls, given: Any) -> Any:
+        """JSON can spell half a character (a lone surrogate), which no reply could carry."""
+        if halved(given):
+            raise ValueError("a text holds half a character (a lone surrogate); send whole ones")
+        return given
+
+
+def halved(value: Any) -> bool:
+    """Whether a text somewhere in a value of JSON cannot be written as UTF-8."""
+    if isinstance(value, str):
+        return any("\ud800" <= c <= "\udfff" for c in value) if not value.isascii() else False
+    if isinstance(value, dict):
+        return any(halved(each) for pair in value.items() for each in pair)
+    return isinstance(value, list) and any(map(halved, value))
 
 
 def settings_body(name: str, medium: Medium, base: type[Body], leave: set[str]) -> type[Body]:

@@ -18,12 +18,14 @@ from functools import lru_cache
 from typing import Any
 
 from daedal.checkpoints import catalogue
+from daedal.checkpoints.adapter import parted
 from daedal.checkpoints.hub import pulled
 from daedal.checkpoints.resolve import house_models
 from daedal.engine.store import STORE
 from daedal.errors import DaedalError, NoRoom, nearest
 from daedal.pipelines import registry
 from daedal.pipelines.embedding import DecoderEmbedder, Embedder
+from daedal.pipelines.medium import Loading
 from daedal.pipelines.place import located, part_of
 from daedal.server.errors import ApiError
 from daedal.settings import settings_of
@@ -261,7 +263,7 @@ class Lease:
 def opened(source: str, loading: dict[str, Any]) -> Any:
     """A model, with those of the server's settings of loading that apply to it."""
     medium = registry.medium_of(source)
-    known = settings_of(medium.loading) if medium else {"device": 0, "dtype": 0}
+    known = settings_of(medium.loading if medium else Loading)
     return registry.opened(source, **{k: v for k, v in loading.items() if k in known})
 
 
@@ -274,7 +276,7 @@ def embedder_of(pipeline: Any) -> Embedder:
 
 def weight_bytes(source: str) -> int:
     """Bytes of a model's weights on disk, as a guess at what it takes."""
-    place = located(source.partition(":")[0] if not source.startswith(("/", ".")) else source)
+    place = located(parted(source)[0])
     if place.is_file():
         return place.stat().st_size
     kinds = ("*.safetensors", "*.gguf")

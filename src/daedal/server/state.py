@@ -4,6 +4,7 @@ once, a model borrowed, the handle followed, all of it given back however the re
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from daedal.server.trainings import made
 log = logging.getLogger("daedal.server")
 Value = TypeVar("Value")
 
+MINUTE = 60.0
 ACTIVE = 16  # generations of a model that run side by side; the rest waits
 
 
@@ -88,8 +90,11 @@ class Server:
         self.metrics = Metrics(self)
         self.admission = Admission(options.queue)
         self.threads = ThreadPoolExecutor(4, "daedal-requests")
+        # what takes as long as an answer has threads of its own, and short work never waits for it
+        self.workers = ThreadPoolExecutor(2, "daedal-code")
         self.models: Models
         self.sandbox: Sandbox | None = None  # made when code is first to be run
+        self.making_sandbox = threading.Lock()
         self.draining = False
         self.answering: dict[str, asyncio.Task[Any]] = {}  # responses in the background, by id
         self.started = time.time()
@@ -122,11 +127,20 @@ class Server:
         await asyncio.to_thread(self.driver.stop)
 
     async def _sweep(self) -> None:
+        looked = -MINUTE
         while True:
             await asyncio.sleep(1)
             self.models.sweep()
-            await self.run(self.files.sweep)
-            await self.run(self.jobs.sweep)
+            if time.monotonic() > looked + MINUTE:
+                looked = time.monotonic()
+                await self.run(self._expire)
+
+    def _expire(self) -> None:
+        """Forget what was kept long enough."""
+        self.files.sweep()
+        self.jobs.sweep()
+        kept_since = time.time() - self.options.expiry
+        self.database.run("DELETE FROM responses WHERE created < ?", kept_since)
 
     def background(self, work: Any) -> asyncio.Task[Any]:
         """Run a coroutine beside the requests; it is kept until it ends."""
@@ -134,6 +148,10 @@ class Server:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+    def run_long(self, work: Callable[..., Value], *given: Any) -> Awaitable[Value]:
+        """The same for work of many seconds."""
+        return asyncio.get_running_loop().run_in_executor(self.workers, lambda: work(*given))
 
     def run(self, work: Callable[..., Value], *given: Any) -> Awaitable[Value]:
         """Short work with a processor (tokens, pictures) on a thread."""

@@ -321,8 +321,8 @@ def begun(asked: Asked) -> Callable[[TextPipeline], Stream]:
             settings["stop"] = (*stops, *filled.stops)
         if asked.calls:
             envelope = envelope_of(pipeline.tokenizer)
-            told = [{"type": "function", "function": tool} for tool in asked.tools]
-            prompt = chat.encode(pipeline.tokenizer, prompt, tools=told)
+            offered = [{"type": "function", "function": tool} for tool in asked.tools]
+            prompt = chat.encode(pipeline.tokenizer, prompt, tools=offered)
             if asked.choice == "auto":
                 settings |= until_a_call(asked, envelope)
             else:

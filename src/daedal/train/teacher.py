@@ -114,9 +114,9 @@ class Teacher(Task):
         """The requests through one engine, `micro_rows` of them at once, each answer written as it
         ends. The first begins alone: the others share the beginning that it has read."""
         r = self.recipe
-        told = [{"role": "system", "content": r.system}] if r.system else []
-        told += [turn for shown in r.examples for turn in conversation(shown, EXAMPLES)]
-        prompts = [chat.encode(tokenizer, [*told, *each.messages]) for _, each in asked]
+        shared = [{"role": "system", "content": r.system}] if r.system else []
+        shared += [turn for shown in r.examples for turn in conversation(shown, EXAMPLES)]
+        prompts = [chat.encode(tokenizer, [*shared, *each.messages]) for _, each in asked]
         longest = max(map(len, prompts), default=0) + r.answer_tokens
         size = {"max_batch": r.micro_rows, "token_budget": max(512, r.micro_rows)}
         engine = Engine(network, tokenizer, max_len=longest, **size)

@@ -86,19 +86,19 @@ class Editor:
 
     def actions(self, params: types.CodeActionParams) -> list[types.Command]:
         """The commands, for the file at hand."""
-        told = "\n".join(each.message for each in params.context.diagnostics)
-        given = [params.text_document.uri, told]
+        problem = "\n".join(each.message for each in params.context.diagnostics)
+        given = [params.text_document.uri, problem]
         return [
             types.Command(title, name, arguments=given)
             for name, title in COMMANDS.items()
-            if name != "daedal.fix" or told
+            if name != "daedal.fix" or problem
         ]
 
     def command_of(self, name: str) -> Any:
-        async def run(uri: str, told: str = "") -> dict[str, Any]:
+        async def run(uri: str, problem: str = "") -> dict[str, Any]:
             source = self.server.workspace.get_text_document(uri).source
             try:
-                found = await asyncio.to_thread(self.work, name, source, told)
+                found = await asyncio.to_thread(self.work, name, source, problem)
             except DaedalError as error:
                 found = {"error": str(error)}
             said = found.get("text") or found.get("verdict") or found.get("error") or ""
@@ -110,14 +110,14 @@ class Editor:
 
         return run
 
-    def work(self, name: str, source: str, told: str) -> dict[str, Any]:
+    def work(self, name: str, source: str, problem: str) -> dict[str, Any]:
         """What a command answers with. The sandbox starts in some milliseconds."""
         with Coder(self.pipeline, Sandbox()) as coder:
             if name == "daedal.explain":
                 return {"text": coder.explain(source)}
             if name == "daedal.test":
                 return coder.tests(source).as_dict()
-            return coder.fix(source, told).as_dict()
+            return coder.fix(source, problem).as_dict()
 
     def replace(self, uri: str, old: str, new: str) -> None:
         end = types.Position(old.count("\n") + 1, 0)

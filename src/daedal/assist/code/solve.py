@@ -280,10 +280,10 @@ def repaired(
     took."""
     best = max(candidates, key=lambda c: (c.passed, c.count, c.logprob))
     for number in range(1, rounds + 1):
-        told = complaint(best.code, sandbox, problem.examples)
+        feedback = complaint(best.code, sandbox, problem.examples)
         turns = [
             {"role": "assistant", "content": f"```python\n{best.code}```"},
-            {"role": "user", "content": told},
+            {"role": "user", "content": feedback},
         ]
         drawn = candidates_of(problem.ask(4, seed + 1000 * number, turns))
         tried = judged(drawn, problem, sandbox)

@@ -66,7 +66,7 @@ async def infilled(request: Request, body: InfillBody) -> dict[str, Any]:
     gap = Gap(body.input_prefix, body.input_suffix, "", files)
     most = body.n_predict if body.n_predict > 0 else 128
     async with server.models.lent(name) as pipeline:
-        found = await server.run(
+        found = await server.run_long(
             lambda: complete(pipeline, gap, most, temperature=body.temperature)
         )
     stopped = {"stop": True, "stopped_eos": found.finish_reason == "stop"}
@@ -124,8 +124,8 @@ def gap_of(body: CodeBody) -> Gap:
 
 def sandbox_of(server: Server) -> Sandbox:
     """The one sandbox of a server, made when it is first needed."""
-    if server.sandbox is None:
-        server.sandbox = Sandbox()
+    with server.making_sandbox:
+        server.sandbox = server.sandbox or Sandbox()
     return server.sandbox
 
 
@@ -187,4 +187,4 @@ def named(server: Server, verb: str, body: CodeBody) -> str:
 async def with_coder(server: Server, name: str, seed: int, work: Callable[[Coder], Any]) -> Any:
     """Work with a model and the sandbox, on a thread."""
     async with server.models.lent(name) as pipeline:
-        return await server.run(lambda: work(Coder(pipeline, sandbox_of(server), seed)))
+        return await server.run_long(lambda: work(Coder(pipeline, sandbox_of(server), seed)))

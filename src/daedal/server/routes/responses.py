@@ -445,12 +445,9 @@ async def input_items(
 
 def recover(server: Server) -> None:
     """After a start: what the last process was writing in the background is failed."""
-    for row in server.database.rows("SELECT id, body FROM responses"):
-        if row["body"]["status"] == "in_progress":
-            error = {
-                "code": "server_error",
-                "message": "the server stopped while this was written; ask again.",
-            }
-            server.database.change(
-                "responses", row["id"], body=row["body"] | {"status": "failed", "error": error}
-            )
+    message = "the server stopped while this was written; ask again."
+    error = {"code": "server_error", "message": message}
+    query = "SELECT id, body FROM responses WHERE json_extract(body, '$.status') = 'in_progress'"
+    for row in server.database.rows(query):
+        body = row["body"] | {"status": "failed", "error": error}
+        server.database.change("responses", row["id"], body=body)
