@@ -3,7 +3,7 @@ what is left of the model's text once what repeats the surroundings is taken off
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,33 +99,46 @@ def complete(
 ) -> Completion:
     """The completion of a gap. A model without tokens for it goes on from what stands before, which
     is remarked. It stops at the next token once it is `unwanted`."""
+    before, healed = heal(pipeline.tokenizer, gap.before)
+    if gap.after and not gap.after.startswith(("\n", "\r")):
+        settings["stop"] = ("\n",)  # in the middle of a line, what belongs there ends with it
+    if healed:
+        settings["regex"] = re.escape(healed) + r"(?s:.*)"
+    found = infilled(pipeline, replace(gap, before=before), max_tokens, unwanted, **settings)
+    text = trimmed(found.text.removeprefix(healed), gap.before, gap.after)
+    return replace(found, text=text)
+
+
+def infilled(
+    pipeline: TextPipeline,
+    gap: Gap,
+    max_tokens: int = 128,
+    unwanted: Callable[[], bool] = lambda: False,
+    stop: tuple[str, ...] = (),
+    **settings: Any,
+) -> Completion:
+    """What the model itself puts in a gap, to the end that it gives it."""
     words = pipeline.tokenizer
-    before, healed = heal(words, gap.before)
     form = infill.format_of(words)
     remark = ""
     if form is None and gap.after.strip():
         remark = f"{pipeline.name} has no tokens for filling a gap; it went on from what stands before it."
     if form is None:
-        ids, stops = words.encode(tail(words, before, BUDGET)), ()
+        ids = words.encode(tail(words, gap.before, BUDGET))
     else:
-        before = tail(words, before, int(BUDGET * SHARE))
+        before = tail(words, gap.before, int(BUDGET * SHARE))
         after = head(words, gap.after, BUDGET - int(BUDGET * SHARE))
         files = fitted(words, gap.files, NEIGHBOURS) if form.file else ()
         prompt = infill.prompt_of(words, before, after, files, gap.path)
-        ids, stops = prompt.ids, prompt.stops
-    if gap.after and not gap.after.startswith(("\n", "\r")):
-        stops = (*stops, "\n")  # in the middle of a line, what belongs there ends with it
-    if healed:
-        settings["regex"] = re.escape(healed) + r"(?s:.*)"
-    given = {"temperature": 0.0, "stop": stops, "raw": True, "max_tokens": max_tokens, **settings}
+        ids, stop = prompt.ids, (*prompt.stops, *stop)
+    given = {"temperature": 0.0, "stop": stop, "raw": True, "max_tokens": max_tokens, **settings}
     handle = pipeline.start(ids, **given)
     for _ in handle:
         if unwanted():
             handle.cancel()
             break
     made = handle.result()
-    text = made.text.removeprefix(healed)
-    return Completion(trimmed(text, gap.before, gap.after), made.finish_reason, remark)
+    return Completion(made.text, made.finish_reason, remark)
 
 
 def heal(words: Any, before: str) -> tuple[str, str]:
