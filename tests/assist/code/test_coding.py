@@ -6,10 +6,11 @@ import pytest
 
 from daedal.assist.code import solve
 from daedal.assist.code.coder import Coder, function_in, without_checks
-from daedal.assist.code.complete import Gap, in_block, without_suffix
+from daedal.assist.code.complete import Gap, complete, in_block, without_suffix
 from daedal.assist.code.inputs import calls_for, changed
 from daedal.assist.code.mutants import mutants_of
 from daedal.errors import DaedalError
+from daedal.pipelines import text
 from daedal.sandbox.examples import call_of, cases_in, written
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
@@ -230,3 +231,9 @@ def test_checks_that_a_model_repeats_are_taken_off():
     assert without_checks(ADD + "assert add(1, 1) == 2\n", ADD) == ADD
     kept = ADD + "assert add(1, 1) == 2\n"
     assert without_checks(kept, kept) == kept
+
+
+def test_a_long_file_fits_a_short_context():
+    pipeline = text.load("house/text")
+    found = complete(pipeline, Gap("x = 1\n" * 3000, "\ny = 2\n"), max_tokens=8)
+    assert found.finish_reason == "length" and "no tokens for filling" in found.remark
