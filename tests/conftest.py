@@ -45,6 +45,12 @@ SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 TOLERANCE = 0.5 / 255 + 1e-3  # half a level: ours are rounded to bytes
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers whichever run before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A random 2-layer Llama with a trained byte-level tokenizer, as a folder."""
