@@ -38,7 +38,15 @@ class Says:
         texts = [
             self.answers.pop(0) if len(self.answers) > 1 else self.answers[0] for _ in range(n)
         ]
-        return type("Handle", (), {"results": lambda _: [Answer(text) for text in texts]})()
+        return Handle(texts)
+
+
+class Handle(list):
+    def results(self):
+        return [Answer(text) for text in self]
+
+    def cancel(self):
+        self.clear()
 
 
 class Answer:
@@ -231,6 +239,12 @@ def test_checks_that_a_model_repeats_are_taken_off():
     assert without_checks(ADD + "assert add(1, 1) == 2\n", ADD) == ADD
     kept = ADD + "assert add(1, 1) == 2\n"
     assert without_checks(kept, kept) == kept
+
+
+def test_work_that_nobody_wants_ends(sandbox):
+    coder = Coder(Says(fenced(ADD)), sandbox, unwanted=lambda: True)
+    with pytest.raises(DaedalError, match="nobody waits"):
+        coder.write("the sum of two numbers")
 
 
 def test_a_long_file_fits_a_short_context():

@@ -64,10 +64,18 @@ class Coded:
 
 
 class Coder:
-    """A model, and a sandbox to run what it writes."""
+    """A model, and a sandbox to run what it writes. Once its work is `unwanted`, the next token ends
+    it with a DaedalError."""
 
-    def __init__(self, pipeline: Any, sandbox: Sandbox, seed: int = 0) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        sandbox: Sandbox,
+        seed: int = 0,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.pipeline, self.sandbox, self.seed = pipeline, sandbox, seed
+        self.unwanted = unwanted
 
     @classmethod
     def load(cls, model: str, seed: int = 0) -> Self:
@@ -93,6 +101,10 @@ class Coder:
             settings.setdefault("stop", ("```",))
         settings = {"max_tokens": 512, "temperature": 0.0, "seed": self.seed, **settings}
         handle = self.pipeline.start(asked, **settings)
+        for _ in handle:
+            if self.unwanted():
+                handle.cancel()
+                raise DaedalError("nobody waits for this answer any more; ask again.")
         results = handle.results()
         return [(each.text, sum(each.logprobs) / max(len(each.logprobs), 1)) for each in results]
 
@@ -103,7 +115,7 @@ class Coder:
 
     def complete(self, gap: Gap, **settings: Any) -> Completion:
         """What belongs at a cursor."""
-        return complete(self.pipeline, gap, **settings)
+        return complete(self.pipeline, gap, unwanted=self.unwanted, **settings)
 
     def solve(
         self,
