@@ -230,7 +230,9 @@ def test_code_is_tested_and_completed(visit):
     page.get_by_label("Code", exact=True).fill("Once upon a ")
     page.get_by_label("Code", exact=True).press("Control+ ")
     until(page, "document.querySelector('.editor').value.length > 20")
-    assert page.evaluate("getSelection().toString() !== '' || document.activeElement.selectionEnd > 12")
+    assert page.evaluate(
+        "getSelection().toString() !== '' || document.activeElement.selectionEnd > 12"
+    )
 
 
 def test_a_model_is_pulled_from_a_local_file(visit, tmp_path, monkeypatch):
