@@ -7,11 +7,13 @@ from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
 from daedal.pipelines.text_params import TEXT
+from daedal.pipelines.video_params import VIDEO
 from daedal.settings import settings_of
 
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
-MEDIA: list[Medium] = [IMAGE, TEXT]
+# each is asked in turn whether a folder is its own: a clip's model is a picture's of more axes
+MEDIA: list[Medium] = [VIDEO, IMAGE, TEXT]
 
 
 def medium_named(name: str) -> Medium:

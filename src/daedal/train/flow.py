@@ -257,8 +257,12 @@ class Flow(PictureTask):
         self.tokenizer.save(self.folder)
         r = self.recipe
         settings = {"steps": r.sample_steps, "shift": r.sample_shift}
-        settings |= {"guidance_scale": r.guidance_scale, "sampler": self.sampler}
+        settings |= {"guidance_scale": r.guidance_scale, "sampler": self.sampler} | self.chosen()
         (self.folder / "generation_config.json").write_text(json.dumps(settings) + "\n")
+
+    def chosen(self) -> dict[str, Any]:
+        """What else the model chooses where nothing is asked for."""
+        return {}
 
     def sample_cost(self) -> tuple[int, float, int]:
         network = outline(self.recipe)

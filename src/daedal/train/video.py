@@ -30,6 +30,7 @@ from daedal.train.trainer import Batch, Objective
 from daedal.worlds import motion
 
 SHOWN = 8  # frames of a clip in a sheet
+WORDS = 3000  # captions whose words a model is said to know
 
 
 def given_moments(count: int, frames: int, side: int) -> Tensor:
@@ -136,6 +137,12 @@ class Video(Flow):
         clips = self.painted(network, self.recipe.prompts)
         every = max(clips.shape[1] // SHOWN, 1)
         return sheet(self.start.out, step, [clip[::every] for clip in clips])
+
+    def chosen(self) -> dict[str, Any]:
+        """With the words that training had, so that others are remarked on."""
+        rng, sources = random.Random("words"), [source for source, _ in self.batches.moving]
+        said = (rng.choice(sources).sample(rng)[1] for _ in range(WORDS))
+        return {"words": sorted({word for caption in said for word in caption.lower().split()})}
 
     def sample_cost(self) -> tuple[int, float, int]:
         network = outline(self.recipe)
