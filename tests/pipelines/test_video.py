@@ -1,44 +1,16 @@
 """Clips by name: what is given is kept, long ones are made in pieces, wrong calls are said."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 
 import daedal
-from daedal import checkpoints
-from daedal.checkpoints import resolve
-from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.media import images, video
-from daedal.networks.media import MediaConfig, MediaTransformer
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny model of clips of six frames."""
-    made = tmp_path_factory.mktemp("clips") / "tiny"
-    tokenizer = Tokenizer.load(resolve("house/image"))
-    torch.manual_seed(0)
-    network = MediaTransformer(
-        MediaConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, token_size=768, axes=3, patch_size=16,
-            vocab_size=tokenizer.vocab_size, text_layers=1, text_length=12, time_layers=1, frames=6, sample_size=32,
-        )
-    ).init_weights(0)  # fmt: skip
-    for p in network.parameters():
-        p.data += 0.05 * torch.randn(p.shape)
-    checkpoints.save(network, made)
-    tokenizer.save(made)
-    settings = {"steps": 2, "guidance_scale": 2.0, "words": ["a", "red", "circle", "moves"]}
-    (made / "generation_config.json").write_text(json.dumps(settings))
-    return made
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return daedal.load(str(folder), dtype="fp32")
+def pipeline(clip_model):
+    return daedal.load(str(clip_model), dtype="fp32")
 
 
 def picture(seed=0, side=32):
@@ -107,7 +79,7 @@ def test_what_is_changed_or_unknown_is_said(pipeline):
     assert handle.result().frames.shape == (6, 32, 32, 3)
 
 
-def test_wrong_calls_are_one_sentence(pipeline, folder, tmp_path):
+def test_wrong_calls_are_one_sentence(pipeline, tmp_path):
     for wrong, named in [
         ({"loop": True, "last": "x.png"}, "no file|cannot be read"),
         ({"loop": True, "last": picture()}, "a loop ends where it begins"),
