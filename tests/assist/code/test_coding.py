@@ -14,7 +14,7 @@ from daedal.pipelines import text
 from daedal.sandbox.examples import call_of, cases_in, written
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import code_in, functions_in, normal_form
+from daedal.sandbox.snippets import code_in, functions_in, normal_form, with_imports
 
 ADD = 'def add(a, b):\n    """Sum.\n\n    >>> add(1, 2)\n    3\n    """\n    return a + b\n'
 
@@ -72,6 +72,19 @@ def test_two_ways_to_write_the_same_are_one():
     assert normal_form(ADD) == normal_form(other)
     assert normal_form(ADD) != normal_form(other.replace("+", "-"))
     assert normal_form("not python (") == "not python ("
+
+
+def test_forgotten_imports_are_added_and_nothing_else():
+    code = "def f(xs: List[int]) -> int:\n    return math.prod(xs) + re.sub\n"
+    assert with_imports(code) == f"import math\nimport re\nfrom typing import List\n\n{code}"
+    for whole in (
+        "import math\n\ndef f(x):\n    return math.floor(x)\n",
+        "import os.path as p\n\ndef f(re):\n    return re.x + p.sep\n",
+        "def f(x):\n    math = x\n    return math.y\n",
+        "def f(text):\n    return string + numpy.x\n",  # no attribute of a module, no module of ours
+        "def f(\n",
+    ):
+        assert with_imports(whole) == whole
 
 
 def test_examples_are_read_from_words():
