@@ -168,6 +168,12 @@ class Condition(nn.Module):
         return e, self.time_proj(F.silu(e)).unflatten(-1, (6, -1))
 
 
+def text_of(text: Tensor | None) -> Tensor:
+    if text is None:
+        raise DaedalError("Wan needs text or tokens, and neither was given; pass one.")
+    return text
+
+
 class WanTransformer3DModel(nn.Module):
     """Noisy latents of a clip, a noise level and a text -> the velocity (noise minus clean)."""
 
@@ -202,7 +208,7 @@ class WanTransformer3DModel(nn.Module):
         self,
         x: Tensor,
         time: Tensor,
-        text: Tensor,
+        text: Tensor | None = None,
         picture: Tensor | None = None,
         *,
         tokens: Tensor | None = None,
@@ -214,7 +220,8 @@ class WanTransformer3DModel(nn.Module):
             raise DaedalError(
                 f"latents of {tuple(x.shape[2:])} cannot be cut into patches of {self.config.patch_size}; change the clip's size."
             )
-        tokens = self.text_tokens(text.to(x.dtype), picture) if tokens is None else tokens
+        if tokens is None:
+            tokens = self.text_tokens(text_of(text).to(x.dtype), picture)
         level, shared = self.condition_embedder.level(time, x.dtype)
         rope = self.rope(grid, x.device)
         h = self.patches(x)

@@ -42,8 +42,10 @@ class Shot:
     loop: bool = False
 
 
-class Filmer:
+class HouseFilmer:
     """The house's media transformer of clips."""
+
+    takes = frozenset({"init", "last", "extend", "loop"})
 
     def __init__(
         self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]
@@ -60,12 +62,16 @@ class Filmer:
         self.defaults = size | plain | settings
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "Filmer":
+    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "HouseFilmer":
         network = checkpoints.load(
             folder, dtype=torch.float32, device=device, kind=MediaTransformer
         )
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return cls(network, Tokenizer.load(folder), generation_config(folder))
+
+    def legal(self, frames: int) -> int:
+        """The nearest number of frames that it can make."""
+        return frames
 
     def make(self, shot: Shot) -> Steps:
         """Steps that return clips (B, F, 3, H, W) in [-1, 1], in pieces of what the network makes at

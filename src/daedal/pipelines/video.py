@@ -26,9 +26,10 @@ from daedal import device as machine
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
 from daedal.media import images, terminal, video
-from daedal.pipelines import given
-from daedal.pipelines.house_video import Filmer, Shot
+from daedal.pipelines import given, open_video
+from daedal.pipelines.house_video import HouseFilmer, Shot
 from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
+from daedal.pipelines.open_video import OpenFilmer
 from daedal.pipelines.painter import snapped
 from daedal.pipelines.place import located
 from daedal.pipelines.video_params import VIDEO, VideoParams
@@ -82,6 +83,9 @@ class Progress:
     preview: Callable[[], np.ndarray]  # (B, h, w, 3) uint8
 
 
+Filmer = HouseFilmer | OpenFilmer
+
+
 class VideoPipeline(Pipeline):
     """A model of clips behind one call. Settings are those of `VideoParams`; init and last may also be
     arrays (H, W, 3) uint8, extend (F, H, W, 3)."""
@@ -118,6 +122,10 @@ class VideoPipeline(Pipeline):
             k: d[k] for k in ("fps", "steps", "guidance_scale", "sampler") if getattr(p, k) is None
         }
         p = replace(p, **chosen, seed=secrets.randbelow(2**31) if p.seed is None else p.seed)
+        wanted = [name for name in (*files, "loop") if is_given(settings.get(name))]
+        if unfit := [name for name in wanted if name not in self.filmer.takes]:
+            takes = ", ".join(sorted(self.filmer.takes))
+            raise DaedalError(f"{self.name} cannot be given {unfit[0]}; it takes {takes}.")
         if p.loop and (p.last or p.extend):
             raise DaedalError("a loop ends where it begins; leave last and extend out, or loop.")
         if p.extend and p.init:
@@ -149,10 +157,11 @@ class VideoPipeline(Pipeline):
         if p.seconds is None:
             return self.filmer.most
         exact = p.seconds * float(p.fps or 0)
-        count = max(round(exact), 1)
+        count = self.filmer.legal(max(round(exact), 1))
         if abs(exact - count) > 1e-6:
+            seconds = count / float(p.fps or 1)
             remarks.append(
-                f"{p.seconds:g} s at {p.fps:g} a second are {count} frames, {count / float(p.fps or 1):.3f} s."
+                f"{p.seconds:g} s are made {count} frames, {seconds:.3f} s at {p.fps:g} a second."
             )
         return count
 
@@ -168,6 +177,10 @@ class VideoPipeline(Pipeline):
             return video.resized(files["extend"], height, width)
         frames, own = video.open_clip(given.unchanged(str(files["extend"])))
         return video.resized(video.at_rate(frames, own, rate), height, width)
+
+
+def is_given(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or bool(value)
 
 
 class Filming(SteppedHandle):
@@ -207,7 +220,9 @@ class Filming(SteppedHandle):
 def holds(folder: Path) -> bool:
     """Whether a folder holds a model of clips."""
     config = folder / "config.json"
-    return config.is_file() and bool(json.loads(config.read_text()).get("time_layers"))
+    if config.is_file():
+        return bool(json.loads(config.read_text()).get("time_layers"))
+    return bool(open_video.named(folder))
 
 
 def connect(server: str, model: str) -> Pipeline:
@@ -216,11 +231,12 @@ def connect(server: str, model: str) -> Pipeline:
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> VideoPipeline:
-    """A pipeline for a house model or a folder."""
+    """A pipeline for a house model, or a folder of an open one that diffusers saved."""
     folder, where = located(name_or_folder), machine.pick_device(device)
     if not holds(folder):
         raise DaedalError(f"{name_or_folder} is no model of clips; try `daedal image`.")
-    filmer = Filmer.load(folder, where, machine.compute_dtype(dtype, where))
-    return VideoPipeline(
-        filmer, str(name_or_folder), folder, {"device": where.type, "dtype": dtype}
-    )
+    compute = machine.compute_dtype(dtype, where)
+    kind = OpenFilmer if open_video.named(folder) else HouseFilmer
+    filmer: Filmer = kind.load(folder, where, compute)
+    loading = {"device": where.type, "dtype": dtype}
+    return VideoPipeline(filmer, str(name_or_folder), folder, loading)
