@@ -24,6 +24,7 @@ from daedal.checkpoints import gguf_folder, gguf_names
 from daedal.checkpoints.files import publish, read, shortened, tensors
 from daedal.checkpoints.gguf_folder import file_of, folder_of
 from daedal.checkpoints.packed import prepare_, unpack_
+from daedal.checkpoints.weight_norm import folded, parts
 from daedal.errors import DaedalError
 from daedal.networks import build, class_name, config_from_dict
 from daedal.networks.config import name_of, to_dict
@@ -91,7 +92,7 @@ def load(
     if gguf_folder.holds(folder):  # under our own names
         fill(network, gguf_names.stream(file_of(folder), raw), dtype, device, Names())
     else:
-        fill(network, tensors(folder, allow_pickle, stem_of(raw)), dtype, device)
+        fill(network, folded(tensors(folder, allow_pickle, stem_of(raw))), dtype, device)
     return network.eval()
 
 
@@ -320,7 +321,8 @@ def on_disk(network: nn.Module, state: dict[str, Tensor]) -> Iterator[tuple[str,
     names, tied = names_of(network), ties_of(network)
     state = {name: tensor for name, tensor in state.items() if name not in tied}
     for disk, (fused, ours) in names.layout(state).items():
-        yield disk, names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
+        tensor = names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
+        yield from parts(disk, tensor) if names.is_normed(disk) else [(disk, tensor)]
 
 
 def disk_name(network: nn.Module, name: str) -> str:
