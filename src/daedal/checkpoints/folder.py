@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from daedal.checkpoints import gguf_folder, gguf_names
+from daedal.checkpoints.compact import compacted, expanded
 from daedal.checkpoints.files import publish, read, shortened, tensors
 from daedal.checkpoints.gguf_folder import file_of, folder_of
 from daedal.checkpoints.packed import prepare_, unpack_
@@ -92,7 +93,8 @@ def load(
     if gguf_folder.holds(folder):  # under our own names
         fill(network, gguf_names.stream(file_of(folder), raw), dtype, device, Names())
     else:
-        fill(network, folded(tensors(folder, allow_pickle, stem_of(raw))), dtype, device)
+        stream = folded(expanded(tensors(folder, allow_pickle, stem_of(raw))))
+        fill(network, stream, dtype, device)
     return network.eval()
 
 
@@ -297,13 +299,15 @@ def save(
     max_shard_bytes: int = 5_000_000_000,
     extra_config: dict[str, Any] | None = None,
     state: dict[str, Tensor] | None = None,
+    compact: bool = False,
 ) -> None:
     """Write config.json and safetensors that transformers or diffusers opens. The folder appears
     whole or not at all. `state` stands in for the network's own weights (an average, or those
-    gathered from several processes)."""
+    gathered from several processes). `compact` rounds to 8 bits, which only Daedal reads."""
     raw = config_of(network)
     disk = dict(on_disk(network, state or network.state_dict()))
-    if stem_of(raw) == "model":
+    disk = dict(compacted(disk.items())) if compact else disk
+    if stem_of(raw) == "model" and not compact:
         dtypes = (t.dtype for t in disk.values() if t.is_floating_point())
         widest = max(dtypes, key=lambda dtype: dtype.itemsize)
         raw["torch_dtype"] = str(widest).removeprefix("torch.")

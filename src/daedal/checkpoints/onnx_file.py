@@ -37,7 +37,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], list[Node]]:
         nodes = [node(value) for number, value in parts if number == GRAPH_NODE]  # type: ignore[arg-type]
         return {name: array for name, array in found if array is not None}, nodes
     except (IndexError, StopIteration, ValueError, struct.error):
-        raise DaedalError(f"{path} is no ONNX file, or only part of one; download it again.") from None
+        raise DaedalError(
+            f"{path} is no ONNX file, or only part of one; download it again."
+        ) from None
 
 
 def fields(data: memoryview) -> Iterator[Field]:

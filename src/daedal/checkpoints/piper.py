@@ -71,7 +71,9 @@ def load(file: Path) -> tuple[VitsModel, dict[str, Any]]:
 
 def originals(weights: dict[str, np.ndarray], nodes: list[Node]) -> dict[str, np.ndarray]:
     """The weights under the names that they had before they were exported."""
-    named = {name: array for name, array in weights.items() if re.match(r"(enc_p|dec|dp|flow)\.", name)}
+    named = {
+        name: array for name, array in weights.items() if re.match(r"(enc_p|dec|dp|flow)\.", name)
+    }
     for node in nodes:
         path = ".".join(node.name.strip("/").split("/")[:-1])
         if node.kind in CONVOLUTIONS and node.inputs[1] in weights:

@@ -77,10 +77,24 @@ class VitsConfig:
     architecture: ClassVar[str] = "VitsModel"
     model_type: ClassVar[str] = "vits"
     ignored: ClassVar[frozenset[str]] = frozenset(
-        "layerdrop hidden_dropout attention_dropout activation_dropout initializer_range "
-        "duration_predictor_dropout wavenet_dropout return_dict output_hidden_states "
-        "output_attentions chunk_size_feed_forward is_encoder_decoder id2label label2id "
-        "problem_type tie_word_embeddings".split()
+        [
+            "layerdrop",
+            "hidden_dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "initializer_range",
+            "duration_predictor_dropout",
+            "wavenet_dropout",
+            "return_dict",
+            "output_hidden_states",
+            "output_attentions",
+            "chunk_size_feed_forward",
+            "is_encoder_decoder",
+            "id2label",
+            "label2id",
+            "problem_type",
+            "tie_word_embeddings",
+        ]
     )
 
     def written(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -256,9 +270,7 @@ class SplineFlow(nn.Module):
         logits = (self.conv_proj(hidden) * mask).unflatten(1, (first.shape[1], -1)).mT
         widths, heights, slopes = logits.split([self.bins, self.bins, self.bins - 1], -1)
         root = math.sqrt(hidden.shape[1])
-        bent, log_slope = spline(
-            second, widths / root, heights / root, slopes, self.bound, inverse
-        )
+        bent, log_slope = spline(second, widths / root, heights / root, slopes, self.bound, inverse)
         return torch.cat([first, bent], 1) * mask, (log_slope * mask).sum((1, 2))
 
 
