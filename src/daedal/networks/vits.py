@@ -73,6 +73,9 @@ class VitsConfig:
     # training needs is there. Exported voices have neither a posterior nor the flows of one.
     resblock: str = "1"
     has_posterior: bool = True
+    # and a flow that is distilled into one pass of so many blocks of so wide a middle; 0: none
+    student_blocks: int = 0
+    student_inner: int = 512
 
     architecture: ClassVar[str] = "VitsModel"
     model_type: ClassVar[str] = "vits"
@@ -98,8 +101,8 @@ class VitsConfig:
     )
 
     def written(self, values: dict[str, Any]) -> dict[str, Any]:
-        if values["resblock"] == "1" and values["has_posterior"]:  # transformers knows neither
-            return {k: v for k, v in values.items() if k not in ("resblock", "has_posterior")}
+        if values["resblock"] == "1" and values["has_posterior"]:  # transformers knows none of them
+            return {k: v for k, v in values.items() if k not in OURS}
         return values
 
     @property
@@ -223,6 +226,50 @@ class Flow(nn.Module):
         for flow in reversed(self.flows):
             z = flow(z.flip(1), mask, speaker, -1)
         return z
+
+
+class StudentBlock(nn.Module):
+    """A depthwise convolution and a feed-forward, residual (ConvNeXt, Liu et al. 2022)."""
+
+    def __init__(self, width: int, inner: int, kernel: int = 9) -> None:
+        super().__init__()
+        self.depthwise = Conv1d(width, width, kernel, padding=same(kernel), groups=width)
+        self.norm = LayerNorm(width)
+        self.up, self.down = Linear(width, inner), Linear(inner, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # (B, D, F) -> (B, D, F)
+        hidden = F.gelu(self.up(self.norm(self.depthwise(x * mask).mT)))
+        return x + self.down(hidden).mT
+
+
+class StudentFlow(nn.Module):
+    """The inverse of a flow, learnt: the stretched prior to latents, without noise
+    (daedal.train.voice). It has no way back."""
+
+    def __init__(self, config: VitsConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            StudentBlock(config.flow_size, config.student_inner)
+            for _ in range(config.student_blocks)
+        )
+        self.out = Conv1d(config.flow_size, config.flow_size, 1)
+
+    def inverse(self, z: Tensor, mask: Tensor, speaker: Tensor | None = None) -> Tensor:
+        del speaker
+        x = z
+        for block in self.blocks:
+            x = block(x, mask)
+        return z + self.out(x)
+
+    def init_weights(self, seed: int = 0) -> "StudentFlow":
+        noise = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                std = parameter[0].numel() ** -0.5 * (0.1 if "down" in name or "out" in name else 1)
+                nn.init.normal_(parameter, std=std, generator=noise)
+            elif "norm" not in name:
+                nn.init.zeros_(parameter)
+        return self
 
 
 class DepthSeparable(nn.Module):
@@ -415,7 +462,8 @@ class VitsModel(nn.Module):
         super().__init__()
         self.config = config
         self.names = Names(weight_normed=NORMED if config.has_posterior else ())
-        self.text_encoder, self.flow = TextEncoder(config), Flow(config)
+        self.text_encoder = TextEncoder(config)
+        self.flow = (StudentFlow if config.student_blocks else Flow)(config)
         stochastic = config.use_stochastic_duration_prediction
         self.duration_predictor = (StochasticDurations if stochastic else PlainDurations)(config)
         self.decoder = HifiGan(
@@ -495,6 +543,8 @@ class VitsModel(nn.Module):
         return count_flops(self, call)
 
 
+# keys of config.json that are ours alone
+OURS = ("resblock", "has_posterior", "student_blocks", "student_inner")
 # what transformers writes as a magnitude and a direction
 NORMED = (".in_layers.", ".res_skip_layers.", ".cond_layer.")
 

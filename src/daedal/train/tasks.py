@@ -30,11 +30,12 @@ from daedal.train.sft import SFT
 from daedal.train.sketch import Sketch
 from daedal.train.task import Task
 from daedal.train.teacher import Teacher
+from daedal.train.voice import Voice
 
 LANGUAGE = (Pretrain, DistilText, SFT, Reward, Preference, RL, Constitution, Teacher)
 MEDIA = (Flow, Sketch, MeanFlow, Distill, Prefer)
 PICTURES = (Autoencode, Contrast, Rate, Prior, Adversarial, Adapt)
-SOUND = (Phonemes,)
+SOUND = (Phonemes, Voice)
 # a task's name is that of its recipe
 TASKS: dict[str, type[Task]] = {
     kind.recipe_type.model_fields["task"].default: kind

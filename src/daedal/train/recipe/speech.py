@@ -3,6 +3,7 @@
 from typing import Literal
 
 from daedal.data.contents import DataPath
+from daedal.data.documents import Source
 from daedal.train.recipe.base import Fixed, OptimizerRecipe, Run, Section
 
 
@@ -28,3 +29,29 @@ class PhonemesRecipe(Run):
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.01)
     rows: Fixed[int] = 256
     micro_rows: int = 256
+
+
+class StudentRecipe(Section):
+    """The blocks that take the place of the teacher's flow."""
+
+    blocks: int = 6
+    inner: int = 512
+
+
+class VoiceRecipe(Run):
+    """A smaller voice from a larger one (daedal.train.voice): a VITS's flow is distilled into one
+    pass; its encoder, durations and decoder are kept. `teacher` is a Piper voice, `texts` are what
+    it reads in training, `phonemes` a folder of letters to phonemes."""
+
+    task: Literal["voice"] = "voice"
+    teacher: Fixed[DataPath]
+    phonemes: Fixed[str] = "house/phonemes"
+    texts: Fixed[list[Source]]
+    validation: list[Source] = []
+    sentences: Fixed[int] = 50_000  # drawn from the texts at most
+    evaluate_sentences: int = 24
+    student: Fixed[StudentRecipe] = StudentRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.01)
+    rows: Fixed[int] = 8
+    micro_rows: int = 8
+    ema: float | None = 0.995
