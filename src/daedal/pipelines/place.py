@@ -6,7 +6,7 @@ from daedal import checkpoints
 from daedal.checkpoints import read_config
 from daedal.checkpoints.adapter import parted
 
-FILES = (".safetensors", ".ckpt")
+FILES = (".safetensors", ".ckpt", ".onnx")
 
 
 def located(name: str | Path) -> Path:
