@@ -118,10 +118,14 @@ class Speaking(SteppedHandle):
     def event(self, state: Piece) -> Piece:
         return state
 
-    def results(self) -> list[Speech]:
-        made = self.value()
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What makes the readings again."""
         settings = {k: v for k, v in asdict(self.params).items() if v is not None and k != "subtitles"}
-        recipe = self.pipeline.recipe(self.prompt, settings | {"seed": self.seed})
+        return self.pipeline.recipe(self.prompt, settings | {"seed": self.seed})
+
+    def results(self) -> list[Speech]:
+        made, recipe = self.value(), self.recipe
         return [
             Speech(recipe | {"sample": i}, "stop", samples, self.rate, lines, self.params.subtitles)
             for i, (samples, lines) in enumerate(made)

@@ -3,6 +3,7 @@ the network learns which phonemes each letter stands for.
 
 `out/model` is the network in 8 bits and a lexicon of the words that it does not get right."""
 
+import json
 import random
 import zlib
 from collections import Counter
@@ -16,9 +17,11 @@ from daedal import checkpoints
 from daedal.data.phonemes.align import Chunks, aligned
 from daedal.data.phonemes.arpabet import LETTERS, Reading, read_dictionary, unstressed
 from daedal.data.phonemes.speller import FILE, Speller, write_lexicon
+from daedal.files import write_whole
 from daedal.networks.phonemes import LettersToPhonemes, PhonemeConfig
 from daedal.train.pictures import cost
 from daedal.train.recipe.speech import PhonemesRecipe
+from daedal.train.start import mark
 from daedal.train.task import Cost, Task, evaluating
 from daedal.train.trainer import Batch, Objective
 
@@ -69,7 +72,7 @@ class Phonemes(Task):
         self.dictionary = read_dictionary(r.dictionary)
         words = {w: rs for w, rs in self.dictionary.items() if not is_held_out(w, r.held_out)}
         self.held_out = [word for word in self.dictionary if word not in words]
-        paths = aligned((word, reading) for word, rs in words.items() for reading in rs)
+        paths = self.alignments(words)
         counts = Counter(chunk for path in paths.values() for chunk in path)
         known = sorted(chunk for chunk, n in counts.items() if n >= RARE)
         config = PhonemeConfig(
@@ -79,6 +82,17 @@ class Phonemes(Task):
         rows = [row for (word, _), path in paths.items() if (row := numbered(word, path, known))]
         self.batches = WordBatches(rows, r.rows, r.seed, self.start.step)
         self.units, self.flops = r.rows, self.cost(torch.float32).flops
+
+    def alignments(self, words: dict[str, list[Reading]]) -> dict[tuple[str, Reading], Chunks]:
+        """Made once, and kept for when the run goes on."""
+        name = f"aligned-{mark(self.recipe, 'dictionary', 'held_out')}.json"
+        file = self.start.out / name
+        if not file.exists():
+            paths = aligned((word, reading) for word, rs in words.items() for reading in rs)
+            rows = [[word, path] for (word, _), path in paths.items()]
+            write_whole(file, json.dumps(rows).encode())
+        found = [(word, tuple(map(tuple, path))) for word, path in json.loads(file.read_text())]
+        return {(word, sum(path, ())): path for word, path in found}
 
     def cost(self, dtype: torch.dtype) -> Cost:
         config = PhonemeConfig(
