@@ -44,7 +44,9 @@ def test_an_openai_client_streams_speech(client):
 def test_events_carry_the_same_file(served):
     asked = dict(input=SAID, response_format="wav", seed=2)
     whole = served.post("/v1/audio/speech", **asked).content
-    with served.http.stream("POST", "/v1/audio/speech", json=asked | {"stream_format": "sse"}) as reply:
+    with served.http.stream(
+        "POST", "/v1/audio/speech", json=asked | {"stream_format": "sse"}
+    ) as reply:
         lines = [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: ")]
     assert [line["type"] for line in lines[:-1]] == ["speech.audio.delta"] * (len(lines) - 1)
     assert lines[-1]["type"] == "speech.audio.done" and lines[-1]["usage"]["total_tokens"] > 5

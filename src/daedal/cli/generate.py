@@ -228,7 +228,7 @@ def with_stdin(prompt: str | None, context: bool) -> str:
 def of_file(prompt: str) -> str:
     """The text of a file, where the prompt is the name of one."""
     named = len(prompt) < 4096 and "\n" not in prompt and prompt.endswith((".txt", ".md"))
-    if not named or " " in prompt and not Path(prompt).is_file():
+    if not named or (" " in prompt and not Path(prompt).is_file()):
         return prompt
     try:
         return Path(prompt).expanduser().read_text("utf-8")

@@ -19,7 +19,7 @@ from daedal.data.documents import Source, documents
 from daedal.data.phonemes.normalise import normalise
 from daedal.data.phonemes.reader import pieces
 from daedal.errors import DaedalError
-from daedal.evals.measured import Groups, Measured, Report, bootstrap, lines_of, plain
+from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain
 from daedal.media.sound import resample
 from daedal.pipelines.speech import SpeechPipeline, load
 from daedal.pipelines.speech_params import SpeechMeasuring

@@ -8,7 +8,7 @@ for piece in voice.stream(chapter):            # samples as they are made, sente
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from daedal.systems import voice as voices
 from daedal.systems.voice import Manner, Spoken, Voice
 
 PHONEMES = "house/phonemes"
+Made = tuple[np.ndarray, tuple[Line, ...]]  # samples (1, N), and what is heard when
 LONGEST = 2_000_000  # characters; a long novel has 1 million
 
 
@@ -71,7 +72,12 @@ class Speaking(SteppedHandle):
     """Readings under way. Its events are pieces of sound."""
 
     def __init__(
-        self, pipeline: SpeechPipeline, prompt: str, params: SpeechParams, client: str, priority: int
+        self,
+        pipeline: SpeechPipeline,
+        prompt: str,
+        params: SpeechParams,
+        client: str,
+        priority: int,
     ) -> None:
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
         self.seed = params.seed if params.seed is not None else secrets.randbelow(2**31)
@@ -86,14 +92,14 @@ class Speaking(SteppedHandle):
     def rate(self) -> int:
         return self.pipeline.voice.rate
 
-    def steps(self) -> Iterator[Piece]:  # type: ignore[override]
+    def steps(self) -> Generator[Piece, None, list[Made]]:
         """The pieces of all readings; returns [(samples, lines)]."""
-        made = []
+        made: list[Made] = []
         for i in range(self.params.n):
             made.append((yield from self.reading(i)))
         return made
 
-    def reading(self, index: int) -> Iterator[Piece]:
+    def reading(self, index: int) -> Generator[Piece, None, Made]:
         """One reading: sentences with the silence behind each."""
         parts, lines, at = list[np.ndarray](), list[Line](), 0
         total = len(self.sentences) * self.params.n
@@ -113,7 +119,7 @@ class Speaking(SteppedHandle):
             parts.append(np.zeros(silence, np.float32))
             at += silence
             yield Piece(done, total, parts[-1])
-        return np.concatenate(parts)[None], tuple(lines)  # type: ignore[return-value]
+        return np.concatenate(parts)[None], tuple(lines)
 
     def event(self, state: Piece) -> Piece:
         return state
@@ -121,7 +127,9 @@ class Speaking(SteppedHandle):
     @property
     def recipe(self) -> dict[str, Any]:
         """What makes the readings again."""
-        settings = {k: v for k, v in asdict(self.params).items() if v is not None and k != "subtitles"}
+        settings = {
+            k: v for k, v in asdict(self.params).items() if v is not None and k != "subtitles"
+        }
         return self.pipeline.recipe(self.prompt, settings | {"seed": self.seed})
 
     def results(self) -> list[Speech]:

@@ -43,7 +43,9 @@ class SpeechMeasuring:
     n: Annotated[int, Setting("Sentences.", 1, 10**9, flags=("-n", "--n"))] = 100
     ear: Annotated[
         str | None,
-        Setting("A CTranslate2 folder of Whisper that writes down what it hears.", metavar="FOLDER"),
+        Setting(
+            "A CTranslate2 folder of Whisper that writes down what it hears.", metavar="FOLDER"
+        ),
     ] = None
     beside: Annotated[
         str | None, Setting("Another voice that reads the same.", metavar="MODEL")

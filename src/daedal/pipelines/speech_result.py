@@ -71,11 +71,15 @@ class Speech(Result):
         """Write SubRip (.srt) of the sentences, or JSON (.json) with every word."""
         path = Path(path)
         if path.suffix.lower() not in (".srt", ".json"):
-            raise DaedalError(f"{path.name!r} does not end in .srt or .json; give a name that does.")
+            raise DaedalError(
+                f"{path.name!r} does not end in .srt or .json; give a name that does."
+            )
         if path.suffix.lower() == ".srt":
             text = srt(self.lines)
         else:
-            rows = [{**vars(line), "words": [vars(word) for word in line.words]} for line in self.lines]
+            rows = [
+                {**vars(line), "words": [vars(word) for word in line.words]} for line in self.lines
+            ]
             text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
         write_whole(path, text.encode())
         return path

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daedal import checkpoints
+from daedal.checkpoints.compact import eight
 from daedal.data.phonemes.align import Chunks, aligned
 from daedal.data.phonemes.arpabet import LETTERS, Reading, read_dictionary, unstressed
 from daedal.data.phonemes.speller import FILE, Speller, write_lexicon
@@ -117,7 +118,7 @@ class Phonemes(Task):
             return scores(Speller(network).spell(words), self.dictionary)
 
     def save(self, state: dict[str, Tensor]) -> None:
-        checkpoints.save(self.network, self.folder, state=state, compact=True)
+        checkpoints.save(self.network, self.folder, state=state, compact=eight)
         network = checkpoints.load(
             self.folder, torch.float32
         )  # the rounded one is what must be mended

@@ -64,7 +64,7 @@ def write_lexicon(path: Path, readings: dict[str, Reading]) -> None:
 
 def read_lexicon(path: Path) -> dict[str, Reading]:
     found, last = dict[str, Reading](), ""
-    for line in zstandard.decompress(path.read_bytes()).decode().split("\n"):
+    for line in zstandard.decompress(path.read_bytes()).decode().splitlines():
         head, _, phonemes = line.partition(" ")
         last = last[: ord(head[0]) - 48] + head[1:]
         found[last] = tuple(phonemes.split())
