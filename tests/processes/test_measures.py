@@ -24,4 +24,4 @@ def test_first_hits_by_hand() -> None:
 
 def test_edits_are_the_fewest():
     assert edits("kitten", "sitting") == 3 and edits("", "abc") == edits("abc", "") == 3
-    assert edits("a b c".split(), "a x c d".split()) == 2 and edits("ab", "ab") == 0
+    assert edits(["a", "b", "c"], ["a", "x", "c", "d"]) == 2 and edits("ab", "ab") == 0

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daedal.nn.side_by_side import side_by_side
+
 AT_ONCE = 512  # columns behind the first stage of HiFi-GAN that are worked on at once
 
 
@@ -172,15 +174,18 @@ class HifiGan(nn.Module):
         x = self.stage(0, x)
         if torch.is_grad_enabled() or x.shape[-1] <= AT_ONCE:
             return self.rest(x)
-        # the later stages piece by piece, each with what reaches into it, so that they stay in the
-        # processor's cache: a third of the time
-        halo, made = self.reach(1), []
-        for at in range(0, x.shape[-1], AT_ONCE):
-            begin, end = max(0, at - halo), min(x.shape[-1], at + AT_ONCE + halo)
-            scale, last = math.prod(self.rates[1:]), min(x.shape[-1], at + AT_ONCE)
-            piece = self.rest(x[..., begin:end])
-            made.append(piece[..., (at - begin) * scale : (last - begin) * scale])
-        return torch.cat(made, -1)
+        # the later stages piece by piece, each with what reaches into it, so that a piece stays in
+        # the processor's cache (a third of the time) and each has a thread
+        halo, length, scale = self.reach(1), x.shape[-1], math.prod(self.rates[1:])
+        starts = range(0, length, AT_ONCE)
+        begins = [max(0, at - halo) for at in starts]
+        pieces = [x[..., b : at + AT_ONCE + halo] for b, at in zip(begins, starts, strict=True)]
+        made = side_by_side(self.rest, pieces)
+        kept = [
+            piece[..., (at - b) * scale : (min(length, at + AT_ONCE) - b) * scale]
+            for piece, b, at in zip(made, begins, starts, strict=True)
+        ]
+        return torch.cat(kept, -1)
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Upsampled, and the mean of the residual blocks."""
