@@ -151,10 +151,14 @@ def test_cancelling_stops_it(voice):
 @pytest.mark.parametrize(
     ("text", "settings", "word"),
     [
-        ("", {}, "no text"), ("привет", {}, "Cyrillic"), ("Hi.", {"speed": 9}, "out of range"), ("Hi.", {"voices": 1}, "not a setting"),
-        ("Hi.", {"speaker": "anna"}, "one speaker"), ("a" * 2_000_001, {}, "in parts"),
+        ("", {}, "no text"),
+        ("привет", {}, "Cyrillic"),
+        ("Hi.", {"speed": 9}, "out of range"),
+        ("Hi.", {"voices": 1}, "not a setting"),
+        ("Hi.", {"speaker": "anna"}, "one speaker"),
+        ("a" * 2_000_001, {}, "in parts"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_said_is_one_sentence(voice, text, settings, word):
     with pytest.raises(DaedalError, match=word):
         voice(text, **settings)

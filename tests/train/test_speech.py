@@ -38,7 +38,15 @@ def dictionary(tmp_path_factory):
 
 
 def recipe(dictionary, out, **more):
-    given = {"dictionary": str(dictionary), "out": str(out), "steps": 60, "rows": 32, "micro_rows": 32, "evaluate_every": 60, **more}  # fmt: skip
+    given = {
+        "dictionary": str(dictionary),
+        "out": str(out),
+        "steps": 60,
+        "rows": 32,
+        "micro_rows": 32,
+        "evaluate_every": 60,
+        **more,
+    }
     model = {
         "hidden_size": 32,
         "num_hidden_layers": 1,
@@ -66,11 +74,21 @@ def test_it_learns_to_spell_words_that_it_never_saw(dictionary, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_losses(dictionary, tmp_path):
     tasks.run(recipe(dictionary, tmp_path / "whole", steps=8))
     tasks.run(recipe(dictionary, tmp_path / "cut", steps=4))
-    tasks.run(recipe(dictionary, tmp_path / "cut", steps=8, optimizer={"name": "adamw", "adam_lr": 0.01, "warmup": 5}))  # fmt: skip
+    tasks.run(
+        recipe(
+            dictionary,
+            tmp_path / "cut",
+            steps=8,
+            optimizer={"name": "adamw", "adam_lr": 0.01, "warmup": 5},
+        )
+    )
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("whole", "cut")
-    ]  # fmt: skip
+    ]
     assert losses[0][:4] == losses[1][:4] and len(losses[1]) == 8
     assert tasks.plan(recipe(dictionary, tmp_path / "plan"))["parameters"] > 1000
 
@@ -86,10 +104,22 @@ def test_a_student_learns_the_teachers_latents(tmp_path):
     texts.write_text("\n\n".join(f"The captain number {i} looked at the sea." for i in range(20)))
     source = [{"path": str(texts)}]
     raw = {
-        "task": "voice", "teacher": "house/voice", "texts": source, "validation": source, "sentences": 16, "evaluate_sentences": 2, "out": str(tmp_path / "out"),
-        "steps": 6, "rows": 2, "micro_rows": 2, "evaluate_every": 6, "student": {"blocks": 1, "inner": 16}, "ema": None,
-        "optimizer": {"name": "adamw", "adam_lr": 0.003, "warmup": 1}, "dtype": "fp32",
-    }  # fmt: skip
+        "task": "voice",
+        "teacher": "house/voice",
+        "texts": source,
+        "validation": source,
+        "sentences": 16,
+        "evaluate_sentences": 2,
+        "out": str(tmp_path / "out"),
+        "steps": 6,
+        "rows": 2,
+        "micro_rows": 2,
+        "evaluate_every": 6,
+        "student": {"blocks": 1, "inner": 16},
+        "ema": None,
+        "optimizer": {"name": "adamw", "adam_lr": 0.003, "warmup": 1},
+        "dtype": "fp32",
+    }
     folder = tasks.run(tasks.check(raw, "test"))
     lines = [
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()

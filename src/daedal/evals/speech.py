@@ -88,7 +88,10 @@ def speed(pipeline: SpeechPipeline, texts: Sequence[str]) -> dict[str, Measured]
         torch.set_num_threads(threads)
     taken, first, lasting = torch.tensor(rows, dtype=torch.float64).unbind(1)
     pairs = torch.stack([taken, lasting], 1)
-    return {"real_time": bootstrap(ratio, pairs), "first_ms": bootstrap(lambda x: float(1000 * x.median()), first)}  # fmt: skip
+    return {
+        "real_time": bootstrap(ratio, pairs),
+        "first_ms": bootstrap(lambda x: float(1000 * x.median()), first),
+    }
 
 
 def timed(pipeline: SpeechPipeline, text: str) -> tuple[float, float, float]:

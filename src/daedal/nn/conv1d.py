@@ -30,8 +30,8 @@ class Conv1d(nn.Conv1d):
         pad, dilation = (0, self.padding[0]), (1, self.dilation[0])  # type: ignore[arg-type]
         stride = (1, self.stride[0])
         return F.conv2d(
-            x[:, :, None], weight[:, :, None], bias, stride, pad, dilation, self.groups  # type: ignore[arg-type]
-        )[:, :, 0]  # fmt: skip
+            x[:, :, None], weight[:, :, None], bias, stride, pad, dilation, self.groups
+        )[:, :, 0]
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
@@ -45,8 +45,8 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         pad, stride = (0, self.padding[0]), (1, self.stride[0])  # type: ignore[arg-type]
         more = (0, self.output_padding[0])
         return F.conv_transpose2d(
-            x[:, :, None], weight[:, :, None], bias, stride, pad, more, self.groups  # type: ignore[arg-type]
-        )[:, :, 0]  # fmt: skip
+            x[:, :, None], weight[:, :, None], bias, stride, pad, more, self.groups
+        )[:, :, 0]
 
 
 def channels_last(x: Tensor) -> Tensor:

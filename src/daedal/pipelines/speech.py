@@ -64,7 +64,11 @@ class SpeechPipeline(Pipeline):
         return Speaking(self, prompt, p, client, priority)
 
     def runtime(self) -> dict[str, Any]:
-        held = {"torch": torch.__version__, "dtype": str(self.voice.dtype), "threads": torch.get_num_threads()}  # fmt: skip
+        held = {
+            "torch": torch.__version__,
+            "dtype": str(self.voice.dtype),
+            "threads": torch.get_num_threads(),
+        }
         return held | {"device": self.loading.get("device", "cpu"), "loading": self.loading}
 
 
@@ -82,8 +86,12 @@ class Speaking(SteppedHandle):
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
         self.seed = params.seed if params.seed is not None else secrets.randbelow(2**31)
         self.manner = Manner(
-            params.speed, params.pitch, params.energy, params.noise, pipeline.voice.speaker(params.speaker)
-        )  # fmt: skip
+            params.speed,
+            params.pitch,
+            params.energy,
+            params.noise,
+            pipeline.voice.speaker(params.speaker),
+        )
         self.sentences = list(pipeline.reader.sentences(prompt))
         generation = Generation(self.steps(), None, client, priority)
         super().__init__(pipeline.lane.submit(generation))

@@ -148,4 +148,9 @@ def scores(guesses: dict[str, Reading], right: dict[str, list[Reading]]) -> dict
         plain += not distances[best]
         errors, total = errors + distances[best], total + len(readings[best])
     n = len(guesses)
-    return {"words_right": plain / n, "words_right_with_stress": exact / n, "phoneme_error": errors / total, "words": n}  # fmt: skip
+    return {
+        "words_right": plain / n,
+        "words_right_with_stress": exact / n,
+        "phoneme_error": errors / total,
+        "words": n,
+    }

@@ -154,7 +154,10 @@ class Voice(Task):
             name.removeprefix("flow."): t for name, t in state.items() if name.startswith("flow.")
         }
         voice = VitsModel(self.network.config)
-        voice.load_state_dict({n: t for n, t in self.teacher.state_dict().items() if not n.startswith("flow.")}, strict=False)  # fmt: skip
+        voice.load_state_dict(
+            {n: t for n, t in self.teacher.state_dict().items() if not n.startswith("flow.")},
+            strict=False,
+        )
         voice.flow.load_state_dict(flow)
         checkpoints.save(voice, self.folder, compact=eight)
         write_about(self.folder, self.about)
