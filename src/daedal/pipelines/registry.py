@@ -6,6 +6,7 @@ from typing import Any
 from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
+from daedal.pipelines.speech_params import SPEECH
 from daedal.pipelines.text_params import TEXT
 from daedal.pipelines.video_params import VIDEO
 from daedal.settings import settings_of
@@ -13,7 +14,7 @@ from daedal.settings import settings_of
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
 # each is asked in turn whether a folder is its own: a clip's model is a picture's of more axes
-MEDIA: list[Medium] = [VIDEO, IMAGE, TEXT]
+MEDIA: list[Medium] = [SPEECH, VIDEO, IMAGE, TEXT]
 
 
 def medium_named(name: str) -> Medium:

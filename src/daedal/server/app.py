@@ -35,6 +35,7 @@ from daedal.server.routes import (
     ollama,
     preferences,
     responses,
+    speech,
     studio,
     tokens,
     trainings,
@@ -45,8 +46,8 @@ from daedal.server.state import Options, Server
 log = logging.getLogger("daedal.server")
 
 GROUPS = (
-    health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
-    code, videos, anthropic, ollama, history, trainings, preferences, evaluations, studio,
+    health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -87,7 +88,7 @@ def create_app(options: Options) -> FastAPI:
             allow_origins=options.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id"],
+            expose_headers=["x-request-id", "x-daedal-rate", "x-daedal-recipe"],
         )
     return app
 
