@@ -31,7 +31,7 @@ COMPONENTS = {
     "BertModel": "bert", "BertForMaskedLM": "bert", "BertForPreTraining": "bert", "RobertaModel": "bert", "RobertaForMaskedLM": "bert",
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
-    "MediaTransformer": "media",
+    "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",
 }  # fmt: skip
