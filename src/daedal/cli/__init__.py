@@ -41,7 +41,7 @@ def verbs() -> typer.Typer:
         help='A prompt becomes content, on your own machine. `daedal "Once upon a time"` writes a story; the verbs below do the rest.',
     )  # fmt: skip
     for medium in reversed(MEDIA):
-        app.command(medium.name)(generate.verb(medium))
+        app.command(medium.verb or medium.name)(generate.verb(medium))
     app.command("chat")(chat.chat)
     app.command("serve")(serve.serve)
     app.command("ps")(remote.ps)

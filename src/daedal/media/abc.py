@@ -116,7 +116,7 @@ def ticks_of(length: Fraction) -> int:
 
 def read(text: str) -> Tune:
     """The tune of an ABC text. What is not understood is an error that names it."""
-    fields, body = {}, []
+    fields, body = dict[str, str](), list[str]()
     for line in text.splitlines():
         if re.match(r"[A-Za-z]:", line):
             fields.setdefault(line[0], line[2:].strip())

@@ -91,8 +91,8 @@ def tonic_class(tonic: str) -> int:
 def signature(tonic: str, mode: str) -> dict[str, int]:
     """Letter -> the semitones that the key signature raises it by."""
     fifths = "FCGDAEB".index(tonic[0]) - 1 + 7 * ACCIDENTALS[tonic[1:]] + MODES[mode][1]
-    raised = {letter: 1 for letter in SHARPS[: max(0, fifths)]}
-    return raised | {letter: -1 for letter in FLATS[: max(0, -fifths)]}
+    raised = dict.fromkeys(SHARPS[: max(0, fifths)], 1)
+    return raised | dict.fromkeys(FLATS[: max(0, -fifths)], -1)
 
 
 def spelled(pitch: int, tonic: str, mode: str) -> tuple[str, int, int]:

@@ -7,11 +7,12 @@ from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
 from daedal.pipelines.text_params import TEXT
+from daedal.pipelines.transcription_params import TRANSCRIPTION
 from daedal.settings import settings_of
 
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
-MEDIA: list[Medium] = [IMAGE, TEXT]
+MEDIA: list[Medium] = [IMAGE, TRANSCRIPTION, TEXT]
 
 
 def medium_named(name: str) -> Medium:

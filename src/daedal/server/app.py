@@ -20,6 +20,7 @@ from daedal.server.auth import Keys
 from daedal.server.errors import ApiError
 from daedal.server.routes import (
     anthropic,
+    audio,
     batches,
     chat,
     code,
@@ -44,7 +45,7 @@ from daedal.server.state import Options, Server
 log = logging.getLogger("daedal.server")
 
 GROUPS = (
-    health, chat, completions, responses, embeddings, images, models, files, batches, jobs, tokens,
+    health, chat, completions, responses, embeddings, images, audio, models, files, batches, jobs, tokens,
     code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)

@@ -279,7 +279,7 @@ def weight_bytes(source: str) -> int:
     place = located(parted(source)[0])
     if place.is_file():
         return place.stat().st_size
-    kinds = ("*.safetensors", "*.gguf")
+    kinds = ("*.safetensors", "*.gguf", "model.bin")
     return sum(file.stat().st_size for kind in kinds for file in place.rglob(kind))
 
 
@@ -291,7 +291,7 @@ def capabilities(source: str) -> tuple[str, ...]:
         return ()
     if medium is None:
         return ("embeddings",)
-    if not medium.readable:
+    if not medium.readable or medium.file:
         return (medium.name,)
     return ("chat", "text", "embeddings") if has_template(source) else ("text", "embeddings")
 
