@@ -73,12 +73,14 @@ class Cache:
     length: int = 0
     weights: list[Tensor] | None = None
 
-    def reorder(self, rows: Tensor) -> None:
-        """Keep these rows, in this order (beam search)."""
-        n = self.length
+    def reorder(self, rows: list[int], start: int = 0) -> None:
+        """Go on with these rows, in this order (beam search). All of them have the same tokens
+        before `start`, which stay where they are."""
+        n, to = self.length, [i for i, row in enumerate(rows) if row != i]
+        source = [rows[i] for i in to]
         for keys, values in self.own:
             for kept in (keys, values):
-                kept[:, :, :n] = kept[rows, :, :n]
+                kept[to, :, start:n] = kept[source, :, start:n]
 
 
 class Attention(nn.Module):
@@ -121,10 +123,11 @@ class Attention(nn.Module):
         k, v = cache.cross[layer]
         rows, tokens = x.shape[:2]
         q = self.split(self.q_proj(x).view(len(k), -1, x.shape[-1])).to(k.dtype)  # (B, H, R/B*T, K)
+        # for the few queries of a step two plain products are quicker than the fused kernel
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
         if cache.weights is not None:
-            scores = (q.float() @ k.mT.float() * q.shape[-1] ** -0.5).softmax(-1)
             cache.weights.append(by_row(scores, rows))
-        out = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
+        out = (scores.to(k.dtype) @ v).to(x.dtype)
         return self.out_proj(out.transpose(1, 2).reshape(rows, tokens, -1))
 
 

@@ -127,6 +127,7 @@ def searched(whisper: Whisper, states: Tensor, prompt: Sequence[int], beams: int
     sums = torch.zeros(beams, device=logits.device)
     sums[1:] = MINUS  # all rows are one until the first token
     ended: list[tuple[float, list[int]]] = []
+    shared = 0  # tokens that all rows have in common
     for _ in range(most):
         scores = constrained_(logits, texts, t, clock).log_softmax(-1) + sums[:, None]
         best = scores.flatten().topk(2 * beams)
@@ -143,8 +144,11 @@ def searched(whisper: Whisper, states: Tensor, prompt: Sequence[int], beams: int
         yield
         if len(ended) >= beams:
             break
-        if rows != list(range(beams)):
-            cache.reorder(torch.tensor(rows, device=logits.device))
+        while (
+            all(text[shared] == texts[0][shared] for text in texts) and shared < len(texts[0]) - 1
+        ):
+            shared += 1
+        cache.reorder(rows, len(prompt) + shared)
         fed = torch.tensor([[text[-1]] for text in texts], device=logits.device)
         logits = whisper.network(fed, cache, last=True)[:, -1]
     ended = ended or [(value, text) for value, text in zip(sums.tolist(), texts, strict=True)]
