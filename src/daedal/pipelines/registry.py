@@ -6,13 +6,14 @@ from typing import Any
 from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
+from daedal.pipelines.music_params import MUSIC
 from daedal.pipelines.text_params import TEXT
 from daedal.pipelines.transcription_params import TRANSCRIPTION
 from daedal.settings import settings_of
 
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
-MEDIA: list[Medium] = [IMAGE, TRANSCRIPTION, TEXT]
+MEDIA: list[Medium] = [IMAGE, MUSIC, TRANSCRIPTION, TEXT]
 
 
 def medium_named(name: str) -> Medium:

@@ -1,0 +1,31 @@
+"""Music: `load` a model by name and call it.
+
+pipeline = daedal.load("house/tunes")
+tune = pipeline("a lively jig in D major for fiddle, 120 bpm", seed=1)
+tune.save("jig.wav"), tune.save("jig.mid"), tune.save("jig.svg")
+"""
+
+from pathlib import Path
+
+from daedal.errors import DaedalError
+from daedal.pipelines import tunes
+from daedal.pipelines.medium import Pipeline
+from daedal.pipelines.place import located
+
+
+def holds(place: Path) -> bool:
+    """Whether a folder holds a model of music."""
+    return tunes.holds(place)
+
+
+def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> Pipeline:
+    """A pipeline for a house model of tunes."""
+    folder = located(name_or_folder)
+    if tunes.holds(folder):
+        return tunes.TunePipeline.load(str(name_or_folder), folder, device, dtype)
+    raise DaedalError(f"{name_or_folder} is no model of music; house/tunes is one.")
+
+
+def connect(server: str, model: str) -> Pipeline:
+    """A model of a Daedal server."""
+    raise DaedalError(f"music is not sent from {server} yet; load {model} here, without --server.")
