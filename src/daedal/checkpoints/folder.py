@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from daedal.checkpoints import gguf_folder, gguf_names
+from daedal.checkpoints.compact import compacted, expanded
 from daedal.checkpoints.files import publish, read, shortened, tensors
 from daedal.checkpoints.gguf_folder import file_of, folder_of
 from daedal.checkpoints.packed import prepare_, unpack_
+from daedal.checkpoints.weight_norm import folded, parts
 from daedal.errors import DaedalError
 from daedal.networks import build, class_name, config_from_dict
 from daedal.networks.config import name_of, to_dict
@@ -91,7 +93,8 @@ def load(
     if gguf_folder.holds(folder):  # under our own names
         fill(network, gguf_names.stream(file_of(folder), raw), dtype, device, Names())
     else:
-        fill(network, tensors(folder, allow_pickle, stem_of(raw)), dtype, device)
+        stream = folded(expanded(tensors(folder, allow_pickle, stem_of(raw))))
+        fill(network, stream, dtype, device)
     return network.eval()
 
 
@@ -296,13 +299,15 @@ def save(
     max_shard_bytes: int = 5_000_000_000,
     extra_config: dict[str, Any] | None = None,
     state: dict[str, Tensor] | None = None,
+    compact: bool = False,
 ) -> None:
     """Write config.json and safetensors that transformers or diffusers opens. The folder appears
     whole or not at all. `state` stands in for the network's own weights (an average, or those
-    gathered from several processes)."""
+    gathered from several processes). `compact` rounds to 8 bits, which only Daedal reads."""
     raw = config_of(network)
     disk = dict(on_disk(network, state or network.state_dict()))
-    if stem_of(raw) == "model":
+    disk = dict(compacted(disk.items())) if compact else disk
+    if stem_of(raw) == "model" and not compact:
         dtypes = (t.dtype for t in disk.values() if t.is_floating_point())
         widest = max(dtypes, key=lambda dtype: dtype.itemsize)
         raw["torch_dtype"] = str(widest).removeprefix("torch.")
@@ -320,7 +325,8 @@ def on_disk(network: nn.Module, state: dict[str, Tensor]) -> Iterator[tuple[str,
     names, tied = names_of(network), ties_of(network)
     state = {name: tensor for name, tensor in state.items() if name not in tied}
     for disk, (fused, ours) in names.layout(state).items():
-        yield disk, names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
+        tensor = names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
+        yield from parts(disk, tensor) if names.is_normed(disk) else [(disk, tensor)]
 
 
 def disk_name(network: nn.Module, name: str) -> str:

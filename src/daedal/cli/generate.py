@@ -33,7 +33,9 @@ def verb(medium: Medium) -> Callable[..., None]:
             Path | None,
             Option("-o", "--output", help="File; where there are several, a number is added."),
         ] = None,
-        model: Annotated[str, Option(help="House model, folder, file or Hub name.")] = medium.model,
+        model: Annotated[
+            str, Option(*medium.model_flags, help="House model, folder, file or Hub name.")
+        ] = medium.model,
         *,
         server: SERVER = None,
         as_json: Annotated[bool, Option("--json", help="One JSON object a result.")] = False,
@@ -46,6 +48,7 @@ def verb(medium: Medium) -> Callable[..., None]:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
         asked = named(prompt, medium) if medium.file else with_stdin(prompt, medium.readable)
+        asked = of_file(asked) if medium.reads_files else asked
         if output:
             check_writable(output, medium.suffixes)
         if server and loading:
@@ -230,6 +233,19 @@ def with_stdin(prompt: str | None, context: bool) -> str:
     if piped.strip():
         return f"{piped.rstrip()}\n\n{prompt}"
     return prompt
+
+
+def of_file(prompt: str) -> str:
+    """The text of a file, where the prompt is the name of one."""
+    named = len(prompt) < 4096 and "\n" not in prompt and prompt.endswith((".txt", ".md"))
+    if not named or (" " in prompt and not Path(prompt).is_file()):
+        return prompt
+    try:
+        return Path(prompt).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DaedalError(
+            f"{prompt} cannot be read as a UTF-8 text file ({error}); check its name, or convert it."
+        ) from None
 
 
 def read_stdin() -> str:

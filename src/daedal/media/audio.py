@@ -26,7 +26,7 @@ import soundfile
 
 from daedal.errors import DaedalError, nearest
 from daedal.files import write_whole
-from daedal.media.sound import Samples, resample, resample_blocks
+from daedal.media.sound import Resampler, Samples, resample, resample_blocks
 
 SECONDS = 30.0  # of a block
 # suffix -> libsndfile's container and coding
@@ -127,10 +127,8 @@ def encode(
     """The bytes of a file of (C, N) or (N,) samples in the format of `suffix`. What lies outside
     [-1, 1] is clipped. Opus knows five rates; others become the next higher one."""
     container, coding = FORMATS[suffix]
-    samples = np.atleast_2d(samples)
-    if suffix == ".opus" and rate not in OPUS_RATES:
-        to = next((each for each in OPUS_RATES if each >= rate), OPUS_RATES[-1])
-        samples, rate = resample(samples, rate, to), to
+    samples, to = np.atleast_2d(samples), rate_for(suffix, rate)
+    samples, rate = resample(samples, rate, to), to
     buffer = io.BytesIO()
     with soundfile.SoundFile(
         buffer, "w", rate, len(samples), coding, format=container, closefd=False
@@ -142,6 +140,99 @@ def encode(
     if recipe is not None and suffix == ".wav":
         return with_comment(buffer.getvalue(), KEY + json.dumps(recipe))
     return buffer.getvalue()
+
+
+def rate_for(suffix: str, rate: int) -> int:
+    """The rate that a file of this format has: Opus knows five, of which the next higher one."""
+    if suffix != ".opus" or rate in OPUS_RATES:
+        return rate
+    return next((each for each in OPUS_RATES if each >= rate), OPUS_RATES[-1])
+
+
+class Encoder:
+    """A file of one channel written as its samples come: `push` and `finish` give the bytes that are
+    ready. What a writer would go back to and fill in at the end (a length) stays open."""
+
+    def __init__(self, rate: int, suffix: str) -> None:
+        self.suffix, self.sent = suffix, 0
+        to = rate_for(suffix, rate)
+        self.resampler = Resampler(rate, to) if to != rate else None
+        self.buffer = io.BytesIO()
+        container, coding = FORMATS[suffix]
+        # without its first frame an MP3's length is told from its rate, which must then be constant
+        mp3 = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}  # some 80 kbit/s
+        constant = mp3 if suffix == ".mp3" else {}
+        self.file = soundfile.SoundFile(
+            self.buffer, "w", to, 1, coding, format=container, closefd=False, **constant
+        )
+
+    def push(self, samples: np.ndarray) -> bytes:
+        """Of (N,) samples."""
+        parts = self.resampler.push(samples[None]) if self.resampler else [samples[None]]
+        for part in parts:
+            self.file.write(np.clip(part[0], -1, 1))
+        self.file.flush()
+        return self._new()
+
+    def finish(self) -> bytes:
+        for part in self.resampler.finish() if self.resampler else ():
+            self.file.write(np.clip(part[0], -1, 1))
+        self.file.close()
+        return self._new(last=True)
+
+    def _new(self, last: bool = False) -> bytes:
+        """What has come since. FLAC comes at its end, since readers want its length in front."""
+        if self.suffix == ".flac" and not last:
+            return b""
+        data = self.buffer.getvalue()[self.sent :]
+        begins, self.sent = not self.sent, self.sent + len(data)
+        return endless(data, self.suffix) if begins else data
+
+
+def endless(data: bytes, suffix: str) -> bytes:
+    """The beginning of a file whose length is not known: a WAV header says so by its largest number;
+    MP3's first frame, which would tell it, is left out."""
+    if suffix == ".wav":
+        most, at = struct.pack("<I", 0xFFFFFFFF), data.find(b"data") + 4
+        return data[:4] + most + data[8:at] + most + data[at + 4 :]
+    if suffix == ".mp3" and (next_frame := data.find(data[:2], 4)) > 0:
+        return data[next_frame:]
+    return data
+
+
+class AacEncoder:
+    """The same in AAC with ADTS headers, through PyAV."""
+
+    def __init__(self, rate: int) -> None:
+        import av
+
+        self.buffer, self.sent, self.at = io.BytesIO(), 0, 0
+        self.container = av.open(self.buffer, "w", "adts")
+        self.stream = self.container.add_stream("aac", rate=rate, layout="mono")
+        self.rate = rate
+
+    def push(self, samples: np.ndarray) -> bytes:
+        """Of (N,) samples."""
+        import av
+
+        if not len(samples):
+            return b""
+        block = np.ascontiguousarray(samples[None], np.float32)
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        frame.rate, frame.pts = self.rate, self.at
+        self.at += len(samples)
+        self.container.mux(self.stream.encode(frame))  # type: ignore[attr-defined]
+        return self._new()
+
+    def finish(self) -> bytes:
+        self.container.mux(self.stream.encode(None))  # type: ignore[attr-defined]
+        self.container.close()
+        return self._new()
+
+    def _new(self) -> bytes:
+        data = self.buffer.getvalue()[self.sent :]
+        self.sent += len(data)
+        return data
 
 
 def with_comment(wav: bytes, comment: str) -> bytes:

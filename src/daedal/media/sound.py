@@ -34,27 +34,52 @@ def resample(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
 def resample_blocks(blocks: Iterable[Samples], rate: int, to: int) -> Iterator[Samples]:
     """The same of a sound that comes in blocks (C, N): equal to `resample` of the whole, in the
     memory of a block."""
-    if rate <= 0 or to <= 0:
-        raise DaedalError(f"a sample rate of {min(rate, to)} Hz is none; give one above 0.")
-    common = gcd(rate, to)
-    down, up = rate // common, to // common
-    taps = sinc_taps(down, up)
-    half = taps.shape[1] // 2
-    held: Samples | None = None  # the input from sample `start` on
-    start, made, seen = -half, 0, 0
+    resampler = Resampler(rate, to)
     for block in blocks:
-        before = np.zeros((len(block), half), np.float32) if held is None else held
-        held = np.concatenate([before, block.astype(np.float32, copy=False)], axis=1)
-        seen += block.shape[1]
-        # output t stands at input t * down / up, and reads `half` samples on each side of it
-        ready = max(made, ((seen - half) * up) // down)
-        yield from _filtered(held, start, made, ready, taps, down, up)
-        made = ready
-        used = made * down // up - half - start
-        held, start = held[:, used:], start + used
-    if held is not None:
-        held = np.concatenate([held, np.zeros((len(held), half + 1), np.float32)], axis=1)
-        yield from _filtered(held, start, made, ceil(seen * up / down), taps, down, up)
+        yield from resampler.push(block)
+    yield from resampler.finish()
+
+
+class Resampler:
+    """From one rate to another, block by block."""
+
+    def __init__(self, rate: int, to: int) -> None:
+        if rate <= 0 or to <= 0:
+            raise DaedalError(f"a sample rate of {min(rate, to)} Hz is none; give one above 0.")
+        common = gcd(rate, to)
+        self.down, self.up = rate // common, to // common
+        self.taps = sinc_taps(self.down, self.up)
+        self.half = self.taps.shape[1] // 2
+        self.held: Samples | None = None  # the input from sample `start` on
+        self.start, self.made, self.seen = -self.half, 0, 0
+
+    def push(self, block: Samples) -> Iterator[Samples]:
+        """What a block (C, N) makes ready. Output t stands at input t * down / up, and reads `half`
+        samples on each side of it."""
+        before = self.held
+        before = np.zeros((len(block), self.half), np.float32) if before is None else before
+        self.held = np.concatenate([before, block.astype(np.float32, copy=False)], axis=1)
+        self.seen += block.shape[1]
+        yield from self._until(max(self.made, ((self.seen - self.half) * self.up) // self.down))
+        used = self.made * self.down // self.up - self.half - self.start
+        self.held, self.start = self.held[:, used:], self.start + used
+
+    def finish(self) -> Iterator[Samples]:
+        """The rest, once all blocks have come."""
+        if self.held is not None:
+            end = np.zeros((len(self.held), self.half + 1), np.float32)
+            self.held = np.concatenate([self.held, end], axis=1)
+            yield from self._until(ceil(self.seen * self.up / self.down))
+
+    def _until(self, last: int) -> Iterator[Samples]:
+        if last <= self.made or self.held is None:
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(self.held, self.taps.shape[1], axis=1)
+        for begin in range(self.made, last, BLOCK):
+            at = np.arange(begin, min(begin + BLOCK, last), dtype=np.int64) * self.down
+            base, phase = at // self.up - self.half - self.start, self.taps[at % self.up]
+            yield np.stack([np.einsum("tk,tk->t", each[base], phase) for each in windows])
+        self.made = last
 
 
 @cache
@@ -66,17 +91,6 @@ def sinc_taps(down: int, up: int) -> np.ndarray:
     window = np.i0(BETA * np.sqrt(np.clip(1 - (distance / (half + 1)) ** 2, 0, 1))) / np.i0(BETA)
     taps = cutoff * np.sinc(cutoff * distance) * window
     return (taps / taps.sum(1, keepdims=True)).astype(np.float32)
-
-
-def _filtered(
-    held: Samples, start: int, first: int, last: int, taps: np.ndarray, down: int, up: int
-) -> Iterator[Samples]:
-    half = taps.shape[1] // 2
-    for begin in range(first, last, BLOCK):
-        at = np.arange(begin, min(begin + BLOCK, last), dtype=np.int64) * down
-        base, phase = at // up - half - start, taps[at % up]
-        windows = np.lib.stride_tricks.sliding_window_view(held, taps.shape[1], axis=1)
-        yield np.stack([np.einsum("tk,tk->t", each[base], phase) for each in windows])
 
 
 def stft(samples: np.ndarray, n_fft: int, hop: int, window: int | None = None) -> np.ndarray:

@@ -33,6 +33,7 @@ COMPONENTS = {
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
+    "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",
 }  # fmt: skip
 

@@ -40,7 +40,10 @@ class Names:
 
     former   (old, new) substrings of disk names, for tensors that only an old version's name fits
     copies   disk name -> disk name of the tensor that it repeats; read where that one is left out
-    skipped  endings of disk names that hold no weights of ours (constants)"""
+    skipped  endings of disk names that hold no weights of ours (constants)
+
+    weight_normed are substrings of disk names whose weights are written as a magnitude and a
+    direction; however files hold them, they are read."""
 
     prefix: str = ""
     last_norm: str = "norm."
@@ -52,6 +55,7 @@ class Names:
     former: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     skipped: tuple[str, ...] = ()
+    weight_normed: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str:
         name = name.removeprefix(self.own)
@@ -87,6 +91,9 @@ class Names:
 
     def is_transposed(self, disk: str) -> bool:
         return disk.endswith(self.transposed) if self.transposed else False
+
+    def is_normed(self, disk: str) -> bool:
+        return disk.endswith(".weight") and any(part in disk for part in self.weight_normed)
 
     def to_ours(
         self, disk: str, tensor: Tensor, fused: Fused | None, rows: list[int]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from daedal.networks.config import EVERYTHING
 from daedal.networks.names import Names
+from daedal.nn.conv1d import Conv1d
 from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear, linears
 from daedal.nn.mlp import activation
@@ -49,17 +50,6 @@ class WhisperConfig:
     model_type: ClassVar[str] = "whisper"
     fixed: ClassVar[dict[str, Any]] = {"scale_embedding": False}
     ignored: ClassVar[frozenset[str]] = EVERYTHING
-
-
-class Conv1d(nn.Conv1d):
-    """`nn.Conv1d` whose weights follow the dtype of the input, and which is not filled when built."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C', T')
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return self._conv_forward(x, self.weight.to(x.dtype), bias)
 
 
 @dataclass

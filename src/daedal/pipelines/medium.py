@@ -30,7 +30,7 @@ class Medium:
     """A kind of content. `module` (imported when it is used) has `holds(path) -> bool`, whether a
     folder or file is a model of this medium, and `load(name, **loading) -> Pipeline`."""
 
-    name: str  # also the verb, unless that is another
+    name: str  # also the verb, where that is not another word
     help: str  # of the verb
     prompt: str  # help for the verb's argument
     plural: str  # of its results, in sentences
@@ -44,8 +44,10 @@ class Medium:
     suffix: str  # of its files
     suffixes: tuple[str, ...] = ()  # of all that it can write, where these are not any
     readable: bool = False  # a result is text, which a terminal can print
-    verb: str = ""  # on the command line, where it is not the name
-    file: bool = False  # its prompt is a file
+    verb: str = ""
+    model_flags: tuple[str, ...] = ("--model",)
+    reads_files: bool = False  # the prompt may be a text file's name
+    file: bool = False  # the prompt is a file's name
 
     @property
     def code(self) -> ModuleType:

@@ -6,7 +6,7 @@ from daedal import checkpoints
 from daedal.checkpoints import read_config
 from daedal.checkpoints.adapter import parted
 
-FILES = (".safetensors", ".ckpt")
+FILES = (".safetensors", ".ckpt", ".onnx")
 
 
 def located(name: str | Path) -> Path:
@@ -15,8 +15,9 @@ def located(name: str | Path) -> Path:
     return path if path.is_file() and path.suffix in FILES else Path(checkpoints.resolve(name))
 
 
-# Parts of image models, which make nothing by themselves.
+# Parts of models, which make nothing by themselves.
 CODECS, TOWERS = ("AutoencoderKL", "VQModel"), ("CLIPModel",)
+SPELLERS = ("LettersToPhonemes",)
 
 
 def part_of(name: str | Path) -> str | None:
@@ -24,4 +25,4 @@ def part_of(name: str | Path) -> str | None:
     folder = located(parted(name)[0])
     raw = read_config(folder) if (folder / "config.json").is_file() else {}
     kind = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
-    return kind if kind in CODECS + TOWERS else None
+    return kind if kind in CODECS + TOWERS + SPELLERS else None

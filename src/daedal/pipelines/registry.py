@@ -7,13 +7,14 @@ from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
 from daedal.pipelines.music_params import MUSIC
+from daedal.pipelines.speech_params import SPEECH
 from daedal.pipelines.text_params import TEXT
 from daedal.pipelines.transcription_params import TRANSCRIPTION
 from daedal.settings import settings_of
 
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
-MEDIA: list[Medium] = [IMAGE, MUSIC, TRANSCRIPTION, TEXT]
+MEDIA: list[Medium] = [SPEECH, IMAGE, MUSIC, TRANSCRIPTION, TEXT]
 
 
 def medium_named(name: str) -> Medium:

@@ -36,6 +36,7 @@ from daedal.server.routes import (
     ollama,
     preferences,
     responses,
+    speech,
     studio,
     tokens,
     trainings,
@@ -45,7 +46,7 @@ from daedal.server.state import Options, Server
 log = logging.getLogger("daedal.server")
 
 GROUPS = (
-    health, chat, completions, responses, embeddings, images, audio, models, files, batches, jobs, tokens,
+    health, chat, completions, responses, embeddings, images, speech, audio, models, files, batches, jobs, tokens,
     code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -86,7 +87,7 @@ def create_app(options: Options) -> FastAPI:
             allow_origins=options.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id"],
+            expose_headers=["x-request-id", "x-daedal-rate", "x-daedal-recipe"],
         )
     return app
 

@@ -33,6 +33,7 @@ from daedal.settings import settings_of
 # What the names in other people's examples stand for: the best of the kind that is here.
 STAND_INS = [
     (re.compile(r"^(dall-e|gpt-image|chatgpt-image)"), "image"),
+    (re.compile(r"^(tts-|gpt-4o-mini-tts|gpt-audio)"), "speech"),
     (re.compile(r"^text-embedding"), "embeddings"),
     (re.compile(r"^(gpt-3\.5-turbo-instruct|davinci|babbage)"), "text"),
     (re.compile(r"^(gpt|chatgpt|o\d|claude)"), "chat"),
@@ -41,6 +42,7 @@ DEFAULTS = {  # the first that is here
     "chat": ["house/chat"],
     "text": ["house/text"],
     "image": ["house/image"],
+    "speech": ["house/voice"],
     "embeddings": ["minilm", "house/text"],
 }
 

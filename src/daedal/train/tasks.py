@@ -18,6 +18,7 @@ from daedal.train.distill import Distill
 from daedal.train.flow import Flow
 from daedal.train.gan import Adversarial
 from daedal.train.meanflow import MeanFlow
+from daedal.train.phonemes import Phonemes
 from daedal.train.prefer import Prefer
 from daedal.train.preference import Preference
 from daedal.train.pretrain import Pretrain
@@ -29,13 +30,16 @@ from daedal.train.sft import SFT
 from daedal.train.sketch import Sketch
 from daedal.train.task import Task
 from daedal.train.teacher import Teacher
+from daedal.train.voice import Voice
 
 LANGUAGE = (Pretrain, DistilText, SFT, Reward, Preference, RL, Constitution, Teacher)
 MEDIA = (Flow, Sketch, MeanFlow, Distill, Prefer)
 PICTURES = (Autoencode, Contrast, Rate, Prior, Adversarial, Adapt)
+SOUND = (Phonemes, Voice)
 # a task's name is that of its recipe
 TASKS: dict[str, type[Task]] = {
-    kind.recipe_type.model_fields["task"].default: kind for kind in (*LANGUAGE, *MEDIA, *PICTURES)
+    kind.recipe_type.model_fields["task"].default: kind
+    for kind in (*LANGUAGE, *MEDIA, *PICTURES, *SOUND)
 }
 
 

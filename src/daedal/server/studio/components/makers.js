@@ -61,6 +61,19 @@ async function* text({ model, prompt, settings }, signal) {
   };
 }
 
+async function* speech({ model, prompt, settings }, signal) {
+  const parts = [];
+  let last = 0;
+  const fields = { ...settings, model, input: prompt, response_format: "mp3", stream_format: "sse" };
+  for await (const event of stream("/v1/audio/speech", fields, signal)) {
+    if (event.type !== "speech.audio.delta") continue;
+    parts.push(Uint8Array.from(atob(event.audio), (c) => c.charCodeAt(0)));
+    if (parts.length > last + 20) yield { preview: { text: `${(last = parts.length)} pieces spoken` } };
+  }
+  const blob = new Blob(parts, { type: "audio/mpeg" });
+  yield { done: { medium: "speech", prompt, model, settings, blob, at: Date.now() / 1000 } };
+}
+
 export const MAKERS = {
   image: {
     name: "Picture",
@@ -70,6 +83,15 @@ export const MAKERS = {
     first: ["size", "n", "seed", "steps", "guidance_scale", "negative"],
     leave: ["width", "height", "extend", "strength"],
     example: "a red apple above a blue star",
+  },
+  speech: {
+    name: "Speech",
+    verb: "Say",
+    make: speech,
+    schema: () => schemaOf("/v1/audio/speech"),
+    first: ["speed", "pitch", "pauses", "seed"],
+    leave: ["voice", "instructions", "response_format", "stream_format", "input"],
+    example: "Good morning. It is *quite* a day. [pause 0.5s] Shall we begin?",
   },
   text: {
     name: "Text",

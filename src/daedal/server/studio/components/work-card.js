@@ -16,10 +16,23 @@ export function pictureElement(blob, alt) {
   return picture;
 }
 
+export const isSound = (item) => item.blob?.type.startsWith("audio/");
+
 export const shown = (item) =>
-  item.blob
+  item.blob && !isSound(item)
     ? pictureElement(item.blob, item.prompt)
     : h("p", { class: "written" }, item.prompt, h("mark", {}, item.text));
+
+// A player, of what can be heard.
+const player = (item) =>
+  isSound(item) &&
+  h("audio", {
+    controls: true,
+    preload: "metadata",
+    class: "player",
+    "aria-label": item.prompt,
+    src: URL.createObjectURL(item.blob),
+  });
 
 // A card whose content changes while it becomes.
 export function liveCard(asked, stop) {
@@ -71,6 +84,7 @@ export function workCard(item, actions) {
       { type: "button", class: "picture", onclick: open, "aria-label": `Open: ${item.prompt}` },
       shown(item),
     ),
+    player(item) || "",
     h(
       "div",
       { class: "row caption" },
@@ -109,7 +123,7 @@ function details(item, actions) {
         ["Digest", item.recipe?.digest?.slice(0, 12)],
       ];
       return [
-        h("div", { class: "viewer" }, shown(item)),
+        h("div", { class: "viewer" }, shown(item), player(item) || ""),
         item.remarks?.length ? h("p", { class: "sentence" }, item.remarks.join(" ")) : null,
         h(
           "div",
@@ -126,7 +140,7 @@ function details(item, actions) {
                 "button",
                 {
                   type: "button",
-                  onclick: () => download(item.blob, `${item.prompt.slice(0, 40)}.png`),
+                  onclick: () => download(item.blob, `${item.prompt.slice(0, 40)}.${isSound(item) ? "mp3" : "png"}`),
                 },
                 "Save",
               )

@@ -1,0 +1,50 @@
+"""Weight norm (Salimans & Kingma 2016) in files: a weight stored as its magnitude and its direction.
+Networks here hold the plain weight; three spellings are read, the newest is written."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# endings of (magnitude, direction), of which the weight is magnitude * direction / |direction|
+SPELLINGS = (
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
+MAGNITUDE, DIRECTION = SPELLINGS[0]
+
+
+def folded(stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """(disk name, tensor) pairs with each magnitude and direction made one weight."""
+    waiting: dict[str, dict[str, Tensor]] = {}
+    for disk, tensor in stream:
+        end = next((end for pair in SPELLINGS for end in pair if disk.endswith(f".{end}")), "")
+        if not end:
+            yield disk, tensor
+            continue
+        stem = disk.removesuffix(end)
+        parts = waiting.setdefault(stem, {})
+        parts["g" if end in (MAGNITUDE, "weight_g") else "v"] = tensor
+        if len(parts) == 2:
+            yield f"{stem}weight", product(**waiting.pop(stem))
+    for stem, parts in waiting.items():  # half of a pair: an unmatched tensor
+        yield from ((f"{stem}{half}", tensor) for half, tensor in parts.items())
+
+
+def product(g: Tensor, v: Tensor) -> Tensor:
+    """g * v / |v|; the norm is over all axes that g has at 1."""
+    axes = [axis for axis in range(v.dim()) if g.shape[axis] == 1 and v.shape[axis] != 1]
+    return (g.float() * v.float() / norm(v, axes)).to(v.dtype)
+
+
+def parts(disk: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A plain weight as the two tensors that a file of normed weights holds, over all axes but the
+    first."""
+    stem = disk.removesuffix("weight")
+    yield f"{stem}{MAGNITUDE}", norm(weight, list(range(1, weight.dim()))).to(weight.dtype)
+    yield f"{stem}{DIRECTION}", weight
+
+
+def norm(weight: Tensor, axes: list[int]) -> Tensor:
+    squared = weight.float() ** 2
+    return torch.sqrt(squared.sum(axes, keepdim=True) if axes else squared)

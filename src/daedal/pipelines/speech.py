@@ -1,0 +1,178 @@
+"""Speech: `load` a voice by name and call it.
+
+voice = daedal.load("house/voice")
+speech = voice("Dr. Smith paid $3.50 for *this*. [pause 0.5s] Really?", speed=1.1)
+speech.save("said.wav")
+for piece in voice.stream(chapter):            # samples as they are made, sentence by sentence
+    play(piece.samples)
+"""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from daedal import checkpoints
+from daedal import device as machine
+from daedal.data.phonemes.reader import Reader
+from daedal.data.phonemes.speller import Speller
+from daedal.engine.runtime import Generation, GeneratorLane
+from daedal.errors import DaedalError, nearest
+from daedal.pipelines.medium import Pipeline, SteppedHandle
+from daedal.pipelines.place import located
+from daedal.pipelines.remote_speech import RemoteSpeechPipeline
+from daedal.pipelines.speech_params import SPEECH, SpeechParams
+from daedal.pipelines.speech_result import Line, Piece, Speech
+from daedal.settings import read
+from daedal.systems import voice as voices
+from daedal.systems.voice import Manner, Spoken, Voice
+
+PHONEMES = "house/phonemes"
+LONGEST = 2_000_000  # characters; a long novel has 1 million
+
+
+class SpeechPipeline(Pipeline):
+    """A voice behind one call. Settings are those of `SpeechParams`."""
+
+    medium = SPEECH
+
+    def __init__(
+        self,
+        voice: Voice,
+        reader: Reader,
+        name: str = "voice",
+        folder: Path | None = None,
+        loading: dict[str, Any] | None = None,
+    ) -> None:
+        self.voice, self.reader = voice, reader
+        self.name, self.folder, self.loading = name, folder, loading or {}
+        self.lane = GeneratorLane()
+
+    def start(
+        self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
+    ) -> "Speaking":
+        p = read(SpeechParams, settings, "speech")
+        if len(prompt) > LONGEST:
+            raise DaedalError(
+                f"the text has {len(prompt):,} characters; a voice reads {LONGEST:,} at once, so give it in parts."
+            )
+        return Speaking(self, prompt, p, client, priority)
+
+    def runtime(self) -> dict[str, Any]:
+        held = {"torch": torch.__version__, "dtype": str(self.voice.dtype), "threads": torch.get_num_threads()}  # fmt: skip
+        return held | {"device": self.loading.get("device", "cpu"), "loading": self.loading}
+
+
+class Speaking(SteppedHandle):
+    """Readings under way. Its events are pieces of sound."""
+
+    def __init__(
+        self,
+        pipeline: SpeechPipeline,
+        prompt: str,
+        params: SpeechParams,
+        client: str,
+        priority: int,
+    ) -> None:
+        self.pipeline, self.prompt, self.params = pipeline, prompt, params
+        self.seed = params.seed if params.seed is not None else secrets.randbelow(2**31)
+        self.manner = Manner(
+            params.speed, params.pitch, params.energy, params.noise, pipeline.voice.speaker(params.speaker)
+        )  # fmt: skip
+        self.sentences = list(pipeline.reader.sentences(prompt))
+        generation = Generation(self.steps(), None, client, priority)
+        super().__init__(pipeline.lane.submit(generation))
+
+    @property
+    def rate(self) -> int:
+        return self.pipeline.voice.rate
+
+    def steps(self) -> Iterator[Piece]:  # type: ignore[override]
+        """The pieces of all readings; returns [(samples, lines)]."""
+        made = []
+        for i in range(self.params.n):
+            made.append((yield from self.reading(i)))
+        return made
+
+    def reading(self, index: int) -> Iterator[Piece]:
+        """One reading: sentences with the silence behind each."""
+        parts, lines, at = list[np.ndarray](), list[Line](), 0
+        total = len(self.sentences) * self.params.n
+        for i, sentence in enumerate(self.sentences):
+            done = i + 1 + index * len(self.sentences)
+            start = at / self.rate
+            if sentence.words:
+                said = self.pipeline.voice.said(sentence, self.manner, self.seed + index + 7919 * i)
+                for samples in said.blocks:
+                    at += len(samples)
+                    parts.append(samples)
+                    yield Piece(done - 1, total, samples)
+                words = tuple(Spoken(w.text, start + w.start, start + w.end) for w in said.words)
+                lines.append(Line(sentence.text, start, at / self.rate, words))
+            last = i == len(self.sentences) - 1
+            silence = 0 if last else round(sentence.pause * self.params.pauses * self.rate)
+            parts.append(np.zeros(silence, np.float32))
+            at += silence
+            yield Piece(done, total, parts[-1])
+        return np.concatenate(parts)[None], tuple(lines)  # type: ignore[return-value]
+
+    def event(self, state: Piece) -> Piece:
+        return state
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What makes the readings again."""
+        settings = {
+            k: v for k, v in asdict(self.params).items() if v is not None and k != "subtitles"
+        }
+        return self.pipeline.recipe(self.prompt, settings | {"seed": self.seed})
+
+    def results(self) -> list[Speech]:
+        made, recipe = self.value(), self.recipe
+        return [
+            Speech(recipe | {"sample": i}, "stop", samples, self.rate, lines, self.params.subtitles)
+            for i, (samples, lines) in enumerate(made)
+        ]
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder, or an ONNX file, is a voice."""
+    return voices.holds(folder)
+
+
+def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> SpeechPipeline:
+    """A pipeline for the house voice, a Piper voice (`daedal models pull joe`, or its .onnx file) or
+    an MMS folder. `dtype` auto computes the sound in bf16 where the device has units for it."""
+    folder = voice_folder(name_or_folder)
+    if not voices.holds(folder):
+        raise DaedalError(f"{name_or_folder} is not a voice; for text there is `daedal text`.")
+    where = machine.pick_device(device)
+    voice = Voice.load(folder, machine.compute_dtype(dtype, where), where)
+    reader = Reader(Speller.load(checkpoints.resolve(PHONEMES)))
+    loading = {"device": where.type, "dtype": dtype}
+    return SpeechPipeline(voice, reader, str(name_or_folder), folder, loading)
+
+
+def voice_folder(name: str | Path) -> Path:
+    """Where a voice is; of a short name that is none, the nearest is told."""
+    path = Path(name).expanduser()
+    if path.suffix == ".onnx" and path.is_file():
+        return path
+    try:
+        return located(name)
+    except DaedalError as error:
+        known = ["house/voice", "joe"]
+        if "/" in str(name) or str(name) in known:
+            raise
+        raise DaedalError(
+            f"there is no voice {str(name)!r}{nearest(str(name), known)}; there are {', '.join(known)}, a Piper voice's .onnx file, and MMS folders."
+        ) from error
+
+
+def connect(server: str, model: str) -> Pipeline:
+    """A voice of a Daedal server."""
+    return RemoteSpeechPipeline(server, model)
