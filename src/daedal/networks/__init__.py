@@ -32,6 +32,7 @@ COMPONENTS = {
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
+    "EncodecModel": "encodec", "DacModel": "dac",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",
