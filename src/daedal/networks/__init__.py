@@ -32,7 +32,7 @@ COMPONENTS = {
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
-    "EncodecModel": "encodec", "DacModel": "dac",
+    "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",

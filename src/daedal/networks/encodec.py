@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.networks.config import one_of
 from daedal.networks.names import Names
-from daedal.nn.conv import GroupNorm
 from daedal.nn.codebook import nearest_rows
+from daedal.nn.conv import GroupNorm
 from daedal.nn.conv1d import Conv1d, ConvTranspose1d
 from daedal.nn.cost import count_flops
 

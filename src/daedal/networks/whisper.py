@@ -19,9 +19,9 @@ from daedal.networks.config import EVERYTHING
 from daedal.networks.names import Names
 from daedal.nn.conv1d import Conv1d
 from daedal.nn.cost import count_flops
-from daedal.nn.linear import Embedding, Linear, linears
-from daedal.nn.mlp import activation
+from daedal.nn.linear import Embedding, Linear
 from daedal.nn.norm import LayerNorm
+from daedal.nn.seq2seq import Attention, Cache, DecoderLayer, FeedForward, empty_cache
 
 STRIDE = 2  # frames of the spectrogram to a state
 
@@ -52,94 +52,6 @@ class WhisperConfig:
     ignored: ClassVar[frozenset[str]] = EVERYTHING
 
 
-@dataclass
-class Cache:
-    """What a decoder keeps of what it has read: `cross` holds each layer's keys and values of the
-    sounds (B, H, S, K), `own` those of the tokens (R, H, room, K), the first `length` of which
-    count. `weights`, where it is a list, collects each layer's attention to the sounds (R, H, T, S)."""
-
-    cross: list[tuple[Tensor, Tensor]]
-    own: list[tuple[Tensor, Tensor]]
-    length: int = 0
-    weights: list[Tensor] | None = None
-
-    def reorder(self, rows: list[int], start: int = 0) -> None:
-        """Go on with these rows, in this order (beam search). All of them have the same tokens
-        before `start`, which stay where they are."""
-        n, to = self.length, [i for i, row in enumerate(rows) if row != i]
-        source = [rows[i] for i in to]
-        for keys, values in self.own:
-            for kept in (keys, values):
-                kept[to, :, start:n] = kept[source, :, start:n]
-
-
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.k_proj = Linear(width, width, bias=False)
-        self.q_proj, self.v_proj, self.out_proj = (Linear(width, width) for _ in range(3))
-
-    def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, K)
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = linears(x, self.k_proj, self.v_proj)
-        return self.split(k).contiguous(), self.split(v).contiguous()
-
-    def merge(self, x: Tensor) -> Tensor:  # (B, H, T, K) -> (B, T, D)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Every position reads every other: (B, T, D) -> (B, T, D)."""
-        q, k, v = (self.split(t) for t in linears(x, self.q_proj, self.k_proj, self.v_proj))
-        return self.merge(F.scaled_dot_product_attention(q, k, v))
-
-    def causal(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        """(R, T, D), tokens after those of the cache, whose keys and values are put there."""
-        q, k, v = (self.split(t) for t in linears(x, self.q_proj, self.k_proj, self.v_proj))
-        start, end = cache.length, cache.length + x.shape[1]
-        keys, values = cache.own[layer]
-        keys[:, :, start:end], values[:, :, start:end] = k, v
-        k, v = keys[:, :, :end].to(q.dtype), values[:, :, :end].to(q.dtype)
-        if x.shape[1] == 1:
-            return self.merge(F.scaled_dot_product_attention(q, k, v))
-        mask = torch.ones(end - start, end, dtype=torch.bool, device=x.device).tril(start)
-        return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-
-    def across(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        """(R, T, D) to the sounds. The rows of one sound are read as one longer row, so that its
-        keys and values go by once however many texts are tried."""
-        k, v = cache.cross[layer]
-        rows, tokens = x.shape[:2]
-        q = self.split(self.q_proj(x).view(len(k), -1, x.shape[-1])).to(k.dtype)  # (B, H, R/B*T, K)
-        # for the few queries of a step two plain products are quicker than the fused kernel
-        scores = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
-        if cache.weights is not None:
-            cache.weights.append(by_row(scores, rows))
-        out = (scores.to(k.dtype) @ v).to(x.dtype)
-        return self.out_proj(out.transpose(1, 2).reshape(rows, tokens, -1))
-
-
-def by_row(scores: Tensor, rows: int) -> Tensor:
-    """(B, H, R/B*T, S) -> (R, H, T, S)."""
-    B, H, _, S = scores.shape
-    return scores.view(B, H, rows // B, -1, S).transpose(1, 2).reshape(rows, H, -1, S)
-
-
-class FeedForward(nn.Module):
-    """fc2(act(fc1(norm(x)))), added."""
-
-    def __init__(self, width: int, inner: int, act: str) -> None:
-        super().__init__()
-        self.act = activation(act)
-        self.fc1, self.fc2 = Linear(width, inner), Linear(inner, width)
-        self.final_layer_norm = LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(self.act(self.fc1(self.final_layer_norm(x))))
-
-
 class EncoderLayer(FeedForward):
     def __init__(self, c: WhisperConfig) -> None:
         super().__init__(c.d_model, c.encoder_ffn_dim, c.activation_function)
@@ -148,22 +60,6 @@ class EncoderLayer(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + self.self_attn(self.self_attn_layer_norm(x)))
-
-
-class DecoderLayer(FeedForward):
-    def __init__(self, c: WhisperConfig) -> None:
-        super().__init__(c.d_model, c.decoder_ffn_dim, c.activation_function)
-        self.self_attn, self.encoder_attn = (
-            Attention(c.d_model, c.decoder_attention_heads) for _ in range(2)
-        )
-        self.self_attn_layer_norm, self.encoder_attn_layer_norm = (
-            LayerNorm(c.d_model) for _ in range(2)
-        )
-
-    def read(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
-        x = x + self.self_attn.causal(self.self_attn_layer_norm(x), layer, cache)
-        x = x + self.encoder_attn.across(self.encoder_attn_layer_norm(x), layer, cache)
-        return self(x)
 
 
 class Encoder(nn.Module):
@@ -195,7 +91,12 @@ class Decoder(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.embed_tokens = Embedding(c.vocab_size, c.d_model)
         self.embed_positions = Embedding(c.max_target_positions, c.d_model)
-        self.layers = nn.ModuleList(DecoderLayer(c) for _ in range(c.decoder_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                c.d_model, c.decoder_attention_heads, c.decoder_ffn_dim, c.activation_function
+            )
+            for _ in range(c.decoder_layers)
+        )
         self.layer_norm = LayerNorm(c.d_model)
         self.lm_head = Linear(c.d_model, c.vocab_size, bias=False)
         if c.tie_word_embeddings:
@@ -233,13 +134,9 @@ class WhisperForConditionalGeneration(nn.Module):
     def cache(self, states: Tensor, rows: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache for `rows` texts of the sounds with these states (B, S, D); `dtype` is
         that of the sounds' keys and values, the states' own if None."""
-        c, layers = self.config, self.decoder.layers
-        shape = (rows, c.decoder_attention_heads, c.max_target_positions, c.d_model // c.decoder_attention_heads)  # fmt: skip
         width = self.decoder.compute_dtype or self.decoder.layer_norm.weight.dtype
-        cross = [layer.encoder_attn.keys_values(states) for layer in layers]  # type: ignore[operator,union-attr]
-        kept = [(k.to(dtype or k.dtype), v.to(dtype or v.dtype)) for k, v in cross]
-        own = [tuple(states.new_zeros(shape, dtype=width) for _ in range(2)) for _ in layers]
-        return Cache(kept, own)  # type: ignore[arg-type]
+        room = self.config.max_target_positions
+        return empty_cache(self.decoder.layers, states, rows, room, width, dtype)
 
     def forward(self, tokens: Tensor, cache: Cache, last: bool = False) -> Tensor:
         """tokens (R, T) after those of the cache -> logits (R, T, V) fp32, or of the `last` one

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daedal.networks.whisper import Cache
+from daedal.nn.seq2seq import Cache
 from daedal.systems.whisper import PER_SECOND, Tokens, Whisper
 
 INITIAL = 1.0  # seconds: the latest that a window's first text may begin
