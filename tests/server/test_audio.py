@@ -85,3 +85,20 @@ def test_the_command_line_through_the_server(ear, tmp_path):
     assert heard.text == here.text and heard.seconds == here.seconds
     assert json.loads(heard.formatted("verbose_json"))["text"] == here.text
     assert [s.start for s in heard.segments] == [s.start for s in here.segments]
+
+
+def test_music(ear, client):
+    """A tune as sound and as notes; what is asked is in it; jobs make it too."""
+    asked = {"prompt": "a polka in G major, 8 bars, AB", "seed": 4, "bpm": 140}
+    for kind, beginning in (("wav", b"RIFF"), ("flac", b"fLaC"), ("opus", b"OggS"), ("mid", b"MThd"), ("abc", b"X:1"), ("svg", b"<svg")):  # fmt: skip
+        reply = ear.post("/v1/audio/generations", response_format=kind, **asked)
+        assert reply.status_code == 200 and reply.content.startswith(beginning), reply.text
+    assert "K:G" in ear.post("/v1/audio/generations", response_format="abc", **asked).text
+    wrong = ear.post("/v1/audio/generations", prompt="a jig", key="H")
+    assert wrong.status_code == 400 and "the key" in wrong.json()["error"]["message"]
+    from daedal.pipelines.music import connect, load
+
+    remote = connect(ear.url, "house/tunes")("a polka, 8 bars, AB", seed=4)
+    here = load("house/tunes")("a polka, 8 bars, AB", seed=4)
+    assert remote.rate == here.rate and np.abs(remote.samples - here.samples).max() < 1e-4
+    assert remote.recipe["settings"]["seed"] == 4

@@ -15,19 +15,20 @@ class MusicParams:
     bpm: Annotated[float | None, Setting("Beats a minute.", 20, 400)] = None
     key: Annotated[str | None, Setting('As "D", "F#m", "Bb major", "E dorian".')] = None
     seconds: Annotated[
-        float | None, Setting("How long; a tune is played again, or cut, to fit.", 0.5, 600)
+        float | None, Setting("How long; a tune is played again, or cut, to fit.", 0.05, 600)
     ] = None
     instrument: Annotated[str | None, Setting("Who plays: fiddle, flute, harp, piano, ...")] = None
     temperature: Annotated[float, Setting("0 is the likeliest, 1 as it was learnt.", 0, 2)] = 1.0
-    top_k: Annotated[int, Setting("Draw from the k likeliest; 0 for all.", 0, 100_000)] = 0
+    top_k: Annotated[
+        int | None,
+        Setting("Draw from the k likeliest, 0 from all; the model's own if not given.", 0, 100_000),
+    ] = None
     guidance_scale: Annotated[
         float | None, Setting("How closely an audio model follows the prompt.", 1, 30)
     ] = None
     init: Annotated[
-        str | None, Setting("A clip to go on from.", metavar="FILE", place="picture")
-    ] = None
-    melody: Annotated[
-        str | None, Setting("A clip whose melody to follow.", metavar="FILE", place="picture")
+        str | None,
+        Setting("A clip that an audio model goes on from.", metavar="FILE", place="picture"),
     ] = None
     seed: Annotated[int | None, Setting("The same seed gives the same piece.", 0, 2**31)] = None
     n: Annotated[int, Setting("How many.", 1, 16, flags=("-n", "--n"))] = 1

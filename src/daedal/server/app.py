@@ -33,6 +33,7 @@ from daedal.server.routes import (
     images,
     jobs,
     models,
+    music,
     ollama,
     preferences,
     responses,
@@ -46,7 +47,7 @@ from daedal.server.state import Options, Server
 log = logging.getLogger("daedal.server")
 
 GROUPS = (
-    health, chat, completions, responses, embeddings, images, speech, audio, models, files, batches, jobs, tokens,
+    health, chat, completions, responses, embeddings, images, speech, audio, music, models, files, batches, jobs, tokens,
     code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)

@@ -34,6 +34,7 @@ from daedal.settings import settings_of
 STAND_INS = [
     (re.compile(r"^(dall-e|gpt-image|chatgpt-image)"), "image"),
     (re.compile(r"^(tts-|gpt-4o-mini-tts|gpt-audio)"), "speech"),
+    (re.compile(r"^(whisper-|gpt-4o(-mini)?-transcribe)"), "transcription"),
     (re.compile(r"^text-embedding"), "embeddings"),
     (re.compile(r"^(gpt-3\.5-turbo-instruct|davinci|babbage)"), "text"),
     (re.compile(r"^(gpt|chatgpt|o\d|claude)"), "chat"),
@@ -43,6 +44,8 @@ DEFAULTS = {  # the first that is here
     "text": ["house/text"],
     "image": ["house/image"],
     "speech": ["house/voice"],
+    "transcription": ["whisper-base"],
+    "music": ["house/tunes"],
     "embeddings": ["minilm", "house/text"],
 }
 
