@@ -20,6 +20,7 @@ from daedal.server.auth import Keys
 from daedal.server.errors import ApiError
 from daedal.server.routes import (
     anthropic,
+    audio,
     batches,
     chat,
     code,
@@ -32,6 +33,7 @@ from daedal.server.routes import (
     images,
     jobs,
     models,
+    music,
     ollama,
     preferences,
     responses,
@@ -47,7 +49,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
-    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, studio,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {
