@@ -81,7 +81,7 @@ async def infilled(request: Request, body: InfillBody) -> dict[str, Any]:
 
 def default(server: Server) -> str | None:
     """The code model to use where none is named."""
-    return next((name for name in ("house/code", "coder") if name in server.models.names()), None)
+    return next((name for name in ("coder", "house/code") if name in server.models.names()), None)
 
 
 # ---- verbs ---------------------------------------------------------------------------------------
