@@ -65,9 +65,10 @@ def key_in(text: str) -> tuple[str | None, str | None]:
 
 
 def form_in(text: str) -> str | None:
-    written = re.search(r"\b(A{1,2}(?:B{1,2}(?:C{1,2}(?:D{1,2})?)?)?)\b", text)
-    if written and written[1] in FORMS and written[1] != "A":
-        return written[1]
+    written = re.findall(r"\b(A{1,2}(?:B{1,2}(?:C{1,2}(?:D{1,2})?)?)?)\b", text)
+    forms = [form for form in written if form in FORMS and form != "A"]  # a letter is a key's
+    if forms:
+        return forms[0]
     parts = re.search(r"\b(one|two|three|four)[ -](?:part|strain|section)s?\b", text.lower())
     return PARTS[parts[1]] if parts else None
 

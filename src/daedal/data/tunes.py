@@ -43,6 +43,11 @@ UPBEATS = (0, 3, 6, 9, 12, 18, 24, 36)  # ticks
 TRIPLETS = (4, 8, 16)
 LENGTHS = (3, 6, 9, 12, 18, 24, 30, 36, 42, 48, 60, 72, 96, *TRIPLETS)
 PITCHES = range(-14, 29)
+# pitch classes above the tonic that a mode is written with: its scale and the notes that folk tunes
+# borrow, but not those that would make it another mode
+BORROWED = {
+    "major": (0, 2, 4, 5, 6, 7, 9, 10, 11), "minor": (0, 2, 3, 5, 7, 8, 10, 11), "dorian": (0, 2, 3, 5, 7, 9, 10, 11), "mixolydian": (0, 2, 4, 5, 7, 9, 10, 11),
+}  # fmt: skip
 BAR, REST, EOS, BOS = "|", "rest", "<|eos|>", "<|bos|>"
 CONTEXT = 512
 
@@ -200,6 +205,7 @@ class Place:
 
     stage: str = "rhythm"
     rhythm: str = ""
+    mode: str = "major"
     whole: int = 0  # ticks of a bar
     repeats: tuple[bool, ...] = ()
     strain: int = -1
@@ -241,7 +247,7 @@ def following(place: Place, wanted: Wanted) -> list[str]:
         final = place.last_strain and place.last_bar and place.room == place.length
         if final:
             return [f"p{p}" for p in (-12, 0, 12)]
-        return [REST, *(f"p{p}" for p in PITCHES)]
+        return [REST, *(f"p{p}" for p in PITCHES if p % 12 in BORROWED[place.mode])]
     return [BAR] if stage == "line" else [EOS]
 
 
@@ -261,7 +267,7 @@ def after(place: Place, word: str) -> Place:
         count, unit = map(int, word.split("/"))
         p.whole, p.stage = bar_ticks((count, unit)), "mode"
     elif stage == "mode":
-        p.stage = "form"
+        p.mode, p.stage = word, "form"
     elif stage == "form":
         p.repeats, p.stage = tuple(parts_of(word)), "bars"
     elif stage == "bars":
@@ -359,8 +365,8 @@ def legal(text: str, wanted: Wanted = Wanted()) -> bool:
 
 def learnable(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """(split, words) of the rows of a table of ABC tunes that the grammar knows and a context
-    holds. A tune that ends elsewhere than on its tonic is let through: the grammar asks for it of
-    what is written, and what is read may teach without it."""
+    holds. A tune that ends elsewhere than on its tonic, or has other notes than its mode, is let
+    through: the grammar asks for them of what is written, and what is read may teach without."""
     for row in rows:
         try:
             tune = tidy(replace(abc.read(row["abc"]), rhythm=row["rhythm"] or ""))
@@ -375,11 +381,10 @@ def learnable(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def in_threes(text: str) -> bool:
-    """Whether the text is the grammar's but for its last note."""
+    """Whether the text is the grammar's but for its pitches."""
     place = Place()
     for word in text.split():
-        final = place.stage == "pitch" and place.last_strain and place.last_bar
-        if not final and word not in following(place, Wanted()):
+        if place.stage != "pitch" and word not in following(place, Wanted()):
             return False
         place = after(place, word)
     return place.stage == "end"

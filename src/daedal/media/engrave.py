@@ -48,7 +48,7 @@ SIGNS = {1: "M-.2-1V1M.2-1.1V.9M-.5-.2L.5-.45M-.5.45L.5.2", -1: "M-.3-1.500V.7C.
 
 def engrave(tune: Tune) -> str:
     """The SVG of a tune."""
-    page, y = Page(), 6.0
+    page, y = Page(), 7.5
     page.text(2, 2.6, tune.title, 2.2, "bold")
     page.text(2, 4.4, f"{tune.rhythm.title()}, {tune.tonic} {tune.mode}, {tune.bpm:g} beats a minute", 1.4)  # fmt: skip
     first = True
@@ -76,14 +76,15 @@ def line(page: Page, tune: Tune, bars: list[Bar], middle: float, first: bool, op
         page.dot(x, middle + 0.5)
         x += 1
     notes = sum(len(bar) for bar in bars)
-    gap = (WIDTH - x - 1.5) / max(1, notes + 0.8 * len(bars))
-    for bar in bars:
-        at, changed = 0, dict[tuple[str, int], int]()
+    gap = (WIDTH + 1 - x) / max(1, notes + 0.8 * len(bars))
+    for number, bar in enumerate(bars, 1):
+        changed = dict[tuple[str, int], int]()
         for note in bar:
             draw(page, tune, note, x + gap * 0.4, middle, changed)
-            x, at = x + gap, at + note.ticks
+            x += gap
         x += gap * 0.8
-        page.line(x - gap * 0.5, middle - 2, x - gap * 0.5, middle + 2)
+        if number < len(bars):
+            page.line(x - gap * 0.5, middle - 2, x - gap * 0.5, middle + 2)
     end = 2 + WIDTH
     page.line(end, middle - 2, end, middle + 2, 0.5 if ends else 0.13)
     if closes:
