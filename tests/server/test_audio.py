@@ -102,3 +102,7 @@ def test_music(ear, client):
     here = load("house/tunes")("a polka, 8 bars, AB", seed=4)
     assert remote.rate == here.rate and np.abs(remote.samples - here.samples).max() < 1e-4
     assert remote.recipe["settings"]["seed"] == 4
+    job = ear.post("/v1/jobs", medium="music", prompt="a polka, 8 bars, AB", settings={"seed": 4}).json()  # fmt: skip
+    while (row := ear.http.get(f"/v1/jobs/{job['id']}").json())["status"] not in ("completed", "failed"):  # fmt: skip
+        pass
+    assert ear.http.get(f"/v1/jobs/{job['id']}/content").content.startswith(b"RIFF"), row
