@@ -57,33 +57,58 @@ def theirs(raw: dict) -> Callable[[int, float], float]:
         times.clear()
         prompt = torch.randint(2, 32000, (1, PROMPT))
         model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=True, top_k=250, guidance_scale=scale, num_return_sequences=1,
-            max_length=columns + 4, pad_token_id=2048, decoder_start_token_id=2048, bos_token_id=2048, eos_token_id=None,
-        )  # fmt: skip
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            top_k=250,
+            guidance_scale=scale,
+            num_return_sequences=1,
+            max_length=columns + 4,
+            pad_token_id=2048,
+            decoder_start_token_id=2048,
+            bos_token_id=2048,
+            eos_token_id=None,
+        )
         return (len(times) - 1) / (times[-1] - times[0])
 
     return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--columns", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     kernels.build()
-    raw = {"model_type": "musicgen", "text_encoder": TEXT, "audio_encoder": CODEC, "decoder": DECODER}  # fmt: skip
-    systems = {"daedal": ours({"architectures": ["MusicgenForConditionalGeneration"], **raw}), "transformers bf16": theirs(raw)}  # fmt: skip
+    raw = {
+        "model_type": "musicgen",
+        "text_encoder": TEXT,
+        "audio_encoder": CODEC,
+        "decoder": DECODER,
+    }
+    systems = {
+        "daedal": ours({"architectures": ["MusicgenForConditionalGeneration"], **raw}),
+        "transformers bf16": theirs(raw),
+    }
     rates: dict[str, list[float]] = {}
     for _ in range(asked.rounds):
         for name, run in systems.items():
             for scale in (1.0, 3.0):
-                rates.setdefault(f"{name}, guidance {scale:g}", []).append(run(asked.columns, scale))  # fmt: skip
+                rates.setdefault(f"{name}, guidance {scale:g}", []).append(
+                    run(asked.columns, scale)
+                )
     found = {name: statistics.median(each) for name, each in rates.items()}
     for name, rate in found.items():
         print(f"{name:<34} {rate:6.1f} columns a second")
-    ratios = {f"guidance {s:g}": found[f"daedal, guidance {s:g}"] / found[f"transformers bf16, guidance {s:g}"] for s in (1.0, 3.0)}  # fmt: skip
+    ratios = {
+        f"guidance {s:g}": found[f"daedal, guidance {s:g}"]
+        / found[f"transformers bf16, guidance {s:g}"]
+        for s in (1.0, 3.0)
+    }
     print("   ".join(f"{name} {value:.2f}x" for name, value in ratios.items()))
     print(json.dumps({"columns": found, "ratios": ratios}))
 

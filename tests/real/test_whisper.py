@@ -36,7 +36,14 @@ def test_it_writes_what_transformers_writes(ear, spoken, tmp_path):
     g.suppress_tokens, g.begin_suppress_tokens = list(t.suppressed), list(t.first)
     mel = torch.from_numpy(log_mel(spoken, 80, 3000))[None]
     with torch.inference_mode():
-        ids = theirs.generate(mel, language="en", task="transcribe", return_timestamps=True, max_new_tokens=200, do_sample=False)  # fmt: skip
+        ids = theirs.generate(
+            mel,
+            language="en",
+            task="transcribe",
+            return_timestamps=True,
+            max_new_tokens=200,
+            do_sample=False,
+        )
     mine = ear(spoken, language="en", beams=1, temperature=0)
     expected = ear.whisper.text(ids[0].tolist()).strip()
     assert mine.text == expected

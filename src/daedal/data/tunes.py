@@ -55,9 +55,19 @@ CONTEXT = 512
 def words() -> list[str]:
     """The vocabulary, in the order of its ids."""
     return [
-        BOS, EOS, BAR, REST, *(name.replace(" ", "-") for name in RHYTHMS), *METRES, *MODES, *FORMS, *(f"n{n}" for n in BARS),
-        *(f"u{u}" for u in UPBEATS), *(f"d{d}" for d in LENGTHS), *(f"p{p}" for p in PITCHES),
-    ]  # fmt: skip
+        BOS,
+        EOS,
+        BAR,
+        REST,
+        *(name.replace(" ", "-") for name in RHYTHMS),
+        *METRES,
+        *MODES,
+        *FORMS,
+        *(f"n{n}" for n in BARS),
+        *(f"u{u}" for u in UPBEATS),
+        *(f"d{d}" for d in LENGTHS),
+        *(f"p{p}" for p in PITCHES),
+    ]
 
 
 def tokenizer() -> Tokenizer:
@@ -65,7 +75,9 @@ def tokenizer() -> Tokenizer:
     backend = Backend(models.WordLevel({word: i for i, word in enumerate(words())}, unk_token=EOS))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken(text, normalized=False) for text in (BOS, EOS)])
-    return Tokenizer(backend, roles={"bos_token": BOS, "eos_token": EOS}, config={"add_bos_token": True})  # fmt: skip
+    return Tokenizer(
+        backend, roles={"bos_token": BOS, "eos_token": EOS}, config={"add_bos_token": True}
+    )
 
 
 # ---- tunes and words -----------------------------------------------------------------------------
@@ -101,13 +113,18 @@ def tidy(tune: Tune) -> Tune | None:
         upbeat = ()
         first = ticks(bars[0]) if ticks(bars[0]) < whole else 0
         bars[-1] = fitted(bars[-1], whole - first)
-        if any(ticks(bar) != whole for bar in bars[bool(first) : -1]) or ticks(bars[-1]) != whole - first:  # fmt: skip
+        if (
+            any(ticks(bar) != whole for bar in bars[bool(first) : -1])
+            or ticks(bars[-1]) != whole - first
+        ):
             return None
         strains.append(Strain(tuple(bars), strain.repeated))
     if not strains or form_of(strains) not in FORMS:
         return None
     name = rhythm_of(tune)
-    return Tune(tune.title, name, tune.metre, tune.tonic, tune.mode, RHYTHMS[name][1], tuple(strains))  # fmt: skip
+    return Tune(
+        tune.title, name, tune.metre, tune.tonic, tune.mode, RHYTHMS[name][1], tuple(strains)
+    )
 
 
 def ticks(bar: Bar) -> int:
@@ -126,7 +143,9 @@ def joined(bars: list[Bar], whole: int) -> list[Bar]:
 def fitted(bar: Bar, wanted: int) -> Bar:
     """A last bar whose last note is shortened or lengthened to what is wanted."""
     last = bar[-1].ticks + wanted - ticks(bar)
-    return (*bar[:-1], Note(bar[-1].pitch, last)) if last in LENGTHS and last not in TRIPLETS else bar  # fmt: skip
+    return (
+        (*bar[:-1], Note(bar[-1].pitch, last)) if last in LENGTHS and last not in TRIPLETS else bar
+    )
 
 
 def home(tune: Tune) -> int:
@@ -139,7 +158,12 @@ def home(tune: Tune) -> int:
 def text_of(tune: Tune) -> str:
     """The words of a tidy tune."""
     tonic, whole = home(tune), bar_ticks(tune.metre)
-    out = [tune.rhythm.replace(" ", "-"), "{}/{}".format(*tune.metre), tune.mode, form_of(tune.strains)]  # fmt: skip
+    out = [
+        tune.rhythm.replace(" ", "-"),
+        "{}/{}".format(*tune.metre),
+        tune.mode,
+        form_of(tune.strains),
+    ]
     for strain in tune.strains:
         first = ticks(strain.bars[0])
         upbeat = first if first < whole else 0
@@ -173,7 +197,10 @@ def tune_of(text: str, tonic: str, bpm: float, title: str = "") -> Tune:
             bar = []
     relative = sorted(p for bars in found for one in bars for p, _ in one if p is not None)
     low = placed(tonic, relative[len(relative) // 2])
-    strains = [[tuple(Note(None if p is None else low + p, t) for p, t in one) for one in bars] for bars in found]  # fmt: skip
+    strains = [
+        [tuple(Note(None if p is None else low + p, t) for p, t in one) for one in bars]
+        for bars in found
+    ]
     count, unit = map(int, metre.split("/"))
     kept = tuple(Strain(tuple(bars), repeat) for bars, repeat in zip(strains, repeats, strict=True))
     return Tune(title, rhythm.replace("-", " "), (count, unit), tonic, mode, bpm, kept)
