@@ -19,6 +19,7 @@ CASES = {
     "plain": dict(use_stochastic_duration_prediction=False),
     "speakers": dict(num_speakers=3, speaker_embedding_size=6),
     "dilated": dict(wavenet_dilation_rate=2, window_size=2),
+    "even": dict(ffn_kernel_size=4),
 }
 
 

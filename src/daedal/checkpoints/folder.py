@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from daedal.checkpoints import gguf_folder, gguf_names
-from daedal.checkpoints.compact import compacted, expanded
+from daedal.checkpoints.compact import Bits, compacted, expanded
 from daedal.checkpoints.files import publish, read, shortened, tensors
 from daedal.checkpoints.gguf_folder import file_of, folder_of
 from daedal.checkpoints.packed import prepare_, unpack_
@@ -299,14 +299,15 @@ def save(
     max_shard_bytes: int = 5_000_000_000,
     extra_config: dict[str, Any] | None = None,
     state: dict[str, Tensor] | None = None,
-    compact: bool = False,
+    compact: Bits | None = None,
 ) -> None:
     """Write config.json and safetensors that transformers or diffusers opens. The folder appears
     whole or not at all. `state` stands in for the network's own weights (an average, or those
-    gathered from several processes). `compact` rounds to 8 bits, which only Daedal reads."""
+    gathered from several processes). `compact` says to how many bits each tensor is rounded;
+    such folders only Daedal reads."""
     raw = config_of(network)
     disk = dict(on_disk(network, state or network.state_dict()))
-    disk = dict(compacted(disk.items())) if compact else disk
+    disk = dict(compacted(disk.items(), compact)) if compact else disk
     if stem_of(raw) == "model" and not compact:
         dtypes = (t.dtype for t in disk.values() if t.is_floating_point())
         widest = max(dtypes, key=lambda dtype: dtype.itemsize)

@@ -24,11 +24,13 @@ def folded(stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
             continue
         stem = disk.removesuffix(end)
         parts = waiting.setdefault(stem, {})
-        parts["g" if end in (MAGNITUDE, "weight_g") else "v"] = tensor
+        parts[end] = tensor
         if len(parts) == 2:
-            yield f"{stem}weight", product(**waiting.pop(stem))
+            pair = waiting.pop(stem)
+            g, v = next((pair[g], pair[v]) for g, v in SPELLINGS if g in pair)
+            yield f"{stem}weight", product(g, v)
     for stem, parts in waiting.items():  # half of a pair: an unmatched tensor
-        yield from ((f"{stem}{half}", tensor) for half, tensor in parts.items())
+        yield from ((stem + end, tensor) for end, tensor in parts.items())
 
 
 def product(g: Tensor, v: Tensor) -> Tensor:

@@ -25,12 +25,21 @@ def quantize(
     from daedal import checkpoints
     from daedal.checkpoints.quantize import quantize as write
     from daedal.errors import DaedalError
+    from daedal.systems import voice
 
     if bits not in (4, 8):
         raise DaedalError(f"--bits {bits} is not 8 or 4.")
     folder = checkpoints.resolve(model)
+    if voice.holds(folder):
+        voice.quantize(folder, out, bits)
+        told(out)
+        return
     batches = calibration(folder, calibrate, column, tokens) if calibrate else None
     write(folder, out, bits, batches, int(shard_mb * 1e6))
+    told(out)
+
+
+def told(out: Path) -> None:
     size = sum(f.stat().st_size for f in out.glob("*.safetensors"))
     print(f"daedal: {size / 1e6:.1f} MB", file=sys.stderr)
     print(out)

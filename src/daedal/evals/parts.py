@@ -1,5 +1,5 @@
-"""What image models are made of, each measured by itself: an autoencoder by what it loses of real
-pictures, a CLIP by whether it tells them apart.
+"""What models are made of, each measured by itself: an autoencoder by what it loses of real
+pictures, a CLIP by whether it tells them apart, letters to phonemes by a dictionary.
 
 Legend: N pictures."""
 
@@ -9,11 +9,12 @@ from torch import nn
 
 from daedal import checkpoints
 from daedal.errors import DaedalError
+from daedal.evals import phonemes
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain
 from daedal.evals.pictures import data_of, retrieval
 from daedal.media import images
 from daedal.pipelines.image_params import PartMeasuring
-from daedal.pipelines.place import TOWERS, located, part_of
+from daedal.pipelines.place import SPELLERS, TOWERS, located, part_of
 from daedal.processes.clip_scorer import ClipScorer
 from daedal.processes.imaging import pixels
 from daedal.processes.measures import psnr
@@ -26,8 +27,10 @@ def evaluate(name: str, asked: PartMeasuring) -> Report:
     """What `daedal eval` says of a part."""
     if not asked.data:
         raise DaedalError(
-            f"{name} is measured on real pictures; give --data FILE, with captions, and --split NAME for those held out."
+            f"{name} is measured on real data; give --data FILE: pictures with captions (and --split NAME for those held out), or a pronouncing dictionary."
         )
+    if part_of(name) in SPELLERS:
+        return phonemes.evaluate(name, asked.data)
     groups, drawn = report(name, asked.data, asked.split, asked.n)
     if asked.sheet and drawn is not None:
         images.save_image(drawn, asked.sheet)

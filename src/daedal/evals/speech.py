@@ -24,6 +24,7 @@ from daedal.media.sound import resample
 from daedal.pipelines.speech import SpeechPipeline, load
 from daedal.pipelines.speech_params import SpeechMeasuring
 from daedal.pipelines.speech_result import Speech
+from daedal.processes.measures import edits
 
 EAR_RATE = 16_000
 LETTERS = (40, 160)  # of a sentence to read
@@ -87,7 +88,10 @@ def speed(pipeline: SpeechPipeline, texts: Sequence[str]) -> dict[str, Measured]
         torch.set_num_threads(threads)
     taken, first, lasting = torch.tensor(rows, dtype=torch.float64).unbind(1)
     pairs = torch.stack([taken, lasting], 1)
-    return {"real_time": bootstrap(ratio, pairs), "first_ms": bootstrap(lambda x: float(1000 * x.median()), first)}  # fmt: skip
+    return {
+        "real_time": bootstrap(ratio, pairs),
+        "first_ms": bootstrap(lambda x: float(1000 * x.median()), first),
+    }
 
 
 def timed(pipeline: SpeechPipeline, text: str) -> tuple[float, float, float]:
@@ -105,8 +109,8 @@ def heard(pipeline: SpeechPipeline, texts: Sequence[str], hear: Any) -> dict[str
     for text in texts:
         speech: Speech = pipeline(text, seed=0)
         said, got = spelt(text), spelt(hear(speech))
-        words.append((changes(said.split(), got.split()), len(said.split())))
-        letters.append((changes(said, got), len(said)))
+        words.append((edits(said.split(), got.split()), len(said.split())))
+        letters.append((edits(said, got), len(said)))
         failing.append(float(fails(speech)))
     return {
         "words": bootstrap(ratio, torch.tensor(words, dtype=torch.float64), 1000),
@@ -130,16 +134,6 @@ def fails(speech: Speech) -> bool:
 def spelt(text: str) -> str:
     """Words in small letters, figures written out, without marks: what is compared."""
     return " ".join(re.findall(r"[a-z]+", normalise(text).lower().replace("'", "")))
-
-
-def changes(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Insertions, deletions and changes from one to the other (Levenshtein 1966)."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        last, row[0] = row[0], i + 1
-        for j, y in enumerate(b):
-            last, row[j + 1] = row[j + 1], min(last + (x != y), row[j] + 1, row[j + 1] + 1)
-    return row[-1]
 
 
 def ear(folder: str) -> Any:

@@ -148,14 +148,18 @@ class FeedForward(nn.Module):
     def __init__(self, config: VitsConfig) -> None:
         super().__init__()
         kernel = config.ffn_kernel_size
-        self.pad = ((kernel - 1) // 2, kernel // 2)
-        self.conv_1 = Conv1d(config.hidden_size, config.ffn_dim, kernel)
-        self.conv_2 = Conv1d(config.ffn_dim, config.hidden_size, kernel)
+        pad = (kernel - 1) // 2
+        self.more = (0, (kernel + 1) % 2)  # an even kernel hears one more behind than in front
+        self.conv_1 = Conv1d(config.hidden_size, config.ffn_dim, kernel, padding=pad)
+        self.conv_2 = Conv1d(config.ffn_dim, config.hidden_size, kernel, padding=pad)
         self.act = activation(config.hidden_act)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
-        hidden = self.act(self.conv_1(F.pad(x.mT * mask, self.pad)))
-        return (self.conv_2(F.pad(hidden * mask, self.pad)) * mask).mT
+        hidden = self.act(self.conv_1(self.padded(x.mT * mask)))
+        return (self.conv_2(self.padded(hidden * mask)) * mask).mT
+
+    def padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.more) if self.more[1] else x
 
 
 class EncoderLayer(nn.Module):
@@ -182,7 +186,7 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.embed_tokens(tokens)
         x = x * math.sqrt(x.shape[-1]) * mask.mT
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layers"]:  # type: ignore[union-attr, attr-defined]
             x = layer(x, mask)
         hidden = x.mT * mask  # (B, D, T)
         mean, log_std = (self.project(hidden) * mask).chunk(2, 1)

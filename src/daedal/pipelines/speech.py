@@ -8,7 +8,7 @@ for piece in voice.stream(chapter):            # samples as they are made, sente
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from daedal.systems import voice as voices
 from daedal.systems.voice import Manner, Spoken, Voice
 
 PHONEMES = "house/phonemes"
+Made = tuple[np.ndarray, tuple[Line, ...]]  # samples (1, N), and what is heard when
 LONGEST = 2_000_000  # characters; a long novel has 1 million
 
 
@@ -63,7 +64,11 @@ class SpeechPipeline(Pipeline):
         return Speaking(self, prompt, p, client, priority)
 
     def runtime(self) -> dict[str, Any]:
-        held = {"torch": torch.__version__, "dtype": str(self.voice.dtype), "threads": torch.get_num_threads()}  # fmt: skip
+        held = {
+            "torch": torch.__version__,
+            "dtype": str(self.voice.dtype),
+            "threads": torch.get_num_threads(),
+        }
         return held | {"device": self.loading.get("device", "cpu"), "loading": self.loading}
 
 
@@ -81,8 +86,12 @@ class Speaking(SteppedHandle):
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
         self.seed = params.seed if params.seed is not None else secrets.randbelow(2**31)
         self.manner = Manner(
-            params.speed, params.pitch, params.energy, params.noise, pipeline.voice.speaker(params.speaker)
-        )  # fmt: skip
+            params.speed,
+            params.pitch,
+            params.energy,
+            params.noise,
+            pipeline.voice.speaker(params.speaker),
+        )
         self.sentences = list(pipeline.reader.sentences(prompt))
         generation = Generation(self.steps(), None, client, priority)
         super().__init__(pipeline.lane.submit(generation))
@@ -91,14 +100,14 @@ class Speaking(SteppedHandle):
     def rate(self) -> int:
         return self.pipeline.voice.rate
 
-    def steps(self) -> Iterator[Piece]:  # type: ignore[override]
+    def steps(self) -> Generator[Piece, None, list[Made]]:
         """The pieces of all readings; returns [(samples, lines)]."""
-        made = []
+        made: list[Made] = []
         for i in range(self.params.n):
             made.append((yield from self.reading(i)))
         return made
 
-    def reading(self, index: int) -> Iterator[Piece]:
+    def reading(self, index: int) -> Generator[Piece, None, Made]:
         """One reading: sentences with the silence behind each."""
         parts, lines, at = list[np.ndarray](), list[Line](), 0
         total = len(self.sentences) * self.params.n
@@ -118,7 +127,7 @@ class Speaking(SteppedHandle):
             parts.append(np.zeros(silence, np.float32))
             at += silence
             yield Piece(done, total, parts[-1])
-        return np.concatenate(parts)[None], tuple(lines)  # type: ignore[return-value]
+        return np.concatenate(parts)[None], tuple(lines)
 
     def event(self, state: Piece) -> Piece:
         return state

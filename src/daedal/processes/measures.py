@@ -4,6 +4,8 @@ on.
 Legend: N pictures, F features."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,3 +30,13 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     p, scale = hits / n, 1 + z * z / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (middle - half) / scale, (middle + half) / scale
+
+
+def edits(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Insertions, deletions and changes from one sequence to the other (Levenshtein 1966)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a):
+        last, row[0] = row[0], i + 1
+        for j, y in enumerate(b):
+            last, row[j + 1] = row[j + 1], min(last + (x != y), row[j] + 1, row[j + 1] + 1)
+    return row[-1]

@@ -26,11 +26,12 @@ from daedal.data.phonemes.reader import Sentence
 from daedal.data.phonemes.symbols import Letters, Phonemes, Tokens, symbols_of
 from daedal.errors import DaedalError, nearest
 from daedal.media.sound import resample_blocks
-from daedal.networks.vits import VitsConfig, VitsModel
+from daedal.networks.vits import VitsModel
 from daedal.nn.conv1d import channels_last
 
 ABOUT = "voice.json"  # of a house voice
-FIRST, BLOCK = 40, 96  # frames of the first block of a sentence, and of the others
+KEPT = ("audio", "espeak", "phoneme_type", "phoneme_id_map", "speaker_id_map")
+FIRST, BLOCK = 40, 240  # frames of the first block of a sentence, and of the others
 STRETCH, LOUDER = 1.3, 1.35  # an emphasised word's duration and amplitude
 FADE = 64  # samples over which a change of amplitude is spread
 
@@ -85,9 +86,8 @@ class Voice:
     ) -> None:
         self.vits, self.symbols, self.dtype = vits, symbols, dtype
         self.speakers = speakers or {str(i): i for i in range(vits.config.num_speakers)}
-        # the encoder stays as it is: durations are rounded, and must be so alike everywhere
-        vits.flow.to(dtype)
-        vits.decoder.to(dtype)
+        for part in (vits.text_encoder, vits.flow, vits.decoder):  # durations stay in fp32
+            part.to(dtype)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Voice":
@@ -145,15 +145,15 @@ class Voice:
         scales = (own, own_durations) if manner.noise is None else (manner.noise,) * 2
         device = self.vits.text_encoder.project.weight.device
         hidden, mean, log_std = self.vits.encode(torch.tensor([tokens.ids], device=device))
+        hidden, kind = hidden.float(), self.dtype
         speaker = self._embedding(manner.speaker, device)
         slow = ratio / (manner.speed * c.speaking_rate)
         frames = self.vits.frames(hidden, None, speaker, slow, scales[1], noise)
         stretch = [STRETCH if loud(sentence, word) else 1.0 for word in tokens.words]
         frames = (frames * torch.tensor(stretch, device=device)).ceil()
-        kind, lie = self.dtype, channels_last
         scale = 0.0 if student else scales[0]
         speaker = None if speaker is None else speaker.to(kind)
-        mean, log_std = lie(mean).to(kind), lie(log_std).to(kind)
+        mean, log_std = channels_last(mean), channels_last(log_std)
         latents = self.vits.latents(mean, log_std, frames, speaker, scale, noise)
         return frames[0].long().cpu(), latents
 
@@ -194,7 +194,7 @@ def decoded(
     vits: VitsModel, latents: Tensor, speaker: Tensor | None = None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(first frame, last, samples) of latents (1, C, F), block by block."""
-    length, halo, hop = latents.shape[-1], reach(vits.config), vits.config.hop
+    length, halo, hop = latents.shape[-1], vits.decoder.reach(), vits.config.hop
     first = 0
     while first < length:
         last = min(length, first + (BLOCK if first else FIRST))
@@ -207,20 +207,6 @@ def decoded(
             samples[(first - begin) * hop : (last - begin) * hop].float().cpu().numpy(),
         )
         first = last
-
-
-def reach(c: VitsConfig) -> int:
-    """Frames on each side that the decoder hears for one frame."""
-    total, rate = 4.0, 1.0
-    for up, kernel in zip(c.upsample_rates, c.upsample_kernel_sizes, strict=True):
-        total += kernel / up / rate / 2 + 1 / rate
-        rate *= up
-        spans = [
-            sum((k - 1) * d / 2 + (k - 1) / 2 * (c.resblock == "1") for d in dilations)
-            for k, dilations in zip(c.resblock_kernel_sizes, c.resblock_dilation_sizes, strict=True)
-        ]
-        total += max(spans) / rate
-    return int(total + 3 / rate) + 1
 
 
 def pitch_ratio(semitones: float) -> Fraction:
@@ -242,7 +228,21 @@ def spoken(tokens: Tokens, sentence: Sentence, ends: list[float], hop: float) ->
     return tuple(Spoken(sentence.words[w].text, *times[w]) for w in sorted(times))
 
 
-def about_of(folder: Path) -> dict[str, Any]:
-    """What a house voice's voice.json says; empty of others."""
-    file = folder / ABOUT
-    return json.loads(file.read_text()) if file.exists() else {}
+def write_about(folder: Path, about: dict[str, Any]) -> None:
+    """voice.json: what a Piper voice's JSON says that is needed beside the weights."""
+    kept = {key: about[key] for key in KEPT if key in about}
+    (folder / ABOUT).write_text(json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+def quantize(folder: Path, out: Path, bits: int) -> None:
+    """A voice in 8 bits, or with the layers of its encoder and its flow, six sevenths of the weights,
+    in 4; the decoder, whose rounding would be heard, in 8."""
+    file = piper.voice_file(folder)
+    vits, about = piper.load(file) if file else (checkpoints.load(folder, torch.float32), None)
+    whole = about if file else json.loads((folder / ABOUT).read_text())
+
+    def width(name: str) -> int:
+        return 4 if bits == 4 and (".layers." in name or name.startswith("flow.")) else 8
+
+    checkpoints.save(vits, out, compact=width)
+    write_about(out, whole or {})

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daedal import checkpoints
+from daedal.checkpoints.compact import eight
 from daedal.data.phonemes.align import Chunks, aligned
 from daedal.data.phonemes.arpabet import LETTERS, Reading, read_dictionary, unstressed
 from daedal.data.phonemes.speller import FILE, Speller, write_lexicon
 from daedal.files import write_whole
 from daedal.networks.phonemes import LettersToPhonemes, PhonemeConfig
+from daedal.processes.measures import edits
 from daedal.train.pictures import cost
 from daedal.train.recipe.speech import PhonemesRecipe
 from daedal.train.start import mark
@@ -117,7 +119,7 @@ class Phonemes(Task):
             return scores(Speller(network).spell(words), self.dictionary)
 
     def save(self, state: dict[str, Tensor]) -> None:
-        checkpoints.save(self.network, self.folder, state=state, compact=True)
+        checkpoints.save(self.network, self.folder, state=state, compact=eight)
         network = checkpoints.load(
             self.folder, torch.float32
         )  # the rounded one is what must be mended
@@ -141,19 +143,14 @@ def scores(guesses: dict[str, Reading], right: dict[str, list[Reading]]) -> dict
     plain = errors = total = 0
     for word, guess in guesses.items():
         readings = [unstressed(reading) for reading in right[word]]
-        distances = [distance(unstressed(guess), reading) for reading in readings]
+        distances = [edits(unstressed(guess), reading) for reading in readings]
         best = min(range(len(readings)), key=distances.__getitem__)
         plain += not distances[best]
         errors, total = errors + distances[best], total + len(readings[best])
     n = len(guesses)
-    return {"words_right": plain / n, "words_right_with_stress": exact / n, "phoneme_error": errors / total, "words": n}  # fmt: skip
-
-
-def distance(a: Reading, b: Reading) -> int:
-    """Insertions, deletions and changes from one to the other (Levenshtein 1966)."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        last, row[0] = row[0], i + 1
-        for j, y in enumerate(b):
-            last, row[j + 1] = row[j + 1], min(last + (x != y), row[j] + 1, row[j + 1] + 1)
-    return row[-1]
+    return {
+        "words_right": plain / n,
+        "words_right_with_stress": exact / n,
+        "phoneme_error": errors / total,
+        "words": n,
+    }

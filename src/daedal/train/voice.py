@@ -10,7 +10,6 @@ import dataclasses
 import json
 import random
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,19 +18,20 @@ from torch import Tensor, nn
 
 from daedal import checkpoints
 from daedal.checkpoints import piper
+from daedal.checkpoints.compact import eight
 from daedal.data.documents import Source, documents
 from daedal.data.phonemes.reader import Reader, pieces
 from daedal.data.phonemes.speller import Speller
-from daedal.data.phonemes.symbols import Phonemes, symbols_of
+from daedal.data.phonemes.symbols import symbols_of
 from daedal.errors import DaedalError
 from daedal.networks.vits import StudentFlow, VitsConfig, VitsModel, stretched
 from daedal.nn.conv1d import channels_last
+from daedal.systems.voice import ABOUT, write_about
 from daedal.train.pictures import cost
 from daedal.train.recipe.speech import VoiceRecipe
 from daedal.train.task import Cost, Task, evaluating
 from daedal.train.trainer import Batch, Objective
 
-VOICE = "voice.json"
 A_DOCUMENT = 40  # sentences taken of one document at most
 SHORTEST, LONGEST = 12, 220  # characters of a sentence to learn from
 FRAMES = 400  # of a sentence, for the plan: some 5 s
@@ -154,18 +154,24 @@ class Voice(Task):
             name.removeprefix("flow."): t for name, t in state.items() if name.startswith("flow.")
         }
         voice = VitsModel(self.network.config)
-        voice.load_state_dict({n: t for n, t in self.teacher.state_dict().items() if not n.startswith("flow.")}, strict=False)  # fmt: skip
+        voice.load_state_dict(
+            {n: t for n, t in self.teacher.state_dict().items() if not n.startswith("flow.")},
+            strict=False,
+        )
         voice.flow.load_state_dict(flow)
-        checkpoints.save(voice, self.folder, compact=True)
-        write_about(self.folder, self.about, self.symbols)
+        checkpoints.save(voice, self.folder, compact=eight)
+        write_about(self.folder, self.about)
 
 
 def opened_teacher(name: str) -> tuple[VitsModel, dict[str, Any]]:
     place = checkpoints.resolve(name)
     file = piper.voice_file(place)
-    if file is None:
-        raise DaedalError(f"{name} is no Piper voice; `daedal models pull joe` brings one.")
-    return piper.load(file)
+    if file is not None:
+        return piper.load(file)
+    if not (place / ABOUT).exists():
+        raise DaedalError(f"{name} is no voice; `daedal models pull joe` brings one.")
+    vits = checkpoints.load(place, torch.float32, kind=VitsModel)
+    return vits, json.loads((place / ABOUT).read_text())
 
 
 def student_config(config: VitsConfig, r: VoiceRecipe) -> VitsConfig:
@@ -193,10 +199,3 @@ def spectrum(samples: Tensor) -> Tensor:
     shape = torch.hann_window(1024)
     power = torch.stft(samples, 1024, 256, window=shape, return_complex=True).abs()[0] ** 2
     return 10 * torch.log10(power + 1e-8)
-
-
-def write_about(folder: Path, about: dict[str, Any], symbols: Phonemes) -> None:
-    """voice.json: what the pipeline needs to know beside the weights."""
-    kept = {key: about[key] for key in ("audio", "espeak", "phoneme_type") if key in about}
-    kept["phoneme_id_map"] = symbols.numbers
-    (folder / VOICE).write_text(json.dumps(kept, ensure_ascii=False) + "\n")

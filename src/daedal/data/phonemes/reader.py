@@ -27,7 +27,34 @@ TOKEN = re.compile(rf"[A-Za-z]+(?:'[A-Za-z]+)*'?|[,.;:!?()\"{OPEN}{CLOSE}]|--")
 END = re.compile(r"[.!?]+[\"')\]]*(?=\s+[\"'(\[*]*[^a-z\s])|[.!?]+[\"')\]]*\s*$")
 LONGEST = 320  # characters of a piece that is read at once; longer sentences are cut at a comma
 PARAGRAPH, SENTENCE = 0.55, 0.22  # seconds of silence behind one
-LETTER_NAMES = {"A": "EY1", "E": "IY1", "I": "AY1", "O": "OW1", "U": "Y UW1", "W": "D AH1 B AH0 L Y UW0", "Y": "W AY1", "H": "EY1 CH", "R": "AA1 R", "Z": "Z IY1", "J": "JH EY1", "K": "K EY1", "Q": "K Y UW1", "X": "EH1 K S", "S": "EH1 S", "F": "EH1 F", "L": "EH1 L", "M": "EH1 M", "N": "EH1 N", "B": "B IY1", "C": "S IY1", "D": "D IY1", "G": "JH IY1", "P": "P IY1", "T": "T IY1", "V": "V IY1"}  # fmt: skip
+LETTER_NAMES = {
+    "A": "EY1",
+    "E": "IY1",
+    "I": "AY1",
+    "O": "OW1",
+    "U": "Y UW1",
+    "W": "D AH1 B AH0 L Y UW0",
+    "Y": "W AY1",
+    "H": "EY1 CH",
+    "R": "AA1 R",
+    "Z": "Z IY1",
+    "J": "JH EY1",
+    "K": "K EY1",
+    "Q": "K Y UW1",
+    "X": "EH1 K S",
+    "S": "EH1 S",
+    "F": "EH1 F",
+    "L": "EH1 L",
+    "M": "EH1 M",
+    "N": "EH1 N",
+    "B": "B IY1",
+    "C": "S IY1",
+    "D": "D IY1",
+    "G": "JH IY1",
+    "P": "P IY1",
+    "T": "T IY1",
+    "V": "V IY1",
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +125,14 @@ def spelt(tokens: list[str]) -> list[bool]:
     """Which tokens are single capital letters to be spelt, not the words I, A and O."""
     single = [len(token) == 1 and token.isupper() for token in tokens]
     return [
-        here and (token not in "AIO" or single[max(0, i - 1) : i] == [True] or single[i + 1 : i + 2] == [True])
+        here
+        and (
+            token not in "AIO"
+            or single[max(0, i - 1) : i] == [True]
+            or single[i + 1 : i + 2] == [True]
+        )
         for i, (token, here) in enumerate(zip(tokens, single, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def sibilant(stem: Reading) -> Reading:

@@ -56,7 +56,10 @@ def write_lexicon(path: Path, readings: dict[str, Reading]) -> None:
     """A line a word, sorted, each word without the letters that it shares with the one before."""
     lines, last = [], ""
     for word in sorted(readings):
-        same = next((i for i, (a, b) in enumerate(zip(word, last, strict=False)) if a != b), min(len(word), len(last)))  # fmt: skip
+        same = next(
+            (i for i, (a, b) in enumerate(zip(word, last, strict=False)) if a != b),
+            min(len(word), len(last)),
+        )
         lines.append(f"{chr(48 + same)}{word[same:]} {' '.join(readings[word])}")
         last = word
     write_whole(path, zstandard.compress("\n".join(lines).encode(), 22))
@@ -64,7 +67,7 @@ def write_lexicon(path: Path, readings: dict[str, Reading]) -> None:
 
 def read_lexicon(path: Path) -> dict[str, Reading]:
     found, last = dict[str, Reading](), ""
-    for line in zstandard.decompress(path.read_bytes()).decode().split("\n"):
+    for line in zstandard.decompress(path.read_bytes()).decode().splitlines():
         head, _, phonemes = line.partition(" ")
         last = last[: ord(head[0]) - 48] + head[1:]
         found[last] = tuple(phonemes.split())

@@ -18,6 +18,7 @@ from daedal.pipelines.remote_speech import RATE_HEADER, RECIPE_HEADER
 from daedal.pipelines.speech_params import SPEECH
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
+from daedal.server.models import capabilities
 from daedal.server.sse import stream_of
 from daedal.server.state import Server, client_of, server_of
 
@@ -42,8 +43,13 @@ OPENAI = frozenset(
     ]
 )
 TYPES = {
-    "mp3": "audio/mpeg", "opus": "audio/ogg", "aac": "audio/aac", "flac": "audio/flac", "wav": "audio/wav", "pcm": "audio/pcm",
-}  # fmt: skip
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
 HEARD = {200: {"content": {**{kind: {} for kind in TYPES.values()}, "text/event-stream": {}}}}
 
 
@@ -71,8 +77,10 @@ class Reading:
         self.name = self._voice()
         if body.response_format == "aac" and find_spec("av") is None:
             raise ApiError(
-                400, "aac needs PyAV, which this server has not; ask for mp3, opus, flac, wav or pcm.", param="response_format",
-            )  # fmt: skip
+                400,
+                "aac needs PyAV, which this server has not; ask for mp3, opus, flac, wav or pcm.",
+                param="response_format",
+            )
 
     def _voice(self) -> str:
         """The model that speaks: `voice` may name one, or a speaker of `model`'s."""
@@ -91,8 +99,10 @@ class Reading:
         known = [*voices(self.server), *pipeline.voice.speakers]
         if speaker is not None and speaker not in pipeline.voice.speakers:
             raise ApiError(
-                400, f"there is no voice {speaker!r} here{nearest(speaker, known)}; /v1/audio/voices lists those that are.", param="voice",
-            )  # fmt: skip
+                400,
+                f"there is no voice {speaker!r} here{nearest(speaker, known)}; /v1/audio/voices lists those that are.",
+                param="voice",
+            )
         return pipeline.start(self.body.input, client=self.client, **self.settings)
 
     async def bytes_of(self, handle: Any) -> AsyncIterator[bytes]:
@@ -135,8 +145,6 @@ def writer_of(kind: str, rate: int) -> Any:
 
 def voices(server: Server) -> list[str]:
     """Every voice that is here."""
-    from daedal.server.models import capabilities
-
     models = server.models
     return [name for name in models.names() if "speech" in capabilities(models.source(name))]
 
