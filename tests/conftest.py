@@ -46,6 +46,38 @@ TOLERANCE = 0.5 / 255 + 1e-3  # half a level: ours are rounded to bytes
 
 
 @pytest.fixture(scope="session")
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of clips of six frames."""
+    from daedal import checkpoints
+    from daedal.checkpoints import resolve
+    from daedal.data.tokenizer import Tokenizer
+    from daedal.networks.media import MediaConfig, MediaTransformer
+
+    made = tmp_path_factory.mktemp("clips") / "tiny"
+    tokenizer = Tokenizer.load(resolve("house/image"))
+    torch.manual_seed(0)
+    network = MediaTransformer(
+        MediaConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, token_size=768, axes=3, patch_size=16,
+            vocab_size=tokenizer.vocab_size, text_layers=1, text_length=12, time_layers=1, frames=6, sample_size=32,
+        )
+    ).init_weights(0)  # fmt: skip
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    checkpoints.save(network, made)
+    tokenizer.save(made)
+    settings = {"steps": 2, "guidance_scale": 2.0, "words": ["a", "red", "circle", "moves"]}
+    (made / "generation_config.json").write_text(json.dumps(settings))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers whichever run before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A random 2-layer Llama with a trained byte-level tokenizer, as a folder."""
     from daedal import checkpoints

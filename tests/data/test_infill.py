@@ -41,13 +41,17 @@ def tokenizer_with(*names: str) -> Tokenizer:
             f"<｜fim▁begin｜>{BEFORE}<｜fim▁hole｜>{AFTER}<｜fim▁end｜>",
         ),
         (("[PREFIX]", "[SUFFIX]"), f"[SUFFIX]{AFTER}[PREFIX]{BEFORE}"),
+        (
+            ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_spm|>"),
+            f"<|fim_prefix|><|fim_suffix|>{AFTER}<|fim_middle|>{BEFORE}",
+        ),
     ],
 )
 def test_each_family_has_its_words(names, rendered):
     words = tokenizer_with(*names)
     prompt = infill.prompt_of(words, BEFORE, AFTER)
     assert words.decode(prompt.ids, skip_special=False) == rendered
-    assert set(names) <= set(prompt.stops)
+    assert set(names) - {"<|fim_spm|>"} <= set(prompt.stops)
 
 
 def test_files_of_the_repository_stand_in_front():
@@ -79,16 +83,20 @@ def test_documents_for_training_lose_nothing():
         made = words.decode(
             infill.transformed(words, text, random.Random(seed)), skip_special=False
         )
-        order = tuple(sorted(names, key=made.index))
-        orders.add(order)
+        orders.add(made.startswith("<|fim_prefix|><|fim_suffix|>"))
         start, suffix, middle = (made.partition(name)[2] for name in names)
-        if order[2] == "<|fim_middle|>" and not made.startswith("<|fim_prefix|><|fim_suffix|>"):
+        if not made.startswith("<|fim_prefix|><|fim_suffix|>"):
             parts = start.partition(names[1])[0], middle, suffix.partition(names[2])[0]
             assert "".join(parts) == text
         else:  # suffix first: the prefix and the middle follow one another
             assert middle + suffix.partition(names[2])[0] == text
     with pytest.raises(DaedalError, match="fim needs"):
         infill.transformed(tokenizer_with("<|endoftext|>"), text, random.Random(0))
+    assert orders == {True, False}
+    first = tokenizer_with(*names, "<|fim_spm|>")
+    for seed in range(20):
+        made = infill.transformed(first, text, random.Random(seed))
+        assert made[:2] == [first.token_id(name) for name in names[:2]]
 
 
 def test_packed_rows_move_a_share_of_the_middles():

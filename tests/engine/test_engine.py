@@ -113,6 +113,22 @@ def test_samples_share_the_prompt_and_equal_their_own_runs(
     assert settled(engine)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_samples_run_their_prompt_once(exact: bool) -> None:
+    engine = Engine(TARGET, max_batch=4, max_len=64, exact_prefixes=exact)
+    params = SamplingParams(temperature=1.0, seed=3, max_tokens=5, n=6, ignore_eos=True)
+    first = engine.submit([3, 4, 5, 6] * 5, params)
+    other = engine.submit([7, 8], SamplingParams(max_tokens=2, ignore_eos=True))
+    engine.step()
+    assert other.slot >= 0 and sum(s.slot >= 0 for s in first.samples) == 3
+    while engine.busy:
+        engine.step()
+    again = 20 if exact else 1  # of the samples that found no place in time
+    assert engine.tokens_run == 20 + 3 * 4 + 3 * (again + 4) + 2 + 1
+    for i, sample in enumerate(first.samples):
+        assert sample.output == generate(TARGET, first.prompt, params.sample_of(i))
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     PROMPTS,

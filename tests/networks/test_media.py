@@ -1,14 +1,23 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from daedal import checkpoints
 from daedal.errors import DaedalError
-from daedal.networks.media import MediaConfig, MediaTransformer, Text, cells
-from daedal.networks.media_codecs import PlainCodec, grid_positions, patchify, unpatchify
+from daedal.networks.media import MediaConfig, MediaTransformer, Text, attend, cells
+from daedal.networks.media_codecs import (
+    SECOND,
+    ClipCodec,
+    PlainCodec,
+    grid_positions,
+    patchify,
+    unpatchify,
+)
 
 TINY = MediaConfig(
     hidden_size=64,
@@ -228,3 +237,84 @@ def test_pictures_have_two_axes() -> None:
         [1.5, 1.5],
         [1.5, 2.5],
     ]
+
+
+CLIPS = replace(TINY, axes=3, time_layers=1, sample_size=16)
+
+
+def film(**options: Any) -> MediaTransformer:
+    """A network of clips, away from its start."""
+    made = MediaTransformer(replace(CLIPS, **options)).init_weights(0).eval()
+    torch.manual_seed(3)
+    for p in made.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    return made
+
+
+def test_clips_are_patches_moment_by_moment() -> None:
+    codec = ClipCodec(4)
+    clips = torch.randn(2, 5, 3, 16, 24)
+    tokens = codec.encode(clips)
+    assert tokens.shape == (2, codec.count(5, 16, 24), 48)
+    torch.testing.assert_close(codec.decode(tokens, 5, 16, 24), clips)
+    torch.testing.assert_close(tokens[:, :24], patchify(clips[:, 0], 4))
+    positions = codec.positions(5, 16, 24, 8.0)
+    assert positions[24].tolist() == [SECOND / 8, 2, 2]
+    torch.testing.assert_close(
+        positions, codec.positions(10, 16, 24, 16.0).view(10, 24, 3)[::2].flatten(0, 1)
+    )
+
+
+@torch.no_grad()
+def test_a_network_of_pictures_is_one_of_still_clips() -> None:
+    """Before its training, what is added over time does nothing: each moment is the picture that the
+    network of pictures makes."""
+    torch.manual_seed(0)
+    picture = MediaTransformer(TINY).init_weights(0).eval()
+    for p in picture.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    clip = MediaTransformer(CLIPS).init_weights(1).eval()
+    clip.load_state_dict(picture.state_dict(), strict=False)
+    images, level = torch.randn(2, 3, 3, 16, 16), torch.tensor([[0.3], [0.9]])
+    words = torch.randint(50, (2, 6))
+    out = clip(
+        clip.codec.encode(images),
+        clip.codec.positions(3, 16, 16, 8.0),
+        level,
+        clip.encode_text(words),
+    )
+    alone = picture(
+        patchify(images[:, 1], 4), grid_positions(16, 16, 4), level, picture.encode_text(words)
+    )
+    torch.testing.assert_close(out[:, 16:32], alone, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_places_see_their_moments_and_time_is_seconds() -> None:
+    network = film()
+    x, text = torch.randn(1, 48, 48), network.encode_text(torch.randint(50, (1, 6)))
+    positions, level = network.codec.positions(3, 16, 16, 8.0), torch.full((1, 48), 0.6)
+    out = network(x, positions, level, text)
+    torch.testing.assert_close(network(x, positions, level[:, :1], text), out, atol=1e-5, rtol=1e-4)
+    given = level.clone()
+    given[:, :16] = 0  # the first moment
+    assert not torch.allclose(network(x, positions, given, text)[:, 32:], out[:, 32:], atol=1e-4)
+    faster = network.codec.positions(3, 16, 16, 16.0)
+    assert not torch.allclose(network(x, faster, level, text), out, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_that_of_torch(dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(2, n, 4, 8, dtype=dtype, requires_grad=True) for n in (5, 7, 7))
+    ours = attend(q, k, v)
+    theirs = F.scaled_dot_product_attention(*(t.float().transpose(1, 2) for t in (q, k, v)))
+    near = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}
+    torch.testing.assert_close(ours.float(), theirs.transpose(1, 2), **near)
+    grads = (torch.autograd.grad(o.float().sum(), (q, k, v)) for o in (ours, theirs))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, **near)
+
+
+def test_clips_say_what_they_cannot_have() -> None:
+    with pytest.raises(DaedalError, match="axes=3 has no pictures"):
+        MediaTransformer(replace(CLIPS, control_size=16))

@@ -1,7 +1,9 @@
 """The routes of code, with the models that are here: what needs no code model to be right."""
 
 import json
+import time
 
+import httpx
 import pytest
 
 from daedal.sandbox.sandbox import Sandbox
@@ -49,6 +51,18 @@ def test_tests_are_added_from_what_the_code_gives(served):
     with Sandbox(workers=1) as sandbox:
         assert sandbox.run(f"{code}\n{found['code']}").status == "ok"
     assert "python" in served.http.get("/health").json()["sandbox"]  # the languages that it runs
+
+
+def test_work_ends_when_its_client_is_gone(served):
+    task = "Write a very long list of words. " * 20
+    for path, more in [("/v1/code/write", {"task": task}), ("/infill", {"input_prefix": task})]:
+        body = {"model": "house/text", "n_predict": 400, **more}
+        with pytest.raises(httpx.ReadTimeout):
+            served.http.post(path, json=body, timeout=0.3)
+        deadline = time.monotonic() + 5
+        while served.http.get("/health").json()["generations"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.real

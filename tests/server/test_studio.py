@@ -16,7 +16,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is here")
 
-PAGES = ("create", "chat", "models", "train", "label", "history", "measure")
+PAGES = ("create", "chat", "code", "models", "train", "label", "history", "measure")
 SANDBOX = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
 
 
@@ -215,6 +215,24 @@ def test_functions_and_json_go_with_the_request(visit):
     assert body["tools"][0]["function"]["name"] == "f"
     assert body["response_format"] == {"type": "json_object"}
     page.get_by_role("button", name="Send", exact=True).wait_for()
+
+
+def test_code_is_tested_and_completed(visit):
+    page = visit("code")
+    code = "def double(x: int) -> int:\n    return x * 2\n"
+    page.get_by_label("Code", exact=True).fill(code)
+    page.get_by_label("Model", exact=True).select_option("house/chat")
+    page.get_by_role("radio", name="Test", exact=True).check()
+    page.get_by_role("button", name="Test", exact=True).click()
+    page.get_by_text("mutants noticed").wait_for()
+    page.get_by_role("button", name="Add to the code").click()
+    until(page, "document.querySelector('.editor').value.includes('assert double(')")
+    page.get_by_label("Code", exact=True).fill("Once upon a ")
+    page.get_by_label("Code", exact=True).press("Control+ ")
+    until(page, "document.querySelector('.editor').value.length > 20")
+    assert page.evaluate(
+        "getSelection().toString() !== '' || document.activeElement.selectionEnd > 12"
+    )
 
 
 def test_a_model_is_pulled_from_a_local_file(visit, tmp_path, monkeypatch):

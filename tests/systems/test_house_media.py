@@ -23,7 +23,7 @@ TINY = MediaConfig(
     patch_size=4,
     sample_size=16,
 )
-SIZE = {"height": 16, "width": 16}
+SIZE = {"size": (16, 16)}
 
 
 @pytest.fixture(scope="module")

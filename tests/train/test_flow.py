@@ -206,10 +206,15 @@ def test_a_trained_model_gains_a_sketch_which_the_text_alone_learns(tmp_path: Pa
 
 def test_a_start_of_another_size_is_an_error(tmp_path: Path) -> None:
     start = run(recipe(tmp_path / "start", "steps=1"))
-    with pytest.raises(DaedalError, match=r"has text.position of .12, 64. and not .20, 64."):
+    with pytest.raises(
+        DaedalError, match=r"has text.layers.0.mlp.gate_proj.weight of .192, 64. and not .20, 64."
+    ):
         flow.network_of(
-            recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}"), 0
+            recipe(tmp_path, f"model.start={start}", "model.options={intermediate_size: 20}"), 0
         )
+    longer = recipe(tmp_path, f"model.start={start}", "model.options={text_length: 20}")
+    places, had = (n.text.position for n in (flow.network_of(longer, 0), flow.started(longer)))
+    assert torch.equal(places[:12], had) and torch.equal(places[19], had[11])
 
 
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def opinion_and_redness(folder: Path, reward_scorer: rate.RewardScorer) -> tuple
     """Means over pictures of no words."""
     words = torch.full((16, 12), 1)
     network = checkpoints.load(folder, torch.float32).eval()
-    made = paint(network, words, words, list(range(16)), flow_levels(4), height=32, width=32)
+    made = paint(network, words, words, list(range(16)), flow_levels(4), size=(32, 32))
     return reward_scorer(made, [""] * 16).mean().item(), float(
         np.mean([TASTES["redder"](picture) for picture in pixels(made)])
     )

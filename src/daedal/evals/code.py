@@ -1,31 +1,30 @@
-"""How well a model codes, by execution: pass@k of tasks with tests (Chen et al. 2021), and how a
-search over samples (daedal.assist.code.solve) does on the same tasks.
+"""How well a model codes, by execution: pass@k of tasks with tests (Chen et al. 2021), how a search
+over samples (daedal.assist.code.solve) does on the same tasks, and holes filled.
 
     daedal eval coder --tasks code --data mbpp.parquet --limit 100 --search 16
     daedal eval coder --tasks code --data HumanEval.jsonl.gz --samples 20 --temperature 0.2
+    daedal eval coder --tasks code --data humaneval-js.jsonl         # MultiPL-E
+    daedal eval coder --tasks code --data HumanEval-SingleLineInfilling.jsonl.gz
     daedal eval house/code --tasks code --data programs       # generated, held out; and holes in them
 
-Files are read as they are published: MBPP (parquet or jsonl), HumanEval and EvalPlus (jsonl, .gz).
-Tests run in the sandbox: those that are plain calls are compared from outside; the others run as a
-program whose verdict only says that no assert failed."""
+Files are read as they are published (daedal.evals.code_tasks). Tests run in the sandbox: those that
+are plain calls are compared from outside; the others run as a program whose verdict only says that
+no assert failed."""
 
-import gzip
-import json
+import difflib
 import math
-import random
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from daedal.assist.code.coder import Coder
-from daedal.assist.code.complete import Gap
+from daedal.assist.code.complete import Gap, infilled
 from daedal.errors import DaedalError
+from daedal.evals.code_tasks import Hole, Task, hole_of, holes, made, rows_of, task_of
 from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain, share
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
@@ -33,74 +32,16 @@ from daedal.sandbox.examples import asking, asserts_in, cases_in
 from daedal.sandbox.results import Case
 from daedal.sandbox.sandbox import Sandbox
 from daedal.sandbox.snippets import code_in, tree_of
-from daedal.worlds.programs import program
 
 KINDS = ("solved", "wrong", "error", "timeout", "no code")
 KS = (1, 5, 10, 100)
 END = "all tests ran"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task: its words, the tests that the asker may see, all of its tests, code before them."""
-
-    name: str
-    words: str
-    shown: tuple[str, ...]
-    tests: tuple[str, ...]
-    setup: str = ""
-    prefix: str = ""  # code that an answer goes on from, as in HumanEval
-    check: str = ""  # a program that runs after the answer, where tests are no plain asserts
-    whole: str = ""  # a solution, to make holes in
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def made(count: int) -> list[Task]:
-    """Tasks of daedal.worlds.programs, of combinations that no training text has."""
-    draw = random.Random("tasks of code")
-    found = [program(draw, held_out=True) for _ in range(count)]
-    rows = [(p, p.asserts(draw, 5)) for p in found]
-    return [Task(p.name, p.task, tuple(t[:1]), tuple(t), whole=p.code) for p, t in rows]
-
-
-def tasks_in(path: Path, limit: int | None = None, split: str | None = None) -> list[Task]:
-    """The tasks of a published file."""
-    rows = [row for row in rows_of(path) if split in (None, row.get("split"))]
-    if not rows:
-        raise DaedalError(f"{path} holds no tasks{f' of split {split!r}' if split else ''}.")
-    return [task_of(row) for row in rows[:limit]]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return [json.loads(line) for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DaedalError(
-            f"{path} cannot be read as tasks ({error}); give .parquet, .jsonl or .jsonl.gz."
-        ) from None
-
-
-def task_of(row: dict[str, Any]) -> Task:
-    """MBPP's columns, or HumanEval's."""
-    name = str(row.get("task_id"))
-    if "entry_point" in row:
-        check = f"{row['test']}\ncheck({row['entry_point']})\n"
-        words = f"Complete this function.\n```python\n{row['prompt']}\n```"
-        return Task(name, words, (), (), "", row["prompt"], check)
-    tests = row.get("tests", row.get("test_list"))
-    words = row.get("text", row.get("prompt"))
-    if tests is None or words is None:
-        raise DaedalError(
-            f"a task has the columns {', '.join(row)}; MBPP's text and tests, or HumanEval's prompt and entry_point, are read."
-        )
-    tests = tests if isinstance(tests, list) else json.loads(tests)
-    setup = row.get("setup") or row.get("test_setup_code") or ""
-    return Task(name, words, tuple(tests[:1]), tuple(tests), setup)
+SIGNATURE = re.compile(r"\s*(?:def |function |(?:async )?function\*? |const |let |\w+\s*\(\)\s*\{)")
+SAYING = {
+    "python": f"print({END!r})",
+    "javascript": f"console.log({END!r})",
+    "bash": f"echo '{END}'",
+}
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -108,10 +49,16 @@ def task_of(row: dict[str, Any]) -> Task:
 
 def program_of(task: Task, answer: str) -> str:
     """An answer as a module; one that goes on from a beginning stands behind it."""
-    code = code_in(answer)
-    if task.prefix and f"def {task.prefix.rpartition('def ')[2].partition('(')[0]}" not in code:
+    code = code_in(answer, task.language)
+    if task.prefix and signature(task.prefix) not in code:
         code = task.prefix + code
     return f"{task.setup}\n{code}" if task.setup else code
+
+
+def signature(prefix: str) -> str:
+    """How the function that a prefix begins is named in it: up to its bracket."""
+    lines = [line for line in prefix.splitlines() if SIGNATURE.match(line)]
+    return lines[-1].partition("(")[0].rstrip() if lines else prefix
 
 
 def cases_of(task: Task) -> list[Case] | None:
@@ -127,14 +74,15 @@ def cases_of(task: Task) -> list[Case] | None:
 def verdict_of(sandbox: Sandbox, task: Task, answer: str) -> str:
     """One of KINDS."""
     code = program_of(task, answer)
-    if tree_of(code) is None or not answer.strip():
+    if not answer.strip() or (task.language == "python" and tree_of(code) is None):
         return "no code"
     if (cases := cases_of(task)) is not None:
         verdicts = sandbox.grade(code, cases).verdicts
         bad = next((verdict for verdict in verdicts if verdict != "ok"), "ok")
     else:
         tests = task.check or "\n".join(task.tests)
-        result = sandbox.run(f"{code}\n{tests}\nprint({END!r})\n")
+        ending = SAYING[task.language]
+        result = sandbox.run(f"{code}\n{tests}\n{ending}\n", language=task.language)
         done = result.stdout.rstrip().endswith(END)
         failed = "wrong" if "AssertionError" in result.error + result.stderr else result.status
         bad = "ok" if done and result.status == "ok" else "error" if failed == "ok" else failed
@@ -163,20 +111,26 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
         raise DaedalError(
             "tasks of code come from a file; give --data mbpp.parquet or HumanEval.jsonl.gz."
         )
+    tasks: list[Task] = []
+    gaps: list[Hole] = []
     if asked.data == "programs":
         tasks = made(asked.limit or 200)
+        gaps = holes(tasks)
     else:
-        tasks = tasks_in(Path(asked.data), asked.limit, asked.split)
+        rows = rows_of(Path(asked.data), asked.split)[: asked.limit]
+        gaps = [hole_of(row) for row in rows if "suffix" in row]
+        tasks = [task_of(row) for row in rows if "suffix" not in row]
     groups: dict[str, dict[str, Measured]] = {}
+    kinds = Counter[str]()
     with Coder(pipeline, Sandbox()) as coder:
-        found, kinds = sampled(coder, tasks, asked.samples, asked.temperature)
-        groups["samples"] = found
-        if asked.search:
+        if tasks:
+            groups["samples"], kinds = sampled(coder, tasks, asked.samples, asked.temperature)
+        if tasks and asked.search:
             groups["search"] = searched(coder, tasks, asked.search)
-        if asked.data == "programs":
-            groups["holes"] = filled(coder, tasks)
+        for kind in dict.fromkeys(gap.kind for gap in gaps):
+            groups[f"holes ({kind})"] = filled(coder, [gap for gap in gaps if gap.kind == kind])
     failed = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind])
-    lines = [*lines_of(groups), f"samples    of {sum(kinds.values())}: {failed}"]
+    lines = lines_of(groups) + ([f"samples    of {sum(kinds.values())}: {failed}"] if tasks else [])
     return Report(plain(groups) | {"kinds": dict(kinds)}, lines)
 
 
@@ -186,12 +140,23 @@ def sampled(
     """pass@k with its interval over tasks, and how many samples failed how."""
     solved, kinds = [], Counter[str]()
     for task in tasks:
-        answers = coder.ask(prompt_of(task), n=n, temperature=temperature)
-        verdicts = [verdict_of(coder.sandbox, task, answer) for answer, _ in answers]
+        verdicts = [
+            verdict_of(coder.sandbox, task, answer)
+            for answer in answers(coder, task, n, temperature)
+        ]
         kinds.update(verdicts)
         solved.append(verdicts.count("solved"))
     values = {k: torch.tensor([pass_at_k(n, s, k) for s in solved]) for k in KS if k <= n}
     return {f"pass@{k}": bootstrap(mean, value, 1000) for k, value in values.items()}, kinds
+
+
+def answers(coder: Coder, task: Task, n: int, temperature: float) -> list[str]:
+    """Answers to a task: of a chat model asked, of another what goes on from the task's code."""
+    if not task.prefix or coder.pipeline.chats:
+        return [text for text, _ in coder.ask(prompt_of(task), n=n, temperature=temperature)]
+    settings = {"max_tokens": 512, "temperature": temperature, "seed": coder.seed, "raw": True}
+    handle = coder.pipeline.start(task.prefix, n=n, stop=task.stops, **settings)
+    return [task.prefix + result.text for result in handle.results()]
 
 
 def searched(coder: Coder, tasks: Sequence[Task], n: int) -> dict[str, Measured]:
@@ -207,19 +172,21 @@ def searched(coder: Coder, tasks: Sequence[Task], n: int) -> dict[str, Measured]
     return {"solved": share(solved, len(tasks)), "abstained": share(abstained, len(tasks))}
 
 
-def filled(coder: Coder, tasks: Sequence[Task]) -> dict[str, Measured]:
-    """Holes in solutions, from one character to another of a body: the share filled so that the
-    tests pass, and filled with the very text that was there."""
-    passed, exact = 0, 0
-    for number, task in enumerate(tasks):
-        draw = random.Random(f"hole {number}")
-        body = task.whole.index('"""\n') + 4
-        first, second = sorted(draw.sample(range(body + 4, len(task.whole)), 2))
-        gap = Gap(task.whole[:first], task.whole[second:])
-        text = coder.complete(gap).text
-        exact += text == task.whole[first:second]
-        passed += verdict_of(coder.sandbox, task, gap.before + text + gap.after) == "solved"
-    return {"by execution": share(passed, len(tasks)), "exact": share(exact, len(tasks))}
+def filled(coder: Coder, gaps: Sequence[Hole]) -> dict[str, Measured]:
+    """Holes filled by the model's own words for it, to its own end: the share of them after which
+    the tests pass, the share with the very text that was there, and how alike the texts are."""
+    passed, exact, alike = 0, 0, []
+    for gap in gaps:
+        text = infilled(coder.pipeline, Gap(gap.before, gap.after), max_tokens=256).text
+        exact += text.strip() == gap.middle.strip()
+        alike.append(difflib.SequenceMatcher(None, text, gap.middle, autojunk=False).ratio())
+        whole = gap.before + text + gap.after
+        passed += verdict_of(coder.sandbox, gap.task, whole) == "solved"
+    return {
+        "by execution": share(passed, len(gaps)),
+        "exact": share(exact, len(gaps)),
+        "edit similarity": bootstrap(mean, torch.tensor(alike), 1000),
+    }
 
 
 def mean(values: Tensor) -> float:

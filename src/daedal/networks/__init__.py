@@ -21,17 +21,18 @@ FAMILIES = {
 # All others: `_class_name` or architecture -> module. The class there has that name, and a
 # `config_class`.
 COMPONENTS = {
-    "AutoencoderKL": "autoencoder", "VQModel": "vq",
+    "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "VQModel": "vq",
     "UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
-    "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux",
+    "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",
     "SD3ControlNetModel": "controlnet_dit", "FluxControlNetModel": "controlnet_dit",
     "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "CLIPVisionModelWithProjection": "clip", "CLIPModel": "clip",
     "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
     "BertModel": "bert", "BertForMaskedLM": "bert", "BertForPreTraining": "bert", "RobertaModel": "bert", "RobertaForMaskedLM": "bert",
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
-    "MediaTransformer": "media",
+    "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
+    "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",

@@ -12,7 +12,10 @@ are not updated by the blocks: their keys and values are made once a prompt (`en
 serve every step. Tokens come in with where they lie (sines of their positions), so that words can
 say a place; among themselves they see how far apart they are. With a `sketch` they also see their
 part of a small picture that the text alone tells: what a thing looks like is then looked up once,
-not spelled out place by place by the blocks.
+not spelled out place by place by the blocks. A clip is moments of a picture: with `time_layers`
+the blocks see one moment each, and between them stand blocks in which each place sees all of its
+moments. So a network of pictures becomes one of clips by what is added alone, and the link from a
+place to itself over time, which motion needs, is built in (docs/log.md).
 
 Legend: B batch, T media tokens, L text tokens, D width, H heads, K head dim, C values of a token.
 """
@@ -60,6 +63,10 @@ class MediaConfig:
     codec: dict[str, Any] | None = None
     # cells a side of a small picture that the text alone tells and the tokens see; 0: none
     sketch: int = 0
+    # blocks over time, spread evenly among the others, which then see a moment each; axes=3
+    time_layers: int = 0
+    frames: int = 1  # of a clip, when nothing is said
+    frame_rate: int = 8  # a second, the same
     # also told how far the path is to be followed: one step from noise to picture (MeanFlow)
     spans: bool = False
 
@@ -80,8 +87,12 @@ ZERO_AT_FIRST: tuple[str, ...] = (
     "proj_out",
     "control_in",
     "sketch.proj_out",
+    "span_in",
+    "position_in",
+    "moment_in",
 )
-ZERO_AT_FIRST += ("span_in", "position_in")
+# and of the blocks over time what they add
+ZERO_IN_TIME = ("o_proj", "down_proj")
 
 
 class MediaTransformer(nn.Module):
@@ -94,19 +105,25 @@ class MediaTransformer(nn.Module):
         self.config = config
         D = config.hidden_size
         self.codec = codec_of(config)
+        pairs = D // config.num_attention_heads // 2
         # of each axis, in the positions
-        self.waves = D // config.num_attention_heads // 2 // config.axes
+        self.waves = pairs // (2 if config.time_layers else config.axes)
         self.text = TextEncoder(config)
         self.proj_in = Linear(config.token_size, D)
         self.control_in = (
             Linear(config.control_size, D, bias=False) if config.control_size else None
         )
         self.sketch = Sketch(config) if config.sketch else None
-        self.position_in = Linear(2 * self.waves * config.axes, D, bias=False)
+        axes = 2 if config.time_layers else config.axes
+        self.position_in = Linear(2 * self.waves * axes, D, bias=False)
+        self.moment_in = Linear(4 * self.waves, D, bias=False) if config.time_layers else None
         self.time_in, self.time_out = Linear(256, D), Linear(D, D)
         self.span_in = Linear(256, D, bias=False) if config.spans else None
         self.modulation = Linear(D, 6 * D)  # one for all blocks; each adds its own table
         self.layers = nn.ModuleList(MediaBlock(config) for _ in range(config.num_hidden_layers))
+        self.time_layers = nn.ModuleList(
+            MediaBlock(config, reads=False) for _ in range(config.time_layers)
+        )
         self.norm = RMSNorm(D, config.norm_eps)
         self.final_modulation = Linear(D, 2 * D)
         self.proj_out = Linear(D, config.token_size)
@@ -123,7 +140,8 @@ class MediaTransformer(nn.Module):
             if name.startswith("codec."):
                 continue
             if p.dim() == 2:
-                if name.startswith(ZERO_AT_FIRST):
+                still = name.startswith("time_layers.") and any(n in name for n in ZERO_IN_TIME)
+                if name.startswith(ZERO_AT_FIRST) or still:
                     std = 0.0
                 elif name in ("text.embed.weight", "text.position"):
                     std = 1.0
@@ -160,23 +178,50 @@ class MediaTransformer(nn.Module):
             time = time + self.span_in(self.wave(level if until is None else level - until))
         condition = F.silu(self.time_out(F.silu(time)) + text.pooled[:, None])  # (B, T or 1, D)
         shared = self.modulation(condition)
-        angle = self.angles(positions)
-        h = self.proj_in(self.cast(x)) + self.position_in(
-            self.cast(torch.cat([angle.cos(), angle.sin()], -1))
-        )
+        h = self.proj_in(self.cast(x)) + self.placed(positions)
         if self.control_in is not None and control is not None:
             h = h + self.control_in(self.cast(control))
         if self.sketch is not None:
-            h = h + self.sketch.proj_out(
-                self.cast(cells(self.sketch(text.pooled), positions, self.codec.side))
-            )
-        rope = self.rope(angle)
-        for layer, kv in zip(self.layers, text.kv, strict=True):
-            h = layer(h, shared, rope, kv)
-            if states is not None:
-                states.append(h)
+            small, side = self.sketch(text.pooled), self.codec.side
+            h = h + self.sketch.proj_out(self.cast(cells(small, positions[:, -2:], side)))
+        h = self.through_blocks(h, shared, positions, text, states)
         scale, shift = self.final_modulation(condition).chunk(2, -1)
         return self.proj_out(self.norm(h) * (1 + scale) + shift).float()
+
+    def placed(self, positions: Tensor) -> Tensor:
+        """What tokens at `positions` (T, axes) come in with, (T, D)."""
+        if self.moment_in is None:
+            return self.position_in(self.waves_of(self.angles(positions)))
+        moment = self.moment_in(self.waves_of(self.angles(positions[:, :1])))
+        return self.position_in(self.waves_of(self.angles(positions[:, 1:]))) + moment
+
+    def waves_of(self, angle: Tensor) -> Tensor:
+        return self.cast(torch.cat([angle.cos(), angle.sin()], -1))
+
+    def through_blocks(
+        self,
+        h: Tensor,
+        shared: Tensor,
+        positions: Tensor,
+        text: Text,
+        states: list[Tensor] | None,
+    ) -> Tensor:
+        """h (B, T, D) through all blocks. Tokens of a clip stand moment by moment, the places of
+        each in one order."""
+        times, over_time, moments = self.config.time_layers, None, 1
+        if times:
+            moments = 1 + int((positions[1:, 0] != positions[:-1, 0]).sum())
+            over_time = self.rope(self.angles(positions[:, :1]))
+            positions = positions[:, 1:]
+        rope = self.rope(self.angles(positions))
+        every = len(self.layers) / max(times, 1)
+        for i, (layer, kv) in enumerate(zip(self.layers, text.kv, strict=True)):
+            h = layer(h, shared, rope, kv, moments)
+            if states is not None:
+                states.append(h)
+            if over_time is not None and int((i + 1) / every) > int(i / every):
+                h = self.time_layers[int(i / every)](h, shared, over_time, None, moments)
+        return h
 
     def wave(self, level: Tensor) -> Tensor:  # (...) -> (..., 256)
         return self.cast(sinusoidal(level.flatten() * 1000, 256).unflatten(0, level.shape))
@@ -186,10 +231,11 @@ class MediaTransformer(nn.Module):
 
     def angles(self, positions: Tensor) -> Tensor:
         """(T, axes) -> (T, axes * waves): each axis has its own, with wavelengths from
-        `shortest_wave` to `longest_wave`."""
+        `shortest_wave` to `longest_wave`; time alone has as many as two axes together."""
         c = self.config
+        waves = self.waves * (2 if c.time_layers and positions.shape[1] == 1 else 1)
         wave = c.shortest_wave * (c.longest_wave / c.shortest_wave) ** torch.linspace(
-            0, 1, self.waves, device=positions.device
+            0, 1, waves, device=positions.device
         )
         return (positions.float()[:, :, None] * (2 * math.pi / wave)).flatten(1)
 
@@ -200,17 +246,19 @@ class MediaTransformer(nn.Module):
         angle = F.pad(angle, (0, pairs - angle.shape[1]))[:, None]
         return angle.cos(), angle.sin()
 
-    def flops(self, tokens: int, *, train: bool = False) -> float:
-        """Of one forward pass over `tokens` media tokens of one sample (text once), or with its
-        backward pass."""
+    def flops(self, tokens: int, *, train: bool = False, moments: int = 1) -> float:
+        """Of one forward pass over `tokens` media tokens of one sample (text once) in so many
+        moments, or with its backward pass."""
         c = self.config
         block = sum(
             p.numel()
-            for name, p in self.layers.named_parameters()
+            for layers in (self.layers, self.time_layers)
+            for name, p in layers.named_parameters()
             if p.dim() == 2 and ".text_" not in name
         )
         heads = 2 * c.hidden_size**2 * c.num_hidden_layers  # the text's keys and values
-        attention = 2 * c.hidden_size * (tokens + c.text_length) * c.num_hidden_layers
+        seen = (tokens // moments + c.text_length) * c.num_hidden_layers + moments * c.time_layers
+        attention = 2 * c.hidden_size * seen
         once = (
             self.modulation.weight.numel()
             + self.time_in.weight.numel()
@@ -243,16 +291,17 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class MediaAttention(nn.Module):
-    """Media tokens attend to themselves and to the text."""
+    """Media tokens attend to themselves, and where it `reads` to the text."""
 
-    def __init__(self, config: MediaConfig) -> None:
+    def __init__(self, config: MediaConfig, reads: bool = True) -> None:
         super().__init__()
         D = config.hidden_size
         self.heads, self.head_dim = config.num_attention_heads, D // config.num_attention_heads
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             Linear(D, D, bias=False) for _ in range(4)
         )
-        self.text_k_proj, self.text_v_proj = Linear(D, D, bias=False), Linear(D, D, bias=False)
+        if reads:
+            self.text_k_proj, self.text_v_proj = Linear(D, D, bias=False), Linear(D, D, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
 
@@ -264,24 +313,50 @@ class MediaAttention(nn.Module):
 
     # (B, T, D) -> (B, T, D)
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        text: tuple[Tensor, Tensor] | None,
+        moments: int = 1,
     ) -> Tensor:
         q, k, v = (self.split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
-        k, v = torch.cat([text[0], k], 1), torch.cat([text[1], v], 1)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        if text is None:  # each place over time
+            out = attend(
+                *(t.unflatten(1, (moments, -1)).transpose(1, 2).flatten(0, 1) for t in (q, k, v))
+            )
+            out = out.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(1, 2)
+        else:
+            q, k, v = (t.reshape(-1, t.shape[1] // moments, *t.shape[2:]) for t in (q, k, v))
+            keys, values = (t.repeat_interleave(moments, 0) if moments > 1 else t for t in text)
+            out = attend(q, torch.cat([keys, k], 1), torch.cat([values, v], 1))
+        return self.o_proj(out.reshape(x.shape))
+
+
+# keys up to which, on a CPU in bf16, attention is faster in plain products, and its gradient many times
+SHORT = 128
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q (B, T, H, K), k and v (B, S, H, K) -> (B, T, H, K)."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= SHORT:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        out = scores.softmax(-1, torch.float32).to(v.dtype) @ v
+    else:
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+    return out.transpose(1, 2)
 
 
 class MediaBlock(nn.Module):
     """x + gate * attention(scale * norm(x) + shift), then the same with the feed-forward (DiT's
     adaLN-zero block)."""
 
-    def __init__(self, config: MediaConfig) -> None:
+    def __init__(self, config: MediaConfig, reads: bool = True) -> None:
         super().__init__()
         D = config.hidden_size
-        self.attention_norm, self.attention = RMSNorm(D, config.norm_eps), MediaAttention(config)
+        self.attention_norm = RMSNorm(D, config.norm_eps)
+        self.attention = MediaAttention(config, reads)
         self.mlp_norm = RMSNorm(D, config.norm_eps)
         self.mlp = GatedMLP(D, config.intermediate_size, "silu")
         self.table = nn.Parameter(torch.zeros(6 * D))
@@ -291,11 +366,17 @@ class MediaBlock(nn.Module):
         return self.attention.text_heads(text)
 
     def forward(
-        self, x: Tensor, shared: Tensor, rope: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        shared: Tensor,
+        rope: tuple[Tensor, Tensor],
+        text: tuple[Tensor, Tensor] | None,
+        moments: int = 1,
     ) -> Tensor:
         modulation = shared + self.table.to(x.dtype)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, -1)
-        x = x + gate1 * self.attention(self.attention_norm(x) * (1 + scale1) + shift1, rope, text)
+        seen = self.attention_norm(x) * (1 + scale1) + shift1
+        x = x + gate1 * self.attention(seen, rope, text, moments)
         return x + gate2 * self.mlp(self.mlp_norm(x) * (1 + scale2) + shift2)
 
 

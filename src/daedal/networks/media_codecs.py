@@ -12,6 +12,8 @@ from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from daedal.networks.config import parse
 
+SECOND = 32.0  # units of position
+
 
 class PictureCodec(nn.Module):
     """Patches of pixels, or of the latents of an autoencoder that was trained before and stays as
@@ -63,6 +65,42 @@ class PictureCodec(nn.Module):
             self.autoencoder.init_weights(seed)
 
 
+class ClipCodec(nn.Module):
+    """Patches of pixels of each moment of a clip, moment by moment. Positions are (time, down,
+    right): pixels, and SECOND of them a second, so that what is learnt at one frame rate holds at
+    another."""
+
+    axes = 3
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.side = patch  # of a token, in pixels
+
+    def count(self, frames: int, height: int, width: int) -> int:
+        """Tokens of a clip."""
+        return frames * (height // self.side) * (width // self.side)
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """clips (B, F, 3, H, W) in [-1, 1] -> (B, T, C)."""
+        return patchify(clips.flatten(0, 1), self.side).unflatten(0, clips.shape[:2]).flatten(1, 2)
+
+    def decode(self, tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
+        """The inverse: (B, T, C) -> (B, F, 3, height, width)."""
+        moments = tokens.unflatten(1, (frames, -1)).flatten(0, 1)
+        return unpatchify(moments, self.side, height, width).unflatten(0, (-1, frames))
+
+    def positions(
+        self, frames: int, height: int, width: int, rate: float, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Where the tokens of a clip of `rate` frames a second lie, (T, 3)."""
+        places = grid_positions(height, width, self.side).repeat(frames, 1)
+        times = (torch.arange(frames) * SECOND / rate).repeat_interleave(len(places) // frames)
+        return torch.cat([times[:, None], places], 1).to(device)
+
+    def init_weights(self, seed: int) -> None:
+        pass
+
+
 class PlainCodec(nn.Module):
     """Content that is tokens already, on any number of axes: cells of size 1."""
 
@@ -85,9 +123,12 @@ def codec_of(config: Any) -> Any:
     """The codec that a media transformer's config names."""
     if config.axes == PictureCodec.axes:
         return PictureCodec(config.patch_size, config.codec)
-    if config.codec or config.sketch or config.control_size:
+    pixels = not (config.codec or config.control_size)
+    if config.time_layers and config.axes == ClipCodec.axes and pixels:
+        return ClipCodec(config.patch_size)
+    if config.time_layers or config.codec or config.sketch or config.control_size:
         raise DaedalError(
-            f"axes={config.axes} has no pictures; leave codec, sketch and control_size out, or give axes=2."
+            f"axes={config.axes} has no pictures; leave codec, sketch, control_size and time_layers out, or give axes=2, or of clips 3."
         )
     return PlainCodec()
 

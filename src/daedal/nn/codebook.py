@@ -27,6 +27,14 @@ class Quantized:
     commitment: Tensor
 
 
+@torch.no_grad()
+def nearest_rows(z: Tensor, table: Tensor) -> Tensor:
+    """z (..., D), table (N, D) -> (...) int64: |z - e|^2 less the |z|^2 that all codes share, in
+    float32."""
+    codes, flat = table.float(), z.float().flatten(0, -2)
+    return torch.addmm(codes.square().sum(1), flat, codes.T, alpha=-2).argmin(1).view(z.shape[:-1])
+
+
 class VectorQuantizer(nn.Module):
     """Each vector is replaced by the nearest of N codes."""
 
@@ -40,13 +48,8 @@ class VectorQuantizer(nn.Module):
         codebook, commitment = F.mse_loss(codes, z.detach()), F.mse_loss(z, codes.detach())
         return Quantized(straight_through(z, codes), indices, codebook, commitment)
 
-    @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """(..., D) -> (...) int64; |z - e|^2 less the |z|^2 that all codes share, in float32."""
-        codes, flat = self.embedding.weight.float(), z.float().flatten(0, -2)
-        return (
-            torch.addmm(codes.square().sum(1), flat, codes.T, alpha=-2).argmin(1).view(z.shape[:-1])
-        )
+        return nearest_rows(z, self.embedding.weight)
 
     def lookup(self, indices: Tensor) -> Tensor:  # (...) -> (..., D)
         return self.embedding(indices)

@@ -52,7 +52,7 @@ class HousePainter:
             start = from_pixels(job.init).expand(len(job.seeds), -1, -1, -1)
         return painting(
             self.network, tokens, negative, job.seeds, levels, guidance_scale=job.guidance_scale,
-            sampler=sampler_named(job.sampler), height=job.height, width=job.width, start=start, kept=self.kept(job.mask),
+            sampler=sampler_named(job.sampler), size=(job.height, job.width), start=start, kept=self.kept(job.mask),
             control=self.hint(job), like=job.params.like,
         )  # fmt: skip
 

@@ -47,6 +47,7 @@ class Medium:
     verb: str = ""
     model_flags: tuple[str, ...] = ("--model",)
     reads_files: bool = False  # the prompt may be a text file's name
+    file: bool = False  # the prompt is a file's name
 
     @property
     def code(self) -> ModuleType:

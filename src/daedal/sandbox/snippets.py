@@ -1,7 +1,10 @@
 """Python as text and as trees: code out of answers, what two pieces have in common, signatures."""
 
 import ast
+import builtins
 import re
+import sys
+import typing
 from dataclasses import dataclass
 
 FENCE = re.compile(r"```[ \t]*([\w+#-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -63,6 +66,46 @@ def renamed(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         elif isinstance(node, ast.Name) and node.id in own:
             node.id = own[node.id]
     function.returns = None
+
+
+def with_imports(code: str) -> str:
+    """Code with the imports that it forgot in front: modules of the standard library whose
+    attributes it uses, and names of `typing`, where nothing else binds them. What a model leaves out
+    most often, and no question of what the code means."""
+    tree = tree_of(code)
+    if tree is None:
+        return code
+    nodes = list(ast.walk(tree))
+    names = {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    free = names - bound_in(nodes)
+    used = {
+        n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+    lines = [f"import {name}" for name in sorted(free & used & sys.stdlib_module_names)]
+    if typed := sorted(free & set(typing.__all__) - set(dir(builtins))):
+        lines.append(f"from typing import {', '.join(typed)}")
+    return "\n".join([*lines, "", code]) if lines else code
+
+
+def bound_in(nodes: list[ast.AST]) -> set[str]:
+    """Every name that something in code binds, wherever."""
+    found = {
+        node.id
+        for node in nodes
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    }
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from daedal.server.auth import Keys
 from daedal.server.errors import ApiError
 from daedal.server.routes import (
     anthropic,
+    audio,
     batches,
     chat,
     code,
@@ -32,6 +33,7 @@ from daedal.server.routes import (
     images,
     jobs,
     models,
+    music,
     ollama,
     preferences,
     responses,
@@ -39,14 +41,15 @@ from daedal.server.routes import (
     studio,
     tokens,
     trainings,
+    videos,
 )
 from daedal.server.state import Options, Server
 
 log = logging.getLogger("daedal.server")
 
 GROUPS = (
-    health, chat, completions, responses, embeddings, images, speech, models, files, batches, jobs, tokens,
-    code, anthropic, ollama, history, trainings, preferences, evaluations, studio,
+    health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -77,6 +80,7 @@ def create_app(options: Options) -> FastAPI:
         "quantize": lambda job: models.quantized(server, job),
         "train": lambda job: trainings.train(server, job),
         "evaluate": lambda job: evaluations.evaluate(server, job),
+        "video": lambda job: videos.film(server, job),
         "batch": lambda job: batches.run(server, app, job),
     }
     app.add_middleware(Gate, server=server, keys=Keys(options.keys))  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ SCOPES = {  # by the beginning of a path; what is not here needs the scope "admi
     "/infill": "text",
     "/v1/code": "code",
     "/v1/images": "image",
+    "/v1/videos": "video",
     "/v1/audio": "audio",
     "/v1/files": "files",
     "/v1/batches": "jobs",

@@ -34,6 +34,7 @@ from daedal.settings import settings_of
 STAND_INS = [
     (re.compile(r"^(dall-e|gpt-image|chatgpt-image)"), "image"),
     (re.compile(r"^(tts-|gpt-4o-mini-tts|gpt-audio)"), "speech"),
+    (re.compile(r"^(whisper-|gpt-4o(-mini)?-transcribe)"), "transcription"),
     (re.compile(r"^text-embedding"), "embeddings"),
     (re.compile(r"^(gpt-3\.5-turbo-instruct|davinci|babbage)"), "text"),
     (re.compile(r"^(gpt|chatgpt|o\d|claude)"), "chat"),
@@ -43,6 +44,8 @@ DEFAULTS = {  # the first that is here
     "text": ["house/text"],
     "image": ["house/image"],
     "speech": ["house/voice"],
+    "transcription": ["whisper-base"],
+    "music": ["house/tunes"],
     "embeddings": ["minilm", "house/text"],
 }
 
@@ -281,7 +284,7 @@ def weight_bytes(source: str) -> int:
     place = located(parted(source)[0])
     if place.is_file():
         return place.stat().st_size
-    kinds = ("*.safetensors", "*.gguf")
+    kinds = ("*.safetensors", "*.gguf", "model.bin")
     return sum(file.stat().st_size for kind in kinds for file in place.rglob(kind))
 
 
@@ -293,7 +296,7 @@ def capabilities(source: str) -> tuple[str, ...]:
         return ()
     if medium is None:
         return ("embeddings",)
-    if not medium.readable:
+    if not medium.readable or medium.file:
         return (medium.name,)
     return ("chat", "text", "embeddings") if has_template(source) else ("text", "embeddings")
 

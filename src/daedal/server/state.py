@@ -17,7 +17,7 @@ from fastapi import Request
 from daedal.errors import DaedalError
 from daedal.pipelines import history
 from daedal.pipelines.medium import Handle
-from daedal.sandbox.sandbox import Sandbox
+from daedal.sandbox.sandbox import Sandbox, examine
 from daedal.server.database import Database
 from daedal.server.driver import Driver
 from daedal.server.errors import ApiError
@@ -94,6 +94,7 @@ class Server:
         self.workers = ThreadPoolExecutor(2, "daedal-code")
         self.models: Models
         self.sandbox: Sandbox | None = None  # made when code is first to be run
+        self.confines = "being tried"  # how well code would be confined
         self.making_sandbox = threading.Lock()
         self.draining = False
         self.answering: dict[str, asyncio.Task[Any]] = {}  # responses in the background, by id
@@ -107,6 +108,7 @@ class Server:
             o.models, o.aliases, o.pinned, o.keep_alive, o.loading, lambda: made(self.folder)
         )
         self.driver.start()
+        self.threads.submit(self._examine)
         self.jobs.recover()
         self._pins = [await self.models.borrow(self.models.resolved(n, "text")) for n in o.pinned]
         self.background(self._sweep())
@@ -149,6 +151,9 @@ class Server:
         task.add_done_callback(self._background.discard)
         return task
 
+    def _examine(self) -> None:
+        self.confines = str(examine())
+
     def run_long(self, work: Callable[..., Value], *given: Any) -> Awaitable[Value]:
         """The same for work of many seconds."""
         return asyncio.get_running_loop().run_in_executor(self.workers, lambda: work(*given))
@@ -183,6 +188,25 @@ class Server:
             else:
                 handle.abandon()
                 self.background(self._stopped(name, began, lease, handle))
+
+    async def worked_on(self, name: str, work: Callable[[Any, Callable[[], bool]], Value]) -> Value:
+        """What work of many seconds with a model gives, on a thread. The work is given the model, and
+        asks now and then whether it is unwanted; it is so once the one who waits here is gone, and
+        the model is lent until it has ended."""
+        if self.draining:
+            raise ApiError(503, "the server is shutting down; ask another one.", retry_after=5)
+        self.admission.enter(name)
+        began, lease, unwanted = time.perf_counter(), None, threading.Event()
+        try:
+            lease = await self.models.borrow(name)
+            running = asyncio.ensure_future(self.run_long(work, lease.model, unwanted.is_set))
+            try:
+                return await asyncio.shield(running)
+            finally:
+                unwanted.set()
+                await asyncio.wait([running])
+        finally:
+            self._left(name, began, lease)
 
     def _left(self, name: str, began: float, lease: Lease | None) -> None:
         self.admission.leave(name, time.perf_counter() - began)

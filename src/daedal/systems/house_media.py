@@ -95,18 +95,20 @@ def painting(
     *,
     guidance_scale: float = 1.0,
     sampler: Sampler = euler,
-    height: int = 64,
-    width: int = 64,
+    size: tuple[int, ...] = (64, 64),
+    rate: float | None = None,
     start: Tensor | None = None,
     kept: Tensor | None = None,
     control: Tensor | None = None,
     like: str = "diffusers",
 ) -> Steps:
     """Pictures (B, C, H, W) in about [-1, 1] of the prompts `tokens` (B, L), away from those of
-    `negative`. `start` (B, C, H, W) is noised to the first level; tokens of it marked in `kept`
+    `negative`, of `size` (H, W); or clips (B, F, C, H, W) of `size` (F, H, W) at `rate` frames a
+    second. `start`, one of these, is noised to the first level; tokens of it marked in `kept`
     (T,) bool are given. `control` (1, 1, H, W) are edges to follow (`imaging.edges`)."""
     device = network.proj_in.weight.device
-    positions = network.codec.positions(height, width, device)
+    when = () if rate is None else (rate,)
+    positions = network.codec.positions(*size, *when, device=device)
     shape = (len(positions), network.config.token_size)
     clean = None if start is None else network.codec.encode(start.to(device))
     mask = None if kept is None else kept.to(device)[None, :, None]
@@ -125,4 +127,4 @@ def painting(
     yield None  # the prompt is read
     noise = seeded_noise(seeds, shape, device, like)
     x = yield from generating(predict, noise, levels, sampler=sampler, start=clean, kept=mask)
-    return network.codec.decode(x, height, width)
+    return network.codec.decode(x, *size)

@@ -153,7 +153,8 @@ def denoiser(
         if channel_conditioning is None:
             seen = seen
         else:
-            seen = torch.cat([seen, channel_conditioning.expand(len(x), -1, -1, -1)], 1)
+            beside = channel_conditioning.expand(len(x), *channel_conditioning.shape[1:])
+            seen = torch.cat([seen, beside], 1)
         seen = torch.cat([seen, seen]) if guided else seen
         time = torch.full((len(seen),), float(level.time), device=x.device)
         output = system.predict(seen, time, prepared).float()

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal import checkpoints
-from daedal.data.pictures import PictureBatches
+from daedal.data.pictures import DrawnBatches, PictureBatches, Source
 from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder import AutoencoderKL
@@ -21,8 +22,9 @@ from daedal.processes.noise import noised
 from daedal.processes.samplers import sampler_named
 from daedal.systems.house_media import PARAMETRISATIONS, encode, flow_levels, paint
 from daedal.train import terms
-from daedal.train.pictures import PictureTask, clean, sheet, sources, tokenizer_of
+from daedal.train.pictures import PictureTask, clean, sheet, source_of, tokenizer_of
 from daedal.train.recipe.flow import FlowRecipe
+from daedal.train.recipe.pictures import PictureSource
 from daedal.train.task import evaluating
 from daedal.train.trainer import Batch, Objective
 from daedal.worlds import scenes
@@ -114,6 +116,9 @@ def network_of(recipe: FlowRecipe, vocab_size: int) -> MediaTransformer:
             return start.train()
         # with a control input, say, which starts at zero
         grown, had = MediaTransformer(wanted).init_weights(recipe.seed), start.state_dict()
+        if (text := "text.position") in had:  # a longer text ends as the shorter one did
+            more = wanted.text_length - len(had[text])
+            had[text] = torch.cat([had[text], had[text][-1:].expand(max(more, 0), -1)])
         for name, p in grown.state_dict().items():
             if name in had and p.shape != had[name].shape:
                 sizes = f"{tuple(had[name].shape)} and not {tuple(p.shape)}"
@@ -180,21 +185,30 @@ class Flow(PictureTask):
     def batch_type(self) -> type[PictureBatches]:
         return PictureBatches
 
+    def source(self, listed: PictureSource, side: int) -> Source:
+        return source_of(listed, side)
+
+    def make_batches(self, *what: Any, step: int) -> DrawnBatches:
+        return self.batch_type()(*what, step=step)
+
+    def tokens_of(self, network: MediaTransformer, side: int) -> int:
+        """Of a picture, or of a moment."""
+        return network.codec.count(side, side)
+
     def flops_of(self, network: MediaTransformer, tokens: int) -> float:
         return network.flops(tokens, train=True)
 
     def build(self) -> None:
         r, side = self.recipe, self.recipe.model.options.get("sample_size", 64)
-        train = sources(r.data.train, side)
+        train = [(self.source(s, side), s.weight) for s in r.data.train]
         self.tokenizer = tokenizer_of(r, self.start, train)
         self.network = network_of(r, self.tokenizer.vocab_size)
         self.network.auxiliary = self.auxiliary(self.network)
         length = self.network.config.text_length
-        self.batches = self.batch_type()(
-            train, self.tokenizer, r.rows, length, r.seed, r.drop_caption, step=self.start.step
-        )
+        what = (train, self.tokenizer, r.rows, length, r.seed, r.drop_caption)
+        self.batches = self.make_batches(*what, step=self.start.step)
         self.objective = self.build_objective()
-        tokens = self.network.codec.count(side, side)
+        tokens = self.tokens_of(self.network, side)
         self.flops = r.rows * self.flops_of(self.network, tokens)
 
     def painted(self, network: MediaTransformer, prompts: list[str]) -> np.ndarray:
@@ -203,7 +217,7 @@ class Flow(PictureTask):
         tokens = encode(network, self.tokenizer, prompts)
         nothing = encode(network, self.tokenizer, [""] * len(prompts))
         seeds, levels = list(range(len(prompts))), flow_levels(r.sample_steps, r.sample_shift)
-        size = {"height": c.sample_size, "width": c.sample_size}
+        size = {"size": (c.sample_size, c.sample_size)}
         how = {"guidance_scale": r.guidance_scale, "sampler": sampler_named(self.sampler)}
         with evaluating(network):
             x = paint(network, tokens, nothing, seeds, levels, **how, **size)
@@ -243,8 +257,12 @@ class Flow(PictureTask):
         self.tokenizer.save(self.folder)
         r = self.recipe
         settings = {"steps": r.sample_steps, "shift": r.sample_shift}
-        settings |= {"guidance_scale": r.guidance_scale, "sampler": self.sampler}
+        settings |= {"guidance_scale": r.guidance_scale, "sampler": self.sampler} | self.chosen()
         (self.folder / "generation_config.json").write_text(json.dumps(settings) + "\n")
+
+    def chosen(self) -> dict[str, Any]:
+        """What else the model chooses where nothing is asked for."""
+        return {}
 
     def sample_cost(self) -> tuple[int, float, int]:
         network = outline(self.recipe)

@@ -30,10 +30,11 @@ from daedal.train.sft import SFT
 from daedal.train.sketch import Sketch
 from daedal.train.task import Task
 from daedal.train.teacher import Teacher
+from daedal.train.video import Video
 from daedal.train.voice import Voice
 
 LANGUAGE = (Pretrain, DistilText, SFT, Reward, Preference, RL, Constitution, Teacher)
-MEDIA = (Flow, Sketch, MeanFlow, Distill, Prefer)
+MEDIA = (Flow, Sketch, MeanFlow, Distill, Prefer, Video)
 PICTURES = (Autoencode, Contrast, Rate, Prior, Adversarial, Adapt)
 SOUND = (Phonemes, Voice)
 # a task's name is that of its recipe

@@ -6,14 +6,15 @@ import pytest
 
 from daedal.assist.code import solve
 from daedal.assist.code.coder import Coder, function_in, without_checks
-from daedal.assist.code.complete import Gap, in_block, without_suffix
+from daedal.assist.code.complete import Gap, complete, in_block, without_suffix
 from daedal.assist.code.inputs import calls_for, changed
 from daedal.assist.code.mutants import mutants_of
 from daedal.errors import DaedalError
+from daedal.pipelines import text
 from daedal.sandbox.examples import call_of, cases_in, written
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import code_in, functions_in, normal_form
+from daedal.sandbox.snippets import code_in, functions_in, normal_form, with_imports
 
 ADD = 'def add(a, b):\n    """Sum.\n\n    >>> add(1, 2)\n    3\n    """\n    return a + b\n'
 
@@ -37,7 +38,15 @@ class Says:
         texts = [
             self.answers.pop(0) if len(self.answers) > 1 else self.answers[0] for _ in range(n)
         ]
-        return type("Handle", (), {"results": lambda _: [Answer(text) for text in texts]})()
+        return Handle(texts)
+
+
+class Handle(list):
+    def results(self):
+        return [Answer(text) for text in self]
+
+    def cancel(self):
+        self.clear()
 
 
 class Answer:
@@ -63,6 +72,19 @@ def test_two_ways_to_write_the_same_are_one():
     assert normal_form(ADD) == normal_form(other)
     assert normal_form(ADD) != normal_form(other.replace("+", "-"))
     assert normal_form("not python (") == "not python ("
+
+
+def test_forgotten_imports_are_added_and_nothing_else():
+    code = "def f(xs: List[int]) -> int:\n    return math.prod(xs) + re.sub\n"
+    assert with_imports(code) == f"import math\nimport re\nfrom typing import List\n\n{code}"
+    for whole in (
+        "import math\n\ndef f(x):\n    return math.floor(x)\n",
+        "import os.path as p\n\ndef f(re):\n    return re.x + p.sep\n",
+        "def f(x):\n    math = x\n    return math.y\n",
+        "def f(text):\n    return string + numpy.x\n",  # no attribute of a module, no module of ours
+        "def f(\n",
+    ):
+        assert with_imports(whole) == whole
 
 
 def test_examples_are_read_from_words():
@@ -230,3 +252,15 @@ def test_checks_that_a_model_repeats_are_taken_off():
     assert without_checks(ADD + "assert add(1, 1) == 2\n", ADD) == ADD
     kept = ADD + "assert add(1, 1) == 2\n"
     assert without_checks(kept, kept) == kept
+
+
+def test_work_that_nobody_wants_ends(sandbox):
+    coder = Coder(Says(fenced(ADD)), sandbox, unwanted=lambda: True)
+    with pytest.raises(DaedalError, match="nobody waits"):
+        coder.write("the sum of two numbers")
+
+
+def test_a_long_file_fits_a_short_context():
+    pipeline = text.load("house/text")
+    found = complete(pipeline, Gap("x = 1\n" * 3000, "\ny = 2\n"), max_tokens=8)
+    assert found.finish_reason == "length" and "no tokens for filling" in found.remark

@@ -21,6 +21,7 @@ from daedal.assist.code.inputs import calls_for
 from daedal.assist.code.mutants import mutants_of
 from daedal.errors import DaedalError
 from daedal.pipelines import text
+from daedal.pipelines.painter import generation_config
 from daedal.sandbox import examples
 from daedal.sandbox.compare import equal
 from daedal.sandbox.results import Call, Case
@@ -64,10 +65,18 @@ class Coded:
 
 
 class Coder:
-    """A model, and a sandbox to run what it writes."""
+    """A model, and a sandbox to run what it writes. Once its work is `unwanted`, the next token ends
+    it with a DaedalError."""
 
-    def __init__(self, pipeline: Any, sandbox: Sandbox, seed: int = 0) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        sandbox: Sandbox,
+        seed: int = 0,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.pipeline, self.sandbox, self.seed = pipeline, sandbox, seed
+        self.unwanted = unwanted
 
     @classmethod
     def load(cls, model: str, seed: int = 0) -> Self:
@@ -93,6 +102,10 @@ class Coder:
             settings.setdefault("stop", ("```",))
         settings = {"max_tokens": 512, "temperature": 0.0, "seed": self.seed, **settings}
         handle = self.pipeline.start(asked, **settings)
+        for _ in handle:
+            if self.unwanted():
+                handle.cancel()
+                raise DaedalError("nobody waits for this answer any more; ask again.")
         results = handle.results()
         return [(each.text, sum(each.logprobs) / max(len(each.logprobs), 1)) for each in results]
 
@@ -103,7 +116,7 @@ class Coder:
 
     def complete(self, gap: Gap, **settings: Any) -> Completion:
         """What belongs at a cursor."""
-        return complete(self.pipeline, gap, **settings)
+        return complete(self.pipeline, gap, unwanted=self.unwanted, **settings)
 
     def solve(
         self,
@@ -129,21 +142,45 @@ class Coder:
         return self.answer(asked, max_tokens=200).replace("```python", "").replace("```", "")
 
     def write(self, task: str) -> Coded:
-        """Code that does what is said, checked on the examples in it; up to eight tries."""
+        """Code that does what is said, checked on the examples in it; up to eight tries. What a small
+        model wrote of words that it does not know is claimed only if examples pass."""
         found = self.solve(task, n=8)
         if found.code is None:
             return Coded("", found.verdict, 0, found.examples)
+        unknown = self.unknown(task) if not found.passed else []
+        if unknown:
+            said = f"nothing is claimed: {self.pipeline.name} was never trained on {', '.join(unknown)}, and no example was there to check it"
+            return Coded("", f"{said}; give one, or `daedal models pull coder`", 0, 0)
         details = {"samples": found.samples, "clusters": list(found.clusters)}
         return Coded(found.code, found.verdict, found.passed, found.examples, details)
 
+    def unknown(self, task: str) -> list[str]:
+        """Words of a task that a model which lists its words was not trained on."""
+        folder = self.pipeline.folder
+        known = set(generation_config(folder).get("words", ())) if folder else set()
+        text = re.sub(r"\w*\(.*|'[^']*'|\"[^\"]*\"", "", task.lower())  # without examples
+        return [
+            word
+            for word in dict.fromkeys(re.findall(r"[a-z]+", text))
+            if known and word not in known
+        ]
+
+    def _talks(self, verb: str) -> None:
+        if not self.pipeline.chats:
+            raise DaedalError(
+                f"{self.pipeline.name} writes and fills functions and cannot {verb}; `daedal models pull coder` brings a model that can."
+            )
+
     def explain(self, code: str) -> str:
         """What code does, in words."""
+        self._talks("explain")
         return self.answer(
             f"Explain what this code does, in plain words, briefly.\n\n```\n{code}\n```"
         ).strip()
 
     def review(self, code: str) -> str:
         """What is wrong with code, in words."""
+        self._talks("review")
         return self.answer(
             f"Review this code. List real faults only, one a line; say 'no faults found' if there are none.\n\n```\n{code}\n```"
         ).strip()
@@ -253,6 +290,7 @@ class Coder:
     def translate(self, code: str, to: str) -> Coded:
         """Code in another language; of Python functions to JavaScript both are run on the same
         inputs."""
+        self._talks("translate")
         answer = self.answer(
             f"Translate this to {to}. Keep the names. Answer with one code block.\n\n```python\n{code}\n```"
         )

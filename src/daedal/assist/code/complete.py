@@ -3,7 +3,7 @@ what is left of the model's text once what repeats the surroundings is taken off
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from daedal.data import infill
 from daedal.errors import DaedalError
 from daedal.pipelines.text import TextPipeline
 
-BUDGET = 1500  # tokens of the prompt
+BUDGET = 1500  # tokens of the prompt, where the context has room for them
+FRAME = 16  # tokens at most around them
 SHARE = 0.7  # of them before the cursor
 NEIGHBOURS = 600  # tokens of other files, where a family has a place for them
 JUMP = 16  # lines that the beginning of a prompt moves by
 CLOSERS = ")]}"
-WORD = re.compile(r"\w")
+CUT = re.compile(r"[\w \t]")
 
 
 @dataclass(frozen=True)
@@ -99,39 +100,52 @@ def complete(
 ) -> Completion:
     """The completion of a gap. A model without tokens for it goes on from what stands before, which
     is remarked. It stops at the next token once it is `unwanted`."""
+    if gap.after and not gap.after.startswith(("\n", "\r")):
+        settings["stop"] = ("\n",)  # in the middle of a line, what belongs there ends with it
+    found = infilled(pipeline, gap, max_tokens, unwanted, **settings)
+    return replace(found, text=trimmed(found.text, gap.before, gap.after))
+
+
+def infilled(
+    pipeline: TextPipeline,
+    gap: Gap,
+    max_tokens: int = 128,
+    unwanted: Callable[[], bool] = lambda: False,
+    stop: tuple[str, ...] = (),
+    **settings: Any,
+) -> Completion:
+    """What the model itself puts in a gap, to the end that it gives it."""
     words = pipeline.tokenizer
-    before, healed = heal(words, gap.before)
     form = infill.format_of(words)
+    front, healed = heal(words, gap.before)
+    if healed:
+        settings["regex"] = re.escape(healed) + r"(?s:.*)"
+    budget = max(min(BUDGET, pipeline.engine.max_len - max_tokens - FRAME), 1)
     remark = ""
     if form is None and gap.after.strip():
         remark = f"{pipeline.name} has no tokens for filling a gap; it went on from what stands before it."
     if form is None:
-        ids, stops = words.encode(tail(words, before, BUDGET)), ()
+        ids = words.encode(tail(words, front, budget))
     else:
-        before = tail(words, before, int(BUDGET * SHARE))
-        after = head(words, gap.after, BUDGET - int(BUDGET * SHARE))
-        files = fitted(words, gap.files, NEIGHBOURS) if form.file else ()
+        before = tail(words, front, int(budget * SHARE))
+        after = head(words, gap.after, budget - int(budget * SHARE))
+        files = fitted(words, gap.files, NEIGHBOURS) if form.file and budget == BUDGET else ()
         prompt = infill.prompt_of(words, before, after, files, gap.path)
-        ids, stops = prompt.ids, prompt.stops
-    if gap.after and not gap.after.startswith(("\n", "\r")):
-        stops = (*stops, "\n")  # in the middle of a line, what belongs there ends with it
-    if healed:
-        settings["regex"] = re.escape(healed) + r"(?s:.*)"
-    given = {"temperature": 0.0, "stop": stops, "raw": True, "max_tokens": max_tokens, **settings}
+        ids, stop = prompt.ids, (*prompt.stops, *stop)
+    given = {"temperature": 0.0, "stop": stop, "raw": True, "max_tokens": max_tokens, **settings}
     handle = pipeline.start(ids, **given)
     for _ in handle:
         if unwanted():
             handle.cancel()
             break
     made = handle.result()
-    text = made.text.removeprefix(healed)
-    return Completion(trimmed(text, gap.before, gap.after), made.finish_reason, remark)
+    return Completion(made.text.removeprefix(healed), made.finish_reason, remark)
 
 
 def heal(words: Any, before: str) -> tuple[str, str]:
-    """(what is left, what was cut off): the last token, where the cursor stands inside a word, since
-    its longer form may be one token that would else never come."""
-    if not before or not WORD.match(before[-1]):
+    """(what is left, what was cut off): the last token, where the cursor stands inside a word or
+    behind a space, since its longer form may be one token that would else never come."""
+    if not before or not CUT.match(before[-1]):
         return before, ""
     ids = words.encode(before[-200:], add_bos=False)
     last = words.decode(ids[-1:])

@@ -16,7 +16,7 @@ from daedal.assist.code.inputs import calls_for
 from daedal.sandbox.examples import call_of, called
 from daedal.sandbox.results import Call, Case, Grade, Result
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import code_in, functions_in, normal_form, tree_of
+from daedal.sandbox.snippets import code_in, functions_in, normal_form, tree_of, with_imports
 
 INPUTS = 24  # on which behaviour is compared
 Stage = dict[str, Any]  # its name and what it came to
@@ -81,7 +81,7 @@ def candidates_of(answers: Sequence[tuple[str, float]]) -> list[Candidate]:
     most frequent first."""
     found: dict[str, Candidate] = {}
     for answer, logprob in answers:
-        code = code_in(answer)
+        code = with_imports(code_in(answer))
         tree = tree_of(code)
         if tree is None or not tree.body:
             continue

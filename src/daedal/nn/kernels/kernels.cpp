@@ -312,7 +312,7 @@ template <int M> void outputs(const Weight& w, const Activations& x, i64 m, i64 
 // Int8 and bf16 weights become int16 panels, block by block; vpmaddwd does 16 products an instruction where fp32 does 8. Activations
 // and bf16 weights have a scale per row and block of inputs, and ranges are chosen so that a block's products fit int32: int8 as in
 // dot_int8 (and to the same bits), bf16 256 x 1023 x 8200 (rounds as finely as bf16 itself does).
-constexpr i64 WIDE = 24;  // rows from which it pays to unpack weights
+constexpr i64 WIDE = 24, WIDE_BLOCKS = 6;  // rows from which it pays to unpack weights; blocks of files
 constexpr i64 BLOCK16 = 256, COLUMNS = 16, PANELS = 4, ROWS = 6;
 
 void transpose8(__m256i* v) {  // 8 x 8 int32
@@ -446,7 +446,8 @@ void wide(const Linear& a, Team& team, int thread) {
 }
 
 void linear(const Linear& a, Team& team, int thread) {
-    if (a.m >= WIDE && a.weights[0].kind != 32) return wide(a, team, thread);
+    i64 kind = a.weights[0].kind;
+    if (kind != 32 && a.m >= (kind > FILE_BLOCKS ? WIDE_BLOCKS : WIDE)) return wide(a, team, thread);
     Activations x = prepare(a);
     i64 blocks[4] = {};  // of 8 outputs, whose weights stay in cache for all activations: where each weight's begin
     for (i64 i = 0; i < 3; i++) blocks[i + 1] = blocks[i] + (i < a.count ? ceil_div(a.weights[i].n, 8) : 0);

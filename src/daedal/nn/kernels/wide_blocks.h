@@ -45,28 +45,39 @@ struct Panel {  // of COLUMNS outputs
 
 template <i64 kind> void pack_panel(const Weight& w, i64 k, i64 n, i64 k0, int count, Panel& panel) {
     using S = Shape<kind>;
-    for (int r = 0; r < COLUMNS; r++) {
-        i64 row = n + r < w.n ? n + r : w.n - 1;
-        alignas(32) float scale[16], min[16] = {};
-        const uint8_t* p = (const uint8_t*)w.data + (row * k + k0) / S::size * S::bytes;
-        scales<kind>(p, count, scale, min);
-        for (int i = 0; i < count * 32 / S::group; i++) {
-            panel.scale[i * COLUMNS + r] = scale[i];
-            panel.min[i * COLUMNS + r] = S::sign ? 128 * scale[i] : min[i];
+    constexpr int most = SUPER / S::group;  // groups
+    constexpr i64 piece = SUPER / S::size * S::bytes;  // of a row; the rows' next ones are asked for now, since no prefetcher follows so many
+    for (int h = 0; h < COLUMNS; h += 8) {
+        const uint8_t* from[8];
+        alignas(64) float scale[8][16], min[8][16];
+        for (int r = 0; r < 8; r++) {
+            i64 row = n + h + r < w.n ? n + h + r : w.n - 1;
+            from[r] = (const uint8_t*)w.data + (row * k + k0) / S::size * S::bytes;
+            const char* next = (const char*)from[r] + (k0 + SUPER < k ? piece : PANELS * COLUMNS * k / S::size * S::bytes - k0 / S::size * S::bytes);
+            for (i64 at = 0; at < piece + 63; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+            scales<kind>(from[r], count, scale[r], min[r]);
         }
-    }
-    for (int h = 0; h < COLUMNS; h += 8)
+        for (int i = 0; i < most; i += 8) {
+            __m256i v[8], u[8];
+            for (int r = 0; r < 8; r++) v[r] = load(scale[r] + i), u[r] = load(min[r] + i);
+            transpose8(v);
+            if constexpr (!S::sign) transpose8(u);
+            for (int j = 0; j < 8; j++) {
+                if constexpr (S::sign) u[j] = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(v[j]), _mm256_set1_ps(128)));
+                _mm256_store_si256((__m256i*)(panel.scale + (i + j) * COLUMNS + h), v[j]);
+                _mm256_store_si256((__m256i*)(panel.min + (i + j) * COLUMNS + h), u[j]);
+            }
+        }
         for (int g = 0; g < count; g++) {
             __m256i v[8];
             for (int r = 0; r < 8; r++) {
-                i64 row = n + h + r < w.n ? n + h + r : w.n - 1;
-                const uint8_t* p = (const uint8_t*)w.data + (row * k + k0) / S::size * S::bytes;
-                v[r] = levels<kind>(S::size == 32 ? p + g * S::bytes : p, g);
+                v[r] = levels<kind>(S::size == 32 ? from[r] + g * S::bytes : from[r], g);
                 if constexpr (S::sign && OFFSET) v[r] = _mm256_xor_si256(v[r], _mm256_set1_epi8(-128));
             }
             transpose8(v);
             for (int i = 0; i < 8; i++) _mm256_store_si256((__m256i*)(panel.levels + (g * 8 + i) * COLUMNS + h), v[i]);
         }
+    }
 }
 
 // R rows of activations from m times C panels: adds to out (row stride n), whose width is a multiple of COLUMNS
@@ -119,7 +130,10 @@ template <i64 kind> void wide_block(const Weight& w, const Activations& x, i64 n
                     (two ? block_tile<kind, R, 2> : block_tile<kind, R, 1>)(x, m, k0, count, panels + n / COLUMNS, out + m * width + n, width);
                     m += R;
                 };
-                if (x.m - m >= 6) tile(std::integral_constant<int, 6>());
+                i64 left = x.m - m;
+                if (left >= 6) tile(std::integral_constant<int, 6>());
+                else if (left >= 4) tile(std::integral_constant<int, 4>());
+                else if (left >= 2) tile(std::integral_constant<int, 2>());
                 else tile(std::integral_constant<int, 1>());
             }
         }

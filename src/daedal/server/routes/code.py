@@ -5,7 +5,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -20,10 +20,11 @@ from daedal.server.fields import Body
 from daedal.server.routes.chat import Sampling, reply_of
 from daedal.server.routes.completions import continued
 from daedal.server.sse import STREAMS
-from daedal.server.state import Server, server_of
+from daedal.server.state import Server, server_of, while_connected
 
 routes = APIRouter()
 
+Value = TypeVar("Value")
 Text = Annotated[str, Field(max_length=200_000)]
 
 
@@ -65,17 +66,22 @@ async def infilled(request: Request, body: InfillBody) -> dict[str, Any]:
     files = tuple((each.get("filename", ""), each.get("text", "")) for each in body.input_extra)
     gap = Gap(body.input_prefix, body.input_suffix, "", files)
     most = body.n_predict if body.n_predict > 0 else 128
-    async with server.models.lent(name) as pipeline:
-        found = await server.run_long(
-            lambda: complete(pipeline, gap, most, temperature=body.temperature)
-        )
+    found = await while_connected(
+        request,
+        server.worked_on(
+            name,
+            lambda pipeline, unwanted: complete(
+                pipeline, gap, most, unwanted, temperature=body.temperature
+            ),
+        ),
+    )
     stopped = {"stop": True, "stopped_eos": found.finish_reason == "stop"}
     return {"content": found.text, "model": name, "remark": found.remark, **stopped}
 
 
 def default(server: Server) -> str | None:
     """The code model to use where none is named."""
-    return next((name for name in ("house/code", "coder") if name in server.models.names()), None)
+    return next((name for name in ("coder", "house/code") if name in server.models.names()), None)
 
 
 # ---- verbs ---------------------------------------------------------------------------------------
@@ -170,7 +176,9 @@ async def verb(request: Request, verb: str, body: CodeBody) -> Response:
     if verb not in VERBS:
         raise errors.not_found("verb of code", verb)
     name = named(server, verb, body)
-    found = await with_coder(server, name, body.seed, lambda coder: VERBS[verb](coder, body))
+    found = await while_connected(
+        request, with_coder(server, name, body.seed, lambda coder: VERBS[verb](coder, body))
+    )
     return reply_of({"model": name, **found})
 
 
@@ -184,7 +192,9 @@ def named(server: Server, verb: str, body: CodeBody) -> str:
     return name
 
 
-async def with_coder(server: Server, name: str, seed: int, work: Callable[[Coder], Any]) -> Any:
-    """Work with a model and the sandbox, on a thread."""
-    async with server.models.lent(name) as pipeline:
-        return await server.run_long(lambda: work(Coder(pipeline, sandbox_of(server), seed)))
+async def with_coder(server: Server, name: str, seed: int, work: Callable[[Coder], Value]) -> Value:
+    """Work with a model and the sandbox, on a thread, until nobody waits for it."""
+    return await server.worked_on(
+        name,
+        lambda pipeline, unwanted: work(Coder(pipeline, sandbox_of(server), seed, unwanted)),
+    )

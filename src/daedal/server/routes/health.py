@@ -19,8 +19,8 @@ async def health(request: Request) -> dict[str, Any]:
     return {
         "status": "ok" if server.driver.alive else "failing",
         "version": __version__,
-        "generations": server.driver.busy,
-        "sandbox": str(server.sandbox.report) if server.sandbox else "not started",
+        "generations": sum(server.admission.under_way.values()),
+        "sandbox": server.confines,
         "engine_restarts": server.driver.restarts,
         "memory": {"used": STORE.used, "budget": STORE.budget},
     }

@@ -70,7 +70,7 @@ class FlowRecipe(PictureRun):
 
     @model_validator(mode="after")
     def has_these_terms(self) -> Self:
-        if self.task != "flow" and (
+        if self.task not in ("flow", "video") and (
             self.min_snr or self.uncertainty or self.offset_noise or self.align
         ):
             raise ValueError(
@@ -80,6 +80,24 @@ class FlowRecipe(PictureRun):
             raise ValueError(
                 f"additive is a term of task: flow and task: sketch; task: {self.task} has a loss of its own"
             )
+        return self
+
+
+class VideoRecipe(FlowRecipe):
+    """A media transformer on captioned clips (daedal.train.video); `model.options` give axes 3 and
+    time_layers."""
+
+    task: Literal["video"] = "video"  # type: ignore[assignment]
+    stills: Fixed[float] = 0.3  # share of the steps that are pictures, where data.train has some
+    given: float = 0.3  # share of samples of which some tokens are given clean
+    control: float = 0.0
+
+    @model_validator(mode="after")
+    def has_time(self) -> Self:
+        if not self.model.options.get("time_layers"):
+            raise ValueError("a video model has blocks over time: give model.options.time_layers")
+        if self.align or self.uncertainty or self.offset_noise or self.additive:
+            raise ValueError("align, uncertainty, offset_noise and additive are terms of pictures")
         return self
 
 

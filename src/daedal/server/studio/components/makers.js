@@ -1,7 +1,7 @@
 // How each medium is made over the public API: a line for each, and nothing else names a medium.
 // `make` yields {preview} while it works and {done: item} for each thing that has come.
 
-import { pictureOf, schemaOf, stream } from "../api.js";
+import { followed, getBlob, pictureOf, post, schemaOf, stream } from "../api.js";
 
 async function* picture({ model, prompt, settings, source }, signal) {
   const fields = { ...settings, model, prompt, stream: true, partial_images: 3 };
@@ -74,6 +74,24 @@ async function* speech({ model, prompt, settings }, signal) {
   yield { done: { medium: "speech", prompt, model, settings, blob, at: Date.now() / 1000 } };
 }
 
+async function* clip({ model, prompt, settings }, signal) {
+  const job = await post("/v1/videos", { ...settings, model, prompt }, signal);
+  const news = [];
+  let wake = () => {};
+  const end = followed(job.id, (state) => (news.push(state), wake()), signal).finally(() => wake());
+  let over = false;
+  end.then(() => (over = true), () => (over = true));
+  for (;;) {
+    while (news.length) yield { preview: { text: `${Math.round(news.shift().progress)} % made` } };
+    if (over) break;
+    await new Promise((resolve) => (wake = resolve));
+  }
+  const made = (await end).detail;
+  const blob = new Blob([await getBlob(`/v1/videos/${job.id}/content`)], { type: "video/mp4" });
+  const { recipe, remarks, size } = made;
+  yield { done: { medium: "video", prompt, model, settings, blob, size, recipe, remarks, at: Date.now() / 1000 } };
+}
+
 export const MAKERS = {
   image: {
     name: "Picture",
@@ -83,6 +101,15 @@ export const MAKERS = {
     first: ["size", "n", "seed", "steps", "guidance_scale", "negative"],
     leave: ["width", "height", "extend", "strength"],
     example: "a red apple above a blue star",
+  },
+  video: {
+    name: "Clip",
+    verb: "Film",
+    make: clip,
+    schema: () => schemaOf("/v1/videos"),
+    first: ["seconds", "size", "seed", "steps", "loop"],
+    leave: ["input_reference", "model", "prompt"],
+    example: "a red circle moves right and bounces off a blue square",
   },
   speech: {
     name: "Speech",

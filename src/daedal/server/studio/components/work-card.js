@@ -16,16 +16,34 @@ export function pictureElement(blob, alt) {
   return picture;
 }
 
-export const isSound = (item) => item.blob?.type.startsWith("audio/");
+// "image", "audio" or "video", of what is no text.
+export const kindOf = (item) => item.blob?.type.split("/")[0];
 
-export const shown = (item) =>
-  item.blob && !isSound(item)
-    ? pictureElement(item.blob, item.prompt)
-    : h("p", { class: "written" }, item.prompt, h("mark", {}, item.text));
+const SUFFIX = { "image/png": "png", "audio/mpeg": "mp3", "video/mp4": "mp4" };
+
+export function shown(item) {
+  if (kindOf(item) === "image") return pictureElement(item.blob, item.prompt);
+  if (kindOf(item) === "video") return clipElement(item);
+  return h("p", { class: "written" }, item.prompt, h("mark", {}, item.text));
+}
+
+// A clip that plays by itself, without a sound, where nobody asked for less motion.
+function clipElement(item) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  return h("video", {
+    src: URL.createObjectURL(item.blob),
+    "aria-label": item.prompt,
+    autoplay: !still,
+    loop: true,
+    muted: true,
+    playsinline: true,
+    preload: "auto",
+  });
+}
 
 // A player, of what can be heard.
 const player = (item) =>
-  isSound(item) &&
+  kindOf(item) === "audio" &&
   h("audio", {
     controls: true,
     preload: "metadata",
@@ -140,7 +158,7 @@ function details(item, actions) {
                 "button",
                 {
                   type: "button",
-                  onclick: () => download(item.blob, `${item.prompt.slice(0, 40)}.${isSound(item) ? "mp3" : "png"}`),
+                  onclick: () => download(item.blob, `${item.prompt.slice(0, 40)}.${SUFFIX[item.blob.type] ?? "png"}`),
                 },
                 "Save",
               )

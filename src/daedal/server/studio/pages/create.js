@@ -7,7 +7,7 @@ import { editDialog, extendDialog } from "../components/edit-dialogs.js";
 import { MAKERS, randomSeed, repeated } from "../components/makers.js";
 import { modelSelect } from "../components/model-select.js";
 import { settingsForm } from "../components/settings-form.js";
-import { isSound, liveCard, workCard } from "../components/work-card.js";
+import { kindOf, liveCard, workCard } from "../components/work-card.js";
 
 class CreatePage extends HTMLElement {
   async connectedCallback() {
@@ -178,7 +178,7 @@ class CreatePage extends HTMLElement {
 
   card(item) {
     const make = (asked) => asked && this.make(item.medium, asked);
-    const picture = item.blob && !isSound(item) && {
+    const picture = kindOf(item) === "image" && {
       Edit: async () => make(await editDialog(item)),
       Extend: async () => make(await extendDialog(item)),
     };

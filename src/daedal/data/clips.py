@@ -1,0 +1,86 @@
+"""Captioned clips for training: generated motion, mixed with still pictures.
+
+A sample depends on (seed, number) only, so a run resumes by its step. A batch is of one kind: clips
+of so many frames at one rate, or pictures as clips of one frame, which cost a sixteenth and keep what
+things look like in many wordings."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daedal.data.pictures import DrawnBatches, Weighted, encode_captions
+from daedal.data.tokenizer import Tokenizer
+from daedal.errors import DaedalError, nearest
+from daedal.worlds import motion
+
+# (frames, frames a second, share of the steps): what is learnt holds at other lengths and rates
+SHAPES = ((16, 8.0, 0.6), (8, 8.0, 0.2), (16, 12.0, 0.2))
+
+
+class Moving:
+    """`daedal.worlds.motion`: all of it, or one of its kinds, or "unseen", colours and shapes never
+    paired in training."""
+
+    def __init__(self, side: int, only: str = "") -> None:
+        if only not in (some := ["unseen", *motion.KINDS, ""]):
+            raise DaedalError(
+                f"motion:{only} is not a kind of clip{nearest(only, some)}; there are {', '.join('motion:' + k for k in some[:-1])}."
+            )
+        self.side, self.only = side, only
+
+    def sample(self, rng: random.Random) -> tuple[np.ndarray, str]:
+        """A moment of a clip, as a picture, and its caption: the words of a tokenizer."""
+        clip, caption = self.clip(rng, 1, motion.RATE)
+        return clip[0], caption
+
+    def clip(self, rng: random.Random, count: int, rate: float) -> tuple[np.ndarray, str]:
+        """(count, side, side, 3) uint8 at `rate` frames a second, and the caption."""
+        unseen = self.only == "unseen"
+        made = motion.clip(rng, unseen, None if unseen else self.only or None)
+        return motion.frames(made, count, rate, self.side), made.caption
+
+
+class ClipBatches(DrawnBatches):
+    """Batches {"clips": (B, F, 3, H, W) uint8, "captions": (B, L) int64, "rate": (B,)}. Of the steps,
+    `stills` are pictures; `drop` of the captions are empty."""
+
+    def __init__(
+        self,
+        sources: Sequence[Weighted],
+        tokenizer: Tokenizer,
+        rows: int,
+        length: int,
+        seed: int,
+        drop: float = 0.0,
+        stills: float = 0.0,
+        step: int = 0,
+    ) -> None:
+        super().__init__(sources, rows, seed, step)
+        self.moving = [(s, w) for s, w in sources if isinstance(s, Moving)]
+        self.pictures = [(s, w) for s, w in sources if not isinstance(s, Moving)]
+        if not self.moving:
+            raise DaedalError("data.train has no clips; add {path: motion}.")
+        self.tokenizer, self.length, self.drop, self.stills = tokenizer, length, drop, stills
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        rng = random.Random(f"{self.seed}/{step}")
+        if self.pictures and rng.random() < self.stills:
+            rate, drawn = (
+                1.0,
+                [self.drawn(rng, self.pictures).sample(rng) for _ in range(self.rows)],
+            )
+            drawn = [(picture[None], caption) for picture, caption in drawn]
+        else:
+            count, rate, _ = rng.choices(SHAPES, [share for *_, share in SHAPES])[0]
+            drawn = [self.drawn(rng, self.moving).clip(rng, count, rate) for _ in range(self.rows)]
+        captions = ["" if rng.random() < self.drop else caption for _, caption in drawn]
+        clips = torch.from_numpy(np.stack([clip for clip, _ in drawn])).permute(0, 1, 4, 2, 3)
+        tokens = encode_captions(self.tokenizer, captions, self.length)
+        return {"clips": clips, "captions": tokens, "rate": torch.full((self.rows,), rate)}
+
+    def drawn(self, rng: random.Random, some: list[Weighted]) -> "Moving":
+        found: Moving = rng.choices([s for s, _ in some], [w for _, w in some])[0]  # type: ignore[assignment]
+        return found

@@ -1,0 +1,86 @@
+"""Wan against diffusers, a whole clip of four steps, on random small models."""
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import daedal
+from daedal.errors import DaedalError
+
+PROMPT, NEGATIVE = "a cat walks on a bench", "blurry"
+
+
+def wan(zoo: Any, two: bool = False, scheduler: Any = None) -> Any:
+    torch.manual_seed(0)
+    text = transformers.UMT5EncoderModel(
+        transformers.UMT5Config(
+            vocab_size=len(zoo.pieces), d_model=20, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+    ).eval()  # fmt: skip
+
+    def network(seed: int) -> Any:
+        torch.manual_seed(seed)
+        made = diffusers.WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=20, freq_dim=32, ffn_dim=40,
+            num_layers=2,
+        ).eval()  # fmt: skip
+        for p in made.parameters():
+            p.data += 0.1 * torch.randn(p.shape)
+        return made
+
+    codec = diffusers.AutoencoderKLWan(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0],
+    ).eval()  # fmt: skip
+    scheduler = scheduler or diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        num_train_timesteps=1000,
+        flow_shift=3.0,
+    )
+    more = dict(transformer_2=network(2), boundary_ratio=0.875) if two else {}
+    return diffusers.WanPipeline(zoo.pieces, text, codec, scheduler, network(1), **more)
+
+
+@pytest.mark.parametrize("case", ["unipc", "euler", "two experts"])
+def test_a_clip_is_that_of_diffusers(case: str, zoo: Any, tmp_path: Any) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0) if case == "euler" else None
+    theirs = wan(zoo, case == "two experts", scheduler)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    asked = dict(num_inference_steps=4, guidance_scale=5.0, height=32, width=48, num_frames=9)
+    wanted = theirs(
+        PROMPT, NEGATIVE, **asked, output_type="np", generator=torch.Generator().manual_seed(7)
+    ).frames[0]
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    clip = pipeline(
+        PROMPT, negative=NEGATIVE, steps=4, guidance_scale=5.0, size="48x32", seconds=0.5625, fps=16, seed=7
+    )  # fmt: skip
+    assert clip.frames.shape == wanted.shape == (9, 32, 48, 3)
+    assert np.abs(clip.frames / 255 - wanted).max() < 0.5 / 255 + 1e-3
+
+
+def test_lengths_sizes_and_first_frames(zoo: Any, tmp_path: Any) -> None:
+    wan(zoo).save_pretrained(tmp_path)
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    picture = np.full((32, 48, 3), (200, 40, 60), np.uint8)
+    handle = pipeline.start(PROMPT, steps=2, size="50x33", seconds=0.5, seed=1, init=picture, n=2)
+    assert "9 frames" in " ".join(handle.remarks) and "48x32" in " ".join(handle.remarks)
+    events = list(handle)
+    assert [e.done for e in events] == [1, 2] and events[0].preview().shape == (2, 4, 6, 3)
+    first, second = handle.results()
+    assert np.array_equal(first.frames[0], picture) and first.frames.shape == (9, 32, 48, 3)
+    assert not np.array_equal(first.frames[1], second.frames[1])
+    with pytest.raises(DaedalError, match="cannot be given loop; it takes init"):
+        pipeline(PROMPT, loop=True)
+
+
+def test_other_pipelines_of_clips_are_named(tmp_path: Any) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
+    with pytest.raises(DaedalError, match="holds a LTXPipeline; of the open models of clips"):
+        daedal.load(str(tmp_path))
