@@ -174,3 +174,10 @@ def test_unknown_voices_name_the_nearest():
 def test_the_registry_opens_it():
     made = daedal.load("house/voice", dtype="fp32")
     assert made.medium.name == "speech"
+
+
+def test_a_reading_made_again_is_the_same_file(voice, tmp_path):
+    first = voice("Good morning.")
+    again = voice.reproduce(first.recipe)
+    files = [made.save(tmp_path / f"{i}.flac") for i, made in enumerate((first, again))]
+    assert files[0].read_bytes() == files[1].read_bytes()

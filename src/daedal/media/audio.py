@@ -26,7 +26,7 @@ import soundfile
 
 from daedal.errors import DaedalError, nearest
 from daedal.files import write_whole
-from daedal.media.sound import Resampler, Samples, resample, resample_blocks
+from daedal.media.sound import Resampler, Samples, resample_blocks
 
 SECONDS = 30.0  # of a block
 # suffix -> libsndfile's container and coding
@@ -128,15 +128,16 @@ def encode(
     [-1, 1] is clipped. Opus knows five rates; others become the next higher one."""
     container, coding = FORMATS[suffix]
     samples, to = np.atleast_2d(samples), rate_for(suffix, rate)
-    samples, rate = resample(samples, rate, to), to
+    # second by second: a long sound is held once, and libsndfile's Vorbis overflows on long writes
+    seconds = (samples[:, at : at + rate] for at in range(0, samples.shape[1], rate))
     buffer = io.BytesIO()
     with soundfile.SoundFile(
-        buffer, "w", rate, len(samples), coding, format=container, closefd=False
+        buffer, "w", to, len(samples), coding, format=container, closefd=False
     ) as out:
         if recipe is not None and suffix != ".wav":
             out.comment = KEY + json.dumps(recipe)
-        for at in range(0, samples.shape[1], rate):  # libsndfile's Vorbis overflows on long writes
-            out.write(np.clip(samples[:, at : at + rate].T, -1, 1))
+        for part in seconds if to == rate else resample_blocks(seconds, rate, to):
+            out.write(np.clip(part.T, -1, 1))
     if recipe is not None and suffix == ".wav":
         return with_comment(buffer.getvalue(), KEY + json.dumps(recipe))
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 from daedal.files import cache_folder
 
 FILES = (
-    "*config.json", "*.safetensors", "*.gguf", "tokenizer.json", "*.model", "vocab.json", "merges.txt", "model.bin", "voice.json", "*.onnx", "*.onnx.json",
+    "*config.json", "*.safetensors", "*.gguf", "tokenizer.json", "*.model", "vocab.json", "merges.txt", "model.bin", "voice.json", "lexicon.txt.zst", "*.onnx", "*.onnx.json",
 )  # fmt: skip
 # a pipeline's parts are folders
 PARTS = ("model_index.json", *FILES, *(f"*/{file}" for file in FILES))

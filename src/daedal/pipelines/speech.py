@@ -9,7 +9,7 @@ for piece in voice.stream(chapter):            # samples as they are made, sente
 
 import secrets
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from daedal.data.phonemes.reader import Reader
 from daedal.data.phonemes.speller import Speller
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError, nearest
+from daedal.pipelines.digest import digest
 from daedal.pipelines.medium import Pipeline, SteppedHandle
 from daedal.pipelines.place import located
 from daedal.pipelines.remote_speech import RemoteSpeechPipeline
@@ -68,6 +69,7 @@ class SpeechPipeline(Pipeline):
             "torch": torch.__version__,
             "dtype": str(self.voice.dtype),
             "threads": torch.get_num_threads(),
+            "phonemes": digest(checkpoints.resolve(PHONEMES))[:12],
         }
         return held | {"device": self.loading.get("device", "cpu"), "loading": self.loading}
 
@@ -135,10 +137,9 @@ class Speaking(SteppedHandle):
     @property
     def recipe(self) -> dict[str, Any]:
         """What makes the readings again."""
-        settings = {
-            k: v for k, v in asdict(self.params).items() if v is not None and k != "subtitles"
-        }
-        return self.pipeline.recipe(self.prompt, settings | {"seed": self.seed})
+        asked = asdict(replace(self.params, seed=self.seed, subtitles=None))
+        settings = {key: value for key, value in asked.items() if value is not None}
+        return self.pipeline.recipe(self.prompt, settings)
 
     def results(self) -> list[Speech]:
         made, recipe = self.value(), self.recipe

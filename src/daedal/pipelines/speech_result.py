@@ -40,7 +40,7 @@ class Speech(Result):
 
     @property
     def logged(self) -> str:
-        return hashlib.sha256(self.samples.tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.samples).data).hexdigest()
 
     @property
     def amount(self) -> int:

@@ -66,6 +66,8 @@ def is_held_out(word: str, one_in: int) -> bool:
 
 
 class Phonemes(Task):
+    """`out/model` is a folder of letters to phonemes (daedal.data.phonemes.speller)."""
+
     recipe_type, unit, unit_label = PhonemesRecipe, "words", "words"
     objective = Objective(spelling, lambda batch: batch["letters"].numel())
 

@@ -79,6 +79,8 @@ class SentenceBatches:
 
 
 class Voice(Task):
+    """`out/model` is a voice that `daedal say --voice` takes."""
+
     recipe_type, unit, unit_label = VoiceRecipe, "sentences", "sentences"
     objective = Objective(distilling, lambda batch: int(batch["mask"].sum()))
 
