@@ -7,6 +7,7 @@ import torch
 
 import daedal
 from daedal import checkpoints
+from daedal.evals.transcription import plainly
 from daedal.media.sound import resample
 from daedal.systems.whisper import log_mel
 
@@ -52,6 +53,6 @@ def test_it_writes_what_transformers_writes(ear, spoken, tmp_path):
 
 def test_it_hears_what_was_said(ear, spoken):
     heard = ear(spoken, words=True)
-    assert heard.language == "en" and heard.text == TEXT
+    assert heard.language == "en" and plainly(heard.text) == plainly(TEXT)
     starts = [word["start"] for word in heard.words]
-    assert starts == sorted(starts) and heard.words[-1]["word"] == "day."
+    assert starts == sorted(starts) and plainly(heard.words[-1]["word"]) == "day"
