@@ -7,6 +7,7 @@ import torch
 
 import daedal
 from daedal import checkpoints
+from daedal.evals.transcription import edits, plainly
 from daedal.media.sound import resample
 from daedal.systems.whisper import log_mel
 
@@ -51,7 +52,10 @@ def test_it_writes_what_transformers_writes(ear, spoken, tmp_path):
 
 
 def test_it_hears_what_was_said(ear, spoken):
+    """But for a word or two of a synthetic voice; each has its time."""
     heard = ear(spoken, words=True)
-    assert heard.language == "en" and heard.text == TEXT
+    wrong = edits(plainly(heard.text).split(), plainly(TEXT).split())
+    assert heard.language == "en" and wrong <= 2, heard.text
     starts = [word["start"] for word in heard.words]
-    assert starts == sorted(starts) and heard.words[-1]["word"] == "day."
+    assert starts == sorted(starts) and heard.words[-1]["end"] <= len(spoken) / 16000 + 0.1
+    assert len(heard.words) == len(heard.text.split())

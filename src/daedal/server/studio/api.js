@@ -69,6 +69,8 @@ export const getText = async (path) => (await answered(path)).text();
 export const getBlob = async (path) => (await answered(path)).blob();
 export const post = async (path, body = {}, signal = undefined) =>
   (await answered(path, sending(body, signal))).json();
+export const postForBlob = async (path, body, signal) =>
+  (await answered(path, sending(body, signal))).blob();
 export const remove = async (path) => (await answered(path, { method: "DELETE" })).json();
 
 // The events of a stream as objects. An error inside the stream is thrown as one before it is.

@@ -1,7 +1,7 @@
 // How each medium is made over the public API: a line for each, and nothing else names a medium.
 // `make` yields {preview} while it works and {done: item} for each thing that has come.
 
-import { followed, getBlob, pictureOf, post, schemaOf, stream } from "../api.js";
+import { followed, getBlob, pictureOf, post, postForBlob, schemaOf, stream } from "../api.js";
 
 async function* picture({ model, prompt, settings, source }, signal) {
   const fields = { ...settings, model, prompt, stream: true, partial_images: 3 };
@@ -74,6 +74,12 @@ async function* speech({ model, prompt, settings }, signal) {
   yield { done: { medium: "speech", prompt, model, settings, blob, at: Date.now() / 1000 } };
 }
 
+async function* music({ model, prompt, settings }, signal) {
+  const fields = { ...settings, model, prompt, response_format: "mp3" };
+  const blob = await postForBlob("/v1/audio/generations", fields, signal);
+  yield { done: { medium: "music", prompt, model, settings, blob, at: Date.now() / 1000 } };
+}
+
 async function* clip({ model, prompt, settings }, signal) {
   const job = await post("/v1/videos", { ...settings, model, prompt }, signal);
   const news = [];
@@ -119,6 +125,15 @@ export const MAKERS = {
     first: ["speed", "pitch", "pauses", "seed"],
     leave: ["voice", "instructions", "response_format", "stream_format", "input"],
     example: "Good morning. It is *quite* a day. [pause 0.5s] Shall we begin?",
+  },
+  music: {
+    name: "Music",
+    verb: "Play",
+    make: music,
+    schema: () => schemaOf("/v1/audio/generations"),
+    first: ["key", "bpm", "seconds", "instrument", "seed"],
+    leave: ["response_format"],
+    example: "a lively jig in D major for fiddle, 120 bpm",
   },
   text: {
     name: "Text",
