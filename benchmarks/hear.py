@@ -80,8 +80,12 @@ def ours(folder: Path, sound: np.ndarray, beams: int) -> Callable[[], tuple[floa
     return run
 
 
-def theirs(folder: Path, sound: np.ndarray, beams: int, threads: int) -> Callable[[], tuple[float, float, int]]:  # fmt: skip
-    engine = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="int8", intra_threads=threads)  # fmt: skip
+def theirs(
+    folder: Path, sound: np.ndarray, beams: int, threads: int
+) -> Callable[[], tuple[float, float, int]]:
+    engine = ctranslate2.models.Whisper(
+        str(folder), device="cpu", compute_type="int8", intra_threads=threads
+    )
     prompt = [50258, 50259, 50359, 50363]
 
     def run() -> tuple[float, float, int]:
@@ -89,14 +93,18 @@ def theirs(folder: Path, sound: np.ndarray, beams: int, threads: int) -> Callabl
         mel = log_mel(sound, 80, 3000).astype(np.float32)[None]
         states = engine.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True)
         encoded = time.perf_counter()
-        found = engine.generate(states, [prompt], beam_size=beams, suppress_tokens=[-1, 50257], max_length=448)  # fmt: skip
+        found = engine.generate(
+            states, [prompt], beam_size=beams, suppress_tokens=[-1, 50257], max_length=448
+        )
         return encoded - began, time.perf_counter() - encoded, len(found[0].sequences_ids[0])
 
     return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -118,8 +126,15 @@ def main() -> None:
     rows = {}
     for name, found in times.items():
         encode, decode, tokens = (statistics.median(each) for each in zip(*found[1:], strict=True))
-        rows[name] = {"encode": encode, "decode": decode, "tokens": tokens, "per_token": decode / tokens}  # fmt: skip
-        print(f"{name:<22} encode {encode:6.3f} s   decode {decode:6.3f} s   {tokens:.0f} tokens   {1000 * decode / tokens:5.1f} ms each")  # fmt: skip
+        rows[name] = {
+            "encode": encode,
+            "decode": decode,
+            "tokens": tokens,
+            "per_token": decode / tokens,
+        }
+        print(
+            f"{name:<22} encode {encode:6.3f} s   decode {decode:6.3f} s   {tokens:.0f} tokens   {1000 * decode / tokens:5.1f} ms each"
+        )
     a, b = rows["daedal"], rows["faster-whisper int8"]
     whole = {name: row["encode"] + 100 * row["per_token"] for name, row in rows.items()}
     ratios = {

@@ -49,51 +49,66 @@ def theirs(raw: dict) -> Callable[[int, float], float]:
     model = transformers.MusicgenForConditionalGeneration(transformers.MusicgenConfig(**raw))
     model = model.eval().to(torch.bfloat16)
 
+    times: list[float] = []
+    model.decoder.register_forward_hook(lambda *_: times.append(time.perf_counter()))
+
     @torch.inference_mode()
     def run(columns: int, scale: float) -> float:
+        times.clear()
         prompt = torch.randint(2, 32000, (1, PROMPT))
-        times: list[float] = []
-
-        class Clock(transformers.generation.streamers.BaseStreamer):
-            def put(self, value: object) -> None:
-                times.append(time.perf_counter())
-
-            def end(self) -> None:
-                pass
-
-        states = model.text_encoder(prompt)
-        codes = torch.full((4, 1), 2048)
-        hidden = states.last_hidden_state
-        if model.text_encoder.config.hidden_size != 1024:
-            hidden = model.enc_to_dec_proj(hidden)
-        model.decoder.generate(
-            codes, encoder_hidden_states=torch.cat([hidden, hidden * 0]) if scale > 1 else hidden, do_sample=True, top_k=250, guidance_scale=scale if scale > 1 else None,
-            max_length=columns + 4, pad_token_id=2048, decoder_start_token_id=2048, bos_token_id=2048, streamer=Clock(),
-        )  # fmt: skip
-        return (len(times) - 3) / (times[-1] - times[2])
+        model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            top_k=250,
+            guidance_scale=scale,
+            num_return_sequences=1,
+            max_length=columns + 4,
+            pad_token_id=2048,
+            decoder_start_token_id=2048,
+            bos_token_id=2048,
+            eos_token_id=None,
+        )
+        return (len(times) - 1) / (times[-1] - times[0])
 
     return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--columns", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     kernels.build()
-    raw = {"model_type": "musicgen", "text_encoder": TEXT, "audio_encoder": CODEC, "decoder": DECODER}  # fmt: skip
-    systems = {"daedal": ours({"architectures": ["MusicgenForConditionalGeneration"], **raw}), "transformers bf16": theirs(raw)}  # fmt: skip
+    raw = {
+        "model_type": "musicgen",
+        "text_encoder": TEXT,
+        "audio_encoder": CODEC,
+        "decoder": DECODER,
+    }
+    systems = {
+        "daedal": ours({"architectures": ["MusicgenForConditionalGeneration"], **raw}),
+        "transformers bf16": theirs(raw),
+    }
     rates: dict[str, list[float]] = {}
     for _ in range(asked.rounds):
         for name, run in systems.items():
             for scale in (1.0, 3.0):
-                rates.setdefault(f"{name}, guidance {scale:g}", []).append(run(asked.columns, scale))  # fmt: skip
+                rates.setdefault(f"{name}, guidance {scale:g}", []).append(
+                    run(asked.columns, scale)
+                )
     found = {name: statistics.median(each) for name, each in rates.items()}
     for name, rate in found.items():
         print(f"{name:<34} {rate:6.1f} columns a second")
-    ratios = {f"guidance {s:g}": found[f"daedal, guidance {s:g}"] / found[f"transformers bf16, guidance {s:g}"] for s in (1.0, 3.0)}  # fmt: skip
+    ratios = {
+        f"guidance {s:g}": found[f"daedal, guidance {s:g}"]
+        / found[f"transformers bf16, guidance {s:g}"]
+        for s in (1.0, 3.0)
+    }
     print("   ".join(f"{name} {value:.2f}x" for name, value in ratios.items()))
     print(json.dumps({"columns": found, "ratios": ratios}))
 

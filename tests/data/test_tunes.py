@@ -66,7 +66,10 @@ def test_words_and_back():
     back = tune_of(text, "D", 112)
     assert [n.ticks for n in back.played()] == [n.ticks for n in tune.played()]
     moved = tune_of(text, "F", 112)
-    assert {(a.pitch - b.pitch) for a, b in zip(moved.played(), back.played(), strict=True)} <= {3, -9}  # fmt: skip
+    assert {(a.pitch - b.pitch) for a, b in zip(moved.played(), back.played(), strict=True)} <= {
+        3,
+        -9,
+    }
 
 
 def test_the_engines_matcher():
@@ -88,7 +91,14 @@ def test_the_engines_matcher():
 
 def test_captions():
     said = read("A lively jig in D major for fiddle, 120 bpm, 16 bars")
-    assert (said.rhythm, said.tonic, said.mode, said.bpm, said.bars, said.instrument) == ("jig", "D", "major", 120, 16, "fiddle")  # fmt: skip
+    assert (said.rhythm, said.tonic, said.mode, said.bpm, said.bars, said.instrument) == (
+        "jig",
+        "D",
+        "major",
+        120,
+        16,
+        "fiddle",
+    )
     assert said.pace > 1 and said.metre is None
     assert read("slip jigs in F sharp minor").rhythm == "slip jig"
     assert read("slip jigs in F sharp minor").tonic == "F#"

@@ -31,7 +31,13 @@ def test_size_and_card():
 def test_a_tune_is_as_asked(band):
     piece = band("a jig in D major for fiddle, 120 bpm, 8 bars, AB", seed=1)
     tune = piece.tune
-    assert (tune.rhythm, tune.metre, tune.tonic, tune.mode, tune.bpm) == ("jig", (6, 8), "D", "major", 120)  # fmt: skip
+    assert (tune.rhythm, tune.metre, tune.tonic, tune.mode, tune.bpm) == (
+        "jig",
+        (6, 8),
+        "D",
+        "major",
+        120,
+    )
     assert piece.instrument == "fiddle" and legal(text_of(tune))
     assert piece.seconds == pytest.approx(tune.seconds + 0.6, abs=0.01)
     last = [note for note in tune.played() if note.pitch is not None][-1]
@@ -44,7 +50,11 @@ def test_a_tune_is_as_asked(band):
 
 
 def test_what_is_snapped_or_refused(band):
-    assert order_of("a jig in 4/4", MusicParams()).remarks[0].startswith("a jig is written in 6/8, not 4/4")  # fmt: skip
+    assert (
+        order_of("a jig in 4/4", MusicParams())
+        .remarks[0]
+        .startswith("a jig is written in 6/8, not 4/4")
+    )
     assert "written as" in order_of("a reel, 13 bars", MusicParams()).remarks[0]
     assert order_of("a reel", MusicParams(key="f# minor")).tonic == "F#"
     for settings, sentence in (
@@ -69,7 +79,12 @@ def test_command_line(tmp_path, monkeypatch):
 
     run()
     assert (tmp_path / "a-polka-8-bars-ab-2.wav").read_bytes().startswith(b"RIFF")
-    for name, beginning in (("a.mid", b"MThd"), ("a.abc", b"X:1"), ("a.svg", b"<svg"), ("a.opus", b"OggS")):  # fmt: skip
+    for name, beginning in (
+        ("a.mid", b"MThd"),
+        ("a.abc", b"X:1"),
+        ("a.svg", b"<svg"),
+        ("a.opus", b"OggS"),
+    ):
         run("-o", name)
         assert (tmp_path / name).read_bytes().startswith(beginning)
     entry = history.entries(limit=1)[0]

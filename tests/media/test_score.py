@@ -23,7 +23,13 @@ K:D
 
 def test_reading_abc():
     tune = abc.read(JIG)
-    assert (tune.title, tune.metre, tune.tonic, tune.mode, tune.bpm) == ("A jig", (6, 8), "D", "major", 120)  # fmt: skip
+    assert (tune.title, tune.metre, tune.tonic, tune.mode, tune.bpm) == (
+        "A jig",
+        (6, 8),
+        "D",
+        "major",
+        120,
+    )
     first, second = tune.strains
     assert first.repeated and [len(s.bars) for s in tune.strains] == [5, 3]
     assert first.bars[0] == (Note(69, 12),)
@@ -89,4 +95,6 @@ def test_instruments_are_in_tune(instrument):
     peak = hz[near][spectrum[near].argmax()]
     assert abs(1200 * np.log2(peak / 440)) < 10
     assert np.abs(sound).max() <= 1 and np.abs(sound[-10:]).max() < 1e-3
-    assert len(synth.render(abc.read(JIG), instrument)) / synth.RATE == pytest.approx(abc.read(JIG).seconds + synth.TAIL, abs=0.01)  # fmt: skip
+    assert len(synth.render(abc.read(JIG), instrument)) / synth.RATE == pytest.approx(
+        abc.read(JIG).seconds + synth.TAIL, abs=0.01
+    )

@@ -94,7 +94,9 @@ def test_a_causal_codec_does_not_know_the_end(tmp_path):
     whole, start = ours.encode(x).chunks[0], ours.encode(x[..., :400]).chunks[0]
     assert torch.equal(whole[..., :50], start)
     decoded = ours.decode(ours.encode(x))
-    torch.testing.assert_close(decoded[..., :392], ours.decode(ours.encode(x[..., :400]))[..., :392], rtol=1e-4, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        decoded[..., :392], ours.decode(ours.encode(x[..., :400]))[..., :392], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_what_a_codec_refuses(encodec):

@@ -22,7 +22,9 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def pair(request, tmp_path_factory):
     torch.manual_seed(0)
-    config = transformers.MusicgenConfig(text_encoder=T5, audio_encoder=CODEC, decoder=CASES[request.param])  # fmt: skip
+    config = transformers.MusicgenConfig(
+        text_encoder=T5, audio_encoder=CODEC, decoder=CASES[request.param]
+    )
     theirs = transformers.MusicgenForConditionalGeneration(config).eval()
     for name, tensor in theirs.state_dict().items():
         if tensor.is_floating_point() and "inited" not in name:
@@ -52,7 +54,9 @@ def test_logits_with_and_without_the_cache(pair):
     expected = theirs(input_ids=prompt, decoder_input_ids=codes.flatten(0, 1)).logits
     expected = expected.view(2, K, 9, -1)
     states = ours.read(prompt)
-    torch.testing.assert_close(ours.lm(codes, ours.cache(states, 2, 9)), expected, rtol=1e-3, atol=1e-3)  # fmt: skip
+    torch.testing.assert_close(
+        ours.lm(codes, ours.cache(states, 2, 9)), expected, rtol=1e-3, atol=1e-3
+    )
     cache = ours.cache(states, 2, 9)
     parts = [ours.lm(part, cache) for part in codes.split([4, 1, 3, 1], 2)]
     torch.testing.assert_close(torch.cat(parts, 2), expected, rtol=1e-3, atol=1e-3)
@@ -65,7 +69,18 @@ def test_greedy_pieces_are_transformers(pair, scale):
     K, music = ours.lm.config.num_codebooks, music_of(ours)
     frames, steps = 10, 10 + max(ours.lm.config.delays) + 1
     prompt = torch.randint(2, 64, (1, 6), generator=torch.Generator().manual_seed(3))
-    sound = theirs.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, guidance_scale=scale, max_length=steps, min_length=0, pad_token_id=32, decoder_start_token_id=32, bos_token_id=32, eos_token_id=None)  # fmt: skip
+    sound = theirs.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        guidance_scale=scale,
+        max_length=steps,
+        min_length=0,
+        pad_token_id=32,
+        decoder_start_token_id=32,
+        bos_token_id=32,
+        eos_token_id=None,
+    )
     empty = torch.zeros(1, K, 0, dtype=torch.long)
     made = done(composed(music, ours.read(prompt), empty, frames, scale, 0.0, 0, torch.Generator()))
     assert made.shape == (1, K, frames)
@@ -103,7 +118,10 @@ def test_our_folder_opens_in_transformers(pair, tmp_path):
     theirs, ours = pair
     checkpoints.save(ours, tmp_path)
     again = transformers.MusicgenForConditionalGeneration.from_pretrained(tmp_path).eval()
-    prompt, codes = torch.randint(2, 64, (1, 4)), torch.randint(0, 32, (ours.lm.config.num_codebooks, 5))  # fmt: skip
+    prompt, codes = (
+        torch.randint(2, 64, (1, 4)),
+        torch.randint(0, 32, (ours.lm.config.num_codebooks, 5)),
+    )
     torch.testing.assert_close(
         again(input_ids=prompt, decoder_input_ids=codes).logits,
         theirs(input_ids=prompt, decoder_input_ids=codes).logits,

@@ -76,7 +76,9 @@ def test_attention_to_the_sound_is_transformers(pair):
     theirs, ours = pair
     mel, tokens = torch.randn(2, 8, 40), torch.randint(3, 120, (2, 6))
     theirs.set_attn_implementation("eager")
-    expected = theirs(input_features=mel, decoder_input_ids=tokens, output_attentions=True).cross_attentions  # fmt: skip
+    expected = theirs(
+        input_features=mel, decoder_input_ids=tokens, output_attentions=True
+    ).cross_attentions
     cache = ours.cache(ours.encode(mel), 2)
     cache.weights = []
     ours(tokens, cache)

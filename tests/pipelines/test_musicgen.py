@@ -53,7 +53,11 @@ def test_a_piece(band, folder, tmp_path):
 
 
 def test_on_from_a_clip(band, tmp_path):
-    clip = save_audio(np.random.default_rng(0).normal(0, 0.1, (2, 800)).astype(np.float32), tmp_path / "a.wav", 8000)  # fmt: skip
+    clip = save_audio(
+        np.random.default_rng(0).normal(0, 0.1, (2, 800)).astype(np.float32),
+        tmp_path / "a.wav",
+        8000,
+    )
     piece = band("piano", init=str(clip), seconds=0.2, seed=0)
     assert piece.samples.shape == (1, 160)
     with pytest.raises(DaedalError, match=r"lasts 0.1 s, and 0.05 s are asked for"):

@@ -60,13 +60,17 @@ def test_formats(ear, sound, tmp_path):
     value = json.loads(heard.whole)
     assert value["language"] == "english" and value["duration"] == 5 and value["text"] == heard.text
     assert len(value["segments"]) == len(heard.segments)
-    assert all(a["start"] <= a["end"] for a in value["words"]) and "words" not in value["segments"][0]  # fmt: skip
+    assert (
+        all(a["start"] <= a["end"] for a in value["words"]) and "words" not in value["segments"][0]
+    )
     srt = heard.formatted("srt").split("\n\n")
     assert len(srt) == len(heard.segments) and srt[1].startswith("2\n00:00:0")
     assert re.match(r"1\n\d\d:\d\d:\d\d,\d{3} --> \d\d:\d\d:\d\d,\d{3}\n", srt[0])
     assert heard.formatted("vtt").startswith("WEBVTT\n\n00:00:0")
     assert heard.save(tmp_path / "out.vtt").read_text() == heard.formatted("vtt") + "\n"
-    streamed = "".join(p.text for p in ear.stream(sound, language="en", beams=1, temperature=0, format="srt"))  # fmt: skip
+    streamed = "".join(
+        p.text for p in ear.stream(sound, language="en", beams=1, temperature=0, format="srt")
+    )
     assert streamed.strip() == heard.formatted("srt")
     with pytest.raises(DaedalError, match=r"format .str. is not one of text.*did you mean 'srt'"):
         ear(sound, format="str")
@@ -76,14 +80,18 @@ def test_command_line(folder, sound):
     asked = ("hear", sound, "--model", folder, "--dtype", "fp32", "--language", "de", "--beams", 1)
     plain = run(*asked, "--temperature", 0)
     assert plain.exit_code == 0 and plain.stdout.strip(), plain.output
-    value = json.loads(run(*asked, "--temperature", 0, "--format", "verbose_json", "--translate").stdout)  # fmt: skip
+    value = json.loads(
+        run(*asked, "--temperature", 0, "--format", "verbose_json", "--translate").stdout
+    )
     assert value["task"] == "translate" and value["language"] == "german"
     assert run(*asked, "--temperature", 0, "-o", "a.srt").exit_code == 0
     entry = history.entries(limit=1)[0]
     assert entry.prompt == str(sound) and entry.settings["language"] == "de"
     again = run("again", entry.id)
     assert again.exit_code == 0 and again.stdout.strip() == plain.stdout.strip(), again.output
-    assert str(run("hear", "--model", folder).exception).startswith("there is no file; write daedal hear FILE")  # fmt: skip
+    assert str(run("hear", "--model", folder).exception).startswith(
+        "there is no file; write daedal hear FILE"
+    )
 
 
 def test_what_holds_no_speech(ear, folder, sound, tmp_path):
@@ -147,7 +155,11 @@ def test_error_rates(ear, tmp_path):
     from daedal.pipelines.transcription_params import TranscriptionMeasuring
 
     assert edits("kitten", "sitting") == 3 and edits("", "ab") == 2 and edits("ab", "ab") == 0
-    clips = [save_audio(noise(1, seed=i), tmp_path / f"{i}.wav", 16000).read_bytes() for i in (1, 2)]  # fmt: skip
+    clips = [
+        save_audio(noise(1, seed=i), tmp_path / f"{i}.wav", 16000).read_bytes() for i in (1, 2)
+    ]
     pq.write_table(pa.table({"audio": clips, "text": ["one two", "three"]}), tmp_path / "x.parquet")
     report = evaluate(ear, TranscriptionMeasuring(data=str(tmp_path / "x.parquet")))
-    assert report.values["error"]["words"]["n"] == 2 and report.values["error"]["words"]["value"] > 0  # fmt: skip
+    assert (
+        report.values["error"]["words"]["n"] == 2 and report.values["error"]["words"]["value"] > 0
+    )

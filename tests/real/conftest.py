@@ -41,3 +41,13 @@ def gemma() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     return place("minilm")
+
+
+@pytest.fixture(scope="session")
+def whisper_base() -> Path:
+    return place("whisper-base")
+
+
+@pytest.fixture(scope="session")
+def joe() -> Path:
+    return place("joe")

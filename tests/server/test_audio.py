@@ -34,7 +34,9 @@ OWN = {"temperature": 0.3}  # no second tries, which random weights always ask f
 
 def test_every_format(client):
     def asked(kind, **more):
-        return client.audio.transcriptions.create(file=sound(), model="ear", language="en", response_format=kind, **more, **OWN)  # fmt: skip
+        return client.audio.transcriptions.create(
+            file=sound(), model="ear", language="en", response_format=kind, **more, **OWN
+        )
 
     text = asked("json").text
     assert text and asked("text").strip() == text
@@ -47,7 +49,9 @@ def test_every_format(client):
 
 
 def test_events(client):
-    stream = client.audio.transcriptions.create(file=sound(), model="ear", language="en", stream=True, **OWN)  # fmt: skip
+    stream = client.audio.transcriptions.create(
+        file=sound(), model="ear", language="en", stream=True, **OWN
+    )
     events = list(stream)
     assert [event.type for event in events[:-1]] == ["transcript.text.delta"] * (len(events) - 1)
     assert events[-1].type == "transcript.text.done" and len(events) > 1
@@ -55,7 +59,9 @@ def test_events(client):
 
 
 def test_translations(client):
-    reply = client.audio.translations.create(file=sound(), model="ear", response_format="verbose_json", **OWN)  # fmt: skip
+    reply = client.audio.translations.create(
+        file=sound(), model="ear", response_format="verbose_json", **OWN
+    )
     assert reply.text and reply.model_dump()["task"] == "translate"
 
 
@@ -90,7 +96,14 @@ def test_the_command_line_through_the_server(ear, tmp_path):
 def test_music(ear, client):
     """A tune as sound and as notes; what is asked is in it; jobs make it too."""
     asked = {"prompt": "a polka in G major, 8 bars, AB", "seed": 4, "bpm": 140}
-    for kind, beginning in (("wav", b"RIFF"), ("flac", b"fLaC"), ("opus", b"OggS"), ("mid", b"MThd"), ("abc", b"X:1"), ("svg", b"<svg")):  # fmt: skip
+    for kind, beginning in (
+        ("wav", b"RIFF"),
+        ("flac", b"fLaC"),
+        ("opus", b"OggS"),
+        ("mid", b"MThd"),
+        ("abc", b"X:1"),
+        ("svg", b"<svg"),
+    ):
         reply = ear.post("/v1/audio/generations", response_format=kind, **asked)
         assert reply.status_code == 200 and reply.content.startswith(beginning), reply.text
     assert "K:G" in ear.post("/v1/audio/generations", response_format="abc", **asked).text
@@ -102,3 +115,12 @@ def test_music(ear, client):
     here = load("house/tunes")("a polka, 8 bars, AB", seed=4)
     assert remote.rate == here.rate and np.abs(remote.samples - here.samples).max() < 1e-4
     assert remote.recipe["settings"]["seed"] == 4
+    job = ear.post(
+        "/v1/jobs", medium="music", prompt="a polka, 8 bars, AB", settings={"seed": 4}
+    ).json()
+    while (row := ear.http.get(f"/v1/jobs/{job['id']}").json())["status"] not in (
+        "completed",
+        "failed",
+    ):
+        pass
+    assert ear.http.get(f"/v1/jobs/{job['id']}/content").content.startswith(b"RIFF"), row

@@ -18,10 +18,24 @@ def small_ear(folder: Path, seed: int = 0) -> Path:
     """Its folder, as transformers writes one."""
     torch.manual_seed(seed)
     config = transformers.WhisperConfig(
-        vocab_size=CLOCK + POSITIONS + 1, num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, max_source_positions=POSITIONS, max_target_positions=48,
-        pad_token_id=256, bos_token_id=256, eos_token_id=256, decoder_start_token_id=257, suppress_tokens=None, begin_suppress_tokens=[32, 256],
-    )  # fmt: skip
+        vocab_size=CLOCK + POSITIONS + 1,
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=POSITIONS,
+        max_target_positions=48,
+        pad_token_id=256,
+        bos_token_id=256,
+        eos_token_id=256,
+        decoder_start_token_id=257,
+        suppress_tokens=None,
+        begin_suppress_tokens=[32, 256],
+    )
     model = transformers.WhisperForConditionalGeneration(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1)

@@ -54,7 +54,14 @@ def test_greedy_text_with_timestamps_is_transformers(whisper, tmp_path):
     for seed in range(4):
         sound = noise(2, seed)
         mel = torch.from_numpy(log_mel(sound, 16, 200))[None]
-        expected = theirs.generate(mel, language="en", task="transcribe", return_timestamps=True, max_new_tokens=20, do_sample=False)  # fmt: skip
+        expected = theirs.generate(
+            mel,
+            language="en",
+            task="transcribe",
+            return_timestamps=True,
+            max_new_tokens=20,
+            do_sample=False,
+        )
         found = done(searched(whisper, whisper.encode(sound), [257, 258, 261], 1, True)).tokens
         pairs = [i for i in range(1, 20) if found[i - 1] >= CLOCK and found[i] >= CLOCK]
         ids = [i for i in expected[0].tolist() if i not in (257, 258, 261)]
@@ -81,10 +88,16 @@ def test_timestamps_follow_their_rules(whisper):
     """Drawn texts are pairs of timestamps that never go back, with words between."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        found = done(drawn(whisper, whisper.encode(noise(2)), [257, 258, 261], 1.0, True, generator))  # fmt: skip
+        found = done(
+            drawn(whisper, whisper.encode(noise(2)), [257, 258, 261], 1.0, True, generator)
+        )
         times = [token for token in found.tokens if token >= CLOCK]
         assert found.tokens[0] >= CLOCK and times == sorted(times)
-        runs = [len(list(run)) for timed, run in itertools.groupby(found.tokens, lambda t: t >= CLOCK) if timed]  # fmt: skip
+        runs = [
+            len(list(run))
+            for timed, run in itertools.groupby(found.tokens, lambda t: t >= CLOCK)
+            if timed
+        ]
         assert runs[0] == 1 and all(run <= 2 for run in runs[1:])
         assert not set(found.tokens) & set(whisper.tokens.suppressed)
 
@@ -109,13 +122,17 @@ def test_warping_is_the_cheapest_path():
         return cost[i, j] + min(cheapest(a, b) for a, b in before if a >= 0 and b >= 0)
 
     rows, columns = warped(cost)
-    assert sum(cost[i, j] for i, j in zip(rows, columns, strict=True)) == pytest.approx(cheapest(3, 5))  # fmt: skip
+    assert sum(cost[i, j] for i, j in zip(rows, columns, strict=True)) == pytest.approx(
+        cheapest(3, 5)
+    )
     assert (rows[0], columns[0], rows[-1], columns[-1]) == (0, 0, 3, 5)
 
 
 def test_words_and_their_signs():
     class Bytes:
-        backend = type("B", (), {"decode": staticmethod(lambda ids: bytes(ids).decode("utf-8", "replace"))})  # fmt: skip
+        backend = type(
+            "B", (), {"decode": staticmethod(lambda ids: bytes(ids).decode("utf-8", "replace"))}
+        )
 
     ear = type("W", (), {"tokenizer": Bytes})
     text = ' He said "äh, no".'.encode()
@@ -132,7 +149,9 @@ def test_a_long_sound_is_heard_in_windows(whisper):
     def segments(size):
         blocks = (sound[None, i : i + size] for i in range(0, len(sound), size))
         made = Transcript()
-        found = [s for s in transcribed(whisper, blocks, Wishes("en", words=True, beams=1), made) if s]  # fmt: skip
+        found = [
+            s for s in transcribed(whisper, blocks, Wishes("en", words=True, beams=1), made) if s
+        ]
         assert made.seconds == 9.0
         return found
 

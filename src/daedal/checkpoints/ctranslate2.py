@@ -71,10 +71,14 @@ def read(path: Path) -> dict[str, Tensor]:
     file = Reader(path)
     version = file.number("I")
     if version != VERSION:
-        raise DaedalError(f"{path} has version {version} of CTranslate2's format, and {VERSION} is known here; convert the model anew.")  # fmt: skip
+        raise DaedalError(
+            f"{path} has version {version} of CTranslate2's format, and {VERSION} is known here; convert the model anew."
+        )
     spec, _ = file.text(), file.number("I")
     if spec != "WhisperSpec":
-        raise DaedalError(f"{path} holds a {spec}; of CTranslate2's folders only Whisper's open here.")  # fmt: skip
+        raise DaedalError(
+            f"{path} holds a {spec}; of CTranslate2's folders only Whisper's open here."
+        )
     found = dict(variable(file) for _ in range(file.number("I")))
     scales = {name: found.pop(name) for name in [*found] if name.endswith("_scale")}
     for name, scale in scales.items():
@@ -111,7 +115,10 @@ def tensors(found: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 def config_of(found: dict[str, Tensor], raw: dict[str, Any]) -> WhisperConfig:
     """What shapes say; of tokens only the end's id is needed."""
     layers = {name.split("/")[1] for name in found if name.split("/")[1].startswith("layer_")}
-    depth = {side: sum(f"{side}/{layer}/ffn/linear_0/weight" in found for layer in layers) for side in ("encoder", "decoder")}  # fmt: skip
+    depth = {
+        side: sum(f"{side}/{layer}/ffn/linear_0/weight" in found for layer in layers)
+        for side in ("encoder", "decoder")
+    }
     vocabulary, width = found["decoder/embeddings/weight"].shape
     end = max(raw.get("suppress_ids_begin") or [vocabulary - 1608])
     config = dict(

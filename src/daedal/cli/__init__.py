@@ -17,6 +17,7 @@ from daedal.cli import (
     convert,
     curves,
     doctor,
+    documents,
     embed,
     evaluate,
     generate,
@@ -51,6 +52,9 @@ def verbs() -> typer.Typer:
     app.command("curves")(curves.curves)
     app.command("eval")(evaluate.verb())
     app.command("embed")(embed.embed)
+    app.command("index")(documents.index)
+    app.command("search")(documents.search)
+    app.command("ask")(documents.ask)
     app.command("quantize")(quantize.quantize)
     app.command("prune")(prune.prune)
     app.command("convert")(convert.convert)

@@ -10,8 +10,14 @@ KEY = re.compile(
 )
 SIGNS = {"sharp": "#", "♯": "#", "#": "#", "flat": "b", "♭": "b", "b": "b"}
 MODE = {"maj": "major", "min": "minor", "m": "minor"}
-FAST, SLOW = ("lively", "fast", "quick", "brisk", "energetic", "driving"), ("slow", "gentle", "calm", "soft", "quiet", "tender")  # fmt: skip
-SAD, GLAD = ("sad", "melancholy", "mournful", "wistful", "lonely", "dark"), ("happy", "merry", "cheerful", "joyful", "bright")  # fmt: skip
+FAST, SLOW = (
+    ("lively", "fast", "quick", "brisk", "energetic", "driving"),
+    ("slow", "gentle", "calm", "soft", "quiet", "tender"),
+)
+SAD, GLAD = (
+    ("sad", "melancholy", "mournful", "wistful", "lonely", "dark"),
+    ("happy", "merry", "cheerful", "joyful", "bright"),
+)
 PARTS = {"one": "A", "two": "AABB", "three": "AABBCC", "four": "AABBCCDD"}
 INSTRUMENTS = {  # words -> the synthesiser's name
     "fiddle": "fiddle", "violin": "fiddle", "flute": "flute", "whistle": "whistle", "recorder": "flute", "pipes": "pipes", "bagpipes": "pipes",
@@ -19,8 +25,22 @@ INSTRUMENTS = {  # words -> the synthesiser's name
     "piano": "piano", "bells": "bells", "glockenspiel": "bells", "music box": "bells", "organ": "organ", "oboe": "oboe", "clarinet": "clarinet",
 }  # fmt: skip
 # what a word for a rhythm is called here
-NAMES = {"polka": "polka", "waltz": "waltz", "reel": "reel", "jig": "jig", "slip jig": "slip jig", "slipjig": "slip jig", "hornpipe": "hornpipe",
-         "strathspey": "strathspey", "march": "march", "air": "air", "lullaby": "air", "clog": "clog", "dance": "dance", "song": "air"}  # fmt: skip
+NAMES = {
+    "polka": "polka",
+    "waltz": "waltz",
+    "reel": "reel",
+    "jig": "jig",
+    "slip jig": "slip jig",
+    "slipjig": "slip jig",
+    "hornpipe": "hornpipe",
+    "strathspey": "strathspey",
+    "march": "march",
+    "air": "air",
+    "lullaby": "air",
+    "clog": "clog",
+    "dance": "dance",
+    "song": "air",
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +69,16 @@ def read(text: str) -> Caption:
     mood = "minor" if any_of(low, SAD) else "major" if any_of(low, GLAD) else None
     pace = 1.12 if any_of(low, FAST) else 0.75 if any_of(low, SLOW) else 1.0
     return Caption(
-        rhythm, metre, tonic, mode or mood, float(bpm[1]) if bpm else None, pace, form_in(text),
-        int(bars[1]) if bars else None, word_in(low, INSTRUMENTS),
-    )  # fmt: skip
+        rhythm,
+        metre,
+        tonic,
+        mode or mood,
+        float(bpm[1]) if bpm else None,
+        pace,
+        form_in(text),
+        int(bars[1]) if bars else None,
+        word_in(low, INSTRUMENTS),
+    )
 
 
 def key_in(text: str) -> tuple[str | None, str | None]:
@@ -65,9 +92,10 @@ def key_in(text: str) -> tuple[str | None, str | None]:
 
 
 def form_in(text: str) -> str | None:
-    written = re.search(r"\b(A{1,2}(?:B{1,2}(?:C{1,2}(?:D{1,2})?)?)?)\b", text)
-    if written and written[1] in FORMS and written[1] != "A":
-        return written[1]
+    written = re.findall(r"\b(A{1,2}(?:B{1,2}(?:C{1,2}(?:D{1,2})?)?)?)\b", text)
+    forms = [form for form in written if form in FORMS and form != "A"]  # a letter is a key's
+    if forms:
+        return forms[0]
     parts = re.search(r"\b(one|two|three|four)[ -](?:part|strain|section)s?\b", text.lower())
     return PARTS[parts[1]] if parts else None
 

@@ -43,6 +43,11 @@ UPBEATS = (0, 3, 6, 9, 12, 18, 24, 36)  # ticks
 TRIPLETS = (4, 8, 16)
 LENGTHS = (3, 6, 9, 12, 18, 24, 30, 36, 42, 48, 60, 72, 96, *TRIPLETS)
 PITCHES = range(-14, 29)
+# pitch classes above the tonic that a mode is written with: its scale and the notes that folk tunes
+# borrow, but not those that would make it another mode
+BORROWED = {
+    "major": (0, 2, 4, 5, 6, 7, 9, 10, 11), "minor": (0, 2, 3, 5, 7, 8, 10, 11), "dorian": (0, 2, 3, 5, 7, 9, 10, 11), "mixolydian": (0, 2, 4, 5, 7, 9, 10, 11),
+}  # fmt: skip
 BAR, REST, EOS, BOS = "|", "rest", "<|eos|>", "<|bos|>"
 CONTEXT = 512
 
@@ -50,9 +55,19 @@ CONTEXT = 512
 def words() -> list[str]:
     """The vocabulary, in the order of its ids."""
     return [
-        BOS, EOS, BAR, REST, *(name.replace(" ", "-") for name in RHYTHMS), *METRES, *MODES, *FORMS, *(f"n{n}" for n in BARS),
-        *(f"u{u}" for u in UPBEATS), *(f"d{d}" for d in LENGTHS), *(f"p{p}" for p in PITCHES),
-    ]  # fmt: skip
+        BOS,
+        EOS,
+        BAR,
+        REST,
+        *(name.replace(" ", "-") for name in RHYTHMS),
+        *METRES,
+        *MODES,
+        *FORMS,
+        *(f"n{n}" for n in BARS),
+        *(f"u{u}" for u in UPBEATS),
+        *(f"d{d}" for d in LENGTHS),
+        *(f"p{p}" for p in PITCHES),
+    ]
 
 
 def tokenizer() -> Tokenizer:
@@ -60,7 +75,9 @@ def tokenizer() -> Tokenizer:
     backend = Backend(models.WordLevel({word: i for i, word in enumerate(words())}, unk_token=EOS))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken(text, normalized=False) for text in (BOS, EOS)])
-    return Tokenizer(backend, roles={"bos_token": BOS, "eos_token": EOS}, config={"add_bos_token": True})  # fmt: skip
+    return Tokenizer(
+        backend, roles={"bos_token": BOS, "eos_token": EOS}, config={"add_bos_token": True}
+    )
 
 
 # ---- tunes and words -----------------------------------------------------------------------------
@@ -96,13 +113,18 @@ def tidy(tune: Tune) -> Tune | None:
         upbeat = ()
         first = ticks(bars[0]) if ticks(bars[0]) < whole else 0
         bars[-1] = fitted(bars[-1], whole - first)
-        if any(ticks(bar) != whole for bar in bars[bool(first) : -1]) or ticks(bars[-1]) != whole - first:  # fmt: skip
+        if (
+            any(ticks(bar) != whole for bar in bars[bool(first) : -1])
+            or ticks(bars[-1]) != whole - first
+        ):
             return None
         strains.append(Strain(tuple(bars), strain.repeated))
     if not strains or form_of(strains) not in FORMS:
         return None
     name = rhythm_of(tune)
-    return Tune(tune.title, name, tune.metre, tune.tonic, tune.mode, RHYTHMS[name][1], tuple(strains))  # fmt: skip
+    return Tune(
+        tune.title, name, tune.metre, tune.tonic, tune.mode, RHYTHMS[name][1], tuple(strains)
+    )
 
 
 def ticks(bar: Bar) -> int:
@@ -121,7 +143,9 @@ def joined(bars: list[Bar], whole: int) -> list[Bar]:
 def fitted(bar: Bar, wanted: int) -> Bar:
     """A last bar whose last note is shortened or lengthened to what is wanted."""
     last = bar[-1].ticks + wanted - ticks(bar)
-    return (*bar[:-1], Note(bar[-1].pitch, last)) if last in LENGTHS and last not in TRIPLETS else bar  # fmt: skip
+    return (
+        (*bar[:-1], Note(bar[-1].pitch, last)) if last in LENGTHS and last not in TRIPLETS else bar
+    )
 
 
 def home(tune: Tune) -> int:
@@ -134,7 +158,12 @@ def home(tune: Tune) -> int:
 def text_of(tune: Tune) -> str:
     """The words of a tidy tune."""
     tonic, whole = home(tune), bar_ticks(tune.metre)
-    out = [tune.rhythm.replace(" ", "-"), "{}/{}".format(*tune.metre), tune.mode, form_of(tune.strains)]  # fmt: skip
+    out = [
+        tune.rhythm.replace(" ", "-"),
+        "{}/{}".format(*tune.metre),
+        tune.mode,
+        form_of(tune.strains),
+    ]
     for strain in tune.strains:
         first = ticks(strain.bars[0])
         upbeat = first if first < whole else 0
@@ -168,7 +197,10 @@ def tune_of(text: str, tonic: str, bpm: float, title: str = "") -> Tune:
             bar = []
     relative = sorted(p for bars in found for one in bars for p, _ in one if p is not None)
     low = placed(tonic, relative[len(relative) // 2])
-    strains = [[tuple(Note(None if p is None else low + p, t) for p, t in one) for one in bars] for bars in found]  # fmt: skip
+    strains = [
+        [tuple(Note(None if p is None else low + p, t) for p, t in one) for one in bars]
+        for bars in found
+    ]
     count, unit = map(int, metre.split("/"))
     kept = tuple(Strain(tuple(bars), repeat) for bars, repeat in zip(strains, repeats, strict=True))
     return Tune(title, rhythm.replace("-", " "), (count, unit), tonic, mode, bpm, kept)
@@ -200,6 +232,7 @@ class Place:
 
     stage: str = "rhythm"
     rhythm: str = ""
+    mode: str = "major"
     whole: int = 0  # ticks of a bar
     repeats: tuple[bool, ...] = ()
     strain: int = -1
@@ -241,7 +274,7 @@ def following(place: Place, wanted: Wanted) -> list[str]:
         final = place.last_strain and place.last_bar and place.room == place.length
         if final:
             return [f"p{p}" for p in (-12, 0, 12)]
-        return [REST, *(f"p{p}" for p in PITCHES)]
+        return [REST, *(f"p{p}" for p in PITCHES if p % 12 in BORROWED[place.mode])]
     return [BAR] if stage == "line" else [EOS]
 
 
@@ -261,7 +294,7 @@ def after(place: Place, word: str) -> Place:
         count, unit = map(int, word.split("/"))
         p.whole, p.stage = bar_ticks((count, unit)), "mode"
     elif stage == "mode":
-        p.stage = "form"
+        p.mode, p.stage = word, "form"
     elif stage == "form":
         p.repeats, p.stage = tuple(parts_of(word)), "bars"
     elif stage == "bars":
@@ -359,8 +392,8 @@ def legal(text: str, wanted: Wanted = Wanted()) -> bool:
 
 def learnable(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """(split, words) of the rows of a table of ABC tunes that the grammar knows and a context
-    holds. A tune that ends elsewhere than on its tonic is let through: the grammar asks for it of
-    what is written, and what is read may teach without it."""
+    holds. A tune that ends elsewhere than on its tonic, or has other notes than its mode, is let
+    through: the grammar asks for them of what is written, and what is read may teach without."""
     for row in rows:
         try:
             tune = tidy(replace(abc.read(row["abc"]), rhythm=row["rhythm"] or ""))
@@ -375,11 +408,10 @@ def learnable(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def in_threes(text: str) -> bool:
-    """Whether the text is the grammar's but for its last note."""
+    """Whether the text is the grammar's but for its pitches."""
     place = Place()
     for word in text.split():
-        final = place.stage == "pitch" and place.last_strain and place.last_bar
-        if not final and word not in following(place, Wanted()):
+        if place.stage != "pitch" and word not in following(place, Wanted()):
             return False
         place = after(place, word)
     return place.stage == "end"

@@ -37,7 +37,9 @@ def evaluate(pipeline: TunePipeline, asked: MusicMeasuring) -> Report:
         raise DaedalError("only models of tunes are measured here; their notes can be read.")
     made = [(wish, pipeline(caption(wish), seed=i)) for i, wish in enumerate(wishes(asked.n))]
     hits = [found(wish, piece) for wish, piece in made]
-    groups = {"as asked": {name: share(sum(hit[name] for hit in hits), len(hits)) for name in hits[0]}}  # fmt: skip
+    groups = {
+        "as asked": {name: share(sum(hit[name] for hit in hits), len(hits)) for name in hits[0]}
+    }
     if asked.data:
         known = learnt(Path(asked.data))
         copies = sum(copied(piece, known) for _, piece in made)
@@ -50,9 +52,14 @@ def wishes(n: int) -> Iterator[dict[str, Any]]:
     for _ in range(n):
         rhythm = draw.choice(("jig", "reel", "hornpipe", "waltz", "march", "slip jig"))
         yield {
-            "rhythm": rhythm, "metre": draw.choice(RHYTHMS[rhythm][0]), "tonic": draw.choice(TONICS), "mode": draw.choice(("major", "minor")),
-            "bpm": draw.choice(TEMPI), "form": draw.choice(FORMS), "instrument": draw.choice(INSTRUMENTS),
-        }  # fmt: skip
+            "rhythm": rhythm,
+            "metre": draw.choice(RHYTHMS[rhythm][0]),
+            "tonic": draw.choice(TONICS),
+            "mode": draw.choice(("major", "minor")),
+            "bpm": draw.choice(TEMPI),
+            "form": draw.choice(FORMS),
+            "instrument": draw.choice(INSTRUMENTS),
+        }
 
 
 def caption(wish: dict[str, Any]) -> str:
@@ -121,7 +128,9 @@ def runs(words: str) -> set[tuple[str, ...]]:
 
 def learnt(file: Path) -> set[tuple[str, ...]]:
     if not file.is_file():
-        raise DaedalError(f"{file} is not there; it is what `python -m daedal.data.tunes` writes (train.jsonl).")  # fmt: skip
+        raise DaedalError(
+            f"{file} is not there; it is what `python -m daedal.data.tunes` writes (train.jsonl)."
+        )
     found: set[tuple[str, ...]] = set()
     for line in file.read_text().splitlines():
         _, _, _, _, *rest = json.loads(line)["text"].split()

@@ -18,8 +18,13 @@ ROUNDS = 1000
 def evaluate(pipeline: TranscriptionPipeline, asked: TranscriptionMeasuring) -> Report:
     """Word and character error rates over recordings, with bootstrapped intervals."""
     if not asked.data:
-        raise DaedalError("an ear is measured on recordings; give --data, a table with columns audio and text.")  # fmt: skip
-    pairs = [(plainly(row["text"]), plainly(str(pipeline(row["audio"], language="en")))) for row in rows(asked)]  # fmt: skip
+        raise DaedalError(
+            "an ear is measured on recordings; give --data, a table with columns audio and text."
+        )
+    pairs = [
+        (plainly(row["text"]), plainly(str(pipeline(row["audio"], language="en"))))
+        for row in rows(asked)
+    ]
     found = {"words": rate(pairs, str.split), "characters": rate(pairs, list)}
     groups = {"error": found}
     return Report(plain(groups), lines_of(groups))
@@ -32,8 +37,12 @@ def rows(asked: TranscriptionMeasuring) -> list[dict[str, Any]]:
     for chunk in chunks(source):
         table = parquet(chunk.path).read_row_group(chunk.group)
         if missing := {"audio", "text", *where} - set(table.column_names):
-            raise DaedalError(f"{chunk.path} has no column {min(missing)!r}; it needs audio (bytes of files) and text.")  # fmt: skip
-        found += [r for r in table.to_pylist() if all(r[key] == value for key, value in where.items())]  # fmt: skip
+            raise DaedalError(
+                f"{chunk.path} has no column {min(missing)!r}; it needs audio (bytes of files) and text."
+            )
+        found += [
+            r for r in table.to_pylist() if all(r[key] == value for key, value in where.items())
+        ]
     return found[: asked.n]
 
 

@@ -110,7 +110,9 @@ def length_of(text: str) -> Fraction:
 def ticks_of(length: Fraction) -> int:
     ticks = length * WHOLE
     if ticks.denominator != 1:
-        raise DaedalError(f"a note of {length} of a whole note is none that is known here; semiquavers and triplets are.")  # fmt: skip
+        raise DaedalError(
+            f"a note of {length} of a whole note is none that is known here; semiquavers and triplets are."
+        )
     return int(ticks)
 
 
@@ -127,7 +129,15 @@ def read(text: str) -> Tune:
     reader = Reader(Fraction(fields.get("L", "1/8")), signature(tonic, mode))
     walk(reader, "\n".join(body))
     bpm = re.search(r"=\s*(\d+)", fields.get("Q", ""))
-    return Tune(fields.get("T", ""), fields.get("R", ""), metre, tonic, mode, float(bpm[1]) if bpm else 120.0, tuple(reader.strains))  # fmt: skip
+    return Tune(
+        fields.get("T", ""),
+        fields.get("R", ""),
+        metre,
+        tonic,
+        mode,
+        float(bpm[1]) if bpm else 120.0,
+        tuple(reader.strains),
+    )
 
 
 def walk(reader: Reader, body: str) -> None:
@@ -135,14 +145,18 @@ def walk(reader: Reader, body: str) -> None:
     while at < len(body):
         match = TOKEN.match(body, at)
         if match is None or match["chord"] is not None:
-            raise DaedalError(f"{body[at : at + 8]!r} of the ABC text is not understood; take it out.")  # fmt: skip
+            raise DaedalError(
+                f"{body[at : at + 8]!r} of the ABC text is not understood; take it out."
+            )
         if match["note"]:
             reader.note(match)
         elif match["broken"]:
             reader.dot(match["broken"])
         elif match["tuplet"]:
             if match["tuplet"] != "(3":
-                raise DaedalError(f"{match['tuplet']!r} is a tuplet that is not known here; triplets are.")  # fmt: skip
+                raise DaedalError(
+                    f"{match['tuplet']!r} is a tuplet that is not known here; triplets are."
+                )
             reader.triplet = 3
         elif match["bar"]:
             reader.line(match["bar"], match["ending"])
@@ -178,9 +192,14 @@ def write(tune: Tune) -> str:
     """The ABC text of a tune, four bars a line, in quavers."""
     unit = beat_of(tune.metre)
     fields = {
-        "X": "1", "T": tune.title, "R": tune.rhythm, "M": "{}/{}".format(*tune.metre), "L": "1/8",
-        "Q": f"{Fraction(unit, WHOLE)}={tune.bpm:g}", "K": tune.tonic + WRITTEN[tune.mode],
-    }  # fmt: skip
+        "X": "1",
+        "T": tune.title,
+        "R": tune.rhythm,
+        "M": "{}/{}".format(*tune.metre),
+        "L": "1/8",
+        "Q": f"{Fraction(unit, WHOLE)}={tune.bpm:g}",
+        "K": tune.tonic + WRITTEN[tune.mode],
+    }
     head = "\n".join(f"{name}:{value}" for name, value in fields.items())
     return head + "\n" + "\n".join(strain_text(strain, tune) for strain in tune.strains) + "\n"
 
@@ -190,7 +209,10 @@ def strain_text(strain: Strain, tune: Tune) -> str:
     upbeat = sum(note.ticks for note in strain.bars[0]) < bar_ticks(tune.metre)
     front = [bars.pop(0) + " |"] if upbeat and len(bars) > 1 else []
     lines = [" | ".join(bars[i : i + 4]) for i in range(0, len(bars), 4)]
-    lines = [*(line + " |" for line in lines[:-1]), lines[-1] + (" :|" if strain.repeated else " ||")]  # fmt: skip
+    lines = [
+        *(line + " |" for line in lines[:-1]),
+        lines[-1] + (" :|" if strain.repeated else " ||"),
+    ]
     lines[0] = " ".join(["|:", *front, lines[0]] if strain.repeated else [*front, lines[0]])
     return "\n".join(lines)
 
@@ -215,7 +237,9 @@ def bar_text(bar: Bar, tune: Tune) -> str:
 TRIPLETS = (4, 8, 16, 32)  # thirds of a quaver, crotchet, half and whole note
 
 
-def name_of(pitch: int | None, tune: Tune, key: dict[str, int], changed: dict[tuple[str, int], int]) -> str:  # fmt: skip
+def name_of(
+    pitch: int | None, tune: Tune, key: dict[str, int], changed: dict[tuple[str, int], int]
+) -> str:
     if pitch is None:
         return "z"
     letter, change, octave = spelled(pitch, tune.tonic, tune.mode)

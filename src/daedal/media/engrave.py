@@ -30,17 +30,25 @@ class Page:
 
     def path(self, x: float, y: float, data: str, filled: bool = False) -> None:
         fill = ' fill="#000"' if filled else ""
-        self.shapes.append(f'<path transform="translate({x * SPACE:.1f} {y * SPACE:.1f}) scale({SPACE})" d="{data}" stroke-width=".16"{fill}/>')  # fmt: skip
+        self.shapes.append(
+            f'<path transform="translate({x * SPACE:.1f} {y * SPACE:.1f}) scale({SPACE})" d="{data}" stroke-width=".16"{fill}/>'
+        )
 
     def head(self, x: float, y: float, filled: bool) -> None:
         fill = "#000" if filled else "none"
-        self.shapes.append(f'<ellipse cx="{x * SPACE:.1f}" cy="{y * SPACE:.1f}" rx="{0.62 * SPACE:.1f}" ry="{0.43 * SPACE:.1f}" transform="rotate(-20 {x * SPACE:.1f} {y * SPACE:.1f})" fill="{fill}" stroke-width="1.2"/>')  # fmt: skip
+        self.shapes.append(
+            f'<ellipse cx="{x * SPACE:.1f}" cy="{y * SPACE:.1f}" rx="{0.62 * SPACE:.1f}" ry="{0.43 * SPACE:.1f}" transform="rotate(-20 {x * SPACE:.1f} {y * SPACE:.1f})" fill="{fill}" stroke-width="1.2"/>'
+        )
 
     def dot(self, x: float, y: float) -> None:
-        self.shapes.append(f'<circle cx="{x * SPACE:.1f}" cy="{y * SPACE:.1f}" r="{0.2 * SPACE:.1f}" fill="#000" stroke="none"/>')  # fmt: skip
+        self.shapes.append(
+            f'<circle cx="{x * SPACE:.1f}" cy="{y * SPACE:.1f}" r="{0.2 * SPACE:.1f}" fill="#000" stroke="none"/>'
+        )
 
     def text(self, x: float, y: float, text: str, size: float, weight: str = "normal") -> None:
-        self.shapes.append(f'<text x="{x * SPACE:.1f}" y="{y * SPACE:.1f}" font-size="{size * SPACE:.1f}" font-weight="{weight}" font-family="serif" fill="#000" stroke="none">{escape(text)}</text>')  # fmt: skip
+        self.shapes.append(
+            f'<text x="{x * SPACE:.1f}" y="{y * SPACE:.1f}" font-size="{size * SPACE:.1f}" font-weight="{weight}" font-family="serif" fill="#000" stroke="none">{escape(text)}</text>'
+        )
 
 
 SIGNS = {1: "M-.2-1V1M.2-1.1V.9M-.5-.2L.5-.45M-.5.45L.5.2", -1: "M-.3-1.500V.7C.6.2.5-.6-.3 0", 0: "M-.25-1.300V.5L.25.35M.25 1.300V-.5L-.25-.35"}  # fmt: skip
@@ -48,9 +56,11 @@ SIGNS = {1: "M-.2-1V1M.2-1.1V.9M-.5-.2L.5-.45M-.5.45L.5.2", -1: "M-.3-1.500V.7C.
 
 def engrave(tune: Tune) -> str:
     """The SVG of a tune."""
-    page, y = Page(), 6.0
+    page, y = Page(), 7.5
     page.text(2, 2.6, tune.title, 2.2, "bold")
-    page.text(2, 4.4, f"{tune.rhythm.title()}, {tune.tonic} {tune.mode}, {tune.bpm:g} beats a minute", 1.4)  # fmt: skip
+    page.text(
+        2, 4.4, f"{tune.rhythm.title()}, {tune.tonic} {tune.mode}, {tune.bpm:g} beats a minute", 1.4
+    )
     first = True
     for strain in tune.strains:
         bars = list(strain.bars)
@@ -62,10 +72,19 @@ def engrave(tune: Tune) -> str:
             first, y = False, y + HIGH
     width, height = (WIDTH + 4) * SPACE, (y + 3) * SPACE
     shapes = "".join(page.shapes)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" fill="none" stroke="#000"><rect width="100%" height="100%" fill="#fff" stroke="none"/>{shapes}</svg>\n'  # fmt: skip
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" fill="none" stroke="#000"><rect width="100%" height="100%" fill="#fff" stroke="none"/>{shapes}</svg>\n'
 
 
-def line(page: Page, tune: Tune, bars: list[Bar], middle: float, first: bool, opens: bool, closes: bool, ends: bool) -> None:  # fmt: skip
+def line(
+    page: Page,
+    tune: Tune,
+    bars: list[Bar],
+    middle: float,
+    first: bool,
+    opens: bool,
+    closes: bool,
+    ends: bool,
+) -> None:
     """A line of music whose middle staff line is at `middle`."""
     for k in range(-2, 3):
         page.line(2, middle + k, 2 + WIDTH, middle + k)
@@ -76,14 +95,15 @@ def line(page: Page, tune: Tune, bars: list[Bar], middle: float, first: bool, op
         page.dot(x, middle + 0.5)
         x += 1
     notes = sum(len(bar) for bar in bars)
-    gap = (WIDTH - x - 1.5) / max(1, notes + 0.8 * len(bars))
-    for bar in bars:
-        at, changed = 0, dict[tuple[str, int], int]()
+    gap = (WIDTH + 1 - x) / max(1, notes + 0.8 * len(bars))
+    for number, bar in enumerate(bars, 1):
+        changed = dict[tuple[str, int], int]()
         for note in bar:
             draw(page, tune, note, x + gap * 0.4, middle, changed)
-            x, at = x + gap, at + note.ticks
+            x += gap
         x += gap * 0.8
-        page.line(x - gap * 0.5, middle - 2, x - gap * 0.5, middle + 2)
+        if number < len(bars):
+            page.line(x - gap * 0.5, middle - 2, x - gap * 0.5, middle + 2)
     end = 2 + WIDTH
     page.line(end, middle - 2, end, middle + 2, 0.5 if ends else 0.13)
     if closes:
@@ -105,7 +125,9 @@ def head(page: Page, tune: Tune, middle: float, first: bool) -> float:
     return x + 0.8
 
 
-def draw(page: Page, tune: Tune, note: Note, x: float, middle: float, changed: dict[tuple[str, int], int]) -> None:  # fmt: skip
+def draw(
+    page: Page, tune: Tune, note: Note, x: float, middle: float, changed: dict[tuple[str, int], int]
+) -> None:
     """A note or rest, with its accidental, ledger lines, stem, flags and dot."""
     triplet = note.ticks in (4, 8, 16, 32)
     written = note.ticks * 3 // 2 if triplet else note.ticks

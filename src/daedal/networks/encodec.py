@@ -100,7 +100,9 @@ class SeanetConv(nn.Module):
     """A convolution that keeps time: padded on the left where causal, on both sides else, and on
     the right to a whole number of strides."""
 
-    def __init__(self, c: EncodecConfig, into: int, out: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self, c: EncodecConfig, into: int, out: int, kernel: int, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.conv = Conv1d(into, out, kernel, stride, dilation=dilation)
         self.norm = GroupNorm(1, out) if c.norm_type == "time_group_norm" else None
@@ -154,8 +156,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         inner = width // c.compress
         self.block = nn.Sequential(
-            nn.ELU(), SeanetConv(c, width, inner, c.residual_kernel_size, dilation=dilation), nn.ELU(), SeanetConv(c, inner, width, 1)
-        )  # fmt: skip
+            nn.ELU(),
+            SeanetConv(c, width, inner, c.residual_kernel_size, dilation=dilation),
+            nn.ELU(),
+            SeanetConv(c, inner, width, 1),
+        )
         self.shortcut = SeanetConv(c, width, width, 1) if c.use_conv_shortcut else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -258,7 +263,9 @@ class EncodecModel(nn.Module):
         c = self.config
         length, books = samples.shape[-1], self.books(bandwidth)
         if samples.shape[1] != c.audio_channels:
-            raise DaedalError(f"the sound has {samples.shape[1]} channels, and this codec takes {c.audio_channels}; mix or double it first.")  # fmt: skip
+            raise DaedalError(
+                f"the sound has {samples.shape[1]} channels, and this codec takes {c.audio_channels}; mix or double it first."
+            )
         size, stride = c.chunk or length, c.stride or length
         chunks, scales = [], []
         for at in range(0, length, stride):

@@ -72,9 +72,11 @@ class Decoder(nn.Module):
             Embedding(c.vocab_size + 1, c.hidden_size) for _ in range(c.num_codebooks)
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(c.hidden_size, c.num_attention_heads, c.ffn_dim, c.activation_function, False)
+            DecoderLayer(
+                c.hidden_size, c.num_attention_heads, c.ffn_dim, c.activation_function, False
+            )
             for _ in range(c.num_hidden_layers)
-        )  # fmt: skip
+        )
         self.layer_norm = LayerNorm(c.hidden_size)
         self.heads = nn.ModuleList(
             Linear(c.hidden_size, c.vocab_size, bias=False) for _ in range(c.num_codebooks)
@@ -119,17 +121,23 @@ class MusicgenForConditionalGeneration(nn.Module):
         inner = self.audio_encoder.names
         self.names = Names(
             renames=(
-                ("lm.heads.", "decoder.lm_heads."), ("lm.", "decoder.model.decoder."),
+                ("lm.heads.", "decoder.lm_heads."),
+                ("lm.", "decoder.model.decoder."),
                 ("text_encoder.final_layer_norm.", "text_encoder.encoder.final_layer_norm."),
                 *(pair for pair in T5EncoderModel.names.renames if pair[0] != "final_layer_norm."),
             ),
             copies=(("text_encoder.encoder.embed_tokens.weight", "text_encoder.shared.weight"),),
-            skipped=(*inner.skipped, "embed_positions.weights"), weight_normed=inner.weight_normed,
-        )  # fmt: skip
+            skipped=(*inner.skipped, "embed_positions.weights"),
+            weight_normed=inner.weight_normed,
+        )
 
     def written(self, raw: dict[str, Any]) -> dict[str, Any]:
         """config.json with every key of its parts."""
-        return raw | {"text_encoder": raw["text_encoder"] | {"model_type": "t5"}, "audio_encoder": to_dict(self.audio_encoder.config), "decoder": to_dict(self.lm.config)}  # fmt: skip
+        return raw | {
+            "text_encoder": raw["text_encoder"] | {"model_type": "t5"},
+            "audio_encoder": to_dict(self.audio_encoder.config),
+            "decoder": to_dict(self.lm.config),
+        }
 
     def read(self, tokens: Tensor) -> Tensor:
         """A prompt's tokens (B, S) int64 -> states (B, S, D) that the decoder reads."""

@@ -151,6 +151,8 @@ class WhisperForConditionalGeneration(nn.Module):
 
         def run(network: Any) -> Tensor:
             mel = torch.zeros(1, c.num_mel_bins, STRIDE * c.max_source_positions)
-            return network(torch.zeros(1, tokens, dtype=torch.long), network.cache(network.encode(mel), 1))  # fmt: skip
+            return network(
+                torch.zeros(1, tokens, dtype=torch.long), network.cache(network.encode(mel), 1)
+            )
 
         return count_flops(self, run)

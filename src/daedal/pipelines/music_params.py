@@ -18,7 +18,7 @@ class MusicParams:
         float | None, Setting("How long; a tune is played again, or cut, to fit.", 0.05, 600)
     ] = None
     instrument: Annotated[str | None, Setting("Who plays: fiddle, flute, harp, piano, ...")] = None
-    temperature: Annotated[float, Setting("0 is the likeliest, 1 as it was learnt.", 0, 2)] = 1.0
+    temperature: Annotated[float, Setting("0 is the likeliest, 1 as it was learnt.", 0, 2)] = 0.9
     top_k: Annotated[
         int | None,
         Setting("Draw from the k likeliest, 0 from all; the model's own if not given.", 0, 100_000),

@@ -58,7 +58,9 @@ class Music(Result):
         if suffix not in SCORES:
             return save_audio(self.samples, path, self.rate, self.recipe)
         if self.tune is None:
-            raise DaedalError(f"{self.recipe['model']} makes sound and no notes, so it cannot write {suffix}; use .wav.")  # fmt: skip
+            raise DaedalError(
+                f"{self.recipe['model']} makes sound and no notes, so it cannot write {suffix}; use .wav."
+            )
         write_whole(path, score(self.tune, suffix, self.instrument))
         return path
 

@@ -63,16 +63,27 @@ class MusicGenPipeline(Pipeline):
 class Composing(SteppedHandle):
     """Pieces under way."""
 
-    def __init__(self, pipeline: MusicGenPipeline, prompt: str, params: MusicParams, client: str, priority: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        pipeline: MusicGenPipeline,
+        prompt: str,
+        params: MusicParams,
+        client: str,
+        priority: int,
+    ) -> None:
         self.pipeline, self.prompt = pipeline, prompt
         self.params = replace(
-            params, seconds=params.seconds or SECONDS,
-            guidance_scale=params.guidance_scale or pipeline.guidance, top_k=TOP_K if params.top_k is None else params.top_k,
-        )  # fmt: skip
+            params,
+            seconds=params.seconds or SECONDS,
+            guidance_scale=params.guidance_scale or pipeline.guidance,
+            top_k=TOP_K if params.top_k is None else params.top_k,
+        )
         self.frames = max(1, round((self.params.seconds or SECONDS) * pipeline.music.frame_rate))
         told = [name for name in WORDS if getattr(params, name) is not None]
         if told:
-            self.remarks = (f"{pipeline.name} reads {' and '.join(told)} as words of the prompt and may not keep to them.",)  # fmt: skip
+            self.remarks = (
+                f"{pipeline.name} reads {' and '.join(told)} as words of the prompt and may not keep to them.",
+            )
         steps = self.steps(self.clip(params.init))
         super().__init__(pipeline.lane.submit(Generation(steps, None, client, priority)))
 
@@ -80,7 +91,11 @@ class Composing(SteppedHandle):
     def words(self) -> str:
         """The prompt, and the settings that it can only be told."""
         p = self.params
-        said = (f"{p.bpm:g} bpm" if p.bpm else "", f"in {p.key}" if p.key else "", p.instrument or "")  # fmt: skip
+        said = (
+            f"{p.bpm:g} bpm" if p.bpm else "",
+            f"in {p.key}" if p.key else "",
+            p.instrument or "",
+        )
         return ", ".join(filter(None, (self.prompt, *said)))
 
     def clip(self, file: str | None) -> np.ndarray | None:
@@ -91,7 +106,9 @@ class Composing(SteppedHandle):
         samples, _ = open_audio(file, rate=music.rate, mono=music.channels == 1)
         samples = np.repeat(samples, 2, 0) if len(samples) < music.channels else samples
         if samples.shape[1] >= self.frames * music.network.audio_encoder.config.hop:
-            raise DaedalError(f"{file} lasts {samples.shape[1] / music.rate:.1f} s, and {self.params.seconds:g} s are asked for in all; ask for more seconds.")  # fmt: skip
+            raise DaedalError(
+                f"{file} lasts {samples.shape[1] / music.rate:.1f} s, and {self.params.seconds:g} s are asked for in all; ask for more seconds."
+            )
         return samples[: music.channels]
 
     @torch.inference_mode()
@@ -104,9 +121,15 @@ class Composing(SteppedHandle):
         if clip is not None:
             given = music.codes(torch.from_numpy(clip)[None].to(device))
         codes = yield from composed(
-            music, music.encode(self.words), given.expand(p.n, -1, -1), self.frames, float(p.guidance_scale or 1), p.temperature,
-            p.top_k or 0, noise,
-        )  # fmt: skip
+            music,
+            music.encode(self.words),
+            given.expand(p.n, -1, -1),
+            self.frames,
+            float(p.guidance_scale or 1),
+            p.temperature,
+            p.top_k or 0,
+            noise,
+        )
         return music.sound(codes)
 
     def event(self, state: int) -> Progress:
@@ -117,7 +140,10 @@ class Composing(SteppedHandle):
         settings = {key: value for key, value in asdict(self.params).items() if value is not None}
         recipe = self.pipeline.recipe(self.prompt, settings)
         rate = self.pipeline.music.rate
-        return [Music(recipe | {"sample": i}, "stop", sound, rate, self.frames) for i, sound in enumerate(sounds)]  # fmt: skip
+        return [
+            Music(recipe | {"sample": i}, "stop", sound, rate, self.frames)
+            for i, sound in enumerate(sounds)
+        ]
 
 
 def holds(place: Path) -> bool:

@@ -266,8 +266,11 @@ class RemoteStream(Handle):
         sample = self.samples[index]
         if sample.error:
             raise sample.error
+        reason = "stop" if sample.finished in ("tool_calls", None) else sample.finished
+        return Text(self.recipe(index), reason, "".join(sample.texts), (), ())
+
+    def recipe(self, index: int = 0) -> dict[str, Any]:
+        """What makes a sample again."""
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         settings = {"raw": False, **self.settings}
-        recipe = self.pipeline.recipe(prompt, settings) | {"sample": index}
-        reason = "stop" if sample.finished in ("tool_calls", None) else sample.finished
-        return Text(recipe, reason, "".join(sample.texts), (), ())
+        return self.pipeline.recipe(prompt, settings) | {"sample": index}

@@ -35,10 +35,16 @@ class RemoteMusic(Pipeline):
         asked = {key: value for key, value in settings.items() if value is not None}
         params, known = read(MusicParams, asked, "pieces of music"), settings_of(MusicParams)
         if there := [key for key in asked if known[key][1].place]:
-            raise DaedalError(f"{there[0]}={asked[there[0]]!r} names a file of this machine, which {self.server} has not; leave it out.")  # fmt: skip
+            raise DaedalError(
+                f"{there[0]}={asked[there[0]]!r} names a file of this machine, which {self.server} has not; leave it out."
+            )
         if params.n != 1:
-            raise DaedalError(f"n={params.n} pieces are not sent at once; ask the server {params.n} times.")  # fmt: skip
-        return RemoteComposing(self, {"model": self.name, "prompt": prompt, "response_format": "flac", **asked})  # fmt: skip
+            raise DaedalError(
+                f"n={params.n} pieces are not sent at once; ask the server {params.n} times."
+            )
+        return RemoteComposing(
+            self, {"model": self.name, "prompt": prompt, "response_format": "flac", **asked}
+        )
 
     def runtime(self) -> dict[str, Any]:
         return {"device": self.server, "loading": {}}
@@ -47,7 +53,9 @@ class RemoteMusic(Pipeline):
         try:
             reply = self.http.post(f"{self.server}/v1/audio/generations", json=body)
         except httpx.HTTPError as error:
-            raise DaedalError(f"{self.server} does not answer ({error or type(error).__name__}); check the address, and that it runs.") from None  # fmt: skip
+            raise DaedalError(
+                f"{self.server} does not answer ({error or type(error).__name__}); check the address, and that it runs."
+            ) from None
         if reply.status_code != 200:
             raise DaedalError(f"{self.server} refused: {refusal(reply)}")
         samples, rate = open_audio(reply.content)

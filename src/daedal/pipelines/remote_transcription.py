@@ -46,7 +46,11 @@ class RemoteEar(Pipeline):
         """The server's verbose_json."""
         route = "translations" if params.translate else "transcriptions"
         fields = {"model": self.name, "response_format": "verbose_json", "prompt": params.hint}
-        own = {key: value for key, value in asdict(params).items() if key in ("language", "beams", "seed", "temperature")}  # fmt: skip
+        own = {
+            key: value
+            for key, value in asdict(params).items()
+            if key in ("language", "beams", "seed", "temperature")
+        }
         fields |= {key: str(value) for key, value in own.items() if value is not None}
         kinds = ["segment", *["word"] * params.words]
         try:
@@ -57,7 +61,9 @@ class RemoteEar(Pipeline):
                     files={"file": (Path(path).name, file)},
                 )
         except httpx.HTTPError as error:
-            raise DaedalError(f"{self.server} does not answer ({error or type(error).__name__}); check the address, and that it runs.") from None  # fmt: skip
+            raise DaedalError(
+                f"{self.server} does not answer ({error or type(error).__name__}); check the address, and that it runs."
+            ) from None
         if reply.status_code != 200:
             raise DaedalError(f"{self.server} refused: {refusal(reply)}")
         return reply.json()

@@ -209,23 +209,27 @@ class Stream(Handle):
                 raise sample.error
 
     def results(self) -> list[Text]:
-        self.wait()
         return [self.result(index) for index in range(len(self.samples))]
 
     def result(self, index: int = 0) -> Text:
-        """What there is of a sample; one that failed raises what it failed with."""
-        sample, p = self.samples[index], self.pipeline
+        """A sample at its end, what there is of one that was cancelled; one that failed raises what it
+        failed with."""
+        self.wait()
+        sample = self.samples[index]
         if sample.error:
             raise sample.error
+        logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
+        reason = sample.finished or "cancelled"
+        return Text(self.recipe(index), reason, sample.text, tuple(sample.output), logprobs)
+
+    def recipe(self, index: int = 0) -> dict[str, Any]:
+        """What makes a sample again; known before its end."""
         settings = {key: value for key, value in vars(self.params).items() if key != "grammar"}
         for key in ("adapter", "schema", "regex", "logprobs"):
             if settings[key] is None:
                 del settings[key]
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
-        recipe = p.recipe(prompt, settings) | {"sample": index}
-        logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
-        reason = sample.finished or "cancelled"
-        return Text(recipe, reason, sample.text, tuple(sample.output), logprobs)
+        return self.pipeline.recipe(prompt, settings) | {"sample": index}
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:

@@ -79,7 +79,9 @@ class Hearing(SteppedHandle):
         self.pipeline, self.prompt, self.params = pipeline, prompt, params
         self.heard: list[Segment] = []
         self.progress, self.told = Transcript(), False
-        steps = self.segments(transcribed(pipeline.whisper, blocks, wishes_of(params), self.progress))  # fmt: skip
+        steps = self.segments(
+            transcribed(pipeline.whisper, blocks, wishes_of(params), self.progress)
+        )
         generation = Generation(steps, None, client, priority)
         super().__init__(pipeline.lane.submit(generation))
 
@@ -135,7 +137,9 @@ def blocks_of(sound: Sound) -> Iterator[Samples]:
     """The sound in blocks of one channel at 16 kHz."""
     if isinstance(sound, np.ndarray):
         if sound.ndim != 1:
-            raise DaedalError(f"samples of shape {sound.shape} are not one channel; give (N,) at 16 kHz, or a file.")  # fmt: skip
+            raise DaedalError(
+                f"samples of shape {sound.shape} are not one channel; give (N,) at 16 kHz, or a file."
+            )
         return iter([sound[None].astype(np.float32)])
     return open_blocks(sound, rate=RATE, mono=True)[1]
 
@@ -165,7 +169,9 @@ def load(
     that."""
     folder = located(name_or_folder)
     if not holds(folder):
-        raise DaedalError(f"{name_or_folder} is no ear; `daedal models pull whisper-base` brings one.")  # fmt: skip
+        raise DaedalError(
+            f"{name_or_folder} is no ear; `daedal models pull whisper-base` brings one."
+        )
     where = machine.pick_device(device)
     if dtype != "auto":
         machine.compute_dtype(dtype, where)

@@ -72,7 +72,12 @@ class Transcription(Result):
     def verbose(self, words: bool = False, segments: bool = True) -> dict[str, Any]:
         """OpenAI's verbose_json."""
         task = "translate" if self.recipe["settings"]["translate"] else "transcribe"
-        value: dict[str, Any] = {"task": task, "language": LANGUAGES.get(self.language, "").lower(), "duration": round(self.seconds, 2), "text": self.text}  # fmt: skip
+        value: dict[str, Any] = {
+            "task": task,
+            "language": LANGUAGES.get(self.language, "").lower(),
+            "duration": round(self.seconds, 2),
+            "text": self.text,
+        }
         if segments:
             value["segments"] = [as_dict(segment) for segment in self.segments]
         return value | ({"words": self.words} if words else {})
@@ -109,7 +114,9 @@ def head(kind: str) -> str:
 
 def block(segment: Segment, kind: str) -> str:
     """A subtitle."""
-    start, end = (stamp(seconds, "," if kind == "srt" else ".") for seconds in (segment.start, segment.end))  # fmt: skip
+    start, end = (
+        stamp(seconds, "," if kind == "srt" else ".") for seconds in (segment.start, segment.end)
+    )
     number = f"{segment.id + 1}\n" if kind == "srt" else ""
     return f"{number}{start} --> {end}\n{segment.text.strip()}\n\n"
 
@@ -117,4 +124,4 @@ def block(segment: Segment, kind: str) -> str:
 def stamp(seconds: float, mark: str) -> str:
     """01:02:03,450"""
     whole = round(seconds * 1000)
-    return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"  # fmt: skip
+    return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"

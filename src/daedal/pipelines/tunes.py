@@ -60,13 +60,17 @@ def order_of(prompt: str, params: MusicParams) -> Order:
     rhythm, metre = said.rhythm, said.metre
     if rhythm and metre and metre not in RHYTHMS[rhythm][0]:
         metres = RHYTHMS[rhythm][0]
-        remarks.append(f"a {rhythm} is written in {' or '.join(metres)}, not {metre}; it is played in {metres[0]}.")  # fmt: skip
+        remarks.append(
+            f"a {rhythm} is written in {' or '.join(metres)}, not {metre}; it is played in {metres[0]}."
+        )
         metre = metres[0]
     instrument = params.instrument or said.instrument
     if instrument is not None and instrument not in INSTRUMENTS:
         known = tune_captions.INSTRUMENTS.get(instrument.lower())
         if known is None:
-            raise DaedalError(f"instrument {instrument!r} is not one that plays here{nearest(instrument, list(INSTRUMENTS))}; choose from {', '.join(INSTRUMENTS)}.")  # fmt: skip
+            raise DaedalError(
+                f"instrument {instrument!r} is not one that plays here{nearest(instrument, list(INSTRUMENTS))}; choose from {', '.join(INSTRUMENTS)}."
+            )
         instrument = known
     bars, wish = said.bars, Wanted(rhythm, metre, mode, said.form)
     if bars is not None:
@@ -97,7 +101,14 @@ class TunePipeline(Pipeline):
 
     medium = MUSIC
 
-    def __init__(self, network: Decoder, tokenizer: Tokenizer, name: str, folder: Path, loading: dict[str, Any]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        network: Decoder,
+        tokenizer: Tokenizer,
+        name: str,
+        folder: Path,
+        loading: dict[str, Any],
+    ) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.name, self.folder, self.loading = name, folder, loading
         self.ids = tokenizer.backend.get_vocab()
@@ -123,10 +134,14 @@ class TunePipeline(Pipeline):
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
     ) -> "Writing":
         if not isinstance(prompt, str) or not prompt.strip():
-            raise DaedalError('the prompt is empty; say what to play, for example "a lively jig in D major".')  # fmt: skip
+            raise DaedalError(
+                'the prompt is empty; say what to play, for example "a lively jig in D major".'
+            )
         params = read(MusicParams, settings, "pieces of music")
         if foreign := [name for name in FOREIGN if getattr(params, name) is not None]:
-            raise DaedalError(f"{self.name} writes notes and cannot be given {foreign[0]}; that is for audio models such as MusicGen.")  # fmt: skip
+            raise DaedalError(
+                f"{self.name} writes notes and cannot be given {foreign[0]}; that is for audio models such as MusicGen."
+            )
         if params.seed is None:
             params = replace(params, seed=secrets.randbelow(2**31))
         return Writing(self, prompt, params, order_of(prompt, params), client, priority)
@@ -135,14 +150,26 @@ class TunePipeline(Pipeline):
 class Writing(Handle):
     """Tunes under way."""
 
-    def __init__(self, pipeline: TunePipeline, prompt: str, params: MusicParams, order: Order, client: str, priority: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        pipeline: TunePipeline,
+        prompt: str,
+        params: MusicParams,
+        order: Order,
+        client: str,
+        priority: int,
+    ) -> None:
         self.pipeline, self.prompt, self.params, self.order = pipeline, prompt, params, order
         self.remarks, self.shown = order.remarks, 0
         most = pipeline.engine.max_len - 2
         draw = SamplingParams(
-            temperature=params.temperature, top_k=params.top_k or 0, max_tokens=most, seed=params.seed, n=params.n,
+            temperature=params.temperature,
+            top_k=params.top_k or 0,
+            max_tokens=most,
+            seed=params.seed,
+            n=params.n,
             grammar=Grammar(pipeline.ids, order.wanted),
-        )  # fmt: skip
+        )
         first = [pipeline.ids[BOS]]
         self.samples = pipeline.engine.submit(first, draw, client=client, priority=priority).samples
         self.total = most * params.n
@@ -178,7 +205,9 @@ class Writing(Handle):
             raise DaedalError("it was cancelled before it was done; ask again.")
         text = self.pipeline.tokenizer.decode(sample.output)
         if sample.finished == "length":
-            raise DaedalError("the tune did not end within the model's context; ask for fewer bars, or another seed.")  # fmt: skip
+            raise DaedalError(
+                "the tune did not end within the model's context; ask for fewer bars, or another seed."
+            )
         tune, instrument = self.played(text, index)
         samples = fitted(render(tune, instrument), tune, self.params.seconds)
         settings = {key: value for key, value in asdict(self.params).items() if value is not None}

@@ -354,7 +354,7 @@ async def answering(
 
 def recipe_of(answers: Answers, index: int = 0) -> dict[str, Any]:
     """What `daedal again` makes the answer from."""
-    return answers.handle.result(index).recipe
+    return answers.handle.recipe(index)
 
 
 def dumps(value: Any) -> str:

@@ -103,7 +103,9 @@ def times_(row: Tensor, text: Sequence[int], t: Tokens) -> None:
 # ---- the search ----------------------------------------------------------------------------------
 
 
-def prefilled(whisper: Whisper, states: Tensor, prompt: Sequence[int], rows: int) -> tuple[Cache, Tensor, float]:  # fmt: skip
+def prefilled(
+    whisper: Whisper, states: Tensor, prompt: Sequence[int], rows: int
+) -> tuple[Cache, Tensor, float]:
     """(a cache that has read the prompt, the logits (rows, V) after it, the probability that nobody
     speaks). The prompt is read once, and its keys and values are copied to all rows."""
     network, t, device = whisper.network, whisper.tokens, whisper.device
@@ -119,7 +121,9 @@ def prefilled(whisper: Whisper, states: Tensor, prompt: Sequence[int], rows: int
     return cache, logits[:, 1].repeat(rows, 1), silence
 
 
-def searched(whisper: Whisper, states: Tensor, prompt: Sequence[int], beams: int, clock: bool) -> Steps:  # fmt: skip
+def searched(
+    whisper: Whisper, states: Tensor, prompt: Sequence[int], beams: int, clock: bool
+) -> Steps:
     """The likeliest text that a beam search finds (Graves 2012); of one beam, the greedy one."""
     t, most = whisper.tokens, room(whisper, prompt)
     cache, logits, silence = prefilled(whisper, states, prompt, beams)
@@ -156,7 +160,14 @@ def searched(whisper: Whisper, states: Tensor, prompt: Sequence[int], beams: int
     return Heard(tuple(text), value, silence, 0.0, whisper.text(text).strip())
 
 
-def drawn(whisper: Whisper, states: Tensor, prompt: Sequence[int], temperature: float, clock: bool, noise: torch.Generator) -> Steps:  # fmt: skip
+def drawn(
+    whisper: Whisper,
+    states: Tensor,
+    prompt: Sequence[int],
+    temperature: float,
+    clock: bool,
+    noise: torch.Generator,
+) -> Steps:
     """The likeliest of a few texts drawn at a temperature."""
     t, most = whisper.tokens, room(whisper, prompt)
     cache, logits, silence = prefilled(whisper, states, prompt, TRIES)
@@ -168,13 +179,22 @@ def drawn(whisper: Whisper, states: Tensor, prompt: Sequence[int], temperature: 
         sums += torch.where(open_rows, scores.gather(1, chosen[:, None])[:, 0], 0)
         chosen = torch.where(open_rows, chosen, t.end)
         open_rows &= chosen != t.end
-        texts = [[*text, token] if token != t.end else text for text, token in zip(texts, chosen.tolist(), strict=True)]  # fmt: skip
+        texts = [
+            [*text, token] if token != t.end else text
+            for text, token in zip(texts, chosen.tolist(), strict=True)
+        ]
         yield
         if not open_rows.any():
             break
         logits = whisper.network(chosen[:, None].to(logits.device), cache, last=True)[:, -1]
     best = max(range(TRIES), key=lambda i: sums[i].item() / (len(texts[i]) + 1))
-    return Heard(tuple(texts[best]), sums[best].item(), silence, temperature, whisper.text(texts[best]).strip())  # fmt: skip
+    return Heard(
+        tuple(texts[best]),
+        sums[best].item(),
+        silence,
+        temperature,
+        whisper.text(texts[best]).strip(),
+    )
 
 
 def room(whisper: Whisper, prompt: Sequence[int]) -> int:
@@ -222,7 +242,9 @@ def language_of(whisper: Whisper, states: Tensor) -> tuple[str, float]:
 # ---- when words were said ------------------------------------------------------------------------
 
 
-def word_times(whisper: Whisper, states: Tensor, prompt: Sequence[int], text: Sequence[int], frames: int) -> list[tuple[float, float, float]]:  # fmt: skip
+def word_times(
+    whisper: Whisper, states: Tensor, prompt: Sequence[int], text: Sequence[int], frames: int
+) -> list[tuple[float, float, float]]:
     """(start, end, probability) of each token of `text`, in seconds of the window: the path along
     which the attention of the heads that follow the sound is greatest (Radford et al.'s released
     code). `frames` of the spectrogram hold sound."""
@@ -239,7 +261,11 @@ def word_times(whisper: Whisper, states: Tensor, prompt: Sequence[int], text: Se
     spread, mean = torch.std_mean(weights, -2, keepdim=True, unbiased=False)
     smooth = median_filtered((weights - mean) / spread, MEDIAN)
     tokens, times = warped(-smooth.mean(0)[len(front) : -1].double().cpu().numpy())
-    starts = [float(times[i]) / PER_SECOND for i in range(len(tokens)) if i == 0 or tokens[i] != tokens[i - 1]]  # fmt: skip
+    starts = [
+        float(times[i]) / PER_SECOND
+        for i in range(len(tokens))
+        if i == 0 or tokens[i] != tokens[i - 1]
+    ]
     ends = [*starts[1:], min(float(times[-1]) + 1, frames // 2) / PER_SECOND]
     return list(zip(starts, ends, chances, strict=True))
 

@@ -66,7 +66,10 @@ class MusicGen:
         """Samples (1, C, N) -> codes (1, K, F), left and right in turn."""
         codec = self.network.audio_encoder
         best = codec.config.target_bandwidths[-1]
-        sides = [codec.encode(samples[:, side : side + 1], best).chunks[0] for side in range(self.channels)]  # fmt: skip
+        sides = [
+            codec.encode(samples[:, side : side + 1], best).chunks[0]
+            for side in range(self.channels)
+        ]
         return torch.stack(sides, 2).flatten(1, 2)
 
 

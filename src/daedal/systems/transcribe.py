@@ -90,10 +90,16 @@ class Transcript:
 
 
 @torch.inference_mode()
-def transcribed(whisper: Whisper, blocks: Iterator[Samples], wishes: Wishes, made: Transcript) -> Generator[Segment | None, None, None]:  # fmt: skip
+def transcribed(
+    whisper: Whisper, blocks: Iterator[Samples], wishes: Wishes, made: Transcript
+) -> Generator[Segment | None, None, None]:
     """The segments of a sound, with None for each token between them; `made` tells how far it is."""
     tape, noise = Tape(blocks), torch.Generator().manual_seed(wishes.seed)
-    spoken = whisper.tokenizer.encode(" " + wishes.prompt.strip(), add_bos=False) if wishes.prompt else []  # fmt: skip
+    spoken = (
+        whisper.tokenizer.encode(" " + wishes.prompt.strip(), add_bos=False)
+        if wishes.prompt
+        else []
+    )
     spoken = [token for token in spoken if token < whisper.tokens.end]
     made.language = wishes.language
     while len(window := tape.window(whisper.window)):
@@ -106,11 +112,15 @@ def transcribed(whisper: Whisper, blocks: Iterator[Samples], wishes: Wishes, mad
             prompt = whisper.tokens.prompt(made.language, wishes.task)
             most = whisper.network.config.max_target_positions // 2 - 1
             front = [whisper.tokens.previous, *spoken[-most:]] if spoken else []
-            found = yield from heard(whisper, states, front + prompt, wishes.beams, True, wishes.temperatures, noise)  # fmt: skip
+            found = yield from heard(
+                whisper, states, front + prompt, wishes.beams, True, wishes.temperatures, noise
+            )
             if not found.silent:
                 pieces, used = cut(found, whisper, tape.at, len(window), made.segments)
                 if wishes.words:
-                    pieces = timed(pieces, whisper, states, prompt, made.language, tape.at, len(window) // HOP)  # fmt: skip
+                    pieces = timed(
+                        pieces, whisper, states, prompt, made.language, tape.at, len(window) // HOP
+                    )
                 yield from pieces
                 made.segments += len(pieces)
                 spoken = [*spoken, *(i for i in found.tokens if i < whisper.tokens.end)]
@@ -120,7 +130,9 @@ def transcribed(whisper: Whisper, blocks: Iterator[Samples], wishes: Wishes, mad
         yield None
 
 
-def cut(found: Heard, whisper: Whisper, at: int, size: int, first: int) -> tuple[list[Segment], int]:  # fmt: skip
+def cut(
+    found: Heard, whisper: Whisper, at: int, size: int, first: int
+) -> tuple[list[Segment], int]:
     """The segments of a window of `size` samples that begins at sample `at`, and how many samples
     were heard to the end of a segment."""
     tokens, clock = found.tokens, whisper.tokens.clock
@@ -139,17 +151,35 @@ def cut(found: Heard, whisper: Whisper, at: int, size: int, first: int) -> tuple
     for part, start, end in spans:
         text = whisper.text(part)
         if text.strip() and start < end:
-            pieces.append(Segment(
-                first + len(pieces), at // HOP, round(begin + start / PER_SECOND, 2), round(begin + end / PER_SECOND, 2), text, tuple(part), found.temperature,
-                found.mean_logprob, found.compression_ratio, found.no_speech,
-            ))  # fmt: skip
+            pieces.append(
+                Segment(
+                    first + len(pieces),
+                    at // HOP,
+                    round(begin + start / PER_SECOND, 2),
+                    round(begin + end / PER_SECOND, 2),
+                    text,
+                    tuple(part),
+                    found.temperature,
+                    found.mean_logprob,
+                    found.compression_ratio,
+                    found.no_speech,
+                )
+            )
     return pieces, used if used > 0 else size
 
 
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def timed(pieces: list[Segment], whisper: Whisper, states: torch.Tensor, prompt: Sequence[int], language: str, at: int, frames: int) -> list[Segment]:  # fmt: skip
+def timed(
+    pieces: list[Segment],
+    whisper: Whisper,
+    states: torch.Tensor,
+    prompt: Sequence[int],
+    language: str,
+    at: int,
+    frames: int,
+) -> list[Segment]:
     """The segments of a window with the times of their words."""
     texts = [[token for token in piece.tokens if token < whisper.tokens.end] for piece in pieces]
     every = [token for text in texts for token in text]
@@ -163,7 +193,14 @@ def timed(pieces: list[Segment], whisper: Whisper, states: torch.Tensor, prompt:
         for word, count in merged(spelled(whisper, text, language)):
             span = mine[k : k + count]
             chance = sum(each[2] for each in span) / count
-            words.append(Word(word, round(begin + span[0][0], 2), round(begin + span[-1][1], 2), round(chance, 4)))  # fmt: skip
+            words.append(
+                Word(
+                    word,
+                    round(begin + span[0][0], 2),
+                    round(begin + span[-1][1], 2),
+                    round(chance, 4),
+                )
+            )
             k += count
         out.append(replace(piece, words=tuple(words)))
     return out

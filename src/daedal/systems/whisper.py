@@ -74,20 +74,37 @@ def tokens_of(tokenizer: Tokenizer, raw: dict[str, Any]) -> Tokens:
     def id_of(*names: str) -> int:
         found = next((i for name in names if (i := tokenizer.token_id(name)) is not None), None)
         if found is None:
-            raise DaedalError(f"the tokenizer has no {names[0]}, so it is not Whisper's; take the model's own tokenizer.json.")  # fmt: skip
+            raise DaedalError(
+                f"the tokenizer has no {names[0]}, so it is not Whisper's; take the model's own tokenizer.json."
+            )
         return found
 
     start, translate = id_of("<|startoftranscript|>"), id_of("<|translate|>")
     known = {code: tokenizer.token_id(f"<|{code}|>") for code in LANGUAGES}
     languages = {code: i for code, i in known.items() if i is not None}
-    special = (start, translate, id_of("<|transcribe|>"), id_of("<|startoflm|>"), id_of("<|startofprev|>"), id_of("<|nospeech|>", "<|nocaptions|>"))  # fmt: skip
+    special = (
+        start,
+        translate,
+        id_of("<|transcribe|>"),
+        id_of("<|startoflm|>"),
+        id_of("<|startofprev|>"),
+        id_of("<|nospeech|>", "<|nocaptions|>"),
+    )
     suppressed = raw.get("suppress_tokens") or raw.get("suppress_ids") or ()
     end = id_of("<|endoftext|>")
     first = raw.get("begin_suppress_tokens") or raw.get("suppress_ids_begin") or (end,)
     return Tokens(
-        start, end, translate, special[2], special[4], special[5], id_of("<|notimestamps|>"),
-        languages if end != ENGLISH_END else {}, tuple({*suppressed, *special}), tuple(first),
-    )  # fmt: skip
+        start,
+        end,
+        translate,
+        special[2],
+        special[4],
+        special[5],
+        id_of("<|notimestamps|>"),
+        languages if end != ENGLISH_END else {},
+        tuple({*suppressed, *special}),
+        tuple(first),
+    )
 
 
 @dataclass
@@ -151,11 +168,15 @@ class Whisper:
 
     def language(self, name: str) -> str:
         """The code of a language ("de", "German"), if the model knows it."""
-        code = {title.lower(): code for code, title in LANGUAGES.items()}.get(name.lower(), name.lower())  # fmt: skip
+        code = {title.lower(): code for code, title in LANGUAGES.items()}.get(
+            name.lower(), name.lower()
+        )
         known = list(self.tokens.languages) or ["en"]
         if code not in known:
             titles = [LANGUAGES[each] for each in known]
-            raise DaedalError(f"language {name!r} is none that this model knows{nearest(name, known + titles)}; it knows {', '.join(known)}.")  # fmt: skip
+            raise DaedalError(
+                f"language {name!r} is none that this model knows{nearest(name, known + titles)}; it knows {', '.join(known)}."
+            )
         return code
 
     def text(self, ids: Sequence[int]) -> str:

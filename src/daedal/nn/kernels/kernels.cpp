@@ -242,6 +242,8 @@ template <int M, int N> void dot_int8(const Weight& w, const Activations& x, i64
         for (i64 i = k0, stop = k0 + BLOCK8 < x.k ? k0 + BLOCK8 : x.k; i < stop; i += 16) {
             __m256i weights[N];
             for (int j = 0; j < N; j++) weights[j] = widen8(data + j * x.k + i);
+            // hardware follows one line of memory, not the two of a pair of outputs: the pair after the next is asked for by hand
+            if constexpr (N > 1) for (int j = 0; j < N; j++) _mm_prefetch((const char*)(data + (2 * N + j) * x.k + i), _MM_HINT_T0);
             for (int m = 0; m < M; m++) {
                 __m256i a = load(x.int16 + (m0 + m) * x.k + i);
                 for (int j = 0; j < N; j++) {

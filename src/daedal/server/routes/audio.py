@@ -62,9 +62,15 @@ class Fields(Body):
         # 0 is what clients send for "the default": a search, with other tries where it fails
         temperature = self.temperature or None
         return {
-            "language": self.language or None, "translate": translate, "words": self.words, "format": self.response_format,
-            "hint": self.prompt, "temperature": temperature, "beams": self.beams, "seed": self.seed,
-        }  # fmt: skip
+            "language": self.language or None,
+            "translate": translate,
+            "words": self.words,
+            "format": self.response_format,
+            "hint": self.prompt,
+            "temperature": temperature,
+            "beams": self.beams,
+            "seed": self.seed,
+        }
 
 
 @routes.post("/v1/audio/transcriptions", openapi_extra=FORM, responses=STREAMS)

@@ -100,7 +100,11 @@ async def create(
     server = server_of(request)
     medium = registry.medium_named(body.medium)
     if medium.file:
-        raise ApiError(400, f"a job of {medium.plural} would read a file of the server's; send the file to its own route.", param="medium")  # fmt: skip
+        raise ApiError(
+            400,
+            f"a job of {medium.plural} would read a file of the server's; send the file to its own route.",
+            param="medium",
+        )
     server.models.resolved(body.model, medium.name)
     checked(medium, body.settings)
     row = server.jobs.submit("generate", body.model_dump(), client_of(request), idempotency_key)

@@ -56,7 +56,11 @@ async def generations(request: Request, body: MusicBody) -> Response:
     server.log([piece])
     suffix = f".{body.response_format}"
     if suffix in SCORES and piece.tune is None:
-        raise ApiError(400, f"{name} makes sound and no notes; ask for wav, flac, mp3 or opus.", param="response_format")  # fmt: skip
+        raise ApiError(
+            400,
+            f"{name} makes sound and no notes; ask for wav, flac, mp3 or opus.",
+            param="response_format",
+        )
     if suffix in SCORES:
         data = score(piece.tune, suffix, piece.instrument)
     else:

@@ -1,0 +1,292 @@
+"""An index of a folder's passages: words in SQLite's full-text search (BM25), meanings as vectors
+beside it, both asked and joined by rank.
+
+    index = Index.open(Path("notes"))
+    index.update(embedder)                         # new and changed files only
+    for hit in index.search("when is the harvest?", embedder): hit.passage, hit.file, hit.score
+
+It lies in `.daedal` within the folder. Vectors are float32 in a file that is mapped, not read; the
+model that made them is kept by its digest, and vectors of another are never mixed with them."""
+
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daedal.assist.documents.parts import READERS, parts_of
+from daedal.assist.documents.passages import Passage, passages_of
+from daedal.errors import DaedalError
+from daedal.pipelines.digest import digest
+
+PLACE = ".daedal"
+DEEP = 50  # passages of each way that are joined
+RANKS = 60  # of reciprocal rank fusion (Cormack et al. 2009)
+BATCH = 256  # passages embedded at once
+BLOCK = 65_536  # vectors multiplied at once
+TABLES = """
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, digest TEXT, error TEXT);
+CREATE TABLE IF NOT EXISTS passages (id INTEGER PRIMARY KEY, path TEXT, heading TEXT, place TEXT, text TEXT, row INTEGER);
+CREATE INDEX IF NOT EXISTS of_file ON passages (path);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (heading, text, tokenize = 'porter unicode61');
+"""
+STOP = frozenset(["a", "an", "and", "are", "as", "at", "be", "by", "did", "do", "does", "for", "from", "had", "has", "have", "how", "i", "in", "is", "it", "its", "of", "on", "or", "that", "the", "their", "they", "this", "to", "was", "were", "what", "when", "where", "which", "who", "whom", "whose", "why", "will", "with", "you", "your", "me", "my", "we", "our", "he", "she", "his", "her", "him", "them", "there", "here", "about", "into"])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found, its file, and how: rank by words and by meaning, from 1."""
+
+    passage: Passage
+    file: str
+    score: float
+    by_words: int | None = None
+    by_meaning: int | None = None
+    similarity: float | None = None
+
+
+@dataclass
+class Updated:
+    """What an update did."""
+
+    files: int = 0
+    passages: int = 0
+    removed: int = 0
+    errors: tuple[str, ...] = ()
+
+
+class Index:
+    """The passages of one folder."""
+
+    def __init__(self, folder: Path, place: Path) -> None:
+        self.folder, self.place = folder, place
+        self.database = sqlite3.connect(place / "index.db", isolation_level=None)
+        self.database.executescript(TABLES)
+
+    @classmethod
+    def open(cls, folder: Path, make: bool = True) -> "Index":
+        """The index of a folder; without `make` one that is not there is an error."""
+        if not folder.is_dir():
+            raise DaedalError(f"{folder} is no folder; give one with documents.")
+        place = folder / PLACE
+        if not make and not (place / "index.db").exists():
+            raise DaedalError(f"{folder} has no index; make one with `daedal index {folder}`.")
+        try:
+            place.mkdir(exist_ok=True)
+            return cls(folder, place)
+        except (OSError, sqlite3.Error) as error:
+            raise DaedalError(f"the index of {folder} cannot be opened ({error}).") from None
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self.database.execute("SELECT count(*) FROM passages").fetchone()[0])
+
+    @property
+    def model(self) -> str | None:
+        """The name of the embedder that made the vectors."""
+        row = self.database.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
+        return json.loads(row[0])["name"] if row else None
+
+    # ---- making ----
+
+    def update(
+        self,
+        embedder: Any = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Updated:
+        """Read what is new or changed, forget what is gone, and give every passage a vector where
+        there is an embedder. Interrupted, it goes on from there."""
+        if embedder is not None:
+            self._expect(embedder, claim=True)
+        done, paths = Updated(), list(self.documents())
+        known = dict(self.database.execute("SELECT path, digest FROM files"))
+        for gone in known.keys() - {self.name(path) for path in paths}:
+            with self.whole():
+                self._forget(gone)
+            done.removed += 1
+        errors = []
+        for number, path in enumerate(paths):
+            on_progress(number, len(paths))
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if known.get(self.name(path)) == found:
+                continue
+            try:
+                passages, error = passages_of(parts_of(path)), None
+            except DaedalError as reason:
+                passages, error = [], str(reason)
+                errors.append(error)
+            with self.whole():
+                self._forget(self.name(path))
+                self._add(self.name(path), passages)
+                row = (self.name(path), found, error)
+                self.database.execute("INSERT INTO files VALUES (?, ?, ?)", row)
+            done.files, done.passages = done.files + 1, done.passages + len(passages)
+        if embedder is not None:
+            self._embed(embedder, on_progress)
+        done.errors = tuple(errors)
+        return done
+
+    def documents(self) -> Iterator[Path]:
+        """The files of the folder that can be read, in order, hidden ones left out."""
+        for path in sorted(self.folder.rglob("*")):
+            parts = path.relative_to(self.folder).parts
+            if (
+                path.is_file()
+                and path.suffix.lower() in READERS
+                and not any(p.startswith(".") for p in parts)
+            ):
+                yield path
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """All of a change, or nothing."""
+        self.database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+
+    def _forget(self, path: str) -> None:
+        for (number,) in self.database.execute(
+            "SELECT id FROM passages WHERE path = ?", (path,)
+        ).fetchall():
+            self.database.execute("DELETE FROM words WHERE rowid = ?", (number,))
+        self.database.execute("DELETE FROM passages WHERE path = ?", (path,))
+        self.database.execute("DELETE FROM files WHERE path = ?", (path,))
+
+    def _add(self, path: str, passages: Sequence[Passage]) -> None:
+        for p in passages:
+            row = (path, p.heading, p.place, p.text)
+            made = self.database.execute(
+                "INSERT INTO passages (path, heading, place, text) VALUES (?, ?, ?, ?)", row
+            )
+            words = (made.lastrowid, p.heading, p.text)
+            self.database.execute(
+                "INSERT INTO words (rowid, heading, text) VALUES (?, ?, ?)", words
+            )
+
+    # ---- vectors ----
+
+    @property
+    def vectors_file(self) -> Path:
+        return self.place / "vectors.f32"
+
+    def _expect(self, embedder: Any, claim: bool = False) -> dict[str, Any]:
+        """The embedder of this index; another one is an error."""
+        own = {"name": embedder.name, "digest": digest(embedder.folder)}
+        row = self.database.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
+        if row and json.loads(row[0])["digest"] != own["digest"]:
+            there = json.loads(row[0])["name"]
+            raise DaedalError(
+                f"the vectors of {self.folder} are of {there}, and {embedder.name} is another space; use that one, or delete {self.place}."
+            )
+        if not row and claim:
+            self.database.execute("INSERT INTO facts VALUES ('embedder', ?)", (json.dumps(own),))
+        return own
+
+    def _embed(self, embedder: Any, on_progress: Callable[[int, int], None]) -> None:
+        """Vectors of the passages that have none, at the end of the file. One that a crash left
+        without its row is written over."""
+        query = "SELECT id, heading, text, place FROM passages WHERE row IS NULL ORDER BY id"
+        missing = self.database.execute(query).fetchall()
+        for start in range(0, len(missing), BATCH):
+            on_progress(start, len(missing))
+            batch = missing[start : start + BATCH]
+            texts = [Passage(text, heading, place).indexed for _, heading, text, place in batch]
+            vectors = np.ascontiguousarray(embedder.embed(texts), np.float32)
+            at = self._rows()
+            with self.vectors_file.open("r+b" if at else "wb") as file:
+                file.seek(at * vectors.shape[1] * 4)
+                file.write(vectors.tobytes())
+            with self.whole():
+                self.database.executemany(
+                    "UPDATE passages SET row = ? WHERE id = ?",
+                    [(at + i, number) for i, (number, *_) in enumerate(batch)],
+                )
+                self.database.execute(
+                    "INSERT OR REPLACE INTO facts VALUES ('width', ?)", (str(vectors.shape[1]),)
+                )
+
+    def _rows(self) -> int:
+        top = self.database.execute("SELECT max(row) FROM passages").fetchone()[0]
+        return 0 if top is None else top + 1
+
+    # ---- finding ----
+
+    def search(self, question: str, embedder: Any = None, count: int = 8) -> list[Hit]:
+        """The passages that answer a question likeliest: by words, and with an embedder by meaning,
+        joined by 1 / (60 + rank)."""
+        words, meant = self.by_words(question), []
+        if embedder is not None and self.vectors_file.exists():
+            self._expect(embedder)
+            meant = self.by_meaning(embedder.embed([question])[0])
+        scores: dict[int, float] = {}
+        for ranked in (words, [number for number, _ in meant]):
+            for rank, number in enumerate(ranked, 1):
+                scores[number] = scores.get(number, 0.0) + 1 / (RANKS + rank)
+        similar = dict(meant)
+        place = {number: rank for rank, number in enumerate(words, 1)}
+        order = {number: rank for rank, (number, _) in enumerate(meant, 1)}
+        best = sorted(scores, key=lambda number: -scores[number])[:count]
+        return [
+            Hit(*self.passage(n), scores[n], place.get(n), order.get(n), similar.get(n))
+            for n in best
+        ]
+
+    def by_words(self, question: str, count: int = DEEP) -> list[int]:
+        """Passages by BM25 of any of the question's words, headings counting double."""
+        found = [w for w in re.findall(r"\w+", question.lower()) if w not in STOP]
+        if not found:
+            return []
+        query = " OR ".join(f'"{word}"' for word in dict.fromkeys(found))
+        rows = self.database.execute(
+            "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, 2.0, 1.0) LIMIT ?",
+            (query, count),
+        )
+        return [number for (number,) in rows]
+
+    def by_meaning(self, vector: np.ndarray, count: int = DEEP) -> list[tuple[int, float]]:
+        """(passage, cosine) of the nearest vectors, all of them looked at."""
+        width = len(vector)
+        vectors = np.memmap(self.vectors_file, np.float32, "r").reshape(-1, width)
+        unit = vector / (np.linalg.norm(vector) or 1.0)
+        scores = np.concatenate(
+            [vectors[i : i + BLOCK] @ unit for i in range(0, len(vectors), BLOCK)]
+        )
+        spare = self._rows() - len(self)  # rows of passages that are gone
+        best = min(len(scores), count + max(spare, 0))
+        rows = np.argpartition(-scores, best - 1)[:best]
+        rows = rows[np.argsort(-scores[rows])]
+        marks = ",".join("?" * len(rows))
+        owner = dict(
+            self.database.execute(
+                f"SELECT row, id FROM passages WHERE row IN ({marks})", rows.tolist()
+            )
+        )
+        return [(owner[r], float(scores[r])) for r in rows.tolist() if r in owner][:count]
+
+    def passage(self, number: int) -> tuple[Passage, str]:
+        row = self.database.execute(
+            "SELECT text, heading, place, path FROM passages WHERE id = ?", (number,)
+        ).fetchone()
+        return Passage(*row[:3]), row[3]
