@@ -10,9 +10,13 @@ from daedal.checkpoints.weight_norm import folded, parts
 def tensors():
     torch.manual_seed(0)
     return {
-        "conv.weight": torch.randn(24, 64, 3), "linear.weight": torch.randn(40, 192), "odd.weight": torch.randn(30, 37),
-        "norm.weight": torch.randn(2000), "small.weight": torch.randn(3, 3), "ids": torch.arange(5),
-    }  # fmt: skip
+        "conv.weight": torch.randn(24, 64, 3),
+        "linear.weight": torch.randn(40, 192),
+        "odd.weight": torch.randn(30, 37),
+        "norm.weight": torch.randn(2000),
+        "small.weight": torch.randn(3, 3),
+        "ids": torch.arange(5),
+    }
 
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.012), (4, 0.13)])

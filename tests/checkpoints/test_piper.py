@@ -12,17 +12,38 @@ from daedal.networks.vits import VitsConfig, VitsModel
 onnx = pytest.importorskip("onnx")
 
 SMALL = VitsConfig(
-    vocab_size=20, hidden_size=16, num_hidden_layers=2, ffn_dim=24, flow_size=8, upsample_initial_channel=16, upsample_rates=(4, 2),
-    upsample_kernel_sizes=(8, 4), resblock_kernel_sizes=(3, 5), resblock_dilation_sizes=((1, 2), (2, 6)), resblock="2", has_posterior=False,
-    prior_encoder_num_flows=4, prior_encoder_num_wavenet_layers=2, sampling_rate=8000,
-)  # fmt: skip
+    vocab_size=20,
+    hidden_size=16,
+    num_hidden_layers=2,
+    ffn_dim=24,
+    flow_size=8,
+    upsample_initial_channel=16,
+    upsample_rates=(4, 2),
+    upsample_kernel_sizes=(8, 4),
+    resblock_kernel_sizes=(3, 5),
+    resblock_dilation_sizes=((1, 2), (2, 6)),
+    resblock="2",
+    has_posterior=False,
+    prior_encoder_num_flows=4,
+    prior_encoder_num_wavenet_layers=2,
+    sampling_rate=8000,
+)
 
 
 def theirs(name):
     """The original's name of one of ours."""
     import re
 
-    name = re.sub(r"layers\.(\d+)\.(attention|layer_norm|feed_forward|final_layer_norm)\.", lambda m: {"attention": f"attn_layers.{m[1]}.", "layer_norm": f"norm_layers_1.{m[1]}.", "feed_forward": f"ffn_layers.{m[1]}.", "final_layer_norm": f"norm_layers_2.{m[1]}."}[m[2]], name)  # fmt: skip
+    name = re.sub(
+        r"layers\.(\d+)\.(attention|layer_norm|feed_forward|final_layer_norm)\.",
+        lambda m: {
+            "attention": f"attn_layers.{m[1]}.",
+            "layer_norm": f"norm_layers_1.{m[1]}.",
+            "feed_forward": f"ffn_layers.{m[1]}.",
+            "final_layer_norm": f"norm_layers_2.{m[1]}.",
+        }[m[2]],
+        name,
+    )
     if name.startswith("flow."):
         name = re.sub(r"flows\.(\d+)", lambda m: f"flows.{2 * int(m[1])}", name)
     if name.startswith("duration_predictor.flows."):
@@ -30,11 +51,24 @@ def theirs(name):
     if "norm" in name:
         name = name.replace("weight", "gamma").replace("bias", "beta")
     pairs = (
-        ("conv_dds.convs_dilated", "convs.convs_sep"), ("conv_dds.convs_pointwise", "convs.convs_1x1"), ("conv_dds.norms_", "convs.norms_"),
-        ("text_encoder.embed_tokens", "enc_p.emb"), ("text_encoder.project", "enc_p.proj"), ("text_encoder.", "enc_p."), ("decoder.upsampler", "dec.ups"),
-        ("decoder.", "dec."), ("convs1", "convs"), ("wavenet", "enc"), ("duration_predictor", "dp"), ("translate", "m"), ("log_scale", "logs"),
-        ("q_proj", "conv_q"), ("k_proj", "conv_k"), ("v_proj", "conv_v"), ("out_proj", "conv_o"),
-    )  # fmt: skip
+        ("conv_dds.convs_dilated", "convs.convs_sep"),
+        ("conv_dds.convs_pointwise", "convs.convs_1x1"),
+        ("conv_dds.norms_", "convs.norms_"),
+        ("text_encoder.embed_tokens", "enc_p.emb"),
+        ("text_encoder.project", "enc_p.proj"),
+        ("text_encoder.", "enc_p."),
+        ("decoder.upsampler", "dec.ups"),
+        ("decoder.", "dec."),
+        ("convs1", "convs"),
+        ("wavenet", "enc"),
+        ("duration_predictor", "dp"),
+        ("translate", "m"),
+        ("log_scale", "logs"),
+        ("q_proj", "conv_q"),
+        ("k_proj", "conv_k"),
+        ("v_proj", "conv_v"),
+        ("out_proj", "conv_o"),
+    )
     for ours, original in pairs:
         name = name.replace(ours, original)
     if name.startswith(("flow.", "dp.")):
@@ -61,8 +95,20 @@ def exported(network, path):
         if kind == "weight" and array.ndim == 3:
             module = network.get_submodule(name.rpartition(".")[0])
             transposed = isinstance(module, torch.nn.ConvTranspose1d)
-            more = dict(strides=list(module.stride), dilations=list(module.dilation)) if hasattr(module, "stride") else {}  # fmt: skip
-            nodes.append(helper.make_node("ConvTranspose" if transposed else "Conv", ["x", stored], ["y"], f"{path_of}/Conv", **more))  # fmt: skip
+            more = (
+                dict(strides=list(module.stride), dilations=list(module.dilation))
+                if hasattr(module, "stride")
+                else {}
+            )
+            nodes.append(
+                helper.make_node(
+                    "ConvTranspose" if transposed else "Conv",
+                    ["x", stored],
+                    ["y"],
+                    f"{path_of}/Conv",
+                    **more,
+                )
+            )
         elif original == "enc_p.emb.weight":
             weights[-1].name = "sid"
             nodes.append(helper.make_node("Gather", ["sid", "x"], ["y"], "/enc_p/emb/Gather"))

@@ -24,9 +24,15 @@ def test_files():
 def test_common_words_are_read_right():
     speller = Speller.load(HOUSE / "phonemes")
     right = {
-        "through": "TH R UW1", "enough": "IH0 N AH1 F", "island": "AY1 L AH0 N D", "colonel": "K ER1 N AH0 L", "one": "W AH1 N",
-        "women": "W IH1 M AH0 N", "knife": "N AY1 F", "people": "P IY1 P AH0 L",
-    }  # fmt: skip
+        "through": "TH R UW1",
+        "enough": "IH0 N AH1 F",
+        "island": "AY1 L AH0 N D",
+        "colonel": "K ER1 N AH0 L",
+        "one": "W AH1 N",
+        "women": "W IH1 M AH0 N",
+        "knife": "N AY1 F",
+        "people": "P IY1 P AH0 L",
+    }
     assert {word: " ".join(speller(word)) for word in right} == right
 
 

@@ -9,11 +9,24 @@ from daedal.networks.vits import VitsConfig, VitsModel, stretched
 from daedal.nn.spline import spline
 
 SMALL = dict(
-    vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=24, flow_size=8, spectrogram_bins=33,
-    upsample_initial_channel=16, upsample_rates=[4, 2], upsample_kernel_sizes=[8, 4], resblock_kernel_sizes=[3, 5],
-    resblock_dilation_sizes=[[1, 3], [1, 3]], prior_encoder_num_flows=2, prior_encoder_num_wavenet_layers=2,
-    posterior_encoder_num_wavenet_layers=3, duration_predictor_num_flows=2, duration_predictor_filter_channels=12,
-)  # fmt: skip
+    vocab_size=20,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    ffn_dim=24,
+    flow_size=8,
+    spectrogram_bins=33,
+    upsample_initial_channel=16,
+    upsample_rates=[4, 2],
+    upsample_kernel_sizes=[8, 4],
+    resblock_kernel_sizes=[3, 5],
+    resblock_dilation_sizes=[[1, 3], [1, 3]],
+    prior_encoder_num_flows=2,
+    prior_encoder_num_wavenet_layers=2,
+    posterior_encoder_num_wavenet_layers=3,
+    duration_predictor_num_flows=2,
+    duration_predictor_filter_channels=12,
+)
 CASES = {
     "stochastic": {},
     "plain": dict(use_stochastic_duration_prediction=False),

@@ -28,7 +28,11 @@ def test_the_waveform_is_that_of_onnxruntime(file):
     (sentence,) = voice.reader.sentences(TEXT)
     ids = np.array([voice.voice.symbols(sentence.words).ids])
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    given = {"input": ids, "input_lengths": np.array([ids.shape[1]]), "scales": np.array([0.0, 1.0, 0.0], np.float32)}  # fmt: skip
+    given = {
+        "input": ids,
+        "input_lengths": np.array([ids.shape[1]]),
+        "scales": np.array([0.0, 1.0, 0.0], np.float32),
+    }
     (wanted,) = session.run(None, given)
     with torch.no_grad():
         made = voice.voice.vits(torch.from_numpy(ids))[0].numpy()

@@ -89,6 +89,20 @@ def test_a_picture_is_painted_kept_and_painted_again(visit):
     assert first == second  # the same seed, the same bytes
 
 
+def test_speech_is_said_played_and_said_again(visit):
+    page = visit("create")
+    page.get_by_label("Compare with").wait_for()
+    page.get_by_role("radio", name="Speech").check()
+    page.get_by_label("Prompt").fill("Good morning.")
+    page.get_by_role("button", name="Say", exact=True).click()
+    page.get_by_role("button", name="Open: Good morning.").first.wait_for()
+    until(page, "document.querySelector('.work audio').duration > 0.4")
+    page.get_by_role("button", name="Again", exact=True).click()
+    until(page, "document.querySelectorAll('.work:not(.live) audio').length === 2")
+    first, second = page.evaluate(GALLERY)
+    assert first == second and len(first["data"]) > 3000
+
+
 def test_two_models_side_by_side_have_the_same_seed(visit):
     page = visit("create")
     page.get_by_label("Compare with").select_option("house/image-fast")

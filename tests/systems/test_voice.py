@@ -26,10 +26,21 @@ def mms(tmp_path_factory):
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.VitsConfig(
-        vocab_size=len(letters), hidden_size=16, num_hidden_layers=1, ffn_dim=24, flow_size=8, upsample_initial_channel=32, num_speakers=2,
-        speaker_embedding_size=4, upsample_rates=[8, 8], upsample_kernel_sizes=[16, 16], resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1]],
-        posterior_encoder_num_wavenet_layers=1, prior_encoder_num_wavenet_layers=1,
-    )  # fmt: skip
+        vocab_size=len(letters),
+        hidden_size=16,
+        num_hidden_layers=1,
+        ffn_dim=24,
+        flow_size=8,
+        upsample_initial_channel=32,
+        num_speakers=2,
+        speaker_embedding_size=4,
+        upsample_rates=[8, 8],
+        upsample_kernel_sizes=[16, 16],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1]],
+        posterior_encoder_num_wavenet_layers=1,
+        prior_encoder_num_wavenet_layers=1,
+    )
     transformers.VitsModel(config).save_pretrained(folder)
     return folder, tokenizer
 

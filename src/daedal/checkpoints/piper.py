@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from daedal.checkpoints import onnx_file
 from daedal.checkpoints.folder import fill
@@ -125,29 +124,48 @@ def config_of(named: dict[str, np.ndarray], nodes: list[Node], about: dict[str, 
     paired = "dec.resblocks.0.convs1.0.weight" in named
     convs = "convs1" if paired else "convs"
     per_block = range(count(rf"dec\.resblocks\.0\.{convs}"))
-    inference = about.get("inference", {})
-    stochastic = "dp.flows.0.m" in named
-    return VitsConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=count("enc_p.encoder.attn_layers"),
-        num_attention_heads=width // head, window_size=offsets // 2, ffn_dim=inner, ffn_kernel_size=kernel,
-        flow_size=named["enc_p.proj.weight"].shape[0] // 2, use_stochastic_duration_prediction=stochastic,
-        num_speakers=len(named.get("emb_g.weight", [0])), speaker_embedding_size=named["emb_g.weight"].shape[1] if "emb_g.weight" in named else 0,
+    decoder = dict(
         upsample_initial_channel=named["dec.conv_pre.weight"].shape[0],
         upsample_rates=tuple(numbers[f"dec.ups.{i}"]["strides"][0] for i in ups),
         upsample_kernel_sizes=tuple(named[f"dec.ups.{i}.weight"].shape[2] for i in ups),
-        resblock_kernel_sizes=tuple(named[f"dec.resblocks.{i}.{convs}.0.weight"].shape[2] for i in blocks),
-        resblock_dilation_sizes=tuple(
-            tuple(numbers[f"dec.resblocks.{i}.{convs}.{j}"]["dilations"][0] for j in per_block) for i in blocks
+        resblock="1" if paired else "2",
+        resblock_kernel_sizes=tuple(
+            named[f"dec.resblocks.{i}.{convs}.0.weight"].shape[2] for i in blocks
         ),
-        prior_encoder_num_flows=count("flow.flows"), prior_encoder_num_wavenet_layers=count(r"flow\.flows\.0\.enc\.in_layers"),
+        resblock_dilation_sizes=tuple(
+            tuple(numbers[f"dec.resblocks.{i}.{convs}.{j}"]["dilations"][0] for j in per_block)
+            for i in blocks
+        ),
+    )
+    return VitsConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=count("enc_p.encoder.attn_layers"),
+        num_attention_heads=width // head,
+        window_size=offsets // 2,
+        ffn_dim=inner,
+        ffn_kernel_size=kernel,
+        flow_size=named["enc_p.proj.weight"].shape[0] // 2,
+        prior_encoder_num_flows=count("flow.flows"),
+        prior_encoder_num_wavenet_layers=count(r"flow\.flows\.0\.enc\.in_layers"),
         wavenet_kernel_size=named["flow.flows.0.enc.in_layers.0.weight"].shape[2],
+        has_posterior=False,
+        **decoder,
+        **manner_of(named, about),
+    )
+
+
+def manner_of(named: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
+    """The config's speakers, durations, rate, and how freely the voice varies."""
+    inference, stochastic = about.get("inference", {}), "dp.flows.0.m" in named
+    speakers = named.get("emb_g.weight", np.zeros((1, 0)))
+    return dict(
+        num_speakers=speakers.shape[0],
+        speaker_embedding_size=speakers.shape[1],
+        use_stochastic_duration_prediction=stochastic,
         duration_predictor_filter_channels=256 if stochastic else len(named["dp.conv_1.weight"]),
-        sampling_rate=about["audio"]["sample_rate"], speaking_rate=1 / inference.get("length_scale", 1.0),
-        noise_scale=inference.get("noise_scale", 0.667), noise_scale_duration=inference.get("noise_w", 0.8),
-        resblock="1" if paired else "2", has_posterior=False,
-    )  # fmt: skip
-
-
-def phoneme_ids(about: dict[str, Any]) -> dict[str, Tensor]:
-    """Symbol -> ids, as the JSON has them."""
-    return {symbol: torch.tensor(ids) for symbol, ids in about["phoneme_id_map"].items()}
+        sampling_rate=about["audio"]["sample_rate"],
+        speaking_rate=1 / inference.get("length_scale", 1.0),
+        noise_scale=inference.get("noise_scale", 0.667),
+        noise_scale_duration=inference.get("noise_w", 0.8),
+    )

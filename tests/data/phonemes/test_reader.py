@@ -10,9 +10,19 @@ from daedal.data.phonemes.symbols import Letters, Phonemes, symbols_of
 from daedal.errors import DaedalError
 
 READINGS = {
-    "cat": "K AE1 T", "the": "DH AH0", "water": "W AO1 T ER0", "apple": "AE1 P AH0 L", "smith": "S M IH1 TH", "x": "EH1 K S",
-    "wanted": "W AA1 N T AH0 D", "hello": "HH AH0 L OW1", "world": "W ER1 L D", "to": "T UW1", "anna": "AE1 N AH0", "bus": "B AH1 S",
-}  # fmt: skip
+    "cat": "K AE1 T",
+    "the": "DH AH0",
+    "water": "W AO1 T ER0",
+    "apple": "AE1 P AH0 L",
+    "smith": "S M IH1 TH",
+    "x": "EH1 K S",
+    "wanted": "W AA1 N T AH0 D",
+    "hello": "HH AH0 L OW1",
+    "world": "W ER1 L D",
+    "to": "T UW1",
+    "anna": "AE1 N AH0",
+    "bus": "B AH1 S",
+}
 
 
 class Known:
@@ -36,8 +46,11 @@ def said(reader, text):
 def test_text_is_cut_at_its_sentences(reader):
     text = 'Dr. Smith met J. Smith. "Why?" he said. It was 3.5 km... and on.\n\nThe end'
     assert [s.text for s in reader.sentences(text)] == [
-        "Dr. Smith met J. Smith.", '"Why?" he said.', "It was 3.5 km... and on.", "The end",
-    ]  # fmt: skip
+        "Dr. Smith met J. Smith.",
+        '"Why?" he said.',
+        "It was 3.5 km... and on.",
+        "The end",
+    ]
     pauses = [s.pause for s in reader.sentences(text)]
     assert pauses[2] > pauses[0] == pauses[1]
 
@@ -67,8 +80,15 @@ def test_possessives_and_letters(reader):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("", "no text"), (" \n", "no text"), ("привет", "Cyrillic"), ("...", "no word"), ("日本", "Cjk")]
-)  # fmt: skip
+    ("text", "word"),
+    [
+        ("", "no text"),
+        (" \n", "no text"),
+        ("привет", "Cyrillic"),
+        ("...", "no word"),
+        ("日本", "Cjk"),
+    ],
+)
 def test_what_cannot_be_read_is_said(reader, text, word):
     with pytest.raises(DaedalError, match=word):
         list(reader.sentences(text))
@@ -77,13 +97,25 @@ def test_what_cannot_be_read_is_said(reader, text, word):
 @pytest.mark.parametrize(
     ("sentence", "word", "phonemes"),
     [
-        ("i will read it", "read", "R IY1 D"), ("he had read it", "read", "R EH1 D"), ("i read it yesterday", "read", "R EH1 D"),
-        ("she read it", "read", "R EH1 D"), ("to record it", "record", "R IH0 K AO1 R D"), ("a new record", "record", "R EH1 K ER0 D"),
-        ("they live here", "live", "L IH1 V"), ("a live wire", "live", "L AY1 V"), ("the lead pipe", "lead", "L EH1 D"), ("they lead us", "lead", "L IY1 D"),
-        ("please close it", "close", "K L OW1 Z"), ("it was close", "close", "K L OW1 S"), ("the use of it", "use", "Y UW1 S"), ("we use it", "use", "Y UW1 Z"),
-        ("they object", "object", "AH0 B JH EH1 K T"), ("an object", "object", "AA1 B JH EH0 K T"), ("do not present it", "present", "P R IH0 Z EH1 N T"),
+        ("i will read it", "read", "R IY1 D"),
+        ("he had read it", "read", "R EH1 D"),
+        ("i read it yesterday", "read", "R EH1 D"),
+        ("she read it", "read", "R EH1 D"),
+        ("to record it", "record", "R IH0 K AO1 R D"),
+        ("a new record", "record", "R EH1 K ER0 D"),
+        ("they live here", "live", "L IH1 V"),
+        ("a live wire", "live", "L AY1 V"),
+        ("the lead pipe", "lead", "L EH1 D"),
+        ("they lead us", "lead", "L IY1 D"),
+        ("please close it", "close", "K L OW1 Z"),
+        ("it was close", "close", "K L OW1 S"),
+        ("the use of it", "use", "Y UW1 S"),
+        ("we use it", "use", "Y UW1 Z"),
+        ("they object", "object", "AH0 B JH EH1 K T"),
+        ("an object", "object", "AA1 B JH EH0 K T"),
+        ("do not present it", "present", "P R IH0 Z EH1 N T"),
     ],
-)  # fmt: skip
+)
 def test_heteronyms_follow_their_context(sentence, word, phonemes):
     words = sentence.split()
     assert heteronyms.reading(words, words.index(word)) == tuple(phonemes.split())
@@ -111,7 +143,10 @@ def test_tokens_know_their_words(reader):
     names = list(about["phoneme_id_map"])
     assert "".join(names[i] for i in tokens.ids if i) == "^ðə wˈɔːɾɚ, kˈæt.$"
     assert [names[i] for i in tokens.ids[:3]] == ["^", "_", "ð"] and names[tokens.ids[-1]] == "$"
-    owned = {w: "".join(names[i] for i, o in zip(tokens.ids, tokens.words, strict=True) if o == w and i) for w in (0, 1, 3)}  # fmt: skip
+    owned = {
+        w: "".join(names[i] for i, o in zip(tokens.ids, tokens.words, strict=True) if o == w and i)
+        for w in (0, 1, 3)
+    }
     assert owned == {0: "ðə", 1: "wˈɔːɾɚ", 3: "kˈæt"}
     letters = Letters({"_": 0, "t": 1, "h": 2, "e": 3, " ": 4, "c": 5, "a": 6})
     assert letters(sentence.words[:1]).ids == (0, 1, 0, 2, 0, 3, 0)
@@ -121,7 +156,16 @@ def test_tokens_know_their_words(reader):
 
 
 def test_letters_are_aligned_with_phonemes():
-    words = {"mix": "M IH1 K S", "six": "S IH1 K S", "sit": "S IH1 T", "mist": "M IH1 S T", "knit": "N IH1 T", "kit": "K IH1 T", "kin": "K IH1 N", "tin": "T IH1 N"}  # fmt: skip
+    words = {
+        "mix": "M IH1 K S",
+        "six": "S IH1 K S",
+        "sit": "S IH1 T",
+        "mist": "M IH1 S T",
+        "knit": "N IH1 T",
+        "kit": "K IH1 T",
+        "kin": "K IH1 N",
+        "tin": "T IH1 N",
+    }
     pairs = [(word, tuple(reading.split())) for word, reading in words.items()]
     paths = align.aligned(pairs)
     for (word, reading), path in paths.items():

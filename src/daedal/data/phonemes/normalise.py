@@ -50,11 +50,16 @@ SIGNS = {
     "&": "and", "+": "plus", "=": "equals", "@": "at", "%": "percent", "#": "number", "/": "slash", "~": "about", "<": "less than", ">": "greater than",
     "×": "times", "÷": "divided by", "±": "plus or minus", "©": "copyright", "§": "section", "_": " ", "^": " ", "|": ",", "\\": "backslash",
 }  # fmt: skip
+IN_ADDRESSES = {
+    "@": "at", ".": "dot", "/": "slash", "-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "&": "and", "#": "hash", ":": "colon", "~": "tilde",
+    "%": "percent",
+}  # fmt: skip
 # words of two or three letters that stand in capitals without being initials
 SHORT = frozenset(["a", "i", "an", "as", "at", "am", "be", "by", "do", "go", "he", "if", "in", "is", "it", "me", "my", "no", "of", "oh", "on", "or", "so", "to", "up", "us", "we", "all", "and", "any", "are", "boy", "but", "buy", "can", "did", "day", "end", "far", "few", "for", "get", "god", "got", "had", "has", "her", "him", "his", "how", "its", "let", "man", "may", "men", "new", "not", "now", "off", "old", "one", "our", "out", "own", "put", "ran", "run", "saw", "say", "see", "she", "sir", "six", "ten", "the", "too", "two", "use", "was", "way", "who", "why", "yes", "yet", "you", "mrs", "mr", "dr", "st"])  # fmt: skip
 NUMBERED = r"(?i:chapter|book|part|volume|vol\.|act|scene|section|canto|letter|verse|appendix|phase|stage|type)"
 RULERS = r"Henry|George|Edward|Charles|James|William|Richard|Louis|Elizabeth|John|Philip|Pope \w+|Napoleon|Pius|Leo|Gregory"  # fmt: skip
 Match = re.Match[str]
+Spoken = str | Callable[[Match], str]
 
 
 def plain(text: str) -> str:
@@ -82,7 +87,7 @@ def address(match: Match) -> str:
     text = re.sub(r"^(https?://)?(www\.)?", "", match[0].rstrip("/"))
     end = "." if text.endswith(".") else ""
     spoken = text.rstrip(".")
-    for sign, word in (("@", "at"), (".", "dot"), ("/", "slash"), ("-", "dash"), ("_", "underscore"), ("?", "question mark"), ("=", "equals"), ("&", "and"), ("#", "hash"), (":", "colon"), ("~", "tilde"), ("%", "percent")):  # fmt: skip
+    for sign, word in IN_ADDRESSES.items():
         spoken = spoken.replace(sign, f" {word} ")
     return spoken + end
 
@@ -184,7 +189,7 @@ def ruler(match: Match) -> str:
     return f"{match[1]} the {ordinal(value)}" if value else match[0]
 
 
-def rule(pattern: str, spoken: str | Callable[[Match], str]) -> tuple[re.Pattern[str], str | Callable[[Match], str]]:  # fmt: skip
+def rule(pattern: str, spoken: Spoken) -> tuple[re.Pattern[str], Spoken]:
     return re.compile(pattern), spoken
 
 

@@ -124,7 +124,8 @@ class Reading:
         words = sum(len(sentence.words) for sentence in handle.sentences)
         usage = {"input_tokens": words, "output_tokens": len(handle.sentences)}
         usage["total_tokens"] = sum(usage.values())
-        yield json.dumps({"type": "speech.audio.done", "usage": usage})
+        own = {"recipe": handle.recipe | {"sample": 0}}
+        yield json.dumps({"type": "speech.audio.done", "usage": usage, "daedal": own})
 
 
 class Pcm:

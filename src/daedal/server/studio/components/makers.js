@@ -64,14 +64,18 @@ async function* text({ model, prompt, settings }, signal) {
 async function* speech({ model, prompt, settings }, signal) {
   const parts = [];
   let last = 0;
+  let recipe = null;
   const fields = { ...settings, model, input: prompt, response_format: "mp3", stream_format: "sse" };
   for await (const event of stream("/v1/audio/speech", fields, signal)) {
+    recipe = event.daedal?.recipe ?? recipe;
     if (event.type !== "speech.audio.delta") continue;
     parts.push(Uint8Array.from(atob(event.audio), (c) => c.charCodeAt(0)));
     if (parts.length > last + 20) yield { preview: { text: `${(last = parts.length)} pieces spoken` } };
   }
   const blob = new Blob(parts, { type: "audio/mpeg" });
-  yield { done: { medium: "speech", prompt, model, settings, blob, at: Date.now() / 1000 } };
+  yield {
+    done: { medium: "speech", prompt, model, settings, blob, recipe, at: Date.now() / 1000 },
+  };
 }
 
 async function* music({ model, prompt, settings }, signal) {
