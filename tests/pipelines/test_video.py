@@ -6,6 +6,7 @@ import pytest
 import daedal
 from daedal.errors import DaedalError
 from daedal.media import images, video
+from daedal.pipelines import video as clips
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,9 @@ def test_wrong_calls_are_one_sentence(pipeline, tmp_path):
     with pytest.raises(DaedalError, match="is no video that can be read"):
         pipeline("a red circle", extend=str(tmp_path / "bad.mp4"))
     with pytest.raises(DaedalError, match=r"house/image is no model of clips|no model of clips"):
-        from daedal.pipelines import video as clips
-
         clips.load("house/image")
+
+
+def test_the_house_has_none_and_says_what_to_do():
+    with pytest.raises(DaedalError, match="there is no house model of clips yet; train one"):
+        clips.load("house/video")

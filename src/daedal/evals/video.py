@@ -1,4 +1,4 @@
-"""How well a model of clips does what it is asked, read off its frames: `daedal eval house/video`.
+"""How well a model of clips does what it is asked, read off its frames: `daedal eval runs/motion/model`.
 
 Clips of `daedal.worlds.motion` are asked for by their captions and read back: the things, their
 colours, where they go and how fast. Beside what the model makes stand the same instruments on the

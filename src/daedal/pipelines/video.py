@@ -1,6 +1,6 @@
 """Clips: `load` a model by name and call it.
 
-    pipeline = daedal.load("house/video")
+    pipeline = daedal.load("runs/motion/model")
     clip = pipeline("a red circle moves right", seed=1)
     clip.save("a.mp4")                                        # the recipe goes into the file
     pipeline("a red circle moves right", init="first.png", seconds=4)
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from daedal import device as machine
+from daedal.checkpoints.resolve import house_models
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
 from daedal.media import images, terminal, video
@@ -232,6 +233,10 @@ def connect(server: str, model: str) -> Pipeline:
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> VideoPipeline:
     """A pipeline for a house model, or a folder of an open one that diffusers saved."""
+    if name_or_folder == VIDEO.model and VIDEO.model not in house_models():
+        raise DaedalError(
+            "there is no house model of clips yet; train one with `daedal train recipes/video/motion.yaml` and give its folder, or one of Wan, as the model."
+        )
     folder, where = located(name_or_folder), machine.pick_device(device)
     if not holds(folder):
         raise DaedalError(f"{name_or_folder} is no model of clips; try `daedal image`.")
