@@ -15,6 +15,7 @@ from daedal.media import audio, images, video
 pytest.importorskip("c2pa")
 
 from daedal.trust import manifest
+from daedal.trust.manifest import GENERATION
 
 RECIPE = {
     "model": "house/image", "digest": "ab" * 32, "prompt": "a red circle",
@@ -102,3 +103,16 @@ def test_the_key_is_private_and_a_damaged_one_is_named(folder):
     secret.write_bytes(b"nothing")
     with pytest.raises(DaedalError, match="does not hold a key"):
         manifest.sign(save(folder / "made.png"), RECIPE)
+
+
+def test_a_damaged_manifest_and_no_picture_at_all(folder):
+    path = save(folder / "made.png")
+    manifest.sign(path, RECIPE)
+    data = path.read_bytes()
+    at = data.find(GENERATION.encode()) + 60  # within our own assertion
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    found = manifest.read(path)
+    assert found.state == "Invalid" and GENERATION in found.failures[0]
+    path.write_bytes(b"no picture")
+    with pytest.raises(DaedalError, match="no image/png"):
+        manifest.read(path)

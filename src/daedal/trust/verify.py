@@ -65,7 +65,7 @@ def verify(file: Path, tokenizer: "Tokenizer | None" = None) -> Provenance:
     signed = None
     if suffix in manifest.TYPES:
         if manifest.installed():
-            signed = manifest.read(file)
+            signed = _asked("manifest", lambda: manifest.read(file), unread)
         else:
             unread.append(UNREAD)
     mark = None
