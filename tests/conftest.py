@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("DAEDAL_HISTORY", "0")
+os.environ.setdefault("DAEDAL_PROVENANCE", "0")  # no test makes keys in the user's folder
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from daedal.errors import DaedalError, nearest
@@ -42,3 +43,37 @@ def cache_folder() -> Path:
         os.environ.get("DAEDAL_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daedal"
     )
+
+
+def data_folder() -> Path:
+    """Where Daedal keeps what cannot be made again: the history, keys. `XDG_DATA_HOME` moves it."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "daedal"
+
+
+def private_file(name: str, make: Callable[[], bytes]) -> bytes:
+    """What a file of the data folder holds that only its owner reads (mode 0600). `make` gives the
+    bytes the first time; of several processes that make it at once, one wins and all read that."""
+    path = data_folder() / name
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
+            _write_private(partial, make())
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                pass
+            finally:
+                partial.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise DaedalError(
+            f"the private file {path} cannot be used ({error}); make its folder writable, or set XDG_DATA_HOME to another."
+        ) from None
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

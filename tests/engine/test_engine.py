@@ -21,6 +21,7 @@ from daedal.nn.quantized import quantize_
 from daedal.processes.autoregression import generate, generate_text
 from daedal.processes.grammar import Grammar
 from daedal.processes.sampling import SamplingParams
+from daedal.processes.text_mark import GreenList
 
 VOCABULARY = 24
 EOS = 2
@@ -64,6 +65,7 @@ SETTINGS = st.builds(
     seed=st.integers(0, 3),
     max_tokens=st.integers(1, 16),
     ignore_eos=st.booleans(),
+    mark=st.sampled_from([None, None, GreenList(bytes(32))]),
 )
 
 

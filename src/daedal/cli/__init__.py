@@ -31,6 +31,7 @@ from daedal.cli import (
     remote,
     serve,
     train,
+    verify,
 )
 from daedal.pipelines.registry import MEDIA
 
@@ -67,6 +68,7 @@ def verbs() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.command("history")(history.history)
     app.command("again")(history.again)
+    app.command("verify")(verify.verify)
     app.command("doctor")(doctor.doctor)
     return app
 

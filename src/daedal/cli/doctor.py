@@ -9,6 +9,7 @@ EXTRAS = {
     "bench": "llama_cpp",
     "docs": "mkdocs",
     "tensorboard": "tensorboard",
+    "provenance": "c2pa",
     "dev": "pytest",
 }
 SIZES = (0.1, 0.4, 1, 3, 8, 14, 32, 70)  # billions of parameters

@@ -104,6 +104,7 @@ def generate(
 ) -> None:
     """Start, show progress, log, and write, print or show the results."""
     from daedal.pipelines import history
+    from daedal.trust import registry
 
     handle = pipeline.start(prompt, **settings)
     say(handle.remarks)
@@ -125,8 +126,9 @@ def generate(
     say(handle.remarks[said:])
     if as_json:
         print("\n".join(json.dumps(result.as_dict(), ensure_ascii=False) for result in results))
+    saved = list[Path]()
     if output or not (medium.readable or as_json):
-        write(
+        saved = write(
             medium,
             results,
             output or Path(default_name(medium, results[0])),
@@ -135,8 +137,9 @@ def generate(
     elif not (streams or as_json):
         print("\n\n---\n\n".join(result.whole for result in results))
     try:
-        for result in results:
-            history.add(result)
+        numbers = [history.add(result) for result in results]
+        for file, result, number in zip(saved, results, numbers, strict=False):
+            registry.record(file, result, number)
     except DaedalError as error:  # what was made is worth more than its record
         say((str(error),))
     if sys.stdout.isatty() and not quiet:
@@ -145,11 +148,32 @@ def generate(
         raise typer.Exit(130)
 
 
-def write(medium: Medium, results: list[Result], path: Path, aside: bool) -> None:
+def write(medium: Medium, results: list[Result], path: Path, aside: bool) -> list[Path]:
     """Save results, and print their names: `aside` on stderr, where stdout carries something else."""
+    saved = list[Path]()
     for i, result in enumerate(results):
-        saved = result.save(path if len(results) == 1 else path.with_stem(f"{path.stem}-{i + 1}"))
-        print(saved, file=sys.stderr if aside else sys.stdout)
+        name = path if len(results) == 1 else path.with_stem(f"{path.stem}-{i + 1}")
+        saved.append(save(result, name))
+        print(saved[-1], file=sys.stderr if aside else sys.stdout)
+    return saved
+
+
+def save(result: Result, path: Path) -> Path:
+    """Save a result with a signed manifest, where its format and this installation have one."""
+    from daedal.pipelines import history
+    from daedal.trust import manifest, registry
+
+    saved = result.save(path)
+    if saved.suffix.lower() not in manifest.TYPES or not manifest.wanted():
+        return saved
+    try:
+        if manifest.installed():
+            manifest.sign(saved, result.recipe)
+        elif history.location() and registry.size() == 0:  # said with the first file, not with each
+            say((manifest.MISSING,))
+    except DaedalError as error:
+        say((str(error),))
+    return saved
 
 
 def default_name(medium: Medium, result: Result) -> str:

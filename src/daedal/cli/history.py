@@ -42,7 +42,7 @@ def again(
     output: OUTPUT = None,
 ) -> None:
     """Make a generation again, byte for byte: same weights, prompt, settings and seed."""
-    from daedal.cli.generate import default_name
+    from daedal.cli.generate import default_name, save
     from daedal.errors import DaedalError
     from daedal.pipelines import history as log
     from daedal.pipelines.digest import digest
@@ -65,7 +65,7 @@ def again(
     result = pipeline.reproduce(recipe, amount)
     if output or not medium.readable:
         named = Path(default_name(medium, result)).with_suffix(f".{number}{medium.suffix}")
-        print(result.save(output or named))
+        print(save(result, output or named))
     else:
         print(result.whole)
     if result.logged != entry.result:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daedal.errors import DaedalError
+from daedal.files import data_folder
 from daedal.pipelines.medium import Result
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS generations (
@@ -43,8 +44,7 @@ def location() -> Path | None:
     setting = os.environ.get("DAEDAL_HISTORY", "")
     if setting == "0":
         return None
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    return Path(setting) if setting else data / "daedal" / "history.db"
+    return Path(setting) if setting else data_folder() / "history.db"
 
 
 @contextmanager

@@ -42,7 +42,7 @@ FIELDS = {
         "repetition_penalty": "repetition_penalty", "ignore_eos": "ignore_eos",
         "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "stop": "stop",
         "seed": "seed", "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty",
-        "logit_bias": "logit_bias",
+        "logit_bias": "logit_bias", "watermark": "watermark", "watermark_strength": "watermark_strength",
     },
     "anthropic": {
         "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_tokens": "max_tokens",

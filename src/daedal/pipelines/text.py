@@ -23,6 +23,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.engine.engine import Engine
 from daedal.engine.runtime import RUNTIME
 from daedal.errors import DaedalError, TooLong
+from daedal.files import private_file
 from daedal.networks.decoder import Decoder
 from daedal.nn import kernels
 from daedal.nn.lora import merge_lora
@@ -31,11 +32,14 @@ from daedal.pipelines import remote
 from daedal.pipelines.medium import Handle, Pipeline
 from daedal.pipelines.text_params import TEXT, TextParams
 from daedal.pipelines.text_result import Piece, Text
+from daedal.processes.text_mark import KEY_FILE, GreenList, new_key
 from daedal.settings import read
 
 # of a generation_config.json
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 Prompt = str | Sequence[dict[str, Any]] | Sequence[int]
+MADE = ("grammar", "mark")  # fields of the parameters that are made from settings
+UNMARKED = "a text that a schema or an expression holds has too little choice for a watermark, and carries none."
 BITS = {8: 8, 4: 4, 16: 16, "8": 8, "4": 4, "16": 16, "int8": 8, "int4": 4, "bf16": 16}
 
 
@@ -130,7 +134,9 @@ class TextPipeline(Pipeline):
         if isinstance(given.get("schema"), str | Path):
             given["schema"] = read_schema(Path(given["schema"]))
         params = read(TextParams, given, "text generation")
-        return dataclasses.replace(params, grammar=self.grammar(params)).seeded()  # type: ignore[return-value]
+        grammar = self.grammar(params)
+        mark = marked(params.watermark_strength) if params.watermark and not grammar else None
+        return dataclasses.replace(params, grammar=grammar, mark=mark).seeded()  # type: ignore[return-value]
 
     def grammar(self, params: TextParams) -> Any:
         from daedal.processes.grammar import Grammar  # its library takes a quarter of a second
@@ -180,6 +186,8 @@ class Stream(Handle):
         self.samples = pipeline.engine.submit(ids, wanted, client=client, priority=priority).samples
         self.shown = [0] * len(self.samples)
         self.front = prompt if isinstance(prompt, str) and params.raw else ""
+        if params.watermark and params.mark is None:
+            self.remarks = (UNMARKED,)
 
     @property
     def done(self) -> bool:
@@ -224,12 +232,17 @@ class Stream(Handle):
 
     def recipe(self, index: int = 0) -> dict[str, Any]:
         """What makes a sample again; known before its end."""
-        settings = {key: value for key, value in vars(self.params).items() if key != "grammar"}
+        settings = {key: value for key, value in vars(self.params).items() if key not in MADE}
         for key in ("adapter", "schema", "regex", "logprobs"):
             if settings[key] is None:
                 del settings[key]
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         return self.pipeline.recipe(prompt, settings) | {"sample": index}
+
+
+def marked(strength: float) -> GreenList:
+    """The watermark of this installation, whose key is made the first time."""
+    return GreenList(private_file(KEY_FILE, new_key), strength)
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,12 @@ class TextParams(SamplingParams):
         ),
     ] = None
     regex: Annotated[str | None, Setting("Regular expression that the text will match.")] = None
+    watermark: Annotated[
+        bool, Setting("Mark the text, so that `daedal verify` knows it for this machine's.")
+    ] = False
+    watermark_strength: Annotated[
+        float, Setting("Added to the logits of the mark's tokens.", 0, 20)
+    ] = 2.0
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def presence_and_frequency(
 def edit(
     logits: Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
 ) -> Tensor:
-    """Penalties and bias on the logits (V,) of one sequence."""
+    """Penalties, bias and watermark on the logits (V,) of one sequence."""
     if params.repetition_penalty != 1 and (prompt or output):
         logits = repetition(logits, [*prompt, *output], params.repetition_penalty)
     if (params.presence_penalty or params.frequency_penalty) and output:
@@ -119,6 +119,8 @@ def edit(
             list(params.logit_bias.values()), dtype=logits.dtype, device=logits.device
         )
         logits = logits.index_put((ids,), logits[ids] + bias)
+    if params.mark and (prompt or output):
+        logits = params.mark(logits, (output or prompt)[-1])
     return logits
 
 

@@ -38,7 +38,9 @@ class SamplingParams:
     `frequency_penalty` the output (OpenAI). `stop` strings end the text and are not part of it.
     `logprobs=k` also reports the k likeliest tokens at each step. `adapter` names one of the
     engine's adapters; None is the base alone. `grammar` is a compiled
-    `daedal.processes.grammar.Grammar`. `seed=None` means: draw one, and report it."""
+    `daedal.processes.grammar.Grammar`. `mark` is the
+    `daedal.processes.text_mark.GreenList` that watermarks the text. `seed=None` means: draw one, and
+    report it."""
 
     temperature: Annotated[float, Setting("0 is greedy, 1 the model's own distribution.")] = 1.0
     top_k: Annotated[int, Setting("Draw from the k likeliest; 0 for all.")] = 0  # 0: all
@@ -66,6 +68,7 @@ class SamplingParams:
     logprobs: Annotated[int | None, Setting("Report the k likeliest tokens at each step.")] = None
     n: Annotated[int, Setting("How many texts.", flags=("-n", "--n"))] = 1
     grammar: Any = None
+    mark: Any = None
     adapter: Annotated[str | None, Setting("One of the engine's adapters.", typed=False)] = None
 
     def __post_init__(self) -> None:
@@ -119,6 +122,7 @@ class SamplingParams:
             or self.repetition_penalty != 1
             or self.presence_penalty
             or self.frequency_penalty
+            or self.mark
         )
 
     @property

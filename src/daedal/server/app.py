@@ -36,6 +36,7 @@ from daedal.server.routes import (
     music,
     ollama,
     preferences,
+    provenance,
     responses,
     speech,
     studio,
@@ -49,7 +50,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
-    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, studio,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -36,6 +36,7 @@ SCOPES = {  # by the beginning of a path; what is not here needs the scope "admi
     "/v1/videos": "video",
     "/v1/audio": "audio",
     "/v1/files": "files",
+    "/v1/content_provenance_checks": "files",
     "/v1/batches": "jobs",
     "/v1/jobs": "jobs",
     "/v1/models": "models",

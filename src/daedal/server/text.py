@@ -20,7 +20,7 @@ from daedal.data import chat, infill
 from daedal.engine.request import Request as Sample
 from daedal.engine.request import Token
 from daedal.errors import DaedalError
-from daedal.pipelines.text import Stream, TextPipeline
+from daedal.pipelines.text import MADE, Stream, TextPipeline
 from daedal.server.state import Server
 from daedal.server.tools import CallText, Envelope, as_messages, envelope_of, schema_of
 
@@ -246,9 +246,7 @@ class Turn:
 
     def _more(self, **changed: Any) -> Any:
         """A generation that goes on from here."""
-        settings = {
-            k: v for k, v in vars(self.params).items() if k not in ("grammar", "schema", "n")
-        }
+        settings = {k: v for k, v in vars(self.params).items() if k not in (*MADE, "schema", "n")}
         settings |= {"max_tokens": self.left, "raw": True, "logprobs": None} | changed
         pipeline = self.answers.pipeline
         return self._following(lambda: pipeline.start(self.ids, **settings))

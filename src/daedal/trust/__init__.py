@@ -1,0 +1,1 @@
+"""Where content comes from: watermarks, a registry of what this machine made, signed manifests."""
