@@ -1,5 +1,7 @@
 """`/v1/content_provenance_checks` answers from every signal, and of a text with a model's tokenizer."""
 
+import base64
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,24 @@ def test_a_signed_picture(served, tmp_path, monkeypatch):
     found = check(served, "a.png", path.read_bytes())
     assert found["manifest"]["state"] == "Trusted" and found["recipe"]["model"] == "house/image"
     assert found["file"] == "a.png" and found["object"] == "content_provenance_check"
+
+
+def test_pictures_are_sent_signed(served, tmp_path, monkeypatch):
+    pytest.importorskip("c2pa")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("DAEDAL_PROVENANCE", "1")
+    answer = served.post("/v1/images/generations", prompt="a red circle", steps=1)
+    picture = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    found = check(served, "a.png", picture)["manifest"]
+    assert found["state"] == "Trusted" and found["actions"] == ["c2pa.created"]
+    edit = served.http.post(
+        "/v1/images/edits",
+        files={"image": ("a.png", picture)},
+        data={"prompt": "a blue circle", "steps": 1},
+    )
+    edited = base64.b64decode(edit.json()["data"][0]["b64_json"])
+    assert check(served, "b.png", edited)["manifest"]["generated"]
+    assert b"compositeWithTrainedAlgorithmicMedia" in edited
 
 
 def test_a_watermarked_answer(served, tmp_path, monkeypatch):

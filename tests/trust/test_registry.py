@@ -44,6 +44,7 @@ def test_a_picture_is_known_as_it_is_and_saved_again(tmp_path):
     small = Image.fromarray(clouds(3)).resize((48, 48))
     small.save(tmp_path / "again.jpg", quality=60)
     (like,) = registry.find(tmp_path / "again.jpg")
+    assert like.chance == pytest.approx(8 * 3.2e-4)
     assert not like.same and like.generation == 4 and like.bits <= registry.NEAR["picture"]
     images.save_image(clouds(100), tmp_path / "other.png")
     assert registry.find(tmp_path / "other.png") == []

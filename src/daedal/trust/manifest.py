@@ -26,6 +26,7 @@ TYPES = {
     ".wav": "audio/wav", ".mp4": "video/mp4",
 }  # fmt: skip
 SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+COMPOSITE = "compositeWithTrainedAlgorithmicMedia"
 GENERATION = "org.daedal.generation"  # the label of our own assertion
 # settings that name files: how an ingredient is related to what came of it (C2PA 2.1, section 8.3)
 INGREDIENTS = {
@@ -91,6 +92,7 @@ def signed(data: bytes, kind: str, title: str, recipe: Mapping[str, Any]) -> byt
 
 def claim(title: str, recipe: Mapping[str, Any], given: list[tuple[Path, str]]) -> dict[str, Any]:
     """The manifest to be signed."""
+    edits = isinstance(recipe["settings"].get("init"), str)
     generation = {
         "model": recipe["model"],
         "model_sha256": recipe["digest"],
@@ -98,7 +100,7 @@ def claim(title: str, recipe: Mapping[str, Any], given: list[tuple[Path, str]]) 
         "settings": {k: v for k, v in recipe["settings"].items() if not _names_files(v)},
         "sample": recipe["sample"],
     }
-    assertions = {"c2pa.actions.v2": {"actions": actions(given)}, GENERATION: generation}
+    assertions = {"c2pa.actions.v2": {"actions": actions(given, edits)}, GENERATION: generation}
     return {
         "claim_generator_info": [{"name": "Daedal", "version": daedal.__version__}],
         "title": title,
@@ -106,17 +108,16 @@ def claim(title: str, recipe: Mapping[str, Any], given: list[tuple[Path, str]]) 
     }
 
 
-def actions(given: list[tuple[Path, str]]) -> list[dict[str, Any]]:
-    """Made by a model, or opened and edited by one."""
+def actions(given: list[tuple[Path, str]], edits: bool) -> list[dict[str, Any]]:
+    """Made by a model, or opened and edited by one. An edit of a picture that came without a file,
+    as over HTTP, has no parent to open and is a composite all the same."""
     parents = [str(file) for file, relation in given if relation == "parentOf"]
     if not parents:
-        return [
-            {"action": "c2pa.created", "digitalSourceType": SOURCES + "trainedAlgorithmicMedia"}
-        ]
-    edited = SOURCES + "compositeWithTrainedAlgorithmicMedia"
+        source = SOURCES + (COMPOSITE if edits else "trainedAlgorithmicMedia")
+        return [{"action": "c2pa.created", "digitalSourceType": source}]
     return [
         {"action": "c2pa.opened", "parameters": {"ingredientIds": parents}},
-        {"action": "c2pa.edited", "digitalSourceType": edited},
+        {"action": "c2pa.edited", "digitalSourceType": SOURCES + COMPOSITE},
     ]
 
 

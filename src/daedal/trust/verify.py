@@ -76,6 +76,10 @@ def verify(file: Path, tokenizer: "Tokenizer | None" = None) -> Provenance:
             )
         else:
             mark = text_mark(file, tokenizer)
+            if mark is None:
+                unread.append(
+                    "this installation has marked no text yet, so there is no watermark to look for."
+                )
     made = _asked("registry", lambda: tuple(registry.find(file)), unread) or ()
     recipe = _asked("recipe", lambda: recipe_of(file), unread)
     return Provenance(str(file), registry.sha256(file), signed, made, recipe, mark, tuple(unread))
@@ -134,4 +138,4 @@ def made_sentence(made: Made) -> str:
     whose = f"that this machine made with {made.model} on {when}{number}"
     if made.same:
         return f"registry: it is, byte for byte, the {made.medium} {whose}."
-    return f"registry: it differs in {made.bits:.0f} bits of 64 from the {made.medium} {whose}; unlike contents seldom come so near."
+    return f"registry: it differs in {made.bits:.0f} bits of 64 from the {made.medium} {whose}; an unlike file comes so near to one of the registry with a chance of at most {made.chance:.2g}."

@@ -21,6 +21,7 @@ from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.routes.chat import reply_of
 from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
+from daedal.trust import manifest
 
 routes = APIRouter()
 
@@ -132,7 +133,15 @@ class Painting:
     def encoded(self, picture: Any) -> bytes:
         quality = self.body.output_compression
         quality = 95 if quality is None else max(1, quality)
-        return images.encode(picture.pixels, self.format, picture.recipe, quality)
+        data = images.encode(picture.pixels, self.format, picture.recipe, quality)
+        if not (manifest.wanted() and manifest.installed()):
+            return data
+        kind = self.format.lower()
+        try:
+            return manifest.signed(data, f"image/{kind}", f"picture.{kind}", picture.recipe)
+        except DaedalError as error:  # the picture is worth more than its manifest
+            self.remarks.append(str(error))
+            return data
 
     def _datum(self, picture: Any) -> dict[str, Any]:
         data = self.encoded(picture)
