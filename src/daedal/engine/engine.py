@@ -279,8 +279,10 @@ class Engine:
 
     def _collect(self) -> None:
         """Take in what other threads submitted and cancelled."""
-        while self._new:
-            self.scheduler.waiting.append(self._new.popleft())
+        while self._new:  # in this order, so that a Ctrl-C in between loses none
+            if self._new[0] not in self.scheduler.waiting:
+                self.scheduler.waiting.append(self._new[0])
+            self._new.popleft()
         for request in (*self.scheduler.waiting, *self.scheduler.running):
             if request.cancelled or request.finished:  # Ctrl-C came before it was released
                 self._finish(request, request.finished or "cancelled")

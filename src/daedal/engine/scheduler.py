@@ -103,8 +103,8 @@ class Scheduler:
                 return
             if not request.preemptions:
                 request.reused = reused
+            self.running.append(request)  # before it waits no more: a Ctrl-C in between loses none
             self.waiting.remove(request)
-            self.running.append(request)
             work[request] = Work(request, reused, count, [])
             budget -= count
 
@@ -119,8 +119,8 @@ class Scheduler:
         for sibling in siblings:
             sibling.slot = self.cache.branch(request.slot, sibling.tokens)
             sibling.waits_for, sibling.reused = None, len(sibling.tokens)
+            self.running.append(sibling)
             self.waiting.remove(sibling)
-        self.running.extend(siblings)
         return siblings
 
     def _order(self) -> list[Request]:
