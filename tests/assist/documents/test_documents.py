@@ -212,3 +212,23 @@ def test_only_what_a_source_says_is_said(said, kept):
 def test_a_question_that_shares_no_word_is_not_asked():
     assert not answers.answered("Who won the match?", HITS, None).found
     assert answers.stem("ladders") == answers.stem("ladder") == "ladder"
+
+
+def test_numbers_and_names_stand_whole_and_in_any_script():
+    text = "Die Leiter hat 13 Meter und kostet 3.50. Зимой собирают груши."
+    assert not answers.stands_in("3", text) and not answers.stands_in("3.5", text)
+    assert answers.stands_in("13", text) and answers.stands_in("3.50", text)
+    hit = Hit(Passage(text, "", "line 1"), "a.txt", 1.0)
+    assert answers.shares_a_word("Когда собирают груши?", hit)
+
+
+def test_rows_of_passages_that_are_gone_are_passed_over(folder):
+    embedder = Letters(folder)
+    with Index.open(folder) as index:
+        index.update(embedder)
+        for number in range(4):
+            (folder / "guide.md").write_text(GUIDE.replace("September", f"month {number}"))
+            index.update(embedder)
+        with index.vectors_file.open("ab") as file:
+            file.write(b"\0\0\0")  # as a crash leaves it
+        assert len(index.by_meaning(embedder.embed(["pears"])[0], 50)) == len(index)

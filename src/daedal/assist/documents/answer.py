@@ -16,6 +16,7 @@ from daedal.assist.documents.index import STOP, Hit
 from daedal.assist.documents.passages import sentences
 
 NONE = "not in your documents"
+NEAR = 0.3  # cosine from which a passage without a word of the question is worth asking about
 SHARE = 0.6  # of a sentence's words of content that must stand in what it cites
 CITED = re.compile(r"\s*\[(\d+(?:\s*,\s*\d+)*)\]")
 STRICT = re.compile(r"\d[\d.,:]*\d|\d|(?<!^)(?<![.!?] )\b[A-Z][a-z]+\b")
@@ -62,7 +63,7 @@ class Answer:
 
 def answered(question: str, hits: Sequence[Hit], pipeline: Any, **settings: Any) -> Answer:
     """The answer of a chat model to a question, from passages."""
-    if not hits or not any(shares_a_word(question, hit) for hit in hits):
+    if not any(shares_a_word(question, hit) or (hit.similarity or 0) > NEAR for hit in hits):
         return Answer(question, False, (), tuple(hits))
     asked = {"max_tokens": 160, "temperature": 0.0, "seed": 0, **settings}
     said = pipeline.start(messages(question, hits), **asked).result().text.strip()
@@ -111,9 +112,14 @@ def moved(said: str) -> str:
 
 def supports(sentence: str, text: str) -> bool:
     """Whether a text says what a sentence says, as far as words tell."""
-    there = text.lower()
-    strict = [word.lower().strip(".,:") for word in STRICT.findall(sentence)]
-    return overlap(sentence, text) >= SHARE and all(word in there for word in strict)
+    strict = [word.strip(".,:") for word in STRICT.findall(sentence)]
+    return overlap(sentence, text) >= SHARE and all(stands_in(word, text) for word in strict)
+
+
+def stands_in(word: str, text: str) -> bool:
+    """Whether a number or name stands in a text whole: 3 is not in 13 or 3.5."""
+    whole = rf"(?<![\w])(?<!\d[.,]){re.escape(word)}(?![\w]|[.,]\d)"
+    return re.search(whole, text, re.IGNORECASE) is not None
 
 
 def overlap(sentence: str, text: str) -> float:
@@ -123,7 +129,7 @@ def overlap(sentence: str, text: str) -> float:
 
 
 def content(text: str) -> set[str]:
-    return {stem(word) for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in STOP}
+    return {stem(word) for word in re.findall(r"\w+", text.lower()) if word not in STOP}
 
 
 def stem(word: str) -> str:

@@ -191,7 +191,7 @@ class Index:
     def vectors_file(self) -> Path:
         return self.place / "vectors.f32"
 
-    def _expect(self, embedder: Any, claim: bool = False) -> dict[str, Any]:
+    def _expect(self, embedder: Any, claim: bool = False) -> None:
         """The embedder of this index; another one is an error."""
         own = {"name": embedder.name, "digest": digest(embedder.folder)}
         row = self.database.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
@@ -202,7 +202,6 @@ class Index:
             )
         if not row and claim:
             self.database.execute("INSERT INTO facts VALUES ('embedder', ?)", (json.dumps(own),))
-        return own
 
     def _embed(self, embedder: Any, on_progress: Callable[[int, int], None]) -> None:
         """Vectors of the passages that have none, at the end of the file. One that a crash left
@@ -214,6 +213,7 @@ class Index:
             batch = missing[start : start + BATCH]
             texts = [Passage(text, heading, place).indexed for _, heading, text, place in batch]
             vectors = np.ascontiguousarray(embedder.embed(texts), np.float32)
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             at = self._rows()
             with self.vectors_file.open("r+b" if at else "wb") as file:
                 file.seek(at * vectors.shape[1] * 4)
@@ -222,9 +222,6 @@ class Index:
                 self.database.executemany(
                     "UPDATE passages SET row = ? WHERE id = ?",
                     [(at + i, number) for i, (number, *_) in enumerate(batch)],
-                )
-                self.database.execute(
-                    "INSERT OR REPLACE INTO facts VALUES ('width', ?)", (str(vectors.shape[1]),)
                 )
 
     def _rows(self) -> int:
@@ -267,23 +264,22 @@ class Index:
 
     def by_meaning(self, vector: np.ndarray, count: int = DEEP) -> list[tuple[int, float]]:
         """(passage, cosine) of the nearest vectors, all of them looked at."""
-        width = len(vector)
-        vectors = np.memmap(self.vectors_file, np.float32, "r").reshape(-1, width)
+        if not (rows := self._rows()):
+            return []
+        shape = (rows, len(vector))  # what a crash left behind them is not looked at
+        vectors = np.memmap(self.vectors_file, np.float32, "r", shape=shape)
         unit = vector / (np.linalg.norm(vector) or 1.0)
-        scores = np.concatenate(
-            [vectors[i : i + BLOCK] @ unit for i in range(0, len(vectors), BLOCK)]
-        )
-        spare = self._rows() - len(self)  # rows of passages that are gone
-        best = min(len(scores), count + max(spare, 0))
-        rows = np.argpartition(-scores, best - 1)[:best]
-        rows = rows[np.argsort(-scores[rows])]
-        marks = ",".join("?" * len(rows))
-        owner = dict(
-            self.database.execute(
-                f"SELECT row, id FROM passages WHERE row IN ({marks})", rows.tolist()
-            )
-        )
-        return [(owner[r], float(scores[r])) for r in rows.tolist() if r in owner][:count]
+        scores = np.concatenate([vectors[i : i + BLOCK] @ unit for i in range(0, rows, BLOCK)])
+        order, found = np.argsort(-scores), list[tuple[int, float]]()
+        for start in range(0, rows, BATCH):  # rows of passages that are gone have no owner
+            some = order[start : start + BATCH].tolist()
+            marks = ",".join("?" * len(some))
+            query = f"SELECT row, id FROM passages WHERE row IN ({marks})"
+            owner = dict(self.database.execute(query, some))
+            found += [(owner[row], float(scores[row])) for row in some if row in owner]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def passage(self, number: int) -> tuple[Passage, str]:
         row = self.database.execute(
