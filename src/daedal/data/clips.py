@@ -6,6 +6,7 @@ things look like in many wordings."""
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,11 +69,8 @@ class ClipBatches(DrawnBatches):
     def batch(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"{self.seed}/{step}")
         if self.pictures and rng.random() < self.stills:
-            rate, drawn = (
-                1.0,
-                [self.drawn(rng, self.pictures).sample(rng) for _ in range(self.rows)],
-            )
-            drawn = [(picture[None], caption) for picture, caption in drawn]
+            stills = (self.drawn(rng, self.pictures).sample(rng) for _ in range(self.rows))
+            rate, drawn = 1.0, [(picture[None], caption) for picture, caption in stills]
         else:
             count, rate, _ = rng.choices(SHAPES, [share for *_, share in SHAPES])[0]
             drawn = [self.drawn(rng, self.moving).clip(rng, count, rate) for _ in range(self.rows)]
@@ -81,6 +79,6 @@ class ClipBatches(DrawnBatches):
         tokens = encode_captions(self.tokenizer, captions, self.length)
         return {"clips": clips, "captions": tokens, "rate": torch.full((self.rows,), rate)}
 
-    def drawn(self, rng: random.Random, some: list[Weighted]) -> "Moving":
-        found: Moving = rng.choices([s for s, _ in some], [w for _, w in some])[0]  # type: ignore[assignment]
-        return found
+    def drawn(self, rng: random.Random, some: list[Weighted]) -> Any:
+        """One of some sources, by weight."""
+        return rng.choices([s for s, _ in some], [w for _, w in some])[0]

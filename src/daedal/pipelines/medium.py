@@ -5,8 +5,11 @@ A new medium is a file of settings that ends in a `Medium`, a pipeline (a subcla
 with its handle and result, and a line in daedal.pipelines.registry. Nothing here imports torch."""
 
 import importlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -163,6 +166,41 @@ class Handle(ABC):
         """Wait for the end."""
         while not self.done:
             self.advance()
+
+
+class AwaitedHandle(Handle):
+    """The handle of one result that a thread waits for, such as a server's answer; it comes whole."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.future: Future[Any] = Future()
+        threading.Thread(target=self._work, args=(work,), daemon=True).start()
+
+    def _work(self, work: Callable[[], Any]) -> None:
+        try:
+            self.future.set_result(work())
+        except Exception as error:
+            self.future.set_exception(error)
+
+    @property
+    def done(self) -> bool:
+        return self.future.done()
+
+    @property
+    def made(self) -> int:
+        return int(self.done)
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        with suppress(Exception):  # `results` raises it
+            self.future.result()
+
+    def abandon(self) -> None:
+        """The answer is not waited for."""
+
+    def events(self) -> Iterator[Any]:
+        return iter(())
+
+    def results(self) -> list[Any]:
+        return [self.future.result()]
 
 
 class SteppedHandle(Handle):

@@ -1,18 +1,14 @@
 """Music from a Daedal server, behind the same call as that made here."""
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 import httpx
 
 from daedal.errors import DaedalError
 from daedal.media.audio import open_audio, recipe_of
-from daedal.pipelines.medium import Handle, Pipeline
+from daedal.pipelines.medium import AwaitedHandle, Pipeline
 from daedal.pipelines.music_params import MUSIC, MusicParams
-from daedal.pipelines.music_result import Music, Progress
+from daedal.pipelines.music_result import Music
 from daedal.pipelines.remote import key_of, refusal
 from daedal.settings import read, settings_of
 
@@ -31,7 +27,7 @@ class RemoteMusic(Pipeline):
 
     def start(
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
-    ) -> "RemoteComposing":
+    ) -> AwaitedHandle:
         asked = {key: value for key, value in settings.items() if value is not None}
         params, known = read(MusicParams, asked, "pieces of music"), settings_of(MusicParams)
         if there := [key for key in asked if known[key][1].place]:
@@ -42,9 +38,8 @@ class RemoteMusic(Pipeline):
             raise DaedalError(
                 f"n={params.n} pieces are not sent at once; ask the server {params.n} times."
             )
-        return RemoteComposing(
-            self, {"model": self.name, "prompt": prompt, "response_format": "flac", **asked}
-        )
+        body = {"model": self.name, "prompt": prompt, "response_format": "flac", **asked}
+        return AwaitedHandle(lambda: self.asked(body))
 
     def runtime(self) -> dict[str, Any]:
         return {"device": self.server, "loading": {}}
@@ -61,38 +56,3 @@ class RemoteMusic(Pipeline):
         samples, rate = open_audio(reply.content)
         recipe = recipe_of(reply.content) or {}
         return Music(recipe, "stop", samples, rate, int(reply.headers.get("x-tokens", 0)))
-
-
-class RemoteComposing(Handle):
-    """A piece that a server makes, waited for by a thread."""
-
-    def __init__(self, pipeline: RemoteMusic, body: dict[str, Any]) -> None:
-        self.future: Future[Music] = Future()
-        threading.Thread(target=self._work, args=(pipeline, body), daemon=True).start()
-
-    def _work(self, pipeline: RemoteMusic, body: dict[str, Any]) -> None:
-        try:
-            self.future.set_result(pipeline.asked(body))
-        except Exception as error:
-            self.future.set_exception(error)
-
-    @property
-    def done(self) -> bool:
-        return self.future.done()
-
-    @property
-    def made(self) -> int:
-        return int(self.done)
-
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        with suppress(Exception):  # `results` raises it
-            self.future.result()
-
-    def abandon(self) -> None:
-        """The answer is not waited for."""
-
-    def events(self) -> Iterator[Progress]:
-        return iter(())
-
-    def results(self) -> list[Music]:
-        return [self.future.result()]

@@ -1,9 +1,6 @@
 """Transcriptions by a Daedal server, behind the same call as those made here."""
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 import httpx
 
 from daedal.errors import DaedalError
-from daedal.pipelines.medium import Handle, Pipeline
+from daedal.pipelines.medium import AwaitedHandle, Pipeline
 from daedal.pipelines.remote import key_of, refusal
 from daedal.pipelines.transcription_params import TRANSCRIPTION, TranscriptionParams
 from daedal.pipelines.transcription_result import Piece, Transcription
@@ -69,20 +66,13 @@ class RemoteEar(Pipeline):
         return reply.json()
 
 
-class RemoteHearing(Handle):
+class RemoteHearing(AwaitedHandle):
     """A transcription that a server makes, waited for by a thread; it comes whole."""
 
     def __init__(self, pipeline: RemoteEar, path: str, params: TranscriptionParams) -> None:
         self.pipeline, self.path, self.params = pipeline, path, params
         self.shown = False
-        self.future: Future[Transcription] = Future()
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            self.future.set_result(self._answer())
-        except Exception as error:
-            self.future.set_exception(error)
+        super().__init__(self._answer)
 
     def _answer(self) -> Transcription:
         answer = self.pipeline.asked(self.path, self.params)
@@ -98,25 +88,7 @@ class RemoteHearing(Handle):
             recipe, "stop", tuple(segments), answer["language"], answer["duration"]
         )
 
-    @property
-    def done(self) -> bool:
-        return self.future.done()
-
-    @property
-    def made(self) -> int:
-        return int(self.done)
-
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        with suppress(Exception):  # `results` raises it
-            self.future.result()
-
-    def abandon(self) -> None:
-        """The answer is not waited for."""
-
     def events(self) -> Iterator[Piece]:
         if self.done and not self.shown and not self.future.exception():
             self.shown, made = True, self.future.result()
             yield Piece(None, made.whole, round(made.seconds), max(1, round(made.seconds)))
-
-    def results(self) -> list[Transcription]:
-        return [self.future.result()]
