@@ -9,11 +9,14 @@ import pytest
 from daedal.media.audio import encode
 from tests.server.conftest import serving
 from tests.systems.ear import small_ear
+from tests.systems.sounds import stable_audio
 
 
 @pytest.fixture(scope="module")
-def ear(tmp_path_factory):
+def ear(tmp_path_factory, zoo):
     models = {"ear": str(small_ear(tmp_path_factory.mktemp("ear")))}
+    models["rain"] = str(tmp_path_factory.mktemp("rain"))
+    stable_audio(zoo, models["rain"])
     with serving(tmp_path_factory.mktemp("server"), models=models, loading={"dtype": "fp32"}) as s:
         yield s
 
@@ -124,3 +127,20 @@ def test_music(ear, client):
     ):
         pass
     assert ear.http.get(f"/v1/jobs/{job['id']}/content").content.startswith(b"RIFF"), row
+
+
+def test_sounds(ear):
+    asked = {"prompt": "a cat", "seed": 4, "steps": 2, "seconds": 0.1}
+    for kind, beginning in (("wav", b"RIFF"), ("flac", b"fLaC"), ("opus", b"OggS")):
+        reply = ear.post("/v1/audio/sounds", response_format=kind, **asked)
+        assert reply.status_code == 200 and reply.content.startswith(beginning), reply.text
+    from daedal.pipelines.sound import connect, load
+
+    settings = {key: value for key, value in asked.items() if key != "prompt"}
+    remote = connect(ear.url, "rain")("a cat", **settings)
+    here = load(ear.server.options.models["rain"], dtype="fp32")("a cat", **settings)
+    assert remote.rate == here.rate and np.abs(remote.samples - here.samples).max() < 1e-4
+    long = ear.post("/v1/audio/sounds", **asked | {"seconds": 90})
+    assert long.status_code == 400 and "was trained to make" in long.json()["error"]["message"]
+    other = ear.post("/v1/audio/sounds", model="house/tunes", **asked)
+    assert other.status_code == 400 and "cannot do sound" in other.json()["error"]["message"]

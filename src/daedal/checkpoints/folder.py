@@ -327,7 +327,8 @@ def on_disk(network: nn.Module, state: dict[str, Tensor]) -> Iterator[tuple[str,
     state = {name: tensor for name, tensor in state.items() if name not in tied}
     for disk, (fused, ours) in names.layout(state).items():
         tensor = names.to_disk(disk, [state[name].detach().cpu() for name in ours], fused)
-        yield from parts(disk, tensor) if names.is_normed(disk) else [(disk, tensor)]
+        normed = names.is_normed(disk)
+        yield from parts(disk, tensor, names.old_norm) if normed else [(disk, tensor)]
 
 
 def disk_name(network: nn.Module, name: str) -> str:

@@ -1,5 +1,6 @@
 """Weight norm (Salimans & Kingma 2016) in files: a weight stored as its magnitude and its direction.
-Networks here hold the plain weight; three spellings are read, the newest is written."""
+Networks here hold the plain weight; three spellings are read, and that is written which the family's
+own reader takes."""
 
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ SPELLINGS = (
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
     ("weight_g", "weight_v"),
 )
-MAGNITUDE, DIRECTION = SPELLINGS[0]
+NEWEST, OLD = SPELLINGS
 
 
 def folded(stream: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -39,12 +40,13 @@ def product(g: Tensor, v: Tensor) -> Tensor:
     return (g.float() * v.float() / norm(v, axes)).to(v.dtype)
 
 
-def parts(disk: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+def parts(disk: str, weight: Tensor, old: bool = False) -> Iterator[tuple[str, Tensor]]:
     """A plain weight as the two tensors that a file of normed weights holds, over all axes but the
-    first."""
+    first; `old` in the spelling of torch before 2.0, which diffusers keeps."""
     stem = disk.removesuffix("weight")
-    yield f"{stem}{MAGNITUDE}", norm(weight, list(range(1, weight.dim()))).to(weight.dtype)
-    yield f"{stem}{DIRECTION}", weight
+    magnitude, direction = OLD if old else NEWEST
+    yield f"{stem}{magnitude}", norm(weight, list(range(1, weight.dim()))).to(weight.dtype)
+    yield f"{stem}{direction}", weight
 
 
 def norm(weight: Tensor, axes: list[int]) -> Tensor:

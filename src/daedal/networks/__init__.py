@@ -32,6 +32,7 @@ COMPONENTS = {
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
+    "AutoencoderOobleck": "oobleck", "StableAudioDiTModel": "stable_audio", "StableAudioProjectionModel": "stable_audio",
     "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",

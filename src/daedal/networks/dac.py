@@ -7,6 +7,7 @@ activations, and residual vector quantisation in few dimensions, where codes are
 Legend: B sounds, N samples, D width, K codebooks, T frames."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,10 +60,13 @@ class Snake(nn.Module):
         return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).pow(2)
 
 
+Periodic = Callable[[int], nn.Module]  # channels -> activation
+
+
 class ResidualUnit(nn.Module):
-    def __init__(self, width: int, dilation: int) -> None:
+    def __init__(self, width: int, dilation: int, snake: Periodic = Snake) -> None:
         super().__init__()
-        self.snake1, self.snake2 = Snake(width), Snake(width)
+        self.snake1, self.snake2 = snake(width), snake(width)
         self.conv1 = Conv1d(width, width, 7, dilation=dilation, padding=3 * dilation)
         self.conv2 = Conv1d(width, width, 1)
 
@@ -71,11 +75,13 @@ class ResidualUnit(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, out: int, stride: int, snake: Periodic = Snake) -> None:
         super().__init__()
-        self.res_unit1, self.res_unit2, self.res_unit3 = (ResidualUnit(width, d) for d in DILATIONS)
-        self.snake1 = Snake(width)
-        self.conv1 = Conv1d(width, 2 * width, 2 * stride, stride, padding=math.ceil(stride / 2))
+        self.res_unit1, self.res_unit2, self.res_unit3 = (
+            ResidualUnit(width, d, snake) for d in DILATIONS
+        )
+        self.snake1 = snake(width)
+        self.conv1 = Conv1d(width, out, 2 * stride, stride, padding=math.ceil(stride / 2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
@@ -83,11 +89,13 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, out: int, stride: int, snake: Periodic = Snake) -> None:
         super().__init__()
-        self.snake1, half = Snake(width), width // 2
-        self.conv_t1 = ConvTranspose1d(width, half, 2 * stride, stride, math.ceil(stride / 2))
-        self.res_unit1, self.res_unit2, self.res_unit3 = (ResidualUnit(half, d) for d in DILATIONS)
+        self.snake1 = snake(width)
+        self.conv_t1 = ConvTranspose1d(width, out, 2 * stride, stride, math.ceil(stride / 2))
+        self.res_unit1, self.res_unit2, self.res_unit3 = (
+            ResidualUnit(out, d, snake) for d in DILATIONS
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_t1(self.snake1(x))
@@ -100,7 +108,10 @@ class Encoder(nn.Module):
         width = c.encoder_hidden_size
         self.conv1 = Conv1d(1, width, 7, padding=3)
         self.block = nn.Sequential(
-            *(EncoderBlock(width << i, stride) for i, stride in enumerate(c.downsampling_ratios))
+            *(
+                EncoderBlock(width << i, 2 * width << i, stride)
+                for i, stride in enumerate(c.downsampling_ratios)
+            )
         )
         self.snake1 = Snake(c.hidden_size)
         self.conv2 = Conv1d(c.hidden_size, c.hidden_size, 3, padding=1)
@@ -115,7 +126,7 @@ class Decoder(nn.Module):
         width, ratios = c.decoder_hidden_size, c.downsampling_ratios[::-1]
         self.conv1 = Conv1d(c.hidden_size, width, 7, padding=3)
         self.block = nn.Sequential(
-            *(DecoderBlock(width >> i, stride) for i, stride in enumerate(ratios))
+            *(DecoderBlock(width >> i, width >> i + 1, stride) for i, stride in enumerate(ratios))
         )
         self.snake1 = Snake(width >> len(ratios))
         self.conv2 = Conv1d(width >> len(ratios), 1, 7, padding=3)

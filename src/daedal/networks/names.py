@@ -43,7 +43,7 @@ class Names:
     skipped  endings of disk names that hold no weights of ours (constants)
 
     weight_normed are substrings of disk names whose weights are written as a magnitude and a
-    direction; however files hold them, they are read."""
+    direction (`old_norm`: as torch before 2.0 called them); however files hold them, they are read."""
 
     prefix: str = ""
     last_norm: str = "norm."
@@ -56,6 +56,7 @@ class Names:
     copies: tuple[tuple[str, str], ...] = ()
     skipped: tuple[str, ...] = ()
     weight_normed: tuple[str, ...] = ()
+    old_norm: bool = False
 
     def rename(self, name: str) -> str:
         name = name.removeprefix(self.own)

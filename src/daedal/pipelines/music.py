@@ -11,7 +11,7 @@ from daedal.errors import DaedalError
 from daedal.pipelines import musicgen, tunes
 from daedal.pipelines.medium import Pipeline
 from daedal.pipelines.place import located
-from daedal.pipelines.remote_music import RemoteMusic
+from daedal.pipelines.remote_audio import RemoteMusic
 
 
 def holds(place: Path) -> bool:

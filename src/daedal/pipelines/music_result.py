@@ -1,20 +1,16 @@
 """What a music pipeline yields and returns."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from daedal.errors import DaedalError
 from daedal.files import write_whole
 from daedal.media import abc, engrave, midi
-from daedal.media.audio import player, save_audio
 from daedal.media.score import Tune
 from daedal.media.synth import PROGRAMS
-from daedal.pipelines.medium import Result
 from daedal.pipelines.music_params import MUSIC
+from daedal.pipelines.sound_result import Sounding
 
 SCORES = (".abc", ".mid", ".svg")
 
@@ -28,27 +24,17 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Music(Result):
-    """One piece: samples (C, N) float32 at `rate`, and the tune where it was written as notes."""
+class Music(Sounding):
+    """One piece, and the tune where it was written as notes."""
 
     medium = MUSIC
-    samples: np.ndarray
-    rate: int
     tokens: int
     tune: Tune | None = None
     instrument: str = ""
 
     @property
-    def logged(self) -> str:
-        return hashlib.sha256(np.round(self.samples * 32767).astype("<i2").tobytes()).hexdigest()
-
-    @property
     def amount(self) -> int:
         return self.tokens
-
-    @property
-    def seconds(self) -> float:
-        return self.samples.shape[1] / self.rate
 
     def save(self, path: str | Path) -> Path:
         """Write sound (.wav, .flac, .ogg, .opus, .mp3), with the recipe in the metadata, or a tune's
@@ -56,7 +42,7 @@ class Music(Result):
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix not in SCORES:
-            return save_audio(self.samples, path, self.rate, self.recipe)
+            return super().save(path)
         if self.tune is None:
             raise DaedalError(
                 f"{self.recipe['model']} makes sound and no notes, so it cannot write {suffix}; use .wav."
@@ -66,10 +52,10 @@ class Music(Result):
 
     def as_dict(self) -> dict[str, Any]:
         notes = {"abc": abc.write(self.tune)} if self.tune else {}
-        return super().as_dict() | {"seconds": round(self.seconds, 3)} | notes
+        return super().as_dict() | notes
 
     def _repr_html_(self) -> str:
-        return (engrave.engrave(self.tune) if self.tune else "") + player(self.samples, self.rate)
+        return (engrave.engrave(self.tune) if self.tune else "") + super()._repr_html_()
 
 
 def score(tune: Tune, suffix: str, instrument: str) -> bytes:

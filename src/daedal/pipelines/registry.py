@@ -7,6 +7,7 @@ from daedal.errors import DaedalError, nearest
 from daedal.pipelines.image_params import IMAGE, PartMeasuring
 from daedal.pipelines.medium import Medium, Pipeline
 from daedal.pipelines.music_params import MUSIC
+from daedal.pipelines.sound_params import SOUND
 from daedal.pipelines.speech_params import SPEECH
 from daedal.pipelines.text_params import TEXT
 from daedal.pipelines.transcription_params import TRANSCRIPTION
@@ -16,7 +17,7 @@ from daedal.settings import settings_of
 __all__ = ["MEDIA", "PartMeasuring", "load", "medium_named", "medium_of", "opened"]
 
 # each is asked in turn whether a folder is its own: a clip's model is a picture's of more axes
-MEDIA: list[Medium] = [SPEECH, VIDEO, IMAGE, MUSIC, TRANSCRIPTION, TEXT]
+MEDIA: list[Medium] = [SPEECH, SOUND, VIDEO, IMAGE, MUSIC, TRANSCRIPTION, TEXT]
 
 
 def medium_named(name: str) -> Medium:

@@ -57,10 +57,10 @@ class Levels:
         return cls(1 - t, t, t if time is None else time)
 
     @classmethod
-    def ve(cls, sigma: Tensor) -> "Levels":
-        """Variance exploding, with the time that EDM networks are told (Karras et al. 2022, Table
-        1: c_noise)."""
-        return cls(torch.ones_like(sigma), sigma, sigma.log() / 4)
+    def ve(cls, sigma: Tensor, time: Tensor | None = None) -> "Levels":
+        """Variance exploding; if not given with the time that EDM networks are told (Karras et al.
+        2022, Table 1: c_noise)."""
+        return cls(torch.ones_like(sigma), sigma, sigma.log() / 4 if time is None else time)
 
     @property
     def steps(self) -> int:

@@ -53,6 +53,11 @@ FLOW_SIGMAS |= dict(time_shift_type="exponential")
 EDM_SIGMAS: Config = dict(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, rho=7.0)
 EDM_SIGMAS |= dict(sigma_schedule="karras", num_train_timesteps=1000, prediction_type="epsilon")
 EDM_SIGMAS |= dict(final_sigmas_type="zero")
+# Stable Audio's: the levels are EDM's, the time the angle between sound and noise, as on a cosine
+# schedule
+COSINE: Config = EDM_SIGMAS | SOLVER | dict(sigma_min=0.3, sigma_max=500, sigma_data=1.0)
+COSINE |= dict(sigma_schedule="exponential", prediction_type="v_prediction")
+COSINE |= dict(algorithm_type="sde-dpmsolver++")
 SD_BETAS: Config = dict(beta_start=0.00085, beta_end=0.012)
 CONSISTENCY: Config = dict(clip_sample=False, beta_schedule="scaled_linear", set_alpha_to_one=True)
 CONSISTENCY |= dict(original_inference_steps=50, timestep_scaling=10.0)
@@ -82,6 +87,7 @@ DEFAULTS: dict[str, Config] = {  # a key left out of the file means the default 
     "FlowMatchEulerDiscreteScheduler": RESPACED | FLOW_MATCH,
     "EDMEulerScheduler": EDM_SIGMAS,
     "EDMDPMSolverMultistepScheduler": EDM_SIGMAS | SOLVER | THRESHOLD,
+    "CosineDPMSolverMultistepScheduler": COSINE,
 }
 
 # Classes with the levels of another, and the sampler here that solves the same equation.
@@ -95,6 +101,7 @@ EQUIVALENT: dict[str, tuple[str, str]] = {
     "KDPM2AncestralDiscreteScheduler": ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
     "FlowMatchHeunDiscreteScheduler": ("FlowMatchEulerDiscreteScheduler", "heun"),
 }
+EXPLODING = ("EDM", "CosineDPM")  # classes on variance-exploding levels begin so
 ENDS_EARLY = ("DEISMultistepScheduler",)  # at the least noise trained on, not at none
 SOLVER_TYPES = ("midpoint", "logrho", "bh1", "bh2")
 OWN = ("algorithm_type", "solver_type", "disable_corrector")  # of these classes, to themselves
@@ -151,7 +158,7 @@ class Schedule:
     def start(self, noise: Tensor, levels: Levels) -> Tensor:
         """Noise at the first level, when there is no image: of the spread diffusers gives it."""
         first = levels[0]
-        if self.name.startswith("EDM"):
+        if self.name.startswith(EXPLODING):
             return noise * (first.sigma**2 + 1) ** 0.5
         if LEVELS.get(self.name) is euler_levels and self.config["timestep_spacing"] != "leading":
             return noise * first.sigma
@@ -208,7 +215,7 @@ def read(raw: Config) -> Schedule:
 def parametrisation(name: str, c: Config) -> Parametrisation:
     if name.startswith("FlowMatch"):
         return N.Flow()
-    if name.startswith("EDM"):
+    if name.startswith(EXPLODING):
         sign = pick(c, "prediction_type", {"epsilon": 1.0, "v_prediction": -1.0})
         return N.EDM(c["sigma_data"], sign)
     return pick(c, "prediction_type", PARAMETRISATIONS)()
@@ -264,6 +271,7 @@ SAMPLER: dict[str, Callable[[Config], str]] = {
     "FlowMatchEulerDiscreteScheduler": lambda c: "lcm" if c["stochastic_sampling"] else "euler",
     "EDMEulerScheduler": lambda c: "euler",
     "EDMDPMSolverMultistepScheduler": dpm_sampler,
+    "CosineDPMSolverMultistepScheduler": dpm_sampler,
 }
 
 
@@ -371,6 +379,11 @@ def edm_levels(c: Config, steps: int) -> Levels:
     return Levels.ve(extended(sigma, sigma[-1] if c["final_sigmas_type"] == "sigma_min" else 0.0))
 
 
+def cosine_levels(c: Config, steps: int) -> Levels:
+    levels = edm_levels(c, steps)
+    return Levels.ve(levels.sigma, levels.sigma.atan() / (math.pi / 2))
+
+
 def flow_shift(c: Config, static: float, tokens: int | None, mu: float | None) -> float:
     """The factor of `noise.shifted`: the config's, or with dynamic shifting that of mu."""
     if not c["use_dynamic_shifting"]:
@@ -432,4 +445,5 @@ LEVELS: dict[str, Callable[[Config, int], Levels]] = {
     "DPMSolverMultistepScheduler": partial(solver_levels, whole=False),
     "UniPCMultistepScheduler": partial(solver_levels, whole=True),
     **dict.fromkeys(("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"), edm_levels),
+    "CosineDPMSolverMultistepScheduler": cosine_levels,
 }

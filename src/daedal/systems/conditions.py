@@ -75,6 +75,7 @@ class Conditions:
     controls: Sequence[Control] = ()
     reference: Reference | None = None
     pictures: Sequence[Tensor] = ()
+    seconds: float = 0.0  # of a sound
 
 
 def known_kind(kind: str, known: Iterable[str]) -> str:

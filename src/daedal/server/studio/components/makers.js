@@ -78,11 +78,13 @@ async function* speech({ model, prompt, settings }, signal) {
   };
 }
 
-async function* music({ model, prompt, settings }, signal) {
-  const fields = { ...settings, model, prompt, response_format: "mp3" };
-  const blob = await postForBlob("/v1/audio/generations", fields, signal);
-  yield { done: { medium: "music", prompt, model, settings, blob, at: Date.now() / 1000 } };
-}
+// of music and of sounds, each by its own route
+const heard = (medium, route) =>
+  async function* ({ model, prompt, settings }, signal) {
+    const fields = { ...settings, model, prompt, response_format: "mp3" };
+    const blob = await postForBlob(route, fields, signal);
+    yield { done: { medium, prompt, model, settings, blob, at: Date.now() / 1000 } };
+  };
 
 async function* clip({ model, prompt, settings }, signal) {
   const job = await post("/v1/videos", { ...settings, model, prompt }, signal);
@@ -133,11 +135,20 @@ export const MAKERS = {
   music: {
     name: "Music",
     verb: "Play",
-    make: music,
+    make: heard("music", "/v1/audio/generations"),
     schema: () => schemaOf("/v1/audio/generations"),
     first: ["key", "bpm", "seconds", "instrument", "seed"],
     leave: ["response_format"],
     example: "a lively jig in D major for fiddle, 120 bpm",
+  },
+  sound: {
+    name: "Sound",
+    verb: "Make",
+    make: heard("sound", "/v1/audio/sounds"),
+    schema: () => schemaOf("/v1/audio/sounds"),
+    first: ["seconds", "seed", "steps", "guidance_scale", "negative"],
+    leave: ["response_format"],
+    example: "rain on a tin roof",
   },
   text: {
     name: "Text",

@@ -1,22 +1,25 @@
-"""Music from a Daedal server, behind the same call as that made here."""
+"""Music and sounds from a Daedal server, behind the same call as those made here."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
 from daedal.errors import DaedalError
 from daedal.media.audio import open_audio, recipe_of
 from daedal.pipelines.medium import AwaitedHandle, Pipeline
-from daedal.pipelines.music_params import MUSIC, MusicParams
+from daedal.pipelines.music_params import MUSIC
 from daedal.pipelines.music_result import Music
 from daedal.pipelines.remote import key_of, refusal
+from daedal.pipelines.sound_params import SOUND
+from daedal.pipelines.sound_result import Sound
 from daedal.settings import read, settings_of
 
 
-class RemoteMusic(Pipeline):
+class RemoteAudio(Pipeline):
     """A model of a server, which sends the sound; notes stay there."""
 
-    medium = MUSIC
+    route: ClassVar[str]
+    result: ClassVar[type[Any]]
     folder = None
 
     def __init__(self, server: str, model: str) -> None:
@@ -29,14 +32,15 @@ class RemoteMusic(Pipeline):
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any
     ) -> AwaitedHandle:
         asked = {key: value for key, value in settings.items() if value is not None}
-        params, known = read(MusicParams, asked, "pieces of music"), settings_of(MusicParams)
+        known = settings_of(self.medium.settings)
+        params: Any = read(self.medium.settings, asked, self.medium.plural)
         if there := [key for key in asked if known[key][1].place]:
             raise DaedalError(
                 f"{there[0]}={asked[there[0]]!r} names a file of this machine, which {self.server} has not; leave it out."
             )
         if params.n != 1:
             raise DaedalError(
-                f"n={params.n} pieces are not sent at once; ask the server {params.n} times."
+                f"n={params.n} {self.medium.plural} are not sent at once; ask the server {params.n} times."
             )
         body = {"model": self.name, "prompt": prompt, "response_format": "flac", **asked}
         return AwaitedHandle(lambda: self.asked(body))
@@ -44,9 +48,9 @@ class RemoteMusic(Pipeline):
     def runtime(self) -> dict[str, Any]:
         return {"device": self.server, "loading": {}}
 
-    def asked(self, body: dict[str, Any]) -> Music:
+    def asked(self, body: dict[str, Any]) -> Any:
         try:
-            reply = self.http.post(f"{self.server}/v1/audio/generations", json=body)
+            reply = self.http.post(f"{self.server}{self.route}", json=body)
         except httpx.HTTPError as error:
             raise DaedalError(
                 f"{self.server} does not answer ({error or type(error).__name__}); check the address, and that it runs."
@@ -55,4 +59,12 @@ class RemoteMusic(Pipeline):
             raise DaedalError(f"{self.server} refused: {refusal(reply)}")
         samples, rate = open_audio(reply.content)
         recipe = recipe_of(reply.content) or {}
-        return Music(recipe, "stop", samples, rate, int(reply.headers.get("x-tokens", 0)))
+        return self.result(recipe, "stop", samples, rate, int(reply.headers.get("x-tokens", 0)))
+
+
+class RemoteMusic(RemoteAudio):
+    medium, route, result = MUSIC, "/v1/audio/generations", Music
+
+
+class RemoteSound(RemoteAudio):
+    medium, route, result = SOUND, "/v1/audio/sounds", Sound

@@ -1,0 +1,105 @@
+"""Stable Audio against diffusers, a whole sound of some steps, on random small models; and what is
+said of bad input."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import daedal
+from daedal.errors import DaedalError
+from daedal.media.audio import recipe_of, save_audio
+from tests.systems.sounds import cosine, stable_audio
+
+PROMPT, NEGATIVE = "a cat walks", "dog"
+
+
+@pytest.fixture(scope="module")
+def folder(zoo: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("stable_audio")
+    stable_audio(zoo, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Any) -> Any:
+    return daedal.load(str(folder), dtype="fp32")
+
+
+def drawn_alike(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Let their solver draw from the generator that drew the first noise, as ours does."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn((1, 4, 12), generator=generator)
+
+    class Sampler:
+        def __init__(self, x: Any, **_: Any) -> None:
+            self.shape = x.shape
+
+        def __call__(self, *_: Any) -> Any:
+            return torch.randn(self.shape, generator=generator)
+
+    monkeypatch.setattr(cosine, "BrownianTreeNoiseSampler", Sampler)
+
+
+@pytest.mark.parametrize("negative", [None, NEGATIVE])
+@pytest.mark.parametrize("options", [{}, dict(solver_order=1), dict(solver_type="heun")])
+def test_a_sound_is_that_of_diffusers(
+    negative: Any, options: Any, zoo: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = stable_audio(zoo, tmp_path, **options)
+    drawn_alike(monkeypatch, 7)
+    wanted = theirs(
+        PROMPT, 0.1, num_inference_steps=6, guidance_scale=3.0, negative_prompt=negative, generator=torch.Generator().manual_seed(7)
+    ).audios[0]  # fmt: skip
+    ours = daedal.load(str(tmp_path), dtype="fp32")
+    sound = ours(PROMPT, seconds=0.1, steps=6, guidance_scale=3.0, negative=negative or "", seed=7)
+    assert sound.samples.shape == wanted.shape == (2, 80) and sound.rate == 800
+    scale = float(wanted.abs().max())
+    assert scale > 0.01
+    np.testing.assert_allclose(sound.samples, wanted.numpy(), atol=1e-3 * scale, rtol=1e-3)
+
+
+def test_files_recipes_and_several(pipeline: Any, tmp_path: Any) -> None:
+    assert pipeline.medium.name == "sound"
+    first, second = pipeline(PROMPT, steps=3, seed=1, n=2, seconds=0.05)
+    assert np.allclose(pipeline(PROMPT, steps=3, seed=2, seconds=0.05).samples, second.samples, atol=1e-5)  # fmt: skip
+    saved = first.save(tmp_path / "a.wav")
+    assert recipe_of(saved)["settings"]["steps"] == 3
+    again = pipeline.reproduce(recipe_of(saved))
+    assert again.logged == first.logged
+    events = [event.done for event in pipeline.stream(PROMPT, steps=3, seed=1)]
+    assert events == [1, 2, 3]
+    assert pipeline(PROMPT, steps=2, seed=1).seconds == pytest.approx(0.12)  # all it can make
+
+
+def test_on_from_a_sound(pipeline: Any, tmp_path: Any) -> None:
+    rng = np.random.default_rng(0)
+    file = save_audio(rng.normal(0, 0.1, (1, 4000)).astype(np.float32), tmp_path / "a.wav", 80000)
+    near = pipeline(PROMPT, init=str(file), strength=0.4, steps=5, seed=1)
+    far = pipeline(PROMPT, init=str(file), strength=1.0, steps=5, seed=1)
+    assert near.samples.shape == (2, 40) and near.amount == 2 and far.amount == 5
+    assert not np.allclose(near.samples, far.samples)
+    assert pipeline.reproduce(near.recipe).logged == near.logged
+
+
+def test_what_is_refused(pipeline: Any, folder: Any, tmp_path: Any) -> None:
+    silent = save_audio(np.zeros((1, 800), np.float32), tmp_path / "silent.wav", 8000)
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF0000WAVEjunk")
+    for settings, reason in (
+        (dict(seconds=20), r"seconds=20 is more than the 0.12 s that .* was trained to make"),
+        (dict(init=str(silent)), "is silent throughout"),
+        (dict(init=str(broken)), "is damaged, or no sound file"),
+        (dict(init=str(tmp_path / "no.wav")), "cannot be read"),
+        (dict(sampler="eulr"), "sampler 'eulr' is not known"),
+    ):
+        with pytest.raises(DaedalError, match=reason):
+            pipeline(PROMPT, **settings)
+    with pytest.raises(DaedalError, match="the prompt is empty"):
+        pipeline(" ")
+    with pytest.raises(DaedalError, match="there is no house model of sounds yet"):
+        pipeline.medium.code.load("house/sound")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LongCatAudioDiTPipeline"}')
+    with pytest.raises(DaedalError, match="is a LongCatAudioDiTPipeline; Daedal makes sounds with"):
+        daedal.load(str(tmp_path))
