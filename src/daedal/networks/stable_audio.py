@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from daedal.nn.conv1d import Conv1d
 from daedal.nn.cost import count_flops
+from daedal.nn.dit import attend_by_heads
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import LayerNorm
 from daedal.nn.rope import Rope, apply_rope, tables
 
 Keys = tuple[Tensor, Tensor]  # keys and values (B, Hkv, L, K)
-Turns = tuple[Tensor, Tensor]  # cosines and sines
+Turns = tuple[Tensor, Tensor]  # cosines and sines, (1, 1, T, K/4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turns: Turns) -> Tensor:  # (B, T, D) -> (B, T, D)
         q, k, v = (self.split(t) for t in linears(x, self.to_q, self.to_k, self.to_v))
-        q, k = apply_rope(q, *turns).to(v.dtype), apply_rope(k, *turns).to(v.dtype)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.to_out[0](attend_by_heads(turned(q, turns), turned(k, turns), v))
 
     def across(self, x: Tensor, keys: Keys) -> Tensor:
         q = self.split(self.to_q(x)).transpose(1, 2)
-        grouped = q.shape[1] != keys[0].shape[1]
-        out = F.scaled_dot_product_attention(q, *keys, enable_gqa=grouped)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return self.to_out[0](attend_by_heads(q, *keys))
+
+
+def turned(x: Tensor, turns: Turns) -> Tensor:
+    """The first channels of x (B, H, T, K) rotated in float32; the others pass through."""
+    width = 2 * turns[0].shape[-1]
+    return torch.cat([apply_rope(x[..., :width], *turns).to(x.dtype), x[..., width:]], -1)
 
 
 class SwiGLU(nn.Module):
@@ -102,7 +106,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, -1)
-        return x * F.silu(gate)
+        gate = F.silu(gate)
+        # in place, where nothing is to be kept for gradients: new pages cost more than the product
+        return gate * x if torch.is_grad_enabled() else gate.mul_(x)
 
 
 class FeedForward(nn.Module):
@@ -170,9 +176,11 @@ class StableAudioDiTModel(nn.Module):
         return self.postprocess_conv(out) + out
 
     def turns(self, length: int, device: torch.device) -> Turns:
-        """Rotations of the first half of each head."""
+        """Rotations of the first half of each head, (1, 1, T, K/4)."""
         rope = Rope(self.config.attention_head_dim // 2, 10000.0, length)
-        return tables(rope, torch.arange(length, device=device)[None], None, torch.float32)
+        places = torch.arange(length, device=device)[None]
+        cos, sin = tables(rope, places, None, torch.float32)
+        return cos.transpose(1, 2), sin.transpose(1, 2)
 
     def flops(self, frames: int = 1024, text: int = 130) -> int:
         """Floating-point operations of one call on so many frames; a multiply-add is two."""
