@@ -33,6 +33,7 @@ COMPONENTS = {
     "ModernBertModel": "modernbert", "ModernBertForMaskedLM": "modernbert",
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
     "AutoencoderOobleck": "oobleck", "StableAudioDiTModel": "stable_audio", "StableAudioProjectionModel": "stable_audio",
+    "ClapModel": "clap", "ClapTextModelWithProjection": "clap", "SpeechT5HifiGan": "hifigan",
     "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",

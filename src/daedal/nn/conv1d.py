@@ -144,6 +144,7 @@ class HifiGan(nn.Module):
         slope: float = 0.1,
         paired: bool = True,
         condition: int = 0,
+        post_bias: bool = False,
     ) -> None:
         super().__init__()
         self.slope, self.blocks, self.rates, self.kernels = (
@@ -163,7 +164,7 @@ class HifiGan(nn.Module):
             for w in widths
             for kernel, dilations in zip(block_kernels, block_dilations, strict=True)
         )
-        self.conv_post = Conv1d(widths[-1], 1, 7, padding=3, bias=False)
+        self.conv_post = Conv1d(widths[-1], 1, 7, padding=3, bias=post_bias)
         if condition:
             self.cond = Conv1d(condition, width, 1)
 
