@@ -10,7 +10,7 @@ import torch
 import daedal
 from daedal.errors import DaedalError
 from daedal.media.audio import recipe_of, save_audio
-from tests.systems.sounds import cosine, stable_audio
+from tests.systems.sounds import audioldm, audioldm2, cosine, stable_audio
 
 PROMPT, NEGATIVE = "a cat walks", "dog"
 
@@ -89,7 +89,7 @@ def test_what_is_refused(pipeline: Any, folder: Any, tmp_path: Any) -> None:
     broken.write_bytes(b"RIFF0000WAVEjunk")
     for settings, reason in (
         (dict(seconds=20), r"seconds=20 is more than the 0.12 s that .* was trained to make"),
-        (dict(init=str(silent)), "is silent throughout"),
+        (dict(init=str(silent)), "is silent: no sample reaches"),
         (dict(init=str(broken)), "is damaged, or no sound file"),
         (dict(init=str(tmp_path / "no.wav")), "cannot be read"),
         (dict(sampler="eulr"), "sampler 'eulr' is not known"),
@@ -103,3 +103,50 @@ def test_what_is_refused(pipeline: Any, folder: Any, tmp_path: Any) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "LongCatAudioDiTPipeline"}')
     with pytest.raises(DaedalError, match="is a LongCatAudioDiTPipeline; Daedal makes sounds with"):
         daedal.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("negative", ["", "dog"])
+@pytest.mark.parametrize("kind", ["audioldm", "audioldm2"])
+def test_audioldm_is_that_of_diffusers(
+    kind: str, negative: str, zoo: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = audioldm(tmp_path) if kind == "audioldm" else audioldm2(zoo, tmp_path)
+    if kind == "audioldm2":
+        theirs.language_model.config.max_new_tokens = 8
+        monkeypatch.setattr(
+            theirs, "generate_language_model", lambda states, attention_mask, max_new_tokens: gone_on(theirs, states, attention_mask)
+        )  # fmt: skip
+    asked = dict(num_inference_steps=4, guidance_scale=2.5, negative_prompt=negative or None)
+    wanted = theirs(
+        PROMPT, audio_length_in_s=0.2, **asked, generator=torch.Generator().manual_seed(3)
+    ).audios[0]
+    ours = daedal.load(str(tmp_path), dtype="fp32")
+    sound = ours(PROMPT, seconds=0.2, steps=4, guidance_scale=2.5, negative=negative, seed=3)
+    assert sound.samples.shape == (1, 160) and sound.rate == 800
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(
+        sound.samples[0], wanted, atol=1e-3 * np.abs(wanted).max(), rtol=1e-3
+    )
+    assert ours(PROMPT, steps=2, seed=0).seconds == pytest.approx(32 * 2 * 8 / 800)
+    with pytest.raises(DaedalError, match=r"seconds=2 is more than the 0.64 s"):
+        ours(PROMPT, seconds=2)
+
+
+def gone_on(pipe: Any, states: Any, mask: Any) -> Any:
+    """Their loop without a cache, whose methods the newest transformers has renamed."""
+    for _ in range(8):
+        out = pipe.language_model(
+            inputs_embeds=states, attention_mask=mask, output_hidden_states=True
+        )
+        states = torch.cat([states, out.hidden_states[-1][:, -1:]], 1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    return states[:, -8:]
+
+
+def test_audioldm_goes_on_from_a_sound(tmp_path: Any) -> None:
+    audioldm(tmp_path / "model")
+    ours = daedal.load(str(tmp_path / "model"), dtype="fp32")
+    rng = np.random.default_rng(0)
+    file = save_audio(rng.normal(0, 0.1, (2, 1000)).astype(np.float32), tmp_path / "a.wav", 4000)
+    near = ours(PROMPT, init=str(file), strength=0.5, steps=4, seed=1)
+    assert near.samples.shape == (1, 200) and near.amount == 2

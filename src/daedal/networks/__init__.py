@@ -22,7 +22,7 @@ FAMILIES = {
 # `config_class`.
 COMPONENTS = {
     "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "VQModel": "vq",
-    "UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
+    "UNet2DConditionModel": "unet", "AudioLDM2UNet2DConditionModel": "unet", "AudioLDM2ProjectionModel": "audioldm2", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
     "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",
     "SD3ControlNetModel": "controlnet_dit", "FluxControlNetModel": "controlnet_dit",

@@ -226,8 +226,19 @@ class Decoder(nn.Module):
             else:
                 positions = cache.positions
         positions = positions.view(tokens.shape)
-        lengths = None if cache is None else cache.lengths.view(tokens.shape)
-        x = self.embed(tokens, positions)
+        return self.states(self.embed_tokens(tokens), positions, cache, mask, router_logits)
+
+    def states(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        cache: Any = None,
+        mask: Tensor | None = None,
+        router_logits: list[Tensor] | None = None,
+    ) -> Tensor:
+        """`hidden` of what need not be tokens: embeddings (B, T, D) without positions."""
+        lengths = None if cache is None else cache.lengths.view(positions.shape)
+        x = self.placed(embeddings, positions)
         rope = {
             name: tables(rope, positions, lengths, x.dtype)
             for name, rope in self.config.ropes().items()
@@ -242,7 +253,10 @@ class Decoder(nn.Module):
         return self.norm(x)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
-        x = self.embed_tokens(tokens)
+        return self.placed(self.embed_tokens(tokens), positions)
+
+    def placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Embeddings (B, T, D) as the blocks read them."""
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
         x = x if self.compute_dtype is None else x.to(self.compute_dtype)

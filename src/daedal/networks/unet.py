@@ -6,6 +6,7 @@ Legend: B batch, C channels, H and W height and width, T text tokens, D text wid
 time embedding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Self
 
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.networks.config import one_of
 from daedal.networks.unet_blocks import Context, DownBlock, Keys, MidBlock, Residuals, UpBlock
-from daedal.networks.unet_config import EncoderConfig, UNet2DConditionConfig, levels, middle, upward
+from daedal.networks.unet_config import (
+    AudioLDM2UNetConfig,
+    EncoderConfig,
+    UNet2DConditionConfig,
+    levels,
+    middle,
+    upward,
+)
 from daedal.nn.conv import Conv2d, GroupNorm, init_, multi_head
 from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear
@@ -65,7 +73,10 @@ def text_projection(c: EncoderConfig) -> Linear | None:
 
 def class_embedding(c: EncoderConfig) -> nn.Module | None:
     """A class, a second noise level, or a vector as an addition to the time embedding."""
-    one_of("class_embed_type", c.class_embed_type, [None, "timestep", "projection"])
+    kinds = [None, "timestep", "projection", "simple_projection"]
+    one_of("class_embed_type", c.class_embed_type, kinds)
+    if c.class_embed_type == "simple_projection":
+        return Linear(c.projection_class_embeddings_input_dim or 0, c.time_dim)
     if c.class_embed_type == "timestep":
         return TimestepEmbedding(c.block_out_channels[0], c.time_dim, c.act_fn)
     if c.class_embed_type == "projection":
@@ -147,8 +158,12 @@ class UNetEncoder(nn.Module):
         """Everything but the image, in the dtype of the image."""
         text = None if text is None else text.to(x.dtype)
         e = self.embed_time(x, time, guidance) + self.embed_added(x, text, added or {})
-        e = e + self.embed_labels(x, labels)
-        keys = self.text_keys(needed("text", text, "attention")) if text_kv is None else text_kv
+        label = self.embed_labels(x, labels)
+        beside = getattr(self.config, "class_embeddings_concat", False)
+        e = torch.cat([e, label], -1) if beside else e + label  # type: ignore[list-item]
+        if text_kv is None and not beside:  # a sound's label is its text, and there is no other
+            text_kv = self.text_keys(needed("text", text, "attention"))
+        keys = text_kv or ()
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
         return Context(e if self.time_act is None else self.time_act(e), keys, mask)
 
@@ -277,3 +292,19 @@ class UNet2DConditionModel(UNetEncoder):
             unet(x, time, text, added=added, labels=labels, guidance=torch.empty(1))
 
         return count_flops(self, call)
+
+
+class AudioLDM2UNet2DConditionModel(UNet2DConditionModel):
+    """The same on the latents of a spectrogram, told two texts (Liu et al. 2023, AudioLDM 2)."""
+
+    config_class = AudioLDM2UNetConfig
+    class_name = AudioLDM2UNetConfig.class_name
+
+    def keys_of(self, first: Tensor, second: Tensor, there: Tensor) -> list[Keys]:
+        """The keys of every layer for two texts (B, T, D) and (B, S, E), of which `there` (B, S)
+        says what exists of the second."""
+        mask = there.bool()[:, None, None]
+        return [
+            replace(layer.keys(second), mask=mask) if layer.text else layer.keys(first)
+            for layer in self.text_layers()
+        ]

@@ -8,7 +8,6 @@ width, T text tokens, D text width, E width of the time embedding."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +33,13 @@ from daedal.nn.norm import LayerNorm
 @dataclass(frozen=True)
 class Keys:
     """What one attention layer needs of the prompt: keys and values (B, T, C), and those of image
-    prompts (IP-Adapter), which are attended apart from the text and weighed."""
+    prompts (IP-Adapter), which are attended apart from the text and weighed; and which of the keys
+    exist (B, 1, 1, T), where that is not what the context says for all."""
 
     k: Tensor
     v: Tensor
     images: tuple[tuple[Tensor, Tensor, float], ...] = ()
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Residuals:
 @dataclass(frozen=True)
 class Context:
     """What one call hands to every block: the time embedding (B, E), the keys of each text-reading
-    layer by its index, and which text tokens exist (B, 1, 1, T)."""
+    layer by its index (none where no text is told, and the layers read the pixels), and which text
+    tokens exist (B, 1, 1, T)."""
 
     time: Tensor
     keys: Sequence[Keys]
@@ -94,6 +96,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, text_dim: int | None = None) -> None:
         super().__init__()
         self.heads, self.reads_text, self.index = heads, text_dim is not None, 0
+        self.text = 0  # which of several texts it reads
         self.to_q = Linear(dim, dim, bias=False)
         self.to_k = Linear(text_dim or dim, dim, bias=False)
         self.to_v = Linear(text_dim or dim, dim, bias=False)
@@ -104,11 +107,12 @@ class Attention(nn.Module):
         return Keys(k, v)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, H*W, C) -> (B, H*W, C)
-        if not self.reads_text:
+        if not self.reads_text or not context.keys:
             q, k, v = linears(x, self.to_q, self.to_k, self.to_v)
             return self.to_out[0](multi_head(q, k, v, self.heads))
         q, keys = self.to_q(x), context.keys[self.index]
-        out = multi_head(q, keys.k, keys.v, self.heads, context.mask)
+        mask = context.mask if keys.mask is None else keys.mask
+        out = multi_head(q, keys.k, keys.v, self.heads, mask)
         for k, v, scale in keys.images:
             out = out + scale * multi_head(q, k, v, self.heads)
         return self.to_out[0](out)
@@ -116,13 +120,17 @@ class Attention(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward, each behind a layer norm and added to the
-    stream. With `only_cross` the first attention reads the text too."""
+    stream. With `only_cross` the first attention reads the text too; without a text's width the
+    second reads the pixels too. `text` is which of several texts they read."""
 
-    def __init__(self, dim: int, heads: int, text_dim: int, only_cross: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, text_dim: int | None, only_cross: bool, text: int = 0
+    ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim)
         self.attn1 = Attention(dim, heads, text_dim if only_cross else None)
         self.norm2, self.attn2 = LayerNorm(dim), Attention(dim, heads, text_dim)
+        self.attn1.text = self.attn2.text = text
         self.norm3, self.ff = LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, H*W, C) -> (B, H*W, C)
@@ -135,13 +143,14 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a level, between two projections (Rombach et al. 2022,
     appendix E.2.1)."""
 
-    def __init__(self, config: EncoderConfig, level: Level, layer: int) -> None:
+    def __init__(self, config: EncoderConfig, level: Level, layer: int, at: int = 0) -> None:
         super().__init__()
         C = level.channels
         self.norm = GroupNorm(config.norm_num_groups, C, 1e-6)
         projection = Linear if config.use_linear_projection else partial(Conv2d, kernel_size=1)
         self.proj_in = projection(C, C)
-        block = partial(TransformerBlock, C, level.heads, level.text_dim, level.only_cross)
+        read = (level.texts[at], level.only_cross, int(at > 1))
+        block = partial(TransformerBlock, C, level.heads, *read)
         self.transformer_blocks = nn.ModuleList(block() for _ in range(level.depths[layer]))
         self.proj_out = projection(C, C)
 
@@ -200,17 +209,29 @@ class Blocks(nn.Module):
         super().__init__()
         self.kind = level.kind
         attend = level.layers if level.kind.attention else 0
-        self.attentions = nn.ModuleList(attention(config, level, i) for i in range(attend))
+        self.each = len(level.texts)  # attentions after a residual block
+        self.attentions = nn.ModuleList(
+            attention(config, level, i, at) for i in range(attend) for at in range(self.each)
+        )
         self.resnets = nn.ModuleList(resnet(config, level, inp, scale) for inp in inputs)
 
-    def pairs(self) -> Iterator[tuple[nn.Module, nn.Module | None]]:
-        return zip_longest(self.resnets, self.attentions)
+    def pairs(self) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
+        """Each residual block and the attentions after it."""
+        layers = list(self.attentions)
+        for i, block in enumerate(self.resnets):
+            yield block, layers[i * self.each : (i + 1) * self.each]
 
 
-def attention(config: EncoderConfig, level: Level, layer: int) -> nn.Module:
+def attention(config: EncoderConfig, level: Level, layer: int, at: int) -> nn.Module:
     if level.kind.attention == "added":
         return AddedAttention(config, level)
-    return SpatialTransformer(config, level, layer)
+    return SpatialTransformer(config, level, layer, at)
+
+
+def attended(x: Tensor, attentions: Sequence[nn.Module], context: Context) -> Tensor:
+    for each in attentions:
+        x = each(x, context)
+    return x
 
 
 def resnet(
@@ -220,7 +241,7 @@ def resnet(
     c, own = config, level.kind.resnet_resampling
     one_of("resnet_time_scale_shift", c.resnet_time_scale_shift, ["default", "scale_shift"])
     return ResnetBlock(
-        inp, level.channels, groups=c.norm_num_groups, eps=c.norm_eps, act=c.act_fn, time_dim=c.time_dim, scale=scale, resample=resample,
+        inp, level.channels, groups=c.norm_num_groups, eps=c.norm_eps, act=c.act_fn, time_dim=c.embedding_dim, scale=scale, resample=resample,
         scale_shift=c.resnet_time_scale_shift == "scale_shift", time_act=not (c.resnet_skip_time_act and own),
     )  # fmt: skip
 
@@ -248,9 +269,8 @@ class DownBlock(Blocks):
         the last layer's output where the level has attention, and to the level's output where it
         has none."""
         skips = []
-        for resnet, attention in self.pairs():
-            x = resnet(x, context.time)
-            skips.append(x if attention is None else attention(x, context))
+        for resnet, attentions in self.pairs():
+            skips.append(attended(resnet(x, context.time), attentions, context))
             x = skips[-1]
         if feature is not None and self.kind.attention:
             x = skips[-1] = x + feature
@@ -274,9 +294,8 @@ class MidBlock(Blocks):
         )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-        for resnet, attention in self.pairs():
-            x = resnet(x, context.time)
-            x = x if attention is None else attention(x, context)
+        for resnet, attentions in self.pairs():
+            x = attended(resnet(x, context.time), attentions, context)
         return x
 
 
@@ -301,9 +320,9 @@ class UpBlock(Blocks):
     def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         """(B, C, H, W) -> (B, C', 2H, 2W), or the size of the next skip; takes its skips from the
         end of the list."""
-        for resnet, attention in self.pairs():
+        for resnet, attentions in self.pairs():
             x = resnet(torch.cat([x, skips.pop()], 1), context.time)
-            x = x if attention is None else attention(x, context)
+            x = attended(x, attentions, context)
         for upsample in self.upsamplers:
             x = upsample(x, context.time, skips[-1].shape[2:])
         return x

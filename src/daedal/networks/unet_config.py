@@ -50,7 +50,7 @@ class EncoderConfig:
     act_fn: str = "silu"
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
-    cross_attention_dim: int | tuple[int, ...] = 1280
+    cross_attention_dim: int | tuple[Any, ...] = 1280
     transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
     encoder_hid_dim: int | None = None
     encoder_hid_dim_type: str | None = None
@@ -81,6 +81,11 @@ class EncoderConfig:
     def time_dim(self) -> int:
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
+    @property
+    def embedding_dim(self) -> int:
+        """Of the time embedding and what stands beside it."""
+        return self.time_dim
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DConditionConfig(EncoderConfig):
@@ -94,11 +99,36 @@ class UNet2DConditionConfig(EncoderConfig):
     )
     reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
     conv_out_kernel: int = 3
+    class_embeddings_concat: bool = False  # beside the time embedding, not added to it (AudioLDM)
 
     class_name: ClassVar[str] = "UNet2DConditionModel"
     fixed: ClassVar[dict[str, Any]] = {
         "num_attention_heads": None, "center_input_sample": False, "dropout": 0.0, "dual_cross_attention": False, "attention_type": "default",
-        "time_embedding_type": "positional", "timestep_post_act": None, "class_embeddings_concat": False,
+        "time_embedding_type": "positional", "timestep_post_act": None,
+    }  # fmt: skip
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.time_dim * (1 + self.class_embeddings_concat)
+
+
+ONLY_IMAGES = frozenset({
+    "encoder_hid_dim", "encoder_hid_dim_type", "addition_embed_type", "addition_time_embed_dim", "addition_embed_type_num_heads",
+    "mid_block_only_cross_attention", "cross_attention_norm", "resnet_skip_time_act", "resnet_out_scale_factor",
+    "reverse_transformer_layers_per_block",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioLDM2UNetConfig(UNet2DConditionConfig):
+    """Each level has several transformers after each residual block, as many as the level's
+    `cross_attention_dim` has widths: None reads no text, the second the first text, others the
+    second."""
+
+    class_name: ClassVar[str] = "AudioLDM2UNet2DConditionModel"
+    absent: ClassVar[frozenset[str]] = ONLY_IMAGES
+    fixed: ClassVar[dict[str, Any]] = {
+        "num_attention_heads": None, "time_embedding_type": "positional", "timestep_post_act": None,
     }  # fmt: skip
 
 
@@ -111,8 +141,12 @@ class Level:
     layers: int
     heads: int
     depths: tuple[int, ...]  # transformer blocks of each layer's attention
-    text_dim: int
+    texts: tuple[int | None, ...]  # what each of a layer's transformers reads: the text's width
     only_cross: bool
+
+    @property
+    def text_dim(self) -> int:
+        return next(width for width in self.texts if width)
 
 
 def levels(config: EncoderConfig) -> list[Level]:
@@ -132,7 +166,8 @@ def levels(config: EncoderConfig) -> list[Level]:
     found = []
     for i, C in enumerate(c.block_out_channels):
         head, depth = head_count(kinds[i], C, heads[i]), spread(depths[i], layers[i])
-        found.append(Level(kinds[i], C, layers[i], head, depth, widths[i], only[i]))
+        texts = widths[i] if isinstance(widths[i], tuple) else (widths[i],)
+        found.append(Level(kinds[i], C, layers[i], head, depth, texts, only[i]))
     return found
 
 

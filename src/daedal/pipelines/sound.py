@@ -22,7 +22,7 @@ from daedal.checkpoints.resolve import house_models
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
 from daedal.media.audio import open_audio
-from daedal.media.sound import SILENT
+from daedal.media.sound import check_heard
 from daedal.pipelines import given
 from daedal.pipelines.medium import Pipeline, SteppedHandle
 from daedal.pipelines.place import located
@@ -33,13 +33,16 @@ from daedal.processes.imaging import generating, seeded_noise
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
 from daedal.settings import read
+from daedal.systems.audioldm import AudioLDM, AudioLDM2
 from daedal.systems.conditions import Conditions
 from daedal.systems.sound import SoundSystem
 from daedal.systems.stable_audio import StableAudio
-from daedal.systems.system import denoiser, guided_by, stacked
+from daedal.systems.system import denoiser, guided_by
 
 SYSTEMS: dict[str, type[SoundSystem]] = {  # by what diffusers calls the pipeline
     "StableAudioPipeline": StableAudio,
+    "AudioLDMPipeline": AudioLDM,
+    "AudioLDM2Pipeline": AudioLDM2,
 }
 
 
@@ -90,8 +93,7 @@ class SoundPipeline(Pipeline):
         """The samples (C, N) of a file to start from, at the model's rate and channels."""
         system = self.system
         samples, _ = open_audio(file, rate=system.rate, mono=system.sound_channels == 1)
-        if np.abs(samples).max() < SILENT:
-            raise DaedalError(f"{file} is silent throughout; start from a sound that is heard.")
+        check_heard(samples, str(file))
         samples = np.repeat(samples, 2, 0) if len(samples) < system.sound_channels else samples
         return samples[: system.sound_channels]
 
@@ -133,8 +135,10 @@ class SoundPipeline(Pipeline):
         system, scale = self.system, float(p.guidance_scale or 0)
         negatives = [p.negative] * (p.n * guided_by(system, scale))
         prompts = [*[prompt] * p.n, *negatives]
-        told = {text: system.encode([text], cut=True) for text in dict.fromkeys(prompts)}
-        rows = stacked([told[text] for text in prompts], system.device)
+        texts = list(dict.fromkeys(prompts))
+        told = system.encode(texts, cut=True)  # at once, so that they are as long
+        index = torch.tensor([texts.index(text) for text in prompts], device=system.device)
+        rows = {key: value.to(system.device)[index] for key, value in told.items()}
         conditions = Conditions((1, 1), scale, len(negatives), seconds=float(p.seconds or 0))
         return system.prepare(rows, conditions)
 
