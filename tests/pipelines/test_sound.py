@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import daedal
 from daedal.errors import DaedalError
+from daedal.evals.sound import evaluate
 from daedal.media.audio import recipe_of, save_audio
-from tests.systems.sounds import audioldm, audioldm2, cosine, stable_audio
+from daedal.media.sound import resample
+from daedal.pipelines.sound_params import SoundMeasuring
+from tests.systems.sounds import audioldm, audioldm2, cosine, ear, stable_audio
 
 PROMPT, NEGATIVE = "a cat walks", "dog"
 
@@ -150,3 +154,40 @@ def test_audioldm_goes_on_from_a_sound(tmp_path: Any) -> None:
     file = save_audio(rng.normal(0, 0.1, (2, 1000)).astype(np.float32), tmp_path / "a.wav", 4000)
     near = ours(PROMPT, init=str(file), strength=0.5, steps=4, seed=1)
     assert near.samples.shape == (1, 200) and near.amount == 2
+
+
+def test_the_best_of_several(pipeline: Any, zoo: Any, tmp_path: Any) -> None:
+    """Sounds are ranked as transformers' CLAP ranks them."""
+    asked = dict(steps=2, seed=5, seconds=0.1)
+    with pytest.raises(DaedalError, match="best_of=4 wants an ear that chooses"):
+        pipeline(PROMPT, best_of=4, **asked)
+    folder = str(ear(tmp_path / "ear"))
+    with pytest.raises(DaedalError, match="best_of=2 is fewer than n=3"):
+        pipeline(PROMPT, best_of=2, n=3, scorer=folder, **asked)
+    every = pipeline(PROMPT, n=4, **asked)
+    best = pipeline(PROMPT, best_of=4, n=2, scorer=folder, **asked)
+    model = transformers.ClapModel.from_pretrained(folder).eval()
+    extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
+    mono = [resample(sound.samples.mean(0), 800, 48000) for sound in every]
+    inputs = extractor(mono, sampling_rate=48000, return_tensors="pt")
+    text = transformers.RobertaTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")
+    with torch.no_grad():
+        fits = model(**text, input_features=inputs["input_features"].float()).logits_per_text[0]
+    order = fits.argsort(descending=True).tolist()
+    for found, wanted in zip(best, order, strict=False):
+        np.testing.assert_allclose(found.samples, every[wanted].samples, atol=1e-5)
+    assert pipeline.reproduce(best[1].recipe).logged == best[1].logged
+    audioldm2(zoo, tmp_path / "two")  # has its own
+    assert daedal.load(str(tmp_path / "two"), dtype="fp32")(PROMPT, steps=1, best_of=2, seconds=0.1)
+
+
+def test_what_is_measured(pipeline: Any, tmp_path: Any) -> None:
+    (tmp_path / "captions.txt").write_text("a cat\n\nred dog\n")
+    asked = SoundMeasuring(str(tmp_path / "captions.txt"), 3, str(ear(tmp_path / "ear")))
+    report = evaluate(pipeline, asked)
+    found = report.values["clap"]
+    assert found["own caption"]["n"] == 3 and -1 <= found["own caption"]["value"] <= 1
+    assert {"by chance", "own fits better"} < set(found)
+    assert report.values["sounds"]["silent"]["value"] == 0
+    with pytest.raises(DaedalError, match="there is no file"):
+        evaluate(pipeline, SoundMeasuring(str(tmp_path / "none.txt")))

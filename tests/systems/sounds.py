@@ -101,7 +101,7 @@ def audioldm2(zoo: Any, folder: Any) -> Any:
     clap = transformers.ClapConfig(text_config=TEXT, audio_config=AUDIO, projection_dim=12)
     unet = AudioLDM2UNet2DConditionModel(**UNET, cross_attention_dim=([None, 24, 20], [None, 24, 20])).eval()  # fmt: skip
     gpt = transformers.GPT2Config(vocab_size=32, n_embd=24, n_layer=2, n_head=3, n_positions=96)
-    extractor = transformers.ClapFeatureExtractor(feature_size=16, truncation="rand_trunc")
+    extractor = transformers.ClapFeatureExtractor(feature_size=16, hop_length=1920, truncation="rand_trunc", frequency_min=50)  # fmt: skip
     parts |= {
         "text_encoder": randomised(transformers.ClapModel(clap)),
         "text_encoder_2": zoo.t5(20),
@@ -112,3 +112,13 @@ def audioldm2(zoo: Any, folder: Any) -> Any:
         "unet": unet,
     }
     return saved(AudioLDM2Pipeline(**parts), folder)
+
+
+def ear(folder: Any) -> Any:
+    """A CLAP with what it needs to listen."""
+    clap = transformers.ClapConfig(text_config=TEXT, audio_config=AUDIO, projection_dim=12)
+    randomised(transformers.ClapModel(clap)).save_pretrained(folder)
+    words().save_pretrained(folder)
+    extractor = transformers.ClapFeatureExtractor(feature_size=16, hop_length=1920, truncation="rand_trunc", frequency_min=50)  # fmt: skip
+    extractor.save_pretrained(folder)
+    return folder

@@ -1,16 +1,19 @@
-"""`daedal eval` of a model of sounds: how many of its sounds are silent, how many clipped, and how long
-they take to make."""
+"""`daedal eval` of a model of sounds: how well a CLAP hears that its sounds fit their captions, how
+many are silent, how many clipped, and how long they take to make."""
 
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from daedal.errors import DaedalError
-from daedal.evals.measured import Measured, Report, lines_of, plain, share
+from daedal.evals.measured import Measured, Report, bootstrap, lines_of, plain, share
 from daedal.media.sound import SILENT
 from daedal.pipelines.sound import SoundPipeline
 from daedal.pipelines.sound_params import SoundMeasuring
+from daedal.processes.clap_scorer import ClapScorer
 
 CAPTIONS = (
     "rain on a tin roof", "wind in the trees", "a dog barks twice", "a car engine starts", "a bell rings",
@@ -34,7 +37,32 @@ def evaluate(pipeline: SoundPipeline, asked: SoundMeasuring) -> Report:
         },
         "time": {"real-time factor": Measured(factor, factor, factor, len(made))},
     }
+    ear = ClapScorer.load(asked.scorer) if asked.scorer else pipeline.system.listener
+    if ear is not None:
+        groups["clap"] = clap_scores(ear, [s.samples for s in made], made[0].rate, wanted)
     return Report(plain(groups), lines_of(groups))
+
+
+def clap_scores(
+    ear: ClapScorer, sounds: list[np.ndarray], rate: int, captions: list[str]
+) -> dict[str, Measured]:
+    """The mean cosine of sounds (C, N) and their captions; by chance: and the captions of others
+    (each the next, but for equal ones); and the share of sounds that fit their own caption better
+    than that."""
+    texts = list(dict.fromkeys(captions))
+    place = torch.tensor([texts.index(caption) for caption in captions])
+    fits = (ear.sounds(sounds, rate) @ ear.texts(texts).T).cpu()
+    own = fits.gather(1, place[:, None])[:, 0]
+    found = {"own caption": bootstrap(mean, own)}
+    if len(texts) > 1:
+        other = fits.gather(1, ((place + 1) % len(texts))[:, None])[:, 0]
+        found["by chance"] = bootstrap(mean, other)
+        found["own fits better"] = share(int((own > other).sum()), len(own))
+    return found
+
+
+def mean(values: Tensor) -> float:
+    return float(values.mean())
 
 
 def captions_of(file: str | None) -> tuple[str, ...]:

@@ -298,7 +298,7 @@ class ClapModel(nn.Module):
     def written(self, raw: dict[str, Any]) -> dict[str, Any]:
         """config.json with every key of its parts."""
         sizes = {"projection_dim": self.text_config.projection_dim}
-        parts = {"text_config": self.text_config, "audio_config": self.audio_config}
+        parts: dict[str, Any] = {"text_config": self.text_config, "audio_config": self.audio_config}
         return raw | sizes | {name: to_dict(part) for name, part in parts.items()}
 
     def embed_text(self, tokens: Tensor, sizes: list[int]) -> Tensor:

@@ -29,6 +29,7 @@ from daedal.pipelines.place import located
 from daedal.pipelines.remote_audio import RemoteSound
 from daedal.pipelines.sound_params import SOUND, SoundParams
 from daedal.pipelines.sound_result import Progress, Sound
+from daedal.processes.clap_scorer import ClapScorer
 from daedal.processes.imaging import generating, seeded_noise
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
@@ -73,6 +74,8 @@ class SoundPipeline(Pipeline):
         samples = None if p.init is None else self.opened(given.unchanged(p.init))
         p = self.chosen(p, samples)
         sampler_named(str(p.sampler))
+        if p.best_of and p.best_of < p.n:
+            raise DaedalError(f"best_of={p.best_of} is fewer than n={p.n}; make at least as many.")
         return Sounds(self, prompt, p, samples, client, priority)
 
     def chosen(self, p: SoundParams, samples: np.ndarray | None) -> SoundParams:
@@ -104,8 +107,9 @@ class SoundPipeline(Pipeline):
     @torch.no_grad()
     def make(self, prompt: str, p: SoundParams, samples: np.ndarray | None) -> Steps:
         """Steps that return sounds (n, C, N)."""
-        system, seconds, n = self.system, float(p.seconds or 0), p.n
+        system, seconds, n = self.system, float(p.seconds or 0), p.best_of or p.n
         seeds = [int(p.seed or 0) + i for i in range(n)]
+        ear = None if n == p.n else self.ear(p)
         shape = system.latent_shape(seconds)
         noise = seeded_noise(seeds, shape, system.device)
         levels = system.schedule.levels(int(p.steps or 1))
@@ -117,7 +121,7 @@ class SoundPipeline(Pipeline):
         yield None  # the sound to start from is encoded
         predict = denoiser(
             system,
-            self.prepared(prompt, p),
+            self.prepared(prompt, p, n),
             guidance_scale=float(p.guidance_scale or 0),
         )
         yield None  # the prompts are read
@@ -129,12 +133,28 @@ class SoundPipeline(Pipeline):
             start=start,
             opening=system.schedule.start,
         )
-        return (yield from self.decoded(x, seconds))
+        sounds = yield from self.decoded(x, seconds)
+        return sounds if ear is None else self.best(sounds, prompt, p, ear)
 
-    def prepared(self, prompt: str, p: SoundParams) -> dict[str, Any]:
+    def best(self, sounds: Tensor, prompt: str, p: SoundParams, ear: ClapScorer) -> Tensor:
+        """The n sounds of (best_of, C, N) that fit the prompt best, best first."""
+        fits = ear.fits([*sounds.numpy()], self.system.rate, prompt)
+        return sounds[fits.argsort(descending=True, stable=True)[: p.n].cpu()]
+
+    def ear(self, p: SoundParams) -> ClapScorer:
+        """What chooses among sounds."""
+        if p.scorer is not None:
+            return ClapScorer.load(p.scorer)
+        if self.system.listener is None:
+            raise DaedalError(
+                f"best_of={p.best_of} wants an ear that chooses, and {self.name} has none; give a CLAP folder or Hub name as scorer, such as laion/clap-htsat-unfused."
+            )
+        return self.system.listener
+
+    def prepared(self, prompt: str, p: SoundParams, n: int) -> dict[str, Any]:
         system, scale = self.system, float(p.guidance_scale or 0)
-        negatives = [p.negative] * (p.n * guided_by(system, scale))
-        prompts = [*[prompt] * p.n, *negatives]
+        negatives = [p.negative] * (n * guided_by(system, scale))
+        prompts = [*[prompt] * n, *negatives]
         texts = list(dict.fromkeys(prompts))
         told = system.encode(texts, cut=True)  # at once, so that they are as long
         index = torch.tensor([texts.index(text) for text in prompts], device=system.device)

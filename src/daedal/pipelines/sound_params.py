@@ -26,6 +26,18 @@ class SoundParams:
     strength: Annotated[
         float, Setting("With init: 1 forgets it, 0.3 keeps most of it.", 0.001, 1)
     ] = 0.75
+    best_of: Annotated[
+        int | None,
+        Setting("Make so many, and keep those that an ear says fit the prompt best.", 1, 64),
+    ] = None
+    scorer: Annotated[
+        str | None,
+        Setting(
+            "That ear: a CLAP folder or Hub name; AudioLDM 2 has its own.",
+            metavar="MODEL",
+            place="model",
+        ),
+    ] = None
     seed: Annotated[int | None, Setting("Same seed, same sound.", 0, 2**62)] = None
     n: Annotated[int, Setting("How many; sound i has seed + i.", 1, 16, flags=("-n", "--n"))] = 1
 
@@ -38,6 +50,10 @@ class SoundMeasuring:
         str | None, Setting("Captions, one a line, of a text file.", metavar="FILE")
     ] = None
     n: Annotated[int, Setting("Sounds.", 1, 10**6, flags=("-n", "--n"))] = 20
+    scorer: Annotated[
+        str | None,
+        Setting("A CLAP folder or Hub name: how sounds fit their captions.", metavar="MODEL"),
+    ] = None
 
 
 SOUND = Medium(

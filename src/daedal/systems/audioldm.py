@@ -7,6 +7,7 @@ Legend: B prompts or sounds, L tokens, D width, M mel bands."""
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.media.sound import mel_filters, stft
 from daedal.networks.clap import ClapModel
-from daedal.processes.clap_scorer import FEATURES, ClapScorer, embedded
+from daedal.processes.clap_scorer import FEATURES, ClapScorer, embedded, features_of
 from daedal.systems.conditions import Conditions
 from daedal.systems.sound import SoundSystem, cut
 from daedal.systems.system import Conditioning, Prepared
@@ -100,7 +101,9 @@ class AudioLDM2(AudioLDM):
         self.tokenizers = [self.t5.tokenizer]
         self.projection, self.language = parts["projection_model"], parts["language_model"]
         if isinstance(self.clap, ClapModel):
-            self.listener = ClapScorer(self.clap, self.words, FEATURES)
+            heard = parts.get("feature_extractor")
+            features = features_of(heard) if isinstance(heard, Path) else FEATURES
+            self.listener = ClapScorer(self.clap, self.words, features)
 
     def encode(self, prompts: list[str], cut: bool = False) -> Conditioning:
         """{"text": (B, L, D), "there": (B, L), "told": (B, P)}, L that of the longest prompt."""
