@@ -34,7 +34,7 @@ COMPONENTS = {
     "MediaTransformer": "media", "WhisperForConditionalGeneration": "whisper",
     "AutoencoderOobleck": "oobleck", "StableAudioDiTModel": "stable_audio", "StableAudioProjectionModel": "stable_audio",
     "ClapModel": "clap", "ClapTextModelWithProjection": "clap", "SpeechT5HifiGan": "hifigan",
-    "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
+    "BarkModel": "bark", "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",

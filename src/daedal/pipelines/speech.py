@@ -18,7 +18,7 @@ import torch
 
 from daedal import checkpoints
 from daedal import device as machine
-from daedal.data.phonemes.reader import Reader
+from daedal.data.phonemes.reader import Reader, Verbatim
 from daedal.data.phonemes.speller import Speller
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError, nearest
@@ -29,7 +29,9 @@ from daedal.pipelines.remote_speech import RemoteSpeechPipeline
 from daedal.pipelines.speech_params import SPEECH, SpeechParams
 from daedal.pipelines.speech_result import Line, Piece, Speech
 from daedal.settings import read
+from daedal.systems import bark
 from daedal.systems import voice as voices
+from daedal.systems.bark import BarkVoice
 from daedal.systems.voice import Manner, Spoken, Voice
 
 PHONEMES = "house/phonemes"
@@ -44,8 +46,8 @@ class SpeechPipeline(Pipeline):
 
     def __init__(
         self,
-        voice: Voice,
-        reader: Reader,
+        voice: Voice | BarkVoice,
+        reader: Reader | Verbatim,
         name: str = "voice",
         folder: Path | None = None,
         loading: dict[str, Any] | None = None,
@@ -151,19 +153,22 @@ class Speaking(SteppedHandle):
 
 def holds(folder: Path) -> bool:
     """Whether a folder, or an ONNX file, is a voice."""
-    return voices.holds(folder)
+    return voices.holds(folder) or bark.holds(folder)
 
 
 def load(name_or_folder: str | Path, device: str = "auto", dtype: str = "auto") -> SpeechPipeline:
-    """A pipeline for the house voice, a Piper voice (`daedal models pull joe`, or its .onnx file) or
-    an MMS folder. `dtype` auto computes the sound in bf16 where the device has units for it."""
+    """A pipeline for the house voice, a Piper voice (`daedal models pull joe`, or its .onnx file), an
+    MMS or a Bark folder. `dtype` auto computes the sound in bf16 where the device has units for it."""
     folder = voice_folder(name_or_folder)
-    if not voices.holds(folder):
+    if not holds(folder):
         raise DaedalError(f"{name_or_folder} is not a voice; for text there is `daedal text`.")
     where = machine.pick_device(device)
-    voice = Voice.load(folder, machine.compute_dtype(dtype, where), where)
+    compute, loading = machine.compute_dtype(dtype, where), {"device": where.type, "dtype": dtype}
+    if bark.holds(folder):
+        speaks = bark.BarkVoice.load(folder, compute, where)
+        return SpeechPipeline(speaks, Verbatim(), str(name_or_folder), folder, loading)
+    voice = Voice.load(folder, compute, where)
     reader = Reader(Speller.load(checkpoints.resolve(PHONEMES)))
-    loading = {"device": where.type, "dtype": dtype}
     return SpeechPipeline(voice, reader, str(name_or_folder), folder, loading)
 
 

@@ -19,7 +19,10 @@ class SpeechParams:
         float | None,
         Setting("How freely it varies: 0 always alike; if not given the voice's own.", 0, 1.5),
     ] = None
-    speaker: Annotated[str | None, Setting("Of a voice that has several.")] = None
+    speaker: Annotated[
+        str | None,
+        Setting("Of a voice that has several; of Bark v2/en_speaker_6, or an .npz file."),
+    ] = None
     subtitles: Annotated[
         str | None,
         Setting(

@@ -121,6 +121,18 @@ class Reader:
         return speller(word)
 
 
+class Verbatim:
+    """Text to sentences that are not spelt, for voices that read letters themselves."""
+
+    def sentences(self, text: str) -> Iterator[Sentence]:
+        """Every sentence, each of one word. Raises DaedalError where there is none."""
+        if not text.strip():
+            raise DaedalError(unreadable(text))
+        for written, pause in pieces(text):
+            words = [Word(written)] if written else []
+            yield Sentence(EMPHASIS.sub(r"\1", written), words, pause)
+
+
 def spelt(tokens: list[str]) -> list[bool]:
     """Which tokens are single capital letters to be spelt, not the words I, A and O."""
     single = [len(token) == 1 and token.isupper() for token in tokens]
