@@ -24,12 +24,17 @@ def folder(tmp_path_factory):
             torch.nn.init.normal_(tensor, std=0.2)
     model.generation_config.guidance_scale = 2.0
     model.save_pretrained(folder)
+    words_into(folder)
+    return folder
+
+
+def words_into(folder):
+    """A tokenizer of two words."""
     words = {"<unk>": 3, "</s>": 1, "<pad>": 0, "calm": 2, "piano": 4}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens([AddedToken("</s>"), AddedToken("<pad>")])
     backend.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +77,9 @@ def test_what_is_told_as_words(band):
         handle.results()
     with pytest.raises(DaedalError, match="the prompt is empty"):
         band("")
+
+
+def test_no_melody_for_those_that_follow_none(band, tmp_path):
+    clip = save_audio(np.ones(800, np.float32), tmp_path / "a.wav", 8000)
+    with pytest.raises(DaedalError, match="cannot follow a melody; take a MusicGen melody model"):
+        band("piano", melody=str(clip), seconds=0.05)

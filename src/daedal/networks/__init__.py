@@ -35,6 +35,7 @@ COMPONENTS = {
     "AutoencoderOobleck": "oobleck", "StableAudioDiTModel": "stable_audio", "StableAudioProjectionModel": "stable_audio",
     "ClapModel": "clap", "ClapTextModelWithProjection": "clap", "SpeechT5HifiGan": "hifigan",
     "BarkModel": "bark", "EncodecModel": "encodec", "DacModel": "dac", "MusicgenForConditionalGeneration": "musicgen",
+    "MusicgenMelodyForConditionalGeneration": "musicgen",
     "BigGANGenerator": "biggan", "BigGANDiscriminator": "biggan",
     "VitsModel": "vits", "LettersToPhonemes": "phonemes",
     "StyleGAN2Generator": "stylegan", "StyleGAN2Discriminator": "stylegan", "StyleGAN3Generator": "stylegan3",

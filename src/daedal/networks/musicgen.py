@@ -18,7 +18,7 @@ from daedal.networks.t5 import T5Config, T5EncoderModel
 from daedal.nn.cost import count_flops
 from daedal.nn.linear import Embedding, Linear
 from daedal.nn.norm import LayerNorm
-from daedal.nn.seq2seq import Cache, DecoderLayer, empty_cache
+from daedal.nn.seq2seq import Attention, Cache, DecoderLayer, FeedForward, empty_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,41 @@ class MusicgenConfig:
     ignored: ClassVar[frozenset[str]] = EVERYTHING
 
 
+@dataclass(frozen=True, kw_only=True)
+class MelodyDecoderConfig(MusicgenDecoderConfig):
+    architecture: ClassVar[str] = "MusicgenMelodyForCausalLM"
+    model_type: ClassVar[str] = "musicgen_melody_decoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicgenMelodyConfig(MusicgenConfig):
+    """`chroma_length` is the frames of a melody that are read, `num_chroma` its pitch classes."""
+
+    num_chroma: int = 12
+    chroma_length: int = 235
+
+    architecture: ClassVar[str] = "MusicgenMelodyForConditionalGeneration"
+    model_type: ClassVar[str] = "musicgen_melody"
+
+
+class SelfLayer(FeedForward):
+    """A layer that reads nothing but what is before it."""
+
+    def __init__(self, width: int, heads: int, inner: int, act: str, bias: bool = True) -> None:
+        super().__init__(width, inner, act, bias)
+        self.self_attn = Attention(width, heads, bias)
+        self.self_attn_layer_norm = LayerNorm(width)
+
+    def read(self, x: Tensor, layer: int, cache: Cache) -> Tensor:
+        return self(x + self.self_attn.causal(self.self_attn_layer_norm(x), layer, cache))
+
+
 class Decoder(nn.Module):
     """`compute_dtype`, when set, is the dtype of activations."""
 
-    def __init__(self, c: MusicgenDecoderConfig) -> None:
+    def __init__(
+        self, c: MusicgenDecoderConfig, layer: type[DecoderLayer | SelfLayer] = DecoderLayer
+    ) -> None:
         super().__init__()
         self.config = c
         self.compute_dtype: torch.dtype | None = None
@@ -72,9 +103,7 @@ class Decoder(nn.Module):
             Embedding(c.vocab_size + 1, c.hidden_size) for _ in range(c.num_codebooks)
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(
-                c.hidden_size, c.num_attention_heads, c.ffn_dim, c.activation_function, False
-            )
+            layer(c.hidden_size, c.num_attention_heads, c.ffn_dim, c.activation_function, False)
             for _ in range(c.num_hidden_layers)
         )
         self.layer_norm = LayerNorm(c.hidden_size)
@@ -85,16 +114,22 @@ class Decoder(nn.Module):
     def forward(self, codes: Tensor, cache: Cache, last: bool = False) -> Tensor:
         """codes (R, K, T), columns after those of the cache -> logits (R, K, T, V) fp32, or of the
         `last` column only (R, K, 1, V). The cache takes the columns in."""
-        x = sum(embed(codes[:, k]) for k, embed in enumerate(self.embed_tokens))
-        start, end = cache.length, cache.length + codes.shape[2]
-        x = x + positions(start, end, x.shape[-1], x.device)  # type: ignore[operator,union-attr]
+        x: Any = sum(embed(codes[:, k]) for k, embed in enumerate(self.embed_tokens))
+        x = self.read(x, cache)
+        x = self.layer_norm(x[:, -1:] if last else x)
+        return torch.stack([head(x) for head in self.heads], 1).float()
+
+    def read(self, x: Tensor, cache: Cache) -> Tensor:
+        """Columns after those of the cache (R, T, D), as the layers leave them; the cache takes them
+        in."""
+        start, end = cache.length, cache.length + x.shape[1]
+        x = x + positions(start, end, x.shape[-1], x.device)
         x = x.to(self.compute_dtype or self.layer_norm.weight.dtype)
         layer: Any
         for i, layer in enumerate(self.layers):
             x = layer.read(x, i, cache)
         cache.length = end
-        x = self.layer_norm(x[:, -1:] if last else x)
-        return torch.stack([head(x) for head in self.heads], 1).float()
+        return x
 
 
 def positions(start: int, end: int, width: int, device: torch.device) -> Tensor:
@@ -106,7 +141,9 @@ def positions(start: int, end: int, width: int, device: torch.device) -> Tensor:
 
 
 class MusicgenForConditionalGeneration(nn.Module):
-    config_class = MusicgenConfig
+    config_class: type[MusicgenConfig] = MusicgenConfig
+    decoder_config: type[MusicgenDecoderConfig] = MusicgenDecoderConfig
+    layer: type[DecoderLayer | SelfLayer] = DecoderLayer
 
     def __init__(self, config: MusicgenConfig) -> None:
         super().__init__()
@@ -114,8 +151,8 @@ class MusicgenForConditionalGeneration(nn.Module):
         text = parse(T5Config, config.text_encoder)
         self.text_encoder = T5EncoderModel(text)
         self.audio_encoder = EncodecModel(parse(EncodecConfig, config.audio_encoder))
-        c = parse(MusicgenDecoderConfig, config.decoder)
-        self.lm = Decoder(c)
+        c = parse(self.decoder_config, config.decoder)
+        self.lm = Decoder(c, self.layer)
         differs = text.d_model != c.hidden_size
         self.enc_to_dec_proj = Linear(text.d_model, c.hidden_size) if differs else None
         inner = self.audio_encoder.names
@@ -144,6 +181,10 @@ class MusicgenForConditionalGeneration(nn.Module):
         states = self.text_encoder(tokens)
         return states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
 
+    def unguided(self, states: Tensor) -> Tensor:
+        """The states of no prompt, which guidance leads away from."""
+        return torch.zeros_like(states)
+
     def cache(self, states: Tensor, rows: int, room: int) -> Cache:
         """An empty cache for `rows` pieces of at most `room` columns."""
         dtype = self.lm.compute_dtype or self.lm.layer_norm.weight.dtype
@@ -158,3 +199,48 @@ class MusicgenForConditionalGeneration(nn.Module):
             return network.lm(codes, network.cache(states, 1, columns))
 
         return count_flops(self, run)
+
+
+class MusicgenMelodyForConditionalGeneration(MusicgenForConditionalGeneration):
+    """The one that follows a melody: its decoder reads the melody's pitch classes and the prompt as
+    if they were columns before the first, and nothing across."""
+
+    config_class, decoder_config, layer = MusicgenMelodyConfig, MelodyDecoderConfig, SelfLayer
+    config: MusicgenMelodyConfig
+
+    def __init__(self, config: MusicgenMelodyConfig) -> None:
+        super().__init__(config)
+        self.audio_enc_to_dec_proj = Linear(config.num_chroma, self.lm.config.hidden_size)
+
+    def read(self, tokens: Tensor, chroma: Tensor | None = None) -> Tensor:
+        """A prompt's tokens (1, S) int64, and the pitch class of each frame of a melody (1, T,
+        num_chroma), one of them 1 -> the states of the melody, repeated or cut to its length, and of
+        the prompt (1, chroma_length + S, D)."""
+        return torch.cat([self.melody(chroma), super().read(tokens)], 1)
+
+    def melody(self, chroma: Tensor | None) -> Tensor:
+        """(1, chroma_length, D); None is no melody, which is the first pitch class throughout."""
+        weight, length = self.audio_enc_to_dec_proj.weight, self.config.chroma_length
+        if chroma is None:
+            chroma = torch.zeros(1, 1, self.config.num_chroma, device=weight.device)
+            chroma[..., 0] = 1
+        times = math.ceil(length / chroma.shape[1])
+        return self.audio_enc_to_dec_proj(chroma.to(weight).repeat(1, times, 1)[:, :length])
+
+    def unguided(self, states: Tensor) -> Tensor:
+        words = torch.zeros_like(states[:, self.config.chroma_length :])
+        return torch.cat([self.melody(None).to(states), words], 1)
+
+    def cache(self, states: Tensor, rows: int, room: int) -> Cache:
+        """A cache that has read the states, for `rows` pieces of at most `room` columns."""
+        dtype = self.lm.compute_dtype or self.lm.layer_norm.weight.dtype
+        c = self.lm.config
+        heads, size = c.num_attention_heads, c.hidden_size // c.num_attention_heads
+        shape = (rows, heads, states.shape[1] + room, size)
+        own = [
+            (states.new_zeros(shape, dtype=dtype), states.new_zeros(shape, dtype=dtype))
+            for _ in self.lm.layers
+        ]
+        cache = Cache([], own)
+        self.lm.read(states.repeat_interleave(rows // len(states), 0), cache)
+        return cache

@@ -30,6 +30,12 @@ class MusicParams:
         str | None,
         Setting("A clip that an audio model goes on from.", metavar="FILE", place="picture"),
     ] = None
+    melody: Annotated[
+        str | None,
+        Setting(
+            "A sound whose tune a MusicGen melody model follows.", metavar="FILE", place="picture"
+        ),
+    ] = None
     seed: Annotated[int | None, Setting("The same seed gives the same piece.", 0, 2**31)] = None
     n: Annotated[int, Setting("How many.", 1, 16, flags=("-n", "--n"))] = 1
 

@@ -15,6 +15,7 @@ from daedal import device as machine
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
 from daedal.media.audio import open_audio
+from daedal.media.sound import check_heard
 from daedal.pipelines.medium import Pipeline, SteppedHandle
 from daedal.pipelines.music_params import MUSIC, MusicParams
 from daedal.pipelines.music_result import Music, Progress
@@ -22,6 +23,7 @@ from daedal.settings import read
 from daedal.systems.musicgen import MusicGen, composed
 
 SECONDS, GUIDANCE, TOP_K = 8.0, 3.0, 250  # where neither the caller nor the folder says
+KINDS = ("musicgen", "musicgen_melody")
 WORDS = ("bpm", "key", "instrument")  # settings that it can only be told in its prompt
 
 
@@ -84,7 +86,7 @@ class Composing(SteppedHandle):
             self.remarks = (
                 f"{pipeline.name} reads {' and '.join(told)} as words of the prompt and may not keep to them.",
             )
-        steps = self.steps(self.clip(params.init))
+        steps = self.steps(self.clip(params.init), self.tune(params.melody))
         super().__init__(pipeline.lane.submit(Generation(steps, None, client, priority)))
 
     @property
@@ -111,8 +113,23 @@ class Composing(SteppedHandle):
             )
         return samples[: music.channels]
 
+    def tune(self, file: str | None) -> np.ndarray | None:
+        """The samples (N,) of a melody to follow."""
+        music = self.pipeline.music
+        if file is None:
+            return None
+        if not music.follows:
+            raise DaedalError(
+                f"{self.pipeline.name} cannot follow a melody; take a MusicGen melody model, such as facebook/musicgen-melody."
+            )
+        samples, _ = open_audio(file, rate=music.rate, mono=True)
+        check_heard(samples, file)
+        return samples[0]
+
     @torch.inference_mode()
-    def steps(self, clip: np.ndarray | None) -> Generator[int, None, torch.Tensor]:
+    def steps(
+        self, clip: np.ndarray | None, tune: np.ndarray | None
+    ) -> Generator[int, None, torch.Tensor]:
         music, p = self.pipeline.music, self.params
         device = music.network.lm.layer_norm.weight.device
         noise = torch.Generator().manual_seed(int(p.seed or 0))
@@ -122,7 +139,7 @@ class Composing(SteppedHandle):
             given = music.codes(torch.from_numpy(clip)[None].to(device))
         codes = yield from composed(
             music,
-            music.encode(self.words),
+            music.encode(self.words, tune),
             given.expand(p.n, -1, -1),
             self.frames,
             float(p.guidance_scale or 1),
@@ -149,4 +166,4 @@ class Composing(SteppedHandle):
 def holds(place: Path) -> bool:
     """Whether a folder holds a MusicGen."""
     config = place / "config.json"
-    return config.is_file() and checkpoints.read_config(place).get("model_type") == "musicgen"
+    return config.is_file() and checkpoints.read_config(place).get("model_type") in KINDS

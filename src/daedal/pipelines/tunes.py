@@ -31,7 +31,7 @@ from daedal.processes.sampling_params import SamplingParams
 from daedal.settings import read
 
 MARK = "tunes.json"  # beside the weights
-FOREIGN = ("guidance_scale", "init")  # settings of audio models
+FOREIGN = ("guidance_scale", "init", "melody")  # settings of audio models
 KEYS = {"major": ("D", "G", "A", "C"), "minor": ("E", "A", "D", "B"), "dorian": ("E", "A", "D"), "mixolydian": ("D", "A", "G")}  # fmt: skip
 PLAYERS = {"air": ("flute", "harp", "oboe"), "waltz": ("accordion", "concertina", "harp"), "march": ("pipes", "whistle")}  # fmt: skip
 USUAL = ("fiddle", "flute", "whistle", "concertina", "mandolin")

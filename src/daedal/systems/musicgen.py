@@ -7,14 +7,22 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
+from daedal.media.sound import chroma
 from daedal.networks.encodec import Codes
-from daedal.networks.musicgen import MusicgenForConditionalGeneration
+from daedal.networks.musicgen import (
+    MusicgenForConditionalGeneration,
+    MusicgenMelodyForConditionalGeneration,
+)
 from daedal.nn.quantized import quantize_
+
+FRAME, LONGEST = 16384, 30.0  # samples of a frame of a melody, and the seconds that are read
 
 
 @dataclass
@@ -45,15 +53,22 @@ class MusicGen:
     def channels(self) -> int:
         return self.network.lm.config.audio_channels
 
-    def encode(self, prompt: str) -> Tensor:
-        """A prompt as the states (1, S, D) that the decoder reads."""
+    @property
+    def follows(self) -> bool:
+        """Whether it can be given a melody."""
+        return isinstance(self.network, MusicgenMelodyForConditionalGeneration)
+
+    def encode(self, prompt: str, melody: np.ndarray | None = None) -> Tensor:
+        """A prompt as the states (1, S, D) that the decoder reads, after those of a `melody` (N,)
+        at the model's rate."""
         ids = self.tokenizer.encode(prompt)
         end = self.network.text_encoder.config.eos_token_id
         if end is not None and (not ids or ids[-1] != end):
             ids = [*ids, end]
-        return self.network.read(
-            torch.tensor([ids], device=self.network.lm.layer_norm.weight.device)
-        )
+        tokens = torch.tensor([ids], device=self.network.lm.layer_norm.weight.device)
+        if melody is None:
+            return self.network.read(tokens)
+        return self.network.read(tokens, pitch_classes(melody, self.rate))  # type: ignore[call-arg]
 
     def sound(self, codes: Tensor) -> Tensor:
         """Codes (n, K, F) -> samples (n, C, N)."""
@@ -71,6 +86,14 @@ class MusicGen:
             for side in range(self.channels)
         ]
         return torch.stack(sides, 2).flatten(1, 2)
+
+
+def pitch_classes(samples: np.ndarray, rate: int) -> Tensor:
+    """The strongest pitch class of each frame of a melody (N,), as (1, T, 12), one of them 1."""
+    short = max(0, FRAME - len(samples))
+    samples = np.pad(samples[: round(LONGEST * rate)], (short // 2, short - short // 2))
+    strengths = torch.from_numpy(chroma(samples, rate, FRAME, FRAME // 4))
+    return F.one_hot(strengths.argmax(0), 12)[None].float()
 
 
 def delayed(codes: Tensor, delays: list[int], frames: int, pad: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +130,7 @@ def composed(
     lm, n = music.network.lm, len(given)
     guided = guidance_scale > 1
     columns, open_ = delayed(given, lm.config.delays, frames, lm.config.vocab_size)
-    both = torch.cat([states, torch.zeros_like(states)]) if guided else states
+    both = torch.cat([states, music.network.unguided(states)]) if guided else states
     cache = music.network.cache(both, (1 + guided) * n, columns.shape[2])
     first = int(open_.any(0).nonzero()[0]) if open_.any() else columns.shape[2]
     fed = columns[:, :, :first]
