@@ -22,31 +22,30 @@ from daedal.networks.stable_audio import StableAudioDiTConfig, StableAudioDiTMod
 TEXT, FRAMES = 130, 1024
 
 
-def inputs() -> tuple[torch.Tensor, ...]:
+Step = Callable[[], torch.Tensor]
+
+
+def systems(layers: int) -> tuple[dict[str, Step], Step]:
+    """A step of both in bf16, and ours in fp32, of the same weights on the same input."""
+    config = StableAudioDiTConfig(num_layers=layers)
+    exact = StableAudioDiTModel(config).eval()
+    for parameter in exact.parameters():
+        torch.nn.init.normal_(parameter, std=0.025 if parameter.dim() > 1 else 1.0)
+    network = StableAudioDiTModel(config).to(torch.bfloat16).eval()
+    network.load_state_dict(exact.state_dict())
+    peer = diffusers.StableAudioDiTModel(num_layers=layers).to(torch.bfloat16).eval()
+    peer.load_state_dict(exact.state_dict())
     shapes = ((2, 64, FRAMES), (2, TEXT, 768), (2, 1536))
-    return tuple(torch.randn(shape, dtype=torch.bfloat16) for shape in shapes)
-
-
-def ours(layers: int) -> Callable[[], object]:
-    network = StableAudioDiTModel(StableAudioDiTConfig(num_layers=layers)).to(torch.bfloat16).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    x, text, times = inputs()
-    keys = network.text_keys(text)  # once a prompt
-    return lambda: network(x, torch.full((2,), 0.5), keys, times)
-
-
-def theirs(layers: int) -> Callable[[], object]:
-    network = diffusers.StableAudioDiTModel(num_layers=layers).to(torch.bfloat16).eval()
-    x, text, times = inputs()
+    whole = [torch.randn(shape) for shape in shapes]
+    x, text, times = (each.bfloat16() for each in whole)
+    keys, time = network.text_keys(text), torch.full((2,), 0.5)  # keys once a prompt
     rope = get_1d_rotary_pos_embed(32, FRAMES + 1, use_real=True, repeat_interleave_real=False)
-    return lambda: network(
-        x,
-        torch.full((1,), 0.5),
-        encoder_hidden_states=text,
-        global_hidden_states=times[:, None],
-        rotary_embedding=rope,
-    )
+    told = dict(encoder_hidden_states=text, global_hidden_states=times[:, None])
+    steps: dict[str, Step] = {
+        "daedal": lambda: network(x, time, keys, times),
+        "diffusers": lambda: peer(x, time[:1], **told, rotary_embedding=rope).sample,
+    }
+    return steps, lambda: exact(whole[0], time, exact.text_keys(whole[1]), whole[2])
 
 
 @torch.inference_mode()
@@ -59,21 +58,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    systems = {"daedal": ours(asked.layers), "diffusers": theirs(asked.layers)}
-    times: dict[str, list[float]] = {name: [] for name in systems}
-    for run in systems.values():
-        run()
+    steps, exact = systems(asked.layers)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    wanted = exact()
+    errors = {name: float((run() - wanted).norm() / wanted.norm()) for name, run in steps.items()}
     for _ in range(asked.rounds):
-        for name, run in systems.items():
+        for name, run in steps.items():
             began = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - began)
     found = {name: statistics.median(each) for name, each in times.items()}
     for name, seconds in found.items():
-        print(f"{name:<10} {1000 * seconds:8.1f} ms a step of {asked.layers} layers")
+        what = f"{1000 * seconds:8.1f} ms a step of {asked.layers} layers"
+        print(f"{name:<10} {what}, error against fp32 {errors[name]:.4f}")
     ratio = found["diffusers"] / found["daedal"]
     print(f"{ratio:.2f}x")
-    print(json.dumps({"seconds": found, "ratio": ratio}))
+    print(json.dumps({"seconds": found, "ratio": ratio, "errors": errors}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from daedal.errors import DaedalError
 from daedal.networks.dac import DILATIONS, DecoderBlock, EncoderBlock
 from daedal.networks.names import Names
-from daedal.nn.conv1d import Conv1d
+from daedal.nn.conv1d import Conv1d, channels_last
 from daedal.nn.cost import count_flops
 
 AT_ONCE = 64  # frames that are decoded in one piece: three seconds
@@ -127,7 +127,7 @@ class AutoencoderOobleck(nn.Module):
         halo, hop, length = self.reach(), self.config.hop, latents.shape[-1]
         for at in range(0, length, AT_ONCE):
             begin, end = max(0, at - halo), min(length, at + AT_ONCE)
-            made = self.decoder(latents[..., begin : end + halo])
+            made = self.decoder(channels_last(latents[..., begin : end + halo]))
             yield self.trimmed(made, begin, end + halo, length)[
                 ..., (at - begin) * hop : (end - begin) * hop
             ]

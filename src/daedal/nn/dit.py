@@ -15,6 +15,7 @@ from daedal.errors import DaedalError
 from daedal.nn.conv import Conv2d, to_tokens
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import RMSNorm
+from daedal.nn.side_by_side import side_by_side
 from daedal.nn.timestep import sinusoidal
 
 Rope = tuple[Tensor, Tensor]  # cosines and sines, each (T, 1, K/2) float32
@@ -143,10 +144,18 @@ def attend_by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     rows, scale = [t.contiguous().flatten(0, 1) for t in (q, k, v)], q.shape[-1] ** -0.5
     out, none = torch.empty_like(rows[0]), q.new_zeros(1)
-    for at in range(0, len(out), HEADS):
-        few, keys, values = (t[at : at + HEADS] for t in rows)
-        scores = torch.baddbmm(none, few, keys.mT, beta=0, alpha=scale)
-        torch.bmm(scores.softmax(-1), values, out=out[at : at + HEADS])
+
+    def attended(heads: Tensor) -> Tensor:
+        first, last = int(heads[0]), int(heads[-1]) + 1
+        for at in range(first, last, HEADS):
+            part = slice(at, min(at + HEADS, last))
+            few, keys, values = (t[part] for t in rows)
+            scores = torch.baddbmm(none, few, keys.mT, beta=0, alpha=scale)
+            torch.bmm(scores.softmax(-1), values, out=out[part])
+        return heads
+
+    # a thread has heads of its own, so that it waits for the others once
+    side_by_side(attended, torch.arange(len(out)).chunk(torch.get_num_threads()))
     return out.unflatten(0, q.shape[:2]).transpose(1, 2).flatten(2)
 
 
