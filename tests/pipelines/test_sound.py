@@ -191,3 +191,17 @@ def test_what_is_measured(pipeline: Any, tmp_path: Any) -> None:
     assert report.values["sounds"]["silent"]["value"] == 0
     with pytest.raises(DaedalError, match="there is no file"):
         evaluate(pipeline, SoundMeasuring(str(tmp_path / "none.txt")))
+
+
+@pytest.mark.dtype
+@pytest.mark.parametrize("kind", ["stable audio", "audioldm", "audioldm2"])
+def test_in_what_the_machine_computes_best(kind: str, zoo: Any, tmp_path: Any) -> None:
+    made = {"stable audio": lambda f: stable_audio(zoo, f), "audioldm": audioldm, "audioldm2": lambda f: audioldm2(zoo, f)}  # fmt: skip
+    made[kind](tmp_path)
+    asked = dict(steps=2, seed=1, seconds=0.1)
+    exact = daedal.load(str(tmp_path), dtype="fp32")(PROMPT, **asked).samples
+    rough = daedal.load(str(tmp_path), dtype="bf16")(PROMPT, **asked).samples
+    assert rough.shape == exact.shape and np.isfinite(rough).all()
+    assert np.abs(rough - exact).mean() < 0.2 * np.abs(exact).mean() + 0.02
+    if kind == "audioldm2":
+        assert daedal.load(str(tmp_path), dtype="bf16")(PROMPT, best_of=2, **asked)

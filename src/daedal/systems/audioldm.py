@@ -34,7 +34,8 @@ class AudioLDM(SoundSystem):
 
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)
-        self.vocoder, self.clap = parts["vocoder"], parts["text_encoder"]
+        # small, and what is heard: in fp32, whatever the rest computes in
+        self.vocoder, self.clap = parts["vocoder"].float(), parts["text_encoder"].float()
         self.words = load_tokenizer(parts["tokenizer"])
         self.tokenizers = [self.words]
         c = self.vocoder.config
@@ -84,8 +85,7 @@ class AudioLDM(SoundSystem):
 
     def pieces(self, latents: Tensor, seconds: float) -> Iterator[Tensor]:
         mel = self.codec.decode(latents)[:, 0]  # (B, T, M)
-        made = self.vocoder(mel.to(self.vocoder.mean.dtype))
-        return cut(iter([made]), round(seconds * self.rate))
+        return cut(iter([self.vocoder(mel.float())]), round(seconds * self.rate))
 
 
 class AudioLDM2(AudioLDM):
@@ -112,7 +112,8 @@ class AudioLDM2(AudioLDM):
 
     def prepare(self, conditioning: Conditioning, conditions: Conditions) -> Prepared:
         text, there = conditioning["text"], conditioning["there"]
-        states, exists = self.projection(conditioning["told"][:, None], text, there)
+        told = conditioning["told"][:, None].to(text.dtype)
+        states, exists = self.projection(told, text, there)
         made = self.gone_on(states, exists)
         return {"text_kv": self.network.keys_of(made.to(self.dtype), text.to(self.dtype), there)}
 
