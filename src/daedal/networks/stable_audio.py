@@ -91,6 +91,11 @@ class Attention(nn.Module):
         return self.to_out[0](attend_by_heads(q, *keys))
 
 
+def pointwise(x: Tensor, conv: Conv1d) -> Tensor:
+    """A convolution of one frame, of x (B, T, C)."""
+    return F.linear(x, conv.weight[..., 0].to(x.dtype))
+
+
 def turned(x: Tensor, turns: Turns) -> Tensor:
     """The first channels of x (B, H, T, K) rotated in float32; the others pass through."""
     width = 2 * turns[0].shape[-1]
@@ -167,13 +172,14 @@ class StableAudioDiTModel(nn.Module):
         """x (B, C, T), time (B,) in 0..1, the text's `text_keys`, times (B, global width)."""
         level = self.timestep_proj(self.time_proj(time).to(x.dtype))
         first = (self.global_proj(times.to(x.dtype)) + level)[:, None]
-        x = self.proj_in((self.preprocess_conv(x) + x).mT)
+        x = x.mT  # (B, T, C)
+        x = self.proj_in(pointwise(x, self.preprocess_conv) + x)
         x = torch.cat([first, x], 1)
         turns = self.turns(x.shape[1], x.device)
         for block, each in zip(self.transformer_blocks, keys, strict=True):
             x = block(x, each, turns)
-        out = self.proj_out(x[:, 1:]).mT
-        return self.postprocess_conv(out) + out
+        out = self.proj_out(x[:, 1:])
+        return (pointwise(out, self.postprocess_conv) + out).mT
 
     def turns(self, length: int, device: torch.device) -> Turns:
         """Rotations of the first half of each head, (1, 1, T, K/4)."""
