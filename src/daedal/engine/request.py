@@ -92,13 +92,13 @@ def take(
     if request.lookup is not None:
         request.lookup.extend((token,))
     complete = request.matcher is not None and request.matcher.accept(token)
-    text = ""
-    if request.words is not None and request.held is not None:
+    text, ended = "", token in ends and not request.params.ignore_eos
+    if request.words is not None and request.held is not None and not ended:
         text = request.held.push(request.words.push(token))
     if (
         complete
         or token in request.stop_ids
-        or (token in ends and not request.params.ignore_eos)
+        or ended
         or (request.held is not None and request.held.stopped)
     ):
         request.finished = "stop"

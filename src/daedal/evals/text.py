@@ -4,7 +4,7 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat, code
+from daedal.evals import chat, code, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
@@ -18,8 +18,9 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
             "there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness."
         )
     names = asked.tasks.split(",") if asked.tasks else []
-    if names == ["code"]:
-        return code.evaluate(pipeline, asked)
+    of_code = {"code": code.evaluate, "unit-tests": unit_tests.evaluate}
+    if len(names) == 1 and names[0] in of_code:
+        return of_code[names[0]](pipeline, asked)
     values: dict[str, Any] = {}
     lines: list[str] = []
     if asked.data:

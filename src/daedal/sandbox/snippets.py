@@ -17,10 +17,13 @@ NAMES = {
 
 
 def code_in(answer: str, language: str = "python") -> str:
-    """The code of an answer: its longest fenced block of the language, else the answer itself."""
+    """The code of an answer: its longest fenced block of the language, else the answer, without the
+    end of a fence that was opened for it."""
     blocks = [(name.lower(), code) for name, code in FENCE.findall(answer)]
     named = [code for name, code in blocks if name in NAMES.get(language, {language, ""})]
-    found = max(named or [code for _, code in blocks] or [answer], key=len)
+    found = max(
+        named or [code for _, code in blocks] or [answer.rstrip().removesuffix("```")], key=len
+    )
     return found.strip("\n") + "\n"
 
 

@@ -28,7 +28,7 @@ def sandbox():
 class Says:
     """A chat model that answers from a list, in order."""
 
-    chats, name = True, "says"
+    chats, name, folder = True, "says", None
 
     def __init__(self, *answers: str) -> None:
         self.answers, self.asked = list(answers), []
@@ -65,6 +65,7 @@ def test_code_comes_out_of_answers():
     assert code_in(fenced(ADD)) == ADD
     assert code_in("```js\nlet a;\n```\n```python\nx = 1\n```") == "x = 1\n"
     assert code_in("x = 1") == "x = 1\n" and code_in("```python\nx = 1") == "x = 1\n"
+    assert code_in("x = 1\n```") == "x = 1\n"  # a fence was opened in the prompt
 
 
 def test_two_ways_to_write_the_same_are_one():

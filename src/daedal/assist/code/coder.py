@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from daedal.assist.code import solve
@@ -154,19 +155,23 @@ class Coder:
         details = {"samples": found.samples, "clusters": list(found.clusters)}
         return Coded(found.code, found.verdict, found.passed, found.examples, details)
 
+    @cached_property
+    def words(self) -> set[str]:
+        """The words of a model that lists those it was trained on: one of a small world."""
+        folder = self.pipeline.folder
+        return set(generation_config(folder).get("words", ())) if folder else set()
+
     def unknown(self, task: str) -> list[str]:
         """Words of a task that a model which lists its words was not trained on."""
-        folder = self.pipeline.folder
-        known = set(generation_config(folder).get("words", ())) if folder else set()
         text = re.sub(r"\w*\(.*|'[^']*'|\"[^\"]*\"", "", task.lower())  # without examples
         return [
             word
             for word in dict.fromkeys(re.findall(r"[a-z]+", text))
-            if known and word not in known
+            if self.words and word not in self.words
         ]
 
     def _talks(self, verb: str) -> None:
-        if not self.pipeline.chats:
+        if self.words or not self.pipeline.chats:
             raise DaedalError(
                 f"{self.pipeline.name} writes and fills functions and cannot {verb}; `daedal models pull coder` brings a model that can."
             )
