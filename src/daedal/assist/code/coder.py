@@ -243,7 +243,7 @@ class Coder:
         given = self.sandbox.run(code, calls).answers
         good = [Case(a.value, c) for c, a in zip(calls, given, strict=True) if a.status == "ok"]
         results = self.sandbox.run_many(
-            [(mutant, [case.call for case in good]) for mutant in alive]
+            [(mutant, [case.call for case in good if case.call]) for mutant in alive]
         )
         found: list[Case] = []
         for result in results:
