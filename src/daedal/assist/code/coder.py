@@ -27,7 +27,7 @@ from daedal.sandbox import examples
 from daedal.sandbox.compare import equal
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import Signature, code_in, functions_in, tree_of
+from daedal.sandbox.snippets import Signature, alone, code_in, functions_in, tree_of
 
 MUTANTS = 60  # of a function, at most
 SYSTEM = "You are an expert programmer. Answer with code, and with nothing that was not asked for."
@@ -194,6 +194,12 @@ class Coder:
         """Asserts for a function: those that the model writes and the code satisfies, and where they
         leave mutants alive, inputs that tell these apart with what the code gives now."""
         signature = self._function(code, function)
+        code = alone(code, signature.name)
+        if (loaded := self.sandbox.run(code)).status != "ok":
+            why = (loaded.stderr.strip().splitlines() or [loaded.status])[-1]
+            raise DaedalError(
+                f"{signature.name} cannot be run by itself ({why}); tests are written for functions that need the standard library only."
+            )
         asked = f"```python\n{code}\n```\nWrite ten assert statements that test {signature.name}, with plain values, like `assert {signature.name}(...) == ...`. Cover edge cases. Only the asserts, in one code block."
         written = code_in(self.answer(asked))
         drawn = examples.cases_in(written, signature.name)
