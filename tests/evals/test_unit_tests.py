@@ -35,8 +35,8 @@ def test_functions_are_those_that_stand_alone(sandbox):
 
 
 def test_shares_are_over_all_tests_and_all_mutants():
-    one = {"written": 10, "kept": 9, "added": 0, "mutants": 4, "killed": 4}
-    other = {"written": 0, "kept": 0, "added": 0, "mutants": 12, "killed": 0}
+    one = {"written": 10, "held": 9, "kept": 4, "added": 0, "mutants": 4, "killed": 4}
+    other = {"written": 0, "held": 0, "kept": 0, "added": 0, "mutants": 12, "killed": 0}
     found = unit_tests.measured([one, other])
     assert found["hold"].value == 0.9 and found["mutants"].value == 0.25
     assert found["functions"].value == 0.5 and found["functions"].n == 2

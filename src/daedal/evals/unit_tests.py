@@ -58,7 +58,7 @@ def measured(found: Sequence[dict[str, int]]) -> dict[str, Measured]:
     """The share of written tests that hold, and of mutants that some test notices, with intervals
     over functions; and of how many functions any test was left."""
     counts = {key: torch.tensor([float(each[key]) for each in found]) for key in found[0]}
-    held = torch.stack([counts["kept"], counts["written"]], 1)
+    held = torch.stack([counts["held"], counts["written"]], 1)
     killed = torch.stack([counts["killed"], counts["mutants"]], 1)
     some = sum(each["kept"] + each["added"] > 0 for each in found)
     return {

@@ -204,18 +204,18 @@ class Coder:
         written = code_in(self.answer(asked))
         drawn = examples.cases_in(written, signature.name)
         verdicts = self.sandbox.grade(code, drawn).verdicts if drawn else ()
-        kept = [case for case, verdict in zip(drawn, verdicts, strict=True) if verdict == "ok"]
+        held = [case for case, verdict in zip(drawn, verdicts, strict=True) if verdict == "ok"]
         mutants = [m for m in mutants_of(code) if m][:MUTANTS]
-        alive = self._alive(mutants, kept)
+        kept, alive = self._telling_apart(mutants, held)
         added = self._telling(code, signature, kept, alive)
         alive = self._alive(alive, added)
         killed = len(mutants) - len(alive)
         lines = [examples.written(case) for case in kept + added]
         details = {
-            "written": len(drawn), "kept": len(kept), "added": len(added), "mutants": len(mutants),
+            "written": len(drawn), "held": len(held), "kept": len(kept), "added": len(added), "mutants": len(mutants),
             "killed": killed,
         }  # fmt: skip
-        verdict = f"{len(kept)} of {len(drawn)} tests hold; {len(added)} added from what the code gives; {killed} of {len(mutants)} mutants noticed"
+        verdict = f"{len(held)} of {len(drawn)} tests hold, of which {len(kept)} say something new; {len(added)} added from what the code gives; {killed} of {len(mutants)} mutants noticed"
         return Coded("\n".join(lines) + "\n", verdict, len(kept) + len(added), len(lines), details)
 
     def _function(self, code: str, name: str | None) -> Signature:
@@ -234,6 +234,20 @@ class Coder:
             return mutants
         grades = self.sandbox.grade_many([(mutant, cases) for mutant in mutants])
         return [m for m, grade in zip(mutants, grades, strict=True) if grade.solved]
+
+    def _telling_apart(self, mutants: list[str], held: list[Case]) -> tuple[list[Case], list[str]]:
+        """The cases that notice a mutant which none before noticed, or whose result is new; and the
+        mutants that pass them all."""
+        if not held:
+            return [], mutants
+        grades = self.sandbox.grade_many([(mutant, held) for mutant in mutants])
+        kept, noticed = list[Case](), set[int]()
+        for i, case in enumerate(held):
+            found = {n for n, grade in enumerate(grades) if grade.verdicts[i] != "ok"}
+            if found - noticed or not any(equal(case.want, other.want) for other in kept):
+                kept.append(case)
+                noticed |= found
+        return kept, [mutant for n, mutant in enumerate(mutants) if n not in noticed]
 
     def _telling(
         self, code: str, signature: Signature, kept: list[Case], alive: list[str]
