@@ -19,6 +19,7 @@ from daedal.cli import (
     doctor,
     documents,
     embed,
+    energy,
     evaluate,
     generate,
     history,
@@ -68,6 +69,7 @@ def verbs() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.command("history")(history.history)
     app.command("again")(history.again)
+    app.command("energy")(energy.energy)
     app.command("verify")(verify.verify)
     app.command("doctor")(doctor.doctor)
     return app

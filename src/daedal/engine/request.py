@@ -50,6 +50,7 @@ class Request:
     slot: int = -1  # its place in the cache, -1 while it has none
     reused: int = 0  # tokens of the prompt that the cache already had
     preemptions: int = 0
+    joules: float = 0.0  # its share of the steps that it was part of, by tokens
     cancelled: bool = False
     guesses: list[int] = field(default_factory=list)
     stop_ids: frozenset[int] = frozenset()

@@ -179,7 +179,7 @@ def usage_of(answers: Answers) -> dict[str, Any]:
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
+    } | usage.energy
 
 
 class ChatReply:
