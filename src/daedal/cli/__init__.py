@@ -25,6 +25,7 @@ from daedal.cli import (
     history,
     label,
     lsp,
+    memory,
     merge,
     models,
     prune,
@@ -67,6 +68,7 @@ def verbs() -> typer.Typer:
     app.add_typer(code.app, name="code")
     app.command("lsp")(lsp.lsp)
     app.add_typer(models.app, name="models")
+    app.add_typer(memory.app, name="memory")
     app.command("history")(history.history)
     app.command("again")(history.again)
     app.command("energy")(energy.energy)
