@@ -23,10 +23,15 @@ def pairs(turn: str) -> dict[str, str]:
     "turn, found",
     [
         ("Hi! My name is Pim, and I live in Oslo.", {"name": "Pim", "home": "Oslo"}),
-        ("I'm called Zoe but I moved to Rome last year.", {"name": "Zoe", "home": "Rome last year"}),
+        ("I'm called Zoe but I moved to Rome last year.", {"name": "Zoe", "home": "Rome"}),
         ("I work as a baker. I am allergic to nuts.", {"job": "baker", "allergy": "nuts"}),
         ("My favorite colour is green because of grass.", {"favourite colour": "green"}),
         ("I have a dog called Rex.", {"dog": "Rex"}),
+        ("I'm Ada, by the way. I'm Tired.", {"name": "Tired"}),
+        ("I was born on 2 June. I've been living in Bern for six years.", {"birthday": "2 June", "home": "Bern"}),
+        ("We left for Porto, that is where we live now. I am a nurse.", {"home": "Porto", "job": "nurse"}),
+        ("The tea I like best is oolong. I like it when it snows.", {"favourite tea": "oolong"}),
+
         ("My sister's name is Ada.", {"sister": "Ada"}),
         ("My birthday is on 3 May.", {"birthday": "3 May"}),
         ("I just turned 41.", {"age": "41"}),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 CLAUSE = re.compile(
     r"(?<=[.!?;])\s+|\n+|,?\s+(?:and|but)\s+(?=I\b|I'|my\b|we\b)|,\s+(?=I\b|I'|my\b)", re.IGNORECASE
 )
-END = r"(?=\s*(?:[.,;!?]|$|\s(?:because|since|so|when|while|if|with my|for my|these days|at the moment|right now|now|by the way)\b))"
+END = r"(?=\s*(?:[.,;!?]|$|\s(?:because|since|so|when|while|if|with my|for my|these days|at the moment|right now|now|by the way|for \w+ (?:years?|months?|weeks?|days?)|last (?:year|month|week|summer|winter|spring))\b))"
 VALUE = rf"(?P<value>[^.,;!?\n]+?){END}"
 AM = r"(?:I am|I'm|I’m)"
 LEAD = r"(?:^|\b(?:actually|well|oh|yes|no|hi|hello|sorry|by the way|you know|correction)[,:]?\s+)"
@@ -21,12 +21,21 @@ RULES = tuple(
     (key, re.compile(pattern, re.IGNORECASE), confidence)
     for key, pattern, confidence in (
         ("name", rf"\b(?:{AM} called|(?:please )?call me|people call me) {VALUE}", 0.9),
+        ("name", rf"\b{AM} (?P<value>(?-i:[A-Z][a-z]+(?: [A-Z][a-z]+)?))(?=[,.!]|$)", 0.7),
+        ("home", rf"\b(?:for|to|in) {VALUE}.{{0,40}}\bwhere (?:I|we) live\b", 0.8),
+        ("home", rf"\b(?:I|we) (?:have|own|rent) (?:our|an?|my) (?:house|flat|home|apartment|room) (?:in|at|near|on) {VALUE}", 0.8),
+        ("home", rf"\bwe (?:now )?live (?:in|at|near|on) {VALUE}", 0.8),
+        ("home", rf"\bI(?: have|'ve) been living (?:in|at|near|on) {VALUE}", 0.9),
+        ("birthday", rf"\bI was born on {VALUE}", 0.9),
+        ("origin", rf"\bI was born in {VALUE}", 0.8),
+        ("job", rf"\bI (?:earn|make) (?:my|a) living as (?:an? )?{VALUE}", 0.9),
+        ("allergy", rf"\b(?:I have|I've got) an? (?:\w+ )?allergy to {VALUE}", 0.9),
         ("home", rf"\bI (?:now |just |recently |have |actually )*(?:live|moved|relocated|am living|settled)(?: now| house)? (?:in|to|at|near|on) {VALUE}", 0.9),
         ("home", rf"\bI(?:'m| am) (?:now )?living (?:in|at|near|on) {VALUE}", 0.9),
         ("origin", rf"\b(?:{AM}|I come) (?:originally )?from {VALUE}", 0.8),
         ("age", rf"\b(?:{AM}|I (?:just |recently )?turned) (?:now )?(?P<value>\d{{1,3}})\b(?! (?:minutes|hours|days|km|kg|percent|%))", 0.9),
         ("job", rf"\bI (?:now )?work as (?:an? )?{VALUE}", 0.9),
-        ("job", rf"\b{AM} (?:now )?an? (?P<value>[a-z]+(?:er|or|ist|ian|nurse|cook|pilot|chef|clerk|monk|vet|student)(?: by (?:trade|profession))?){END}", 0.7),
+        ("job", rf"\b{AM} (?:now )?an? (?P<value>(?:[a-z]+(?:er|or|ist|ian)|nurse|cook|pilot|chef|clerk|monk|vet|student)(?: by (?:trade|profession))?){END}", 0.7),
         ("employer", rf"\bI (?:now )?work (?:at|for) {VALUE}", 0.9),
         ("allergy", rf"\b{AM} allergic to {VALUE}", 0.9),
         ("diet", rf"\b{AM} (?:an? )?(?P<value>vegan|vegetarian|pescatarian|lactose intolerant){END}", 0.9),
@@ -43,8 +52,11 @@ HAVE = re.compile(
     rf"\bI (?:have|own|got|adopted) (?:now )?(?:an? |the )?(?P<key>[a-z]+(?: [a-z]+)?),? (?:called|named|whose name is) {VALUE}",
     re.IGNORECASE,
 )
+BEST = re.compile(
+    rf"\bthe (?P<key>\w+) (?:that )?I (?:like|love) (?:best|most) is {VALUE}", re.IGNORECASE
+)
 TASTE = re.compile(
-    rf"\bI (?:really |also |now |actually )*(?P<how>like|love|enjoy|prefer|hate|dislike|can't stand|do not like|don't like|don’t like|no longer like) {VALUE}",
+    rf"\bI (?:really |also |now |actually )*(?P<how>like|love|enjoy|prefer|hate|dislike|can't stand|do not like|don't like|don’t like|no longer like) (?!it\b|to be\b|that\b|when\b|how\b|you\b|this\b){VALUE}",
     re.IGNORECASE,
 )
 REMEMBER = re.compile(r"^(?:please |can you |could you )?(?:remember|note|keep in mind)(?: that)?[:,]? (?P<value>.+?)[.!]*$", re.IGNORECASE)  # fmt: skip
@@ -97,6 +109,8 @@ def facts_of(clause: str) -> list[Fact]:
         return inner or [Fact(f"note: {' '.join(note.lower().split()[:4])}", note, clause, 1.0)]
     if match := HAVE.search(clause):
         return [Fact(plain(match["key"]), match["value"].strip(), clause, 0.9)]
+    if match := BEST.search(clause):
+        return [Fact(f"favourite {match['key'].lower()}", match["value"].strip(), clause, 0.8)]
     if match := MINE.search(clause):
         key = plain(match["key"])
         return [] if key in PASSING else [Fact(key, match["value"].strip(), clause, 0.8)]

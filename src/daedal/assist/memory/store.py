@@ -11,6 +11,7 @@ forgotten is gone: the fact, what it replaced, and the turns that said so."""
 import json
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Memory:
     """What the users of one place said; `owner` sets them apart."""
 
     def __init__(self, place: Path | None = None) -> None:
-        self.place = place or data_folder() / "memory.db"
+        self.place, self.lock = place or data_folder() / "memory.db", threading.Lock()
         try:
             self.place.parent.mkdir(parents=True, exist_ok=True)
             self.database = sqlite3.connect(
@@ -93,14 +94,15 @@ class Memory:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """All of a change, or nothing."""
-        self.database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self.database.execute("ROLLBACK")
-            raise
-        self.database.execute("COMMIT")
+        """All of a change, or nothing; one at a time."""
+        with self.lock:
+            self.database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.database.execute("ROLLBACK")
+                raise
+            self.database.execute("COMMIT")
 
     # ---- writing ----
 
@@ -138,6 +140,9 @@ class Memory:
         confidence: float,
         at: float,
     ) -> int:
+        same = "SELECT id FROM facts WHERE owner = ? AND key = ? AND replaced IS NULL AND lower(value) = ?"
+        if row := self.database.execute(same, (owner, key, value.lower())).fetchone():
+            return int(row[0])  # known already
         self.database.execute(
             "UPDATE facts SET replaced = ? WHERE owner = ? AND key = ? AND replaced IS NULL",
             (at, owner, key),
