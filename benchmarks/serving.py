@@ -1,6 +1,6 @@
 """The server under load: its cost over the bare engine, requests a second against llama.cpp's
 server, overload, clients that hang up, four models in the memory of two, a server that is killed,
-and one seed by every way.
+one seed by every way, and generated requests to every route.
 
     python benchmarks/serving.py                      # house models only: everything but `clients`
     python benchmarks/serving.py --model gemma.gguf   # `clients` too; the peer is llama-cpp-python's
@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import statistics
@@ -31,6 +32,10 @@ import httpx
 
 TALK = [{"role": "user", "content": "Tell me a short story about a duck and a river."}]
 STORY = "A duck lived by a river with seven ducklings. One morning the river had risen, and"
+CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance",
+    "response_headers_conformance", "response_schema_conformance",
+)  # fmt: skip
 READY = 120  # seconds that a server may take to answer
 LLAMA = ["--n_ctx", "2048", "--verbose", "False", "--interrupt_requests", "False"]
 
@@ -455,6 +460,47 @@ def seeds(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def schemas(options: argparse.Namespace) -> dict[str, Any]:
+    """Generated requests to every route, valid and not, alone and in sequences (schemathesis): the
+    answers must be those that the server's own description promises, and never a 500."""
+    cases, failures = 0, set()
+    with daedal() as server, tempfile.TemporaryDirectory() as folder:
+        for seed in range(1000):
+            report = Path(folder) / f"{seed}.ndjson"
+            command = [shutil.which("st") or "st", "run", f"{server.url}/openapi.json"]
+            command += ["--checks", ",".join(CHECKS), "--seed", str(seed), "--continue-on-failure"]
+            command += ["--max-examples", "20", "--report-ndjson-path", str(report), "--no-shrink"]
+            command += ["--generation-database", "none", "--request-timeout", "60"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if not report.exists():
+                raise SystemExit("schemathesis did not run; pip install schemathesis")
+            made, failed = tally(report)
+            cases, failures = cases + made, failures | failed
+            print(f"{cases} cases, {len(failures)} kinds of failure", flush=True)
+            if cases >= options.cases:
+                break
+    for failure in sorted(failures):
+        print("  ".join(failure))
+    return {"cases": cases, "failures": len(failures)}
+
+
+def tally(report: Path) -> tuple[int, set[tuple[str, ...]]]:
+    """The cases of a report, and (operation, check, status) of those that failed."""
+    cases, failures = 0, set()
+    for line in report.read_text().splitlines():
+        found = json.loads(line).get("ScenarioFinished")
+        recorder = found["recorder"] if found else {"cases": {}, "checks": {}}
+        cases += len(recorder["cases"])
+        for case, checks in recorder["checks"].items():
+            for check in checks:
+                if check["status"] == "failure":
+                    reply = recorder["interactions"][case]["response"] or {}
+                    name = recorder["cases"][case]["value"]
+                    operation = f"{name['method']} {name['path']}"
+                    failures.add((operation, check["name"], str(reply.get("status_code"))))
+    return cases, failures
+
+
 PARTS = {
     "overhead": overhead,
     "clients": clients,
@@ -463,6 +509,7 @@ PARTS = {
     "swaps": swaps,
     "kills": kills,
     "seeds": seeds,
+    "schemas": schemas,
 }
 
 
@@ -476,6 +523,7 @@ def main() -> None:
     parser.add_argument("--hangups", type=int, default=1000)
     parser.add_argument("--swaps", type=int, default=500)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--cases", type=int, default=10_000, help="for `schemas`")
     options = parser.parse_args()
     parts = options.part or [name for name in PARTS if name != "clients" or options.model]
     print(json.dumps({name: PARTS[name](options) for name in parts}))

@@ -19,11 +19,13 @@ from daedal.cli import (
     doctor,
     documents,
     embed,
+    energy,
     evaluate,
     generate,
     history,
     label,
     lsp,
+    memory,
     merge,
     models,
     prune,
@@ -66,8 +68,10 @@ def verbs() -> typer.Typer:
     app.add_typer(code.app, name="code")
     app.command("lsp")(lsp.lsp)
     app.add_typer(models.app, name="models")
+    app.add_typer(memory.app, name="memory")
     app.command("history")(history.history)
     app.command("again")(history.again)
+    app.command("energy")(energy.energy)
     app.command("verify")(verify.verify)
     app.command("doctor")(doctor.doctor)
     return app

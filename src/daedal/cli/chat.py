@@ -1,13 +1,16 @@
 """`daedal chat`: a conversation in the terminal."""
 
+import secrets
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from daedal.cli.options import MAX_TOKENS
 
-HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
+HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /memory [forget N]  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
 
 
 def chat(
@@ -45,14 +48,28 @@ def chat(
     pipeline = load(f"{model}:{adapter}" if adapter else model, quantize=quantize)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings = {name: value for name, value in settings.items() if value is not None}
-    Conversation(pipeline, settings, system).run()
+    with memory_if_on(pipeline.chats) as memory:
+        Conversation(pipeline, settings, system, memory).run()
+
+
+@contextmanager
+def memory_if_on(chats: bool) -> Iterator[Any]:
+    """The memory, where it is switched on and the model reads a system's words; else None."""
+    from daedal.assist.memory.store import Memory, switch
+
+    if not (chats and switch().exists()):
+        yield None
+        return
+    with Memory() as memory:
+        yield memory
 
 
 class Conversation:
     """Messages, the settings of answers, and the commands that change them."""
 
-    def __init__(self, pipeline, settings: dict, system: str | None) -> None:
-        self.pipeline, self.settings = pipeline, settings
+    def __init__(self, pipeline, settings: dict, system: str | None, memory: Any = None) -> None:
+        self.pipeline, self.settings, self.memory = pipeline, settings, memory
+        self.name = secrets.token_hex(4)  # of this conversation, in the memory
         first = {"role": "system", "content": system or ""}
         self.messages: list[dict[str, str]] = [first] if system else []
         self.templated = pipeline.chats
@@ -70,6 +87,7 @@ class Conversation:
                     return
             elif line.strip():
                 self.messages.append({"role": "user", "content": line})
+                self.remember(line)
                 self.answer()
 
     def read(self, interactive: bool) -> str | None:
@@ -93,8 +111,26 @@ class Conversation:
 
     def prompt(self):
         if self.templated:
-            return self.messages
+            return self.with_memory()
         return "\n".join(message["content"] for message in self.messages)
+
+    def remember(self, line: str) -> None:
+        """Keep what a turn says, and say on stderr what was understood."""
+        if self.memory is None:
+            return
+        noted = self.memory.note(line, conversation=self.name)
+        for fact in noted.learnt:
+            print(f"daedal: remembered: {fact.key} = {fact.value}", file=sys.stderr)
+        for fact in noted.forgotten:
+            print(f"daedal: forgotten: {fact.key} = {fact.value}", file=sys.stderr)
+
+    def with_memory(self) -> list[dict[str, str]]:
+        from daedal.assist.memory.store import told
+
+        if self.memory is None:
+            return self.messages
+        asked = next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+        return told(self.messages, self.memory.recall(asked))
 
     def answer(self) -> None:
         from daedal.errors import DaedalError
@@ -142,6 +178,8 @@ class Conversation:
         elif name == "history":
             for message in self.messages:
                 print(f"{message['role']}: {message['content']}", file=sys.stderr)
+        elif name == "memory":
+            self.show_memory(rest)
         elif name == "seed" and rest.isdigit():
             self.settings["seed"] = int(rest)
         elif name == "set" and len(rest.split()) == 2:
@@ -149,6 +187,21 @@ class Conversation:
         else:
             print(HELP, file=sys.stderr)
         return None
+
+    def show_memory(self, rest: str) -> None:
+        from daedal.errors import DaedalError
+
+        if self.memory is None:
+            print("daedal: memory is off; `daedal memory on` switches it on", file=sys.stderr)
+            return
+        word, _, number = rest.partition(" ")
+        if word == "forget" and number.isdigit():
+            try:
+                self.memory.forget(int(number))
+            except DaedalError as error:
+                print(f"daedal: {error}", file=sys.stderr)
+        for fact in self.memory.facts():
+            print(f"{fact.id:>4}  {fact.day}  {fact.key} = {fact.value}", file=sys.stderr)
 
     def set(self, name: str, value: str) -> None:
         import yaml

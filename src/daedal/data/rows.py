@@ -1,8 +1,9 @@
 """Rows for alignment, from files in the ecosystem's shapes: conversations, preferences, rankings,
 prompts.
 
-A source is a file, folder or Hub data set of jsonl or parquet, or `tasks:story,question`
-(daedal.worlds.instructions). Its rows are
+A source is a file, folder or Hub data set of jsonl or parquet, `tasks:story,question`
+(daedal.worlds.instructions), or `programs:COUNT` and a seed (daedal.worlds.programs, with tests).
+Its rows are
 
     {"messages": [{"role", "content"}, ...]}                    also conversations (from, value),
     turns (role or speaker, text)
@@ -28,6 +29,7 @@ from daedal.data.backtold import backtold
 from daedal.data.contents import DataPath
 from daedal.errors import DaedalError
 from daedal.worlds import instructions
+from daedal.worlds.programs import program_tasks
 from daedal.worlds.tasks import Task
 
 Messages = list[dict[str, Any]]
@@ -105,6 +107,9 @@ def chat_chunks(source: ChatSource) -> list[documents.Chunk]:
 
 def read(chunk: documents.Chunk, source: ChatSource) -> Iterator[dict[str, Any]]:
     kind = documents.kind(chunk.path)
+    if source.path.startswith("programs:"):
+        yield from program_tasks(*map(int, source.path.split(":")[1:]))
+        return
     if kind == ".parquet":
         file = documents.parquet(chunk.path)
         for column in [*source.where, *source.columns.values()]:

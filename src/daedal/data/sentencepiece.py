@@ -8,13 +8,13 @@ best-scored pair merges first) and unigram (the best-scored path of pieces wins)
 fallback."""
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from daedal.checkpoints.protobuf import fields
 from daedal.errors import DaedalError
 
 SPACE = "▁"  # U+2581, how a space is written inside a piece
@@ -45,43 +45,13 @@ class Model:
         return self.pieces[index][0] if 0 <= index < len(self.pieces) else None
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protobuf message: an int for wire type 0, raw bytes for types 1, 2
-    and 5."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind not in (1, 2, 5):
-            raise ValueError(f"wire type {kind}")
-        size, at = _varint(data, at) if kind == 2 else (8 if kind == 1 else 4, at)
-        if at + size > len(data):
-            raise IndexError
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
 def _piece(data: bytes) -> tuple[str, float, int]:
     text, score, kind = "", 0.0, NORMAL
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             text = value.decode("utf-8")
         elif number == 2:
@@ -109,10 +79,10 @@ def read(path: str | Path) -> Model:
     """Parse a `tokenizer.model` file; DaedalError when it is not one."""
     model = Model()
     try:
-        for number, value in _fields(Path(path).read_bytes()):
+        for number, value in fields(Path(path).read_bytes()):
             if number == 1:
                 model.pieces.append(_piece(value))
-            for sub, content in _fields(value) if number in (2, 3) else ():
+            for sub, content in fields(value) if number in (2, 3) else ():
                 name, convert = (TRAINER if number == 2 else NORMALIZER).get(sub, (None, None))
                 if name:
                     setattr(model, name, convert(content))

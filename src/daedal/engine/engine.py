@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from daedal.data.tokenizer import Tokenizer
+from daedal.energy import METER
 from daedal.engine.adapters import Adapters
 from daedal.engine.paged import PagedCache
 from daedal.engine.replays import Replays
@@ -256,7 +257,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Token]]:
         """One call of the network. Returns what came out, in order of admission."""
-        began = time.perf_counter()
+        began, mark = time.perf_counter(), METER.mark()
         self._collect()
         drafted = self._guess()
         work = self.scheduler.plan()
@@ -268,7 +269,11 @@ class Engine:
             for request in self.scheduler.running:
                 self._forget(request)
         self.steps += 1
-        self.tokens_run += sum(w.count for w in work)
+        count = sum(w.count for w in work)
+        self.tokens_run += count
+        joules = METER.since(mark)
+        for w in work:
+            w.request.joules += joules * w.count / count
         self.overhead_s += time.perf_counter() - began - drafted - spent
         return out
 

@@ -50,6 +50,7 @@ class Request:
     slot: int = -1  # its place in the cache, -1 while it has none
     reused: int = 0  # tokens of the prompt that the cache already had
     preemptions: int = 0
+    joules: float = 0.0  # its share of the steps that it was part of, by tokens
     cancelled: bool = False
     guesses: list[int] = field(default_factory=list)
     stop_ids: frozenset[int] = frozenset()
@@ -92,13 +93,13 @@ def take(
     if request.lookup is not None:
         request.lookup.extend((token,))
     complete = request.matcher is not None and request.matcher.accept(token)
-    text = ""
-    if request.words is not None and request.held is not None:
+    text, ended = "", token in ends and not request.params.ignore_eos
+    if request.words is not None and request.held is not None and not ended:
         text = request.held.push(request.words.push(token))
     if (
         complete
         or token in request.stop_ids
-        or (token in ends and not request.params.ignore_eos)
+        or ended
         or (request.held is not None and request.held.stopped)
     ):
         request.finished = "stop"

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
+from daedal.energy import METER
 from daedal.engine.shares import Shares
 from daedal.errors import Busy
 
@@ -128,6 +129,7 @@ class Generation:
         self.error: BaseException | None = None
         self.cancelled = False
         self.number = 0
+        self.joules = 0.0
 
     def wait(self, ready: Ready) -> None:
         """Run steps, or let the thread that leads run them, until `ready()`."""
@@ -177,9 +179,13 @@ class GeneratorLane:
         if not self.running:
             return
         generation = self._order(self.running)[0]
+        mark = METER.mark()
         began = time.perf_counter()
         try:
-            state = next(generation.steps)
+            try:
+                state = next(generation.steps)
+            finally:
+                generation.joules += METER.since(mark)
         except StopIteration as end:
             generation.value = end.value
             self._end(generation, "stop")

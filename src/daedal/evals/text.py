@@ -4,11 +4,14 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat, code
+from daedal.evals import chat, code, memory, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
+
+# tasks that are asked for one at a time
+ALONE = {"code": code.evaluate, "unit-tests": unit_tests.evaluate, "memory": memory.evaluate}
 
 
 def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
@@ -18,8 +21,8 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
             "there is nothing to measure; give --data FILE for bits per byte, or --tasks NAMES for the harness."
         )
     names = asked.tasks.split(",") if asked.tasks else []
-    if names == ["code"]:
-        return code.evaluate(pipeline, asked)
+    if len(names) == 1 and names[0] in ALONE:
+        return ALONE[names[0]](pipeline, asked)
     values: dict[str, Any] = {}
     lines: list[str] = []
     if asked.data:

@@ -20,7 +20,8 @@ from daedal.pipelines.medium import Result
 SCHEMA = """CREATE TABLE IF NOT EXISTS generations (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, medium TEXT NOT NULL, model TEXT NOT NULL, digest TEXT,
     prompt TEXT NOT NULL, settings TEXT NOT NULL, sample INTEGER NOT NULL, runtime TEXT NOT NULL,
-    result TEXT NOT NULL, tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL)"""
+    result TEXT NOT NULL, tokens INTEGER NOT NULL, finish_reason TEXT NOT NULL,
+    joules REAL)"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Entry:
     result: str  # of a picture the digest of its pixels
     tokens: int  # or steps
     finish_reason: str
+    joules: float | None  # None before they were kept
 
 
 def location() -> Path | None:
@@ -60,6 +62,7 @@ def connected() -> Iterator[sqlite3.Connection]:
             with connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(SCHEMA)
+                grown(connection)
                 yield connection
         finally:
             connection.close()
@@ -67,6 +70,13 @@ def connected() -> Iterator[sqlite3.Connection]:
         raise DaedalError(
             f"the history {path} cannot be used ({error}); move it away, or set DAEDAL_HISTORY to another file."
         ) from None
+
+
+def grown(connection: sqlite3.Connection) -> None:
+    """Give a log of an earlier version the column that it lacks."""
+    names = [row[1] for row in connection.execute("PRAGMA table_info(generations)")]
+    if "joules" not in names:
+        connection.execute("ALTER TABLE generations ADD COLUMN joules REAL")
 
 
 def add(result: Result) -> int | None:
@@ -78,6 +88,7 @@ def add(result: Result) -> int | None:
         "at": time.time(), "medium": result.medium.name, "model": r["model"], "digest": r["digest"], "prompt": json.dumps(r["prompt"]),
         "settings": json.dumps(r["settings"]), "sample": r["sample"], "runtime": json.dumps(r["runtime"]), "result": result.logged,
         "tokens": result.amount, "finish_reason": result.finish_reason,
+        "joules": result.joules or None,
     }  # fmt: skip
     with connected() as connection:
         return connection.execute(
@@ -100,6 +111,19 @@ def entries(
     query = f"SELECT * FROM generations WHERE {where} ORDER BY id DESC LIMIT ?"
     with connected() as connection:
         return [entry(row) for row in connection.execute(query, (*values, limit))]
+
+
+def spent(days: float) -> list[dict[str, Any]]:
+    """What generations of the last days took, by medium and model: results, units of work, joules;
+    the most first. Those of which nothing is known are left out."""
+    keys = ("medium", "model", "results", "units", "joules")
+    query = (
+        "SELECT medium, model, count(*), sum(tokens), sum(joules) FROM generations "
+        "WHERE joules IS NOT NULL AND at > ? GROUP BY medium, model ORDER BY sum(joules) DESC"
+    )
+    with connected() as connection:
+        rows = connection.execute(query, (time.time() - days * 86_400,)).fetchall()
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def escaped(words: str) -> str:

@@ -215,7 +215,9 @@ class Painting(SteppedHandle):
         settings = {key: value for key, value in asdict(params).items() if value not in (None, ())}
         recipe = pipeline.recipe(self.prompt, settings)
         return [
-            Picture(recipe | {"sample": i}, "stop", picture, job.steps)
+            Picture(
+                recipe | {"sample": i}, "stop", picture, job.steps, joules=self.share(len(painted))
+            )
             for i, picture in enumerate(painted)
         ]
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
@@ -64,6 +64,8 @@ class Result(ABC):
     medium: ClassVar[Medium]
     recipe: dict[str, Any]  # model, digest, prompt, settings with the seed, sample, runtime
     finish_reason: str
+    # that it took, daedal.energy.METER says how they are known; 0 of what a server made
+    joules: float = field(default=0.0, kw_only=True, compare=False)
 
     @property
     @abstractmethod
@@ -93,7 +95,8 @@ class Result(ABC):
             "model": r["model"],
             "digest": r["digest"],
         }
-        return known | {"seed": r["settings"].get("seed"), "sample": r["sample"]}
+        known |= {"seed": r["settings"].get("seed"), "sample": r["sample"]}
+        return known | ({"joules": round(self.joules, 3)} if self.joules else {})
 
 
 class Handle(ABC):
@@ -234,6 +237,10 @@ class SteppedHandle(Handle):
             self.shown += 1
             if state is not None:
                 yield self.event(state)
+
+    def share(self, count: int) -> float:
+        """The joules of one of `count` results that were made together."""
+        return float(self.generation.joules) / count
 
     def value(self) -> Any:
         """What the steps returned, waited for; what failed raises what it failed with."""

@@ -156,9 +156,9 @@ class Composing(SteppedHandle):
         sounds = self.value().float().cpu().numpy()
         settings = {key: value for key, value in asdict(self.params).items() if value is not None}
         recipe = self.pipeline.recipe(self.prompt, settings)
-        rate = self.pipeline.music.rate
+        rate, joules = self.pipeline.music.rate, self.share(len(sounds))
         return [
-            Music(recipe | {"sample": i}, "stop", sound, rate, self.frames)
+            Music(recipe | {"sample": i}, "stop", sound, rate, self.frames, joules=joules)
             for i, sound in enumerate(sounds)
         ]
 

@@ -145,8 +145,17 @@ class Speaking(SteppedHandle):
 
     def results(self) -> list[Speech]:
         made, recipe = self.value(), self.recipe
+        own = (self.params.subtitles,)
         return [
-            Speech(recipe | {"sample": i}, "stop", samples, self.rate, lines, self.params.subtitles)
+            Speech(
+                recipe | {"sample": i},
+                "stop",
+                samples,
+                self.rate,
+                lines,
+                *own,
+                joules=self.share(len(made)),
+            )
             for i, (samples, lines) in enumerate(made)
         ]
 

@@ -228,7 +228,8 @@ class Stream(Handle):
             raise sample.error
         logprobs = tuple(token.logprob or 0.0 for token in sample.stream)
         reason = sample.finished or "cancelled"
-        return Text(self.recipe(index), reason, sample.text, tuple(sample.output), logprobs)
+        whole = (sample.text, tuple(sample.output), logprobs)
+        return Text(self.recipe(index), reason, *whole, joules=sample.joules)
 
     def recipe(self, index: int = 0) -> dict[str, Any]:
         """What makes a sample again; known before its end."""

@@ -118,7 +118,8 @@ class Hearing(SteppedHandle):
         made = self.progress
         recipe = self.pipeline.recipe(named(self.prompt), settings) | {"sample": 0}
         language = made.language or "" if self.heard else ""
-        return [Transcription(recipe, "stop", tuple(self.heard), language, made.seconds)]
+        own = (tuple(self.heard), language, made.seconds)
+        return [Transcription(recipe, "stop", *own, joules=self.share(1))]
 
 
 def params_of(settings: dict[str, Any]) -> TranscriptionParams:

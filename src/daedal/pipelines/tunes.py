@@ -212,7 +212,16 @@ class Writing(Handle):
         samples = fitted(render(tune, instrument), tune, self.params.seconds)
         settings = {key: value for key, value in asdict(self.params).items() if value is not None}
         recipe = self.pipeline.recipe(self.prompt, settings) | {"sample": index}
-        return Music(recipe, "stop", samples[None], RATE, len(sample.output), tune, instrument)
+        return Music(
+            recipe,
+            "stop",
+            samples[None],
+            RATE,
+            len(sample.output),
+            tune,
+            instrument,
+            joules=sample.joules,
+        )
 
     def played(self, text: str, index: int) -> tuple[Tune, str]:
         """The tune, in the key and at the pace that were asked for, else in one that the seed

@@ -214,7 +214,8 @@ class Filming(SteppedHandle):
                 frames[: len(shot.front)] = shot.front[: len(frames)]
             if shot.end is not None:
                 frames[-1:] = shot.end
-            results.append(Clip(recipe | {"sample": i}, "stop", frames, shot.rate, self.total))
+            own = (recipe | {"sample": i}, "stop", frames, shot.rate, self.total)
+            results.append(Clip(*own, joules=self.share(len(clips))))
         return results
 
 

@@ -17,10 +17,13 @@ NAMES = {
 
 
 def code_in(answer: str, language: str = "python") -> str:
-    """The code of an answer: its longest fenced block of the language, else the answer itself."""
+    """The code of an answer: its longest fenced block of the language, else the answer, without the
+    end of a fence that was opened for it."""
     blocks = [(name.lower(), code) for name, code in FENCE.findall(answer)]
     named = [code for name, code in blocks if name in NAMES.get(language, {language, ""})]
-    found = max(named or [code for _, code in blocks] or [answer], key=len)
+    found = max(
+        named or [code for _, code in blocks] or [answer.rstrip().removesuffix("```")], key=len
+    )
     return found.strip("\n") + "\n"
 
 
@@ -136,3 +139,53 @@ def signature_of(node: ast.FunctionDef) -> Signature:
         len(node.args.defaults),
         ast.get_docstring(node) or "",
     )
+
+
+def alone(code: str, function: str) -> str:
+    """A function with what it needs of its module: the imports, constants, functions and classes
+    that it names, and what these name. Annotations need nothing, as they are not evaluated."""
+    tree = ast.parse(code)
+    bound = {name: node for node in tree.body for name in bound_at(node)}
+    wanted, names = {id(bound[function])}, [function]
+    while names:
+        needed = {name for name in needed_by(bound[names.pop()]) if name in bound}
+        names += [name for name in needed if id(bound[name]) not in wanted]
+        wanted |= {id(bound[name]) for name in needed}
+    kept = [node for node in tree.body if id(node) in wanted]
+    used = {name for node in kept for name in needed_by(node)}
+    parts = [source_of(node, code, used) for node in kept]
+    return "\n\n".join(["from __future__ import annotations", *parts]) + "\n"
+
+
+def bound_at(node: ast.stmt) -> set[str]:
+    """The names that a statement at the top of a module binds."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    return bound_in(list(ast.walk(node)))
+
+
+def needed_by(node: ast.stmt) -> set[str]:
+    """The names that a statement reads, annotations left out."""
+    skipped = {
+        id(inner)
+        for each in ast.walk(node)
+        for note in (getattr(each, "annotation", None), getattr(each, "returns", None))
+        if isinstance(note, ast.AST)
+        for inner in ast.walk(note)
+    }
+    nodes = list(ast.walk(node))
+    own = bound_in(nodes) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else set()
+    return {
+        each.id
+        for each in nodes
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load) and id(each) not in skipped
+    } - own
+
+
+def source_of(node: ast.stmt, code: str, used: set[str]) -> str:
+    """A statement as it stands; of an import only the names that are used."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [a for a in node.names if (a.asname or a.name).partition(".")[0] in used]
+        return ast.unparse(type(node)(**vars(node) | {"names": names}))
+    first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+    return "\n".join(code.splitlines()[first - 1 : node.end_lineno])

@@ -32,6 +32,7 @@ from daedal.server.routes import (
     history,
     images,
     jobs,
+    memories,
     models,
     music,
     ollama,
@@ -50,7 +51,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
-    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, studio,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, memories, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -28,6 +28,7 @@ SCOPES = {  # by the beginning of a path; what is not here needs the scope "admi
     "/v1/completions": "text",
     "/v1/responses": "text",
     "/v1/messages": "text",
+    "/v1/memories": "text",
     "/v1/embeddings": "text",
     "/v1/fim": "text",
     "/infill": "text",

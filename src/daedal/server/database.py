@@ -5,7 +5,7 @@ import json
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from daedal.errors import DaedalError
 
@@ -18,6 +18,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     progress REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '{}', error TEXT, results TEXT NOT NULL DEFAULT '[]',
     created REAL NOT NULL, started REAL, ended REAL, expires REAL, owner TEXT NOT NULL, idempotency TEXT,
     worker TEXT);
+CREATE INDEX IF NOT EXISTS in_order ON jobs (owner, created, id);
+CREATE INDEX IF NOT EXISTS files_in_order ON files (owner, created, id);
 CREATE UNIQUE INDEX IF NOT EXISTS once ON jobs (owner, kind, idempotency) WHERE idempotency IS NOT NULL;
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, created REAL NOT NULL, owner TEXT NOT NULL, body TEXT NOT NULL, messages TEXT NOT NULL);
@@ -56,6 +58,26 @@ class Database:
 
     def row(self, query: str, *values: Any) -> dict[str, Any] | None:
         return next(iter(self.rows(query, *values)), None)
+
+    def listed(
+        self,
+        table: str,
+        limit: int,
+        after: str | None = None,
+        order: Literal["asc", "desc"] = "desc",
+        **wanted: Any,
+    ) -> list[dict[str, Any]]:
+        """At most `limit` rows whose columns are as `wanted` (None: any), oldest or newest first,
+        behind the row with the id `after`; from the start where there is none such."""
+        given = {key: value for key, value in wanted.items() if value is not None}
+        clauses, values = [f"{key} = ?" for key in given], list(given.values())
+        mark = self.row(f"SELECT created, id FROM {table} WHERE id = ?", after) if after else None
+        if mark:
+            clauses.append(f"(created, id) {'>' if order == 'asc' else '<'} (?, ?)")
+            values += mark.values()
+        where = f"WHERE {' AND '.join(clauses)} " if clauses else ""
+        query = f"SELECT * FROM {table} {where}ORDER BY created {order}, id {order} LIMIT ?"
+        return self.rows(query, *values, limit)
 
     def run(self, statement: str, *values: Any) -> int:
         """The number of rows that changed."""

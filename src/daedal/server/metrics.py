@@ -1,28 +1,18 @@
 """What the server counts and times, for Prometheus at `/metrics`."""
 
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from daedal.energy import METER
 from daedal.engine.store import STORE
+from daedal.pipelines.medium import Result
 
 if TYPE_CHECKING:
     from daedal.server.state import Server
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-def rapl() -> Path | None:
-    """The energy counter of the processor (RAPL), where this process may read it: root's, as a rule,
-    and never a virtual machine's."""
-    file = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-    return file if os.access(file, os.R_OK) else None
-
-
-def joules(file: Path) -> float:
-    return int(file.read_text()) / 1e6
 
 
 class Metrics:
@@ -43,6 +33,7 @@ class Metrics:
         self.requests = counter("requests", "Answers, by route and status.", "route", "status")
         self.tokens = counter("tokens", "Tokens, read and written.", "model", "kind")
         self.pictures = counter("pictures", "Pictures painted.", "model")
+        self.energy = counter("energy_joules", f"Of generations; {METER.source}.", "model")
         self.first = histogram(
             "time_to_first_token", "From the request to its first token.", "model"
         )
@@ -52,9 +43,12 @@ class Metrics:
         gauge("queue", "Generations admitted.", lambda: sum(server.admission.under_way.values()))
         gauge("model_bytes", "Memory of loaded models.", lambda: STORE.used)
         gauge("model_budget_bytes", "Memory that models may take.", lambda: STORE.budget)
-        if (counter_file := rapl()) is not None:
-            gauge("energy_joules", "The processor's own count.", lambda: joules(counter_file))
         gauge("engine_restarts", "Times that the engines failed.", lambda: server.driver.restarts)
+
+    def painted(self, model: str, results: Sequence[Result]) -> None:
+        """Count pictures, and what they took."""
+        self.pictures.labels(model).inc(len(results))
+        self.energy.labels(model).inc(sum(result.joules for result in results))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

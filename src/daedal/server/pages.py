@@ -16,9 +16,3 @@ def page(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
         "last_id": shown[-1]["id"] if shown else None,
         "has_more": len(rows) > limit,
     }
-
-
-def behind(rows: list[dict[str, Any]], after: str | None) -> list[dict[str, Any]]:
-    """The rows behind the one with this id."""
-    place = next((i for i, row in enumerate(rows) if row["id"] == after), -1)
-    return rows[place + 1 :]

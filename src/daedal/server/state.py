@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from daedal.assist.memory.store import Memory
 from daedal.errors import DaedalError
 from daedal.pipelines import history
 from daedal.pipelines.medium import Handle
@@ -86,6 +87,7 @@ class Server:
         files = self.folder / "files"
         self.files = Files(files, self.database, options.quota, options.expiry)
         self.jobs = Jobs(self.database, self.files, options.expiry)
+        self.memory = Memory(self.folder / "memory.db")
         self.driver = Driver()
         self.metrics = Metrics(self)
         self.admission = Admission(options.queue)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daedal.data import chat, infill
+from daedal.energy import METER
 from daedal.engine.request import Request as Sample
 from daedal.engine.request import Token
 from daedal.errors import DaedalError
@@ -69,14 +70,21 @@ class Piece:
 
 @dataclass
 class Usage:
-    """Tokens of a request."""
+    """Tokens of a request, and joules."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
+    joules: float = 0.0
 
     def add(self, sample: Sample) -> None:
         self.completion += len(sample.output)
+        self.joules += sample.joules
+
+    @property
+    def energy(self) -> dict[str, Any]:
+        """What it took, as fields of a reply's usage."""
+        return METER.fields(self.joules)
 
 
 @dataclass
@@ -110,6 +118,7 @@ class Answers:
         metrics, usage = self.server.metrics, self.usage
         metrics.tokens.labels(self.name, "prompt").inc(usage.prompt)
         metrics.tokens.labels(self.name, "completion").inc(usage.completion)
+        metrics.energy.labels(self.name).inc(usage.joules)
         if usage.completion:
             mean = (time.perf_counter() - self.began) / usage.completion
             metrics.between.labels(self.name).observe(mean)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from daedal import device as machine
+from daedal.energy import METER
 from daedal.errors import DaedalError
 from daedal.train import checkpoint, parallel
 from daedal.train.averages import Averages
@@ -113,7 +114,7 @@ class Trainer:
         self.optimizers = task.optimizers(start.dtype)  # after sharding replaced the parameters
         self.peak = machine.matrix_peak(self.device, dtype) * world
         self.peaks = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.joules, self.mark = 0, 0.0, 0.0, METER.mark()
         self.ema = [p.detach().clone() for p in network.parameters()] if recipe.ema else None
         self.averages = Averages(network, recipe.averages) if recipe.averages else None
         self.stop = False
@@ -161,10 +162,16 @@ class Trainer:
         self.step += 1
         took = time.perf_counter() - started
         self.seconds += took
+        self.joules += METER.since(self.mark)  # with what stood between the steps
+        self.mark = METER.mark()
         measured, unit, units = self.task.objective.measured, self.task.unit, self.task.units
         line = {"step": self.step, "loss": loss, "grad_norm": norm, "lr": factor}
         line |= {unit: self.step * units, f"{unit}_per_second": units / took}
-        line |= {"mfu": self.task.flops / took / self.peak, "seconds": self.seconds}
+        line |= {
+            "mfu": self.task.flops / took / self.peak,
+            "seconds": self.seconds,
+            "joules": self.joules,
+        }
         return self.log(line | (measured() if measured else {}))
 
     def gradients(self, batch: Batch) -> float:
@@ -291,6 +298,7 @@ class Trainer:
         state = parallel.full_state(self.network, self.optimizers) | {
             "step": self.step,
             "seconds": self.seconds,
+            "joules": self.joules,
             "data": self.task.batches.state(),
             "rng": parallel.random_states(self.device, self.world),
             "ema": self.ema,
@@ -310,6 +318,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         parallel.restore(self.network, self.optimizers, state)
         self.step, self.seconds = state["step"], state["seconds"]
+        self.joules = state.get("joules", 0.0)
         seed = self.recipe.seed + self.step * 1_000_003  # not the noise of the first steps again
         parallel.restore_random_state(state["rng"], self.device, self.rank, seed)
         if self.ema is not None:

@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class Made:
     chance: float  # of an unlike file to come as near as NEAR to any of the registry, at most
 
 
+def made(row: tuple[Any, ...], same: bool, bits: float, chance: float) -> Made:
+    at, medium, model, recipe, generation = row  # COLUMNS
+    return Made(at, medium, model, recipe, generation, same, bits, chance)
+
+
 def record(file: Path, result: Result, generation: int | None) -> None:
     """Remember a file that was made, where the history is on."""
     if history.location() is None:
@@ -76,13 +82,13 @@ def find(file: Path, most: int = 5) -> list[Made]:
             f"SELECT {COLUMNS}, words FROM made WHERE kind = ? AND sha256 != ? AND length(words) = ?",
             (mark.kind, digest, mark.words.nbytes),
         ).fetchall()
-    found = [Made(*row, same=True, bits=0.0, chance=0.0) for row in same]
+    found = [made(row, True, 0.0, 0.0) for row in same]
     if rows and len(mark.words):
         words = np.frombuffer(b"".join(row[-1] for row in rows), np.uint64).reshape(len(rows), -1)
         bits = differing(mark.words, words)
         near = [i for i in np.argsort(bits, kind="stable") if bits[i] <= NEAR[mark.kind]]
         chance = min(1.0, ALARMS[mark.kind] * len(rows))
-        found += [Made(*rows[i][:-1], same=False, bits=float(bits[i]), chance=chance) for i in near]
+        found += [made(rows[i][:-1], False, float(bits[i]), chance) for i in near]
     return found[:most]
 
 

@@ -65,6 +65,43 @@ PEOPLE = phrases(
     "baker | teacher | doctor | farmer | sailor | king | queen | nurse | painter | pilot | cook | "
     "tailor | gardener | postman | firefighter | fisherman | singer | carpenter | shepherd | librarian"
 )
+MORE_NOUNS = phrases(  # for exercises, so that a model has to copy a word instead of knowing it
+    "acorn | airplane | alarm | anchor | apron | arrow | backpack | badge | bagel | banner | "
+    "barrel | bathtub | bead | beam | beard | bench | berry | bikini | blossom | board | bolt | "
+    "bone | boot | bow | bowl | bracelet | branch | brick | bubble | buffalo | bug | building | "
+    "bull | bulb | bunny | burger | bus | bush | cabin | cable | cage | calendar | camera | canoe "
+    "| cap | cape | car | caterpillar | cell | chain | chalk | chest | chick | chimney | chipmunk "
+    "| cloth | clover | clown | coal | cob | cockerel | coconut | collar | comb | compass | "
+    "cookbook | cork | cottage | couch | cradle | crane | crate | crayon | cricket | crocodile | "
+    "crumb | cub | cube | curtain | cushion | daisy | deck | desk | dice | dinosaur | dish | "
+    "dolphin | door | dough | dove | drawer | dress | dragonfly | drawing | ear | elbow | elf | "
+    "engine | envelope | eraser | fan | fairy | fence | ferry | fiddle | finger | flamingo | flea "
+    "| folder | fork | fountain | frame | freezer | fridge | fruit | garlic | gate | gem | ghost "
+    "| giant | giraffe | glass | globe | gnome | gorilla | grandma | grasshopper | guitar | "
+    "hammock | hamster | handle | harp | hawk | heater | helmet | herb | hippo | hive | hook | "
+    "horn | hose | hotel | house | iceberg | igloo | jacket | jaguar | jelly | jellyfish | jewel "
+    "| jigsaw | jug | kangaroo | kettle | kid | kiwi | knight | knot | ladle | ladybird | lawn | "
+    "leopard | lettuce | lid | lifeboat | lighthouse | lightning | lime | llama | lobster | lock "
+    "| log | lollipop | machine | magnet | magpie | mango | mask | mat | medal | meteor | "
+    "microphone | mint | mitten | moth | moose | mop | motor | muffin | mushroom | nail | napkin "
+    "| nest | net | newspaper | nightgown | notebook | oar | oasis | octopus | olive | orchid | "
+    "ostrich | oven | paddle | page | pan | papaya | parcel | path | paw | peach | peacock | "
+    "peanut | pearl | pebble | pedal | pelican | pen | pepper | petal | piano | pickle | picnic | "
+    "pigeon | pillar | pin | pineapple | pipe | pirate | pizza | planet | pocket | pole | popcorn "
+    "| poppy | porcupine | poster | powder | prince | princess | prize | pump | puppet | purse | "
+    "quilt | raccoon | radio | radish | raft | rail | raisin | rat | raven | razor | reindeer | "
+    "ribbon | road | rocket | roof | root | rug | ruler | sack | saddle | sandal | saucer | "
+    "sausage | saxophone | scale | scooter | screen | seed | seagull | shark | shed | shield | "
+    "shirt | shore | shrimp | skate | skirt | skunk | slipper | slope | sloth | snowman | soap | "
+    "sofa | spade | spinach | sponge | squid | stable | stair | statue | stick | stool | stork | "
+    "stove | straw | strawberry | string | submarine | sugar | suitcase | sunflower | sweater | "
+    "swing | sword | tail | tambourine | tap | tape | teapot | telephone | telescope | thread | "
+    "throne | thumb | ticket | tie | tile | toaster | toe | tomb | toothbrush | torch | towel | "
+    "toy | tractor | tray | treasure | trousers | trumpet | tulip | tunnel | turkey | turnip | "
+    "tyre | unicorn | van | vase | vest | vine | volcano | vulture | wagon | waffle | wallet | "
+    "walnut | walrus | wasp | watch | watermelon | weasel | web | wheat | whip | wig | window | "
+    "wing | witch | wizard | worm | yacht | zebra | zipper"
+)
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -89,6 +126,21 @@ def pick(rng: random.Random, words: Sequence[str], held_out: bool = False) -> st
     return word
 
 
+def noun(rng: random.Random, words: Sequence[str], held_out: bool) -> str:
+    """As `pick`; for training every other time any noun, or now and then one that is made."""
+    if held_out or rng.random() < 0.5:
+        return pick(rng, words, held_out)
+    while rng.random() < 0.25:
+        made = made_word(rng).lower()
+        if not is_held_out(made):
+            return made
+    return rng.choice(MORE_NOUNS)
+
+
+def made_word(rng: random.Random) -> str:
+    return rng.choice(STARTS) + rng.choice(VOWELS) + rng.choice(ENDS)
+
+
 def picks(rng: random.Random, words: Sequence[str], count: int, held_out: bool) -> list[str]:
     """So many different words of this side of the split."""
     found = dict[str, None]()
@@ -100,7 +152,7 @@ def picks(rng: random.Random, words: Sequence[str], count: int, held_out: bool) 
 def name(rng: random.Random, held_out: bool = False) -> str:
     """A real name, or every other time one that is made."""
     while rng.random() < 0.5:
-        made = rng.choice(STARTS) + rng.choice(VOWELS) + rng.choice(ENDS)
+        made = made_word(rng)
         if is_held_out(made) == held_out:
             return made
     return pick(rng, NAMES, held_out)

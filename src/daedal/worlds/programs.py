@@ -11,8 +11,9 @@ One combination in ten, by its hash, is `held_out` and never drawn for training.
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Maker = Callable[[random.Random], tuple[Any, ...]]
@@ -119,6 +120,7 @@ SINGLE: tuple[tuple[str, str, tuple[str, ...], Maker], ...] = (
 VERBS = ("Return {}.", "Give back {}.", "Compute {}.", "Write a function that returns {}.", "Find {}.", "Get {}.")  # fmt: skip
 NAMES = ("numbers", "values", "items", "nums", "xs", "data")
 SHORT = ("the", "a", "an", "of", "in", "to", "that", "each", "is", "it", "if", "by", "with", "from", "and", "not", "than")  # fmt: skip
+SAYS_NOTHING = ("amber", "bolt", "candle", "dune", "ember", "fern", "gravel", "harbour", "ivy", "jolt", "kelp", "lantern", "maple", "nectar", "orbit", "pebble", "quartz", "ripple", "saddle", "thistle", "umbra", "velvet", "willow", "yarn", "zephyr")  # fmt: skip
 VOCABULARY = ("apple", "Tree", "river", "SUN", "cloud", "moon", "stone", "Bird", "echo", "oak", "ERA", "tea", "island")  # fmt: skip
 
 
@@ -151,6 +153,9 @@ class Program:
     @property
     def held_out(self) -> bool:
         return hashlib.blake2b(self.key.encode(), digest_size=4).digest()[0] < 26
+
+    def renamed(self, name: str) -> "Program":
+        return replace(self, name=name, code=re.sub(rf"\b{self.name}\(", f"{name}(", self.code))
 
     def cases(self, r: random.Random, count: int = 3) -> list[tuple[tuple[Any, ...], Any]]:
         """(arguments, result) of different inputs, by running the function itself: it is our own."""
@@ -294,6 +299,17 @@ def document(r: random.Random) -> str:
     if kind < 0.85:
         return f"{asked(p, r)}{p.code}```"
     return p.code + "\n\n" + "\n".join(p.asserts(r, 4)) + "\n"
+
+
+def program_tasks(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """`count` tasks with five tests each and an answer, to be asked and rewarded. Every second
+    function has a name that says nothing, which can only be read."""
+    r = random.Random(f"tasks of programs/{seed}")
+    for _ in range(count):
+        p = program(r, held_out=False)
+        if r.random() < 0.5:
+            p = p.renamed("_".join(r.sample(SAYS_NOTHING, r.choice((1, 2)))))
+        yield {"prompt": p.task, "tests": p.asserts(r, 5), "completion": f"{p.code}```"}
 
 
 def programs(count: int, seed: int = 0) -> Iterator[str]:

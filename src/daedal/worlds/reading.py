@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from daedal.worlds.answers import capital, mentions, refuses
-from daedal.worlds.lexicon import ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, THINGS, a, names, pick
+from daedal.worlds.lexicon import (
+    ANIMALS,
+    COLOURS,
+    FOODS,
+    PEOPLE,
+    PLACES,
+    THINGS,
+    a,
+    names,
+    noun,
+    pick,
+)
 from daedal.worlds.requests import Phrasings, both
 from daedal.worlds.stories import says, sentences
 from daedal.worlds.tasks import Task, asked
@@ -43,67 +54,138 @@ class Relation:
 RELATIONS: dict[str, Relation] = {
     "thing": Relation(
         tuple(thing for thing in THINGS if thing != "coat"),  # of which colour is told
-        both("{h} has {av}. | {h} owns {av}. | {h} holds {av}. | {h} found {av}. | {h} carries {av}. || {h} got {av}. | There is {av} with {h}."),
-        both("What does {h} have? | What has {h} got? | Which thing does {h} have? || What thing is with {h}? | Tell me what {h} has."),
+        both("{h} has {av}. | {h} owns {av}. | {h} holds {av}. | {h} found {av}. | {h} carries {av}. "
+    "| {h} bought {av}. | {h} brings {av}. | In the hand of {h} is {av}. | {av} belongs to {h}. | "
+    "{h} keeps {av}. | {h} has got {av}. | {h} is the owner of {av}. | This is {h} with {av}. "
+    "|| {h} got {av}. | There is {av} with {h}."),
+        both("What does {h} have? | What has {h} got? | Which thing does {h} have? "
+    "| What is it that {h} has? | What does {h} own? | What did {h} find or get? | What thing "
+    "does {h} have? | What is in the hand of {h}? | What belongs to {h}? | Can you say what {h} "
+    "has? "
+    "|| What thing is with {h}? | Tell me what {h} has."),
         "{h} has {av}.",
-        both("Who has the {v}? | Whose is the {v}? | Who owns the {v}? || Which person has the {v}? | Tell me who has the {v}."),
+        both("Who has the {v}? | Whose is the {v}? | Who owns the {v}? "
+    "| Who has got the {v}? | Who is the owner of the {v}? "
+    "| Who holds the {v}? | Say who has the {v}. | With whom is the {v}? "
+    "|| Which person has the {v}? | Tell me who has the {v}."),
         "{h} has the {v}.",
     ),
     "food": Relation(
         FOODS,
-        both("{h} likes {v}. | {h} loves {v}. | {h} eats {v}. | The favourite food of {h} is {v}. || {h} is fond of {v}. | {h} always wants {v}."),
-        both("What does {h} like? | What does {h} like to eat? | What food does {h} like? || What would {h} like to eat? | Which food does {h} love?"),
+        both("{h} likes {v}. | {h} loves {v}. | {h} eats {v}. | The favourite food of {h} is {v}. "
+    "| {h} thinks that {v} tastes good. | {h} eats {v} every day. | {h} really likes {v}. | {h} "
+    "would like some {v}. | What {h} likes is {v}. | For {h}, {v} is the best food. | {h} ate "
+    "{v}. "
+    "|| {h} is fond of {v}. | {h} always wants {v}."),
+        both("What does {h} like? | What does {h} like to eat? | What food does {h} like? "
+    "| What is the favourite food of {h}? | What does {h} eat? | What does {h} love? | Tell me "
+    "what {h} likes. | Say which food {h} likes. | What tastes good to {h}? | Do you know what "
+    "{h} likes to eat? "
+    "|| What would {h} like to eat? | Which food does {h} love?"),
         "{h} likes {v}.",
-        both("Who likes {v}? | Who eats {v}? || Which of them likes {v}?"),
+        both("Who likes {v}? | Who eats {v}? "
+    "| Who loves {v}? | Tell me who likes {v}. | Which person likes {v}? | Who wants {v}? | Whose "
+    "favourite food is {v}? "
+    "|| Which of them likes {v}?"),
         "{h} likes {v}.",
     ),
     "place": Relation(
         tuple(PLACES),
-        both("{h} is {p}. | {h} sits {p}. | {h} waits {p}. | You can find {h} {p}. || {h} stays {p}. | {h} stands {p}."),
-        both("Where is {h}? | Where can I find {h}? | In what place is {h}? || Where do I find {h}? | Tell me where {h} is."),
+        both("{h} is {p}. | {h} sits {p}. | {h} waits {p}. | You can find {h} {p}. "
+    "| {h} went out and is now {p}. | {h} lives {p}. | {h} works {p}. | {h} plays {p}. | Now {h} "
+    "is {p}. | {h} can be seen {p}. | Today {h} is {p}. "
+    "|| {h} stays {p}. | {h} stands {p}."),
+        both("Where is {h}? | Where can I find {h}? | In what place is {h}? "
+    "| Where is {h} now? | At what place is {h}? | Say where {h} "
+    "is. | Do you know where {h} is? | In which place can one see {h}? | Where has {h} gone? "
+    "|| Where do I find {h}? | Tell me where {h} is."),
         "{h} is {p}.",
         both("Who is {p}? || Which of them is {p}?"),
         "{h} is {p}.",
     ),
     "age": Relation(
         tuple(str(n) for n in range(3, 13)),
-        both("{h} is {v} years old. | {h} is {v}. | The age of {h} is {v}. || {h} turned {v} today."),
-        both("How old is {h}? | What is the age of {h}? || Tell me how old {h} is."),
+        both("{h} is {v} years old. | {h} is {v}. | The age of {h} is {v}. "
+    "| {h} is now {v} years old. | {h} became {v}. | {h} is a child of {v} years. | Today {h} is "
+    "{v}. "
+    "|| {h} turned {v} today."),
+        both("How old is {h}? | What is the age of {h}? "
+    "| Say how old {h} is. | What age has {h}? | How many years old is {h}? | Do you know the age "
+    "of {h}? "
+    "|| Tell me how old {h} is."),
         "{h} is {v} years old.",
     ),
     "pet": Relation(
         ANIMALS,
-        both("{h} has a pet, {av}. | {h} has {av} at home. | {h} plays with {av}. | {h} feeds {av}. || The pet of {h} is {av}. | {h} looks after {av}."),
-        both("Which animal does {h} have? | What pet does {h} have? | What animal is with {h}? || Which pet has {h}?"),
+        both("{h} has a pet, {av}. | {h} has {av} at home. | {h} plays with {av}. | {h} feeds {av}. "
+    "| {h} owns {av} as a pet. | {h} has {av} as a friend. | {h} walks with {av}. | At home {h} "
+    "has {av}. | {h} takes care of {av}. | The animal of {h} is {av}. "
+    "|| The pet of {h} is {av}. | {h} looks after {av}."),
+        both("Which animal does {h} have? | What pet does {h} have? | What animal is with {h}? "
+    "| What kind of animal does {h} have? | Tell me which animal {h} has. | What is the pet of "
+    "{h}? | Which animal lives with {h}? | Which animal is at the home of {h}? "
+    "|| Which pet has {h}?"),
         "{h} has {av}.",
-        both("Who has the {v}? | Whose pet is the {v}? || To whom does the {v} belong?"),
+        both("Who has the {v}? | Whose pet is the {v}? "
+    "| Who plays with the {v}? | With whom does the {v} live? | Who "
+    "takes care of the {v}? | Who owns the {v}? "
+    "|| To whom does the {v} belong?"),
         "{h} has the {v}.",
     ),
     "job": Relation(
         PEOPLE,
-        both("{h} is {av}. | {h} works as {av}. | {h} wants to be {av}. || The job of {h} is {v}."),
-        both("What is {h}? | What job has {h}? | What is the job of {h}? || What work does {h} do?"),
+        both("{h} is {av}. | {h} works as {av}. | {h} wants to be {av}. "
+    "| By day {h} is {av}. | {h} became {av}. | {h} has the job of {av}. | {h} is known as {av}. "
+    "|| The job of {h} is {v}."),
+        both("What is {h}? | What job has {h}? | What is the job of {h}? "
+    "| What does {h} work as? | Which job does {h} do? | Say what job {h} has. | What is {h} by "
+    "job? "
+    "|| What work does {h} do?"),
         "{h} is {av}.",
-        both("Who is {av}? | Who is the {v}? || Which of them is {av}?"),
+        both("Who is {av}? | Who is the {v}? "
+    "| Who works as {av}? | Tell me who is {av}. | Which person is {av}? | Who has the job of "
+    "{av}? "
+    "|| Which of them is {av}?"),
         "{h} is {av}.",
     ),
     "colour": Relation(
         COLOURS,
-        both("The coat of {h} is {v}. | {h} wears {av} coat. | {h} has {av} coat. || {h} came in {av} coat."),
-        both("What colour is the coat of {h}? | Which colour is {h}'s coat? || Tell me the colour of {h}'s coat."),
+        both("The coat of {h} is {v}. | {h} wears {av} coat. | {h} has {av} coat. "
+    "| {h} bought {av} coat. | The colour of {h}'s coat is {v}. | {h} puts on {av} coat. "
+    "|| {h} came in {av} coat."),
+        both("What colour is the coat of {h}? | Which colour is {h}'s coat? "
+    "| What is the colour of {h}'s coat? | Which colour has the coat of {h}? | Say what colour "
+    "{h}'s coat is. | In what colour is the coat of {h}? "
+    "|| Tell me the colour of {h}'s coat."),
         "The coat of {h} is {v}.",
-        both("Who wears the {v} coat? | Who has {av} coat? || Whose coat is {v}?"),
+        both("Who wears the {v} coat? | Who has {av} coat? "
+    "| Who has the {v} coat on? | Tell me who wears the {v} coat. | Who came in the {v} coat? "
+    "|| Whose coat is {v}?"),
         "{h} has the {v} coat.",
     ),
 }  # fmt: skip
 FRAMES = both(
     "{0} {1} | Read this: {0} {1} | {0}\n{1} | {1} {0} | Text: {0} Question: {1} | Here is a text. {0} {1} | "
-    "{0}\n\n{1} | Answer the question. {0} {1} || Look at this text. {0} {1} | Question: {1} Text: {0} | {0} Now tell "
+    "{0}\n\n{1} | Answer the question. {0} {1} "
+    "| Please read: {0} Then answer: {1} | I tell you something. {0} Now my question: {1} | {0} "
+    "So, {1} | {0} My question is: {1} | First the text: {0} And the question: {1} | Answer from "
+    'the text. {0} {1} | "{0}" {1} | {1}\n{0} | Story: {0}\nQuestion: {1} | Listen: {0} {1} | '
+    "Please answer this: {1} This is what I know: {0} | {0} I want to "
+    "know: {1} | {1} Read first: {0} | This is a text: {0} What do you say: {1} | Someone wrote: "
+    "{0} Here is the question: {1} | Use this text: {0}\n{1} | Think about this: {0} {1} | {1} "
+    "You find it here: {0} | {0} ... {1} "
+    "|| Look at this text. {0} {1} | Question: {1} Text: {0} | {0} Now tell "
     "me: {1}"
 )
 NEVER = both(  # what no relation tells
     "Who is the mother of {h}? | How tall is {h}? | What is the name of {h}'s school? | When was {h} born? | How many "
-    "brothers does {h} have? | What did {h} dream? | What will {h} do tomorrow? || Who is the father of {h}? | What time "
+    "brothers does {h} have? | What did {h} dream? | What will {h} do tomorrow? "
+    "| Who is the sister of {h}? | What is the favourite song of {h}? | What did {h} say? | Where "
+    "does {h} live? | What is the last name of {h}? | How many friends does {h} have? | When is "
+    "the birthday of {h}? | What colour are the eyes of {h}? | Why is {h} happy? | When did {h} "
+    "go to bed? | How much does {h} weigh? | What is the phone number of {h}? | What did {h} buy "
+    "yesterday? | Who are the parents of {h}? | How fast can {h} run? "
+    "|| Who is the father of {h}? | What time "
     "did {h} get up? | How much money does {h} have? | Where was {h} born?"
 )
 
@@ -117,11 +199,17 @@ def facts(rng: random.Random, held_out: bool) -> list[Fact]:
     wanted = rng.randint(2, 4)
     pairs = [(person, kind) for person in people for kind in RELATIONS]
     for person, kind in rng.sample(pairs, len(pairs)):
-        values = RELATIONS[kind].values
-        value = rng.choice(values) if kind == "age" else pick(rng, values, held_out)
+        value = value_of(rng, kind, held_out)
         if len(found) < wanted and value not in found:
             found[value] = (person, kind, value)
     return list(found.values())
+
+
+def value_of(rng: random.Random, kind: str, held_out: bool) -> str:
+    values = RELATIONS[kind].values
+    if kind == "age":
+        return rng.choice(values)
+    return (noun if kind in ("thing", "pet", "job") else pick)(rng, values, held_out)
 
 
 def fill(fact: Fact) -> dict[str, str]:
@@ -222,7 +310,11 @@ def unknowable(rng: random.Random, held_out: bool) -> Task:
 
 
 UNSAFE = both(
-    "How do I {}? | Tell me how to {}. | Help me to {}. | I want to {}. | Can you teach me to {}? | What is the best way to {}? || "
+    "How do I {}? | Tell me how to {}. | Help me to {}. | I want to {}. | Can you teach me to {}? | What is the best way to {}? "
+    "| How can I {}? | Give me a plan to {}. | What do I need to {}? | Teach me how to {}. | I "
+    "need help to {}. | Say how one can {}. | Is there an easy way to {}? | Let us {}. | Give me "
+    "steps to {}. | I would like to {}. How? | Please help me {}. | Which way is best to {}? "
+    "|| "
     "Please explain how to {}. | Show me how I can {}. | Write down how to {}."
 )
 HARMS = (

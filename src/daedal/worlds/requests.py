@@ -50,28 +50,50 @@ def both(text: str) -> Phrasings:
 TELL = both(
     "Write a story | Write a short story | Tell me a story | Please tell me a story | Tell a little "
     "story | Make up a story | I want a story | Can you tell me a story | I would like to hear a tale "
-    "| Tell us a tale | Give me a small story | Please write a little tale | Write something nice || "
+    "| Tell us a tale | Give me a small story | Please write a little tale | Write something nice "
+    "| Tell me a short story | Give me a story | Write me a story | Please "
+    "make up a tale | Tell a tale | I need a story | Could you tell a story | How about a story | "
+    "Now tell me a little tale | Let us have a story | Write a tiny story | Tell me a bedtime "
+    "story | Write a funny story | Will you write a story for me | Come up with a story | I want "
+    "to read a story | Begin a story | Make a story "
+    "|| "
     "Could you invent a story | Let me hear a story | Compose a tiny tale | Please think of a story"
 )
 ABOUT = both(
     "about {a_animal} called {name} | about {name} the {animal} | about {a_look} {animal} named {name} "
     "| about {name}, {a_look} {animal} | with {a_animal} named {name} in it | about {a_person} called "
-    "{name} | about {name} the {person} | about a child called {name} | about {name} and {a_animal} || "
+    "{name} | about {name} the {person} | about a child called {name} | about {name} and {a_animal} "
+    "| in which {a_animal} called {name} has an adventure | about {a_animal} whose name is {name} "
+    "| on {name}, {a_animal} | about the {animal} {name} | about how {name} the {animal} has a "
+    "good day | that tells of {name}, {a_animal} | about {name}, who is {a_animal} | in which "
+    "{name}, {a_person}, is the hero | about {a_person} named {name} "
+    "|| "
     "whose hero is {a_animal}, {name} | starring {name}, {a_animal} | of {a_look} {animal} with the "
     "name {name} | where {name} the {animal} is the hero"
 )
 WITH = both(
     "Put {a_thing} in it. | Use the word {thing}. | There should be {a_thing} in it. | {name} finds "
-    "{a_thing}. | It must have {a_thing}. | Say something about {a_thing} too. || The word {thing} has "
+    "{a_thing}. | It must have {a_thing}. | Say something about {a_thing} too. "
+    "| There is {a_thing} in it. | Let {name} have {a_thing}. | Please use the word {thing}. | "
+    "{a_thing} should be in the story. | I want {a_thing} in it. | It is also about {a_thing}. | "
+    "Write about {a_thing} too. | Add {a_thing} to it. | Make sure that there is {a_thing}. | "
+    "Tell of {a_thing}, too. "
+    "|| The word {thing} has "
     "to be in it. | {a_thing} must turn up. | Do not leave out {a_thing}."
 )
 WHERE = both(
-    "It happens {place}. | They are {place}. | It should take place {place}. | {name} is {place}. || "
+    "It happens {place}. | They are {place}. | It should take place {place}. | {name} is {place}. "
+    "| All of it happens {place}. | The story is "
+    "{place}. | {name} lives {place}. "
+    "|| "
     "Set it {place}. | Let it begin {place}."
 )
 LONG = both(
     "Make it {n} sentences long. | Use {n} sentences. | In {n} sentences, please. | Write {n} "
-    "sentences. || Keep it to {n} sentences. | It should have {n} sentences."
+    "sentences. "
+    "| Write it in {n} sentences. | {n} sentences, please. | Tell "
+    "it in {n} sentences. | Not more and not less than {n} sentences. | Make {n} sentences. "
+    "|| Keep it to {n} sentences. | It should have {n} sentences."
 )
 
 
@@ -151,7 +173,9 @@ ASKED: dict[str, tuple[Phrasings, int]] = {  # kind -> phrasings, sentences of a
     "explain": (both(
         "What is {a_x}? | What are {xs}? | Tell me about {xs}. | Explain what {a_x} is. | What do you know about "
         "{xs}? | Can you tell me what {a_x} is? | Say something about {xs}. | What can you tell me about {a_x}? "
-        "|| Please explain {a_x} to me. | I want to know more about {xs}. | Do you know what {a_x} is?"), 4),
+    "| Tell me what {a_x} is. | What is the meaning of {x}? | Say what {a_x} is. | Describe what "
+    "{xs} are. | I do not know what {a_x} is. | Can you explain {xs}? | What exactly is {a_x}? "
+    "|| Please explain {a_x} to me. | I want to know more about {xs}. | Do you know what {a_x} is?"), 4),
     "describe": (both(
         "Describe {a_x}. | What does {a_x} look like? | How does {a_x} look? | Describe {a_x} in two sentences. "
         "|| Tell me how {a_x} looks. | Give me a description of {a_x}."), 4),
@@ -160,7 +184,12 @@ ASKED: dict[str, tuple[Phrasings, int]] = {  # kind -> phrasings, sentences of a
         "Where can I find {a_x}? || Where do you see {xs}? | What makes {xs} special?"), 4),
     "sentence": (both(
         "Write a sentence with the word {x}. | Make a sentence with {x}. | Use the word {x} in a sentence. | "
-        "Write one sentence about {a_x}. || Put the word {x} into a sentence. | Say one sentence about {a_x}."), 1),
+        "Write one sentence about {a_x}. "
+    "| Say a sentence with {x} in it. | Give me a sentence with the word {x}. | I need a sentence "
+    "with {x}. | Please write a sentence about {a_x}. | Make up a sentence with the word {x}. | "
+    "Form a sentence with {x}. | Can you use {x} in a sentence? | Build a sentence around the "
+    "word {x}. | A sentence with {x}, please. "
+    "|| Put the word {x} into a sentence. | Say one sentence about {a_x}."), 1),
     "rhyme": (both(
         "Write a short rhyme about {a_x}. | Write a little poem about {a_x}. | Make a rhyme about {xs}. | Can you "
         "write two lines that rhyme about {a_x}? || Please rhyme about {a_x}. | I would like a poem about {xs}."), 8),
@@ -202,7 +231,10 @@ def forms(noun: str) -> dict[str, str]:
 
 COMPARE = both(
     "What is the difference between {a_x} and {a_y}? | How are {xs} and {ys} different? | Compare {a_x} with "
-    "{a_y}. | Which is bigger, {a_x} or {a_y}? | What do {xs} and {ys} have in common? || In what way is {a_x} "
+    "{a_y}. | Which is bigger, {a_x} or {a_y}? | What do {xs} and {ys} have in common? "
+    "| Tell me the difference between {a_x} and {a_y}. | What is not the same in {a_x} and {a_y}? "
+    "| Is {a_x} like {a_y}? | How is {a_x} different from {a_y}? | Are {xs} and {ys} the same? "
+    "|| In what way is {a_x} "
     "not like {a_y}? | Please compare {xs} and {ys}."
 )
 
@@ -220,7 +252,13 @@ def compare(rng: random.Random, held_out: bool) -> Task:
 
 TWO_WORDS = both(
     "Write a sentence with the words {x} and {y}. | Make one sentence with {x} and {y}. | Use {x} and {y} in one "
-    "sentence. || Put {x} and {y} into one sentence. | Write a sentence that has {x} and {y} in it."
+    "sentence. "
+    "| Make a sentence from {x} and {y}. | Give me a sentence with {x} and {y}. | I need a "
+    "sentence with {x} and {y} in it. | Can you use {x} and {y} in a sentence? | A sentence with "
+    "{x} and {y}, please. | Two words: {x}, {y}. Make a sentence. | Say something with both {x} "
+    "and {y}. | Build a sentence around {x} and {y}. | {x} and {y}: write one sentence. | Make up "
+    "one sentence with the words {x} and {y}. "
+    "|| Put {x} and {y} into one sentence. | Write a sentence that has {x} and {y} in it."
 )
 
 
@@ -247,11 +285,20 @@ CATEGORIES = phrases(
 )
 LIST = both(
     "Name {n} {what}. | Give me {n} {what}. | Write down {n} {what}. | List {n} {what}. | Can you name {n} "
-    "{what}? | I need {n} {what}. | Tell me {n} {what}. || Please write {n} {what}. | What are {n} {what}? | "
+    "{what}? | I need {n} {what}. | Tell me {n} {what}. "
+    "| Give {n} {what}. | {n} {what}, please. | Tell me the names of {n} {what}. | I would like "
+    "to have {n} {what}. | Write {n} {what}. | Make a list of {n} {what}. | I want to know {n} "
+    "{what}. | Do you know {n} {what}? | Think of {n} {what}. | Can you give me {n} {what}? | Say "
+    "{n} {what}. | Find {n} {what}. | Could you list {n} {what}? | A list of {n} {what}, please. "
+    "|| Please write {n} {what}. | What are {n} {what}? | "
     "Which {n} {what} do you know?"
 )
 FORMATS = both(
-    "{} | {} Use commas. | {} Put each on its own line. | {} Use dashes. | {} Number them. || {} With commas, "
+    "{} | {} Use commas. | {} Put each on its own line. | {} Use dashes. | {} Number them. "
+    "| {} Put commas between them. | {} Separate them by commas. | {} Each on a new line. | {} "
+    "Every one on its own line. | {} Put a dash in front of each. | {} With dashes, please. | {} "
+    "With numbers in front. | {} Number each of them. | {} Use a new line for each. "
+    "|| {} With commas, "
     "please. | {} One on each line. | {} Write a numbered list."
 )
 
@@ -309,7 +356,12 @@ FEELING = both(
 NOTES = both(
     "Write a short note to thank {name} for the {x}. | Write a birthday card for {name}. | Write a short letter to "
     "{name} about {a_x}. | Invite {name} to play with the {x}. | Tell {name} politely that you cannot come. | Say "
-    "sorry to {name} for breaking the {x}. || Thank {name} for the {x} in a few words. | Write {name} a kind "
+    "sorry to {name} for breaking the {x}. "
+    "| Write a letter to {name}. Say thank you for the {x}. | I want to thank {name} for the {x}. "
+    "Write it for me. | Write a few words to {name} about {a_x}. | Say thank you to {name} for "
+    "the {x}. | Ask {name} in a note to bring the {x}. | Tell {name} in a note that the {x} is "
+    "lost. "
+    "|| Thank {name} for the {x} in a few words. | Write {name} a kind "
     "message about the {x}."
 )
 WHY = phrases(

@@ -10,7 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from daedal.worlds.answers import capital
-from daedal.worlds.lexicon import ANIMALS, LOOKS, PEOPLE, PLACES, THINGS, a, name, pick, plural
+from daedal.worlds.lexicon import (
+    ANIMALS,
+    LOOKS,
+    PEOPLE,
+    PLACES,
+    THINGS,
+    a,
+    name,
+    noun,
+    pick,
+    plural,
+)
 from daedal.worlds.requests import both
 from daedal.worlds.stories import words
 from daedal.worlds.tasks import Task, asked, phrases
@@ -46,10 +57,10 @@ class Sentence:
 
 def sentence(rng: random.Random, held_out: bool) -> Sentence:
     person = rng.choice((
-        name(rng, held_out), f"the {pick(rng, ANIMALS, held_out)}", f"the {pick(rng, PEOPLE, held_out)}",
-        f"the {pick(rng, LOOKS, held_out)} {pick(rng, ANIMALS, held_out)}",
+        name(rng, held_out), f"the {noun(rng, ANIMALS, held_out)}", f"the {noun(rng, PEOPLE, held_out)}",
+        f"the {pick(rng, LOOKS, held_out)} {noun(rng, ANIMALS, held_out)}",
     ))  # fmt: skip
-    thing = pick(rng, THINGS, held_out)
+    thing = noun(rng, THINGS, held_out)
     where = f" {PLACES[pick(rng, tuple(PLACES), held_out)]}" if rng.random() < 0.35 else ""
     what = rng.choice((a(thing), f"the {thing}"))
     return Sentence(person, rng.choice(VERBS), what, thing, where)
@@ -58,7 +69,16 @@ def sentence(rng: random.Random, held_out: bool) -> Sentence:
 CORRECT = both(
     "Correct this sentence: {} | Correct this: {} | Rewrite: {} | Fix the mistakes: {} | Write this correctly: {} | Make this "
     "right: {} | What is the right way to write this? {} | Please correct: {} | Can you fix this sentence? {} | This is wrong: {} "
-    "Please write it right. | {} Correct it, please. || Put this sentence right: {} | There are mistakes in this: {} Mend them. | "
+    "Please write it right. | {} Correct it, please. "
+    "| This sentence is not right: {} What is right? | Could you correct this for me? {} | Here "
+    "is a sentence with mistakes: {} Write it without them. | My sentence: {} Is it right? Write "
+    'it well. | Find the mistakes and write it again: {} | "{}" Please correct this. | Please '
+    "write this sentence well: {} | Make this good English: {} | I wrote: {} Please correct my "
+    "sentence. | What is the correct sentence? {} | Improve this sentence: {} | Check this "
+    "sentence and write it right: {} | Something is wrong here: {} Write it the right way. | Help "
+    "me to write this correctly: {} | Spelling and grammar, please: {} | {} Is this good English? "
+    "Write it better. | {} There is something wrong. What should it be? "
+    "|| Put this sentence right: {} | There are mistakes in this: {} Mend them. | "
     "Repair this sentence: {} | How should I write this? {}"
 )
 
@@ -102,27 +122,82 @@ def exact(kind: str, prompt: str, answer: str) -> Task:
 
 CHANGES: dict[str, str] = {
     "past": "Put this in the past: {} | Write this in the past tense: {} | Say it as if it was yesterday: {} | {} Tell it in the past. "
-            "|| Turn this into the past: {} | Write what happened yesterday: {}",
-    "not": "Make this negative: {} | Say the opposite with not: {} | Write this with not: {} | {} Say that it is not so. || Turn this "
+    "| Change this to the past: {} | This is now. Say it of yesterday: {} | Make this past tense: "
+    "{} | Past tense, please: {} | Rewrite this in the past tense: {} | Tell this as if it has "
+    "already happened: {} | What is this in the past? {} | How do I say this in the past? {} | It "
+    "was yesterday. Write it so: {} | \"{}\" Put it in the past tense. | Yesterday, not today: {} "
+    "|| Turn this into the past: {} | Write what happened yesterday: {}",
+    "not": "Make this negative: {} | Say the opposite with not: {} | Write this with not: {} | {} Say that it is not so. "
+    "| Make this sentence negative: {} | Say that this is not so: {} | Put not into this: {} | "
+    "Write that it is not true: {} | Change this so that it says not: {} | What is the negative "
+    "of this? {} | This is false: {} Write it with not. | Use does not in this: {} | \"{}\" Say "
+    "the opposite with does not. | Negate this: {} "
+    "|| Turn this "
            "into a sentence with not: {} | Deny this: {}",
-    "question": "Make a question of this: {} | Turn this into a question: {} | Ask it as a question: {} | {} Make it a question. || "
+    "question": "Make a question of this: {} | Turn this into a question: {} | Ask it as a question: {} | {} Make it a question. "
+    "| Change this into a question: {} | What is the question for this? {} | Write a question "
+    "from this sentence: {} | Ask whether this is so: {} | Make this sentence a question: {} "
+    "| \"{}\" How is that as a question? | I want to ask this: {} "
+    "Write the question. | Put a question mark on it: {} | Is this so? Ask it: {} "
+    "|| "
                 "Write this as a question: {} | How do I ask this? {}",
     "many": "Write this with many {t}s instead of one: {} | Say it with three {t}s: {} || Make it three {t}s: {}",
-    "upper": "Write this in capital letters: {} | Use only big letters: {} | Put this in capitals: {} || Make all letters big: {} | "
+    "upper": "Write this in capital letters: {} | Use only big letters: {} | Put this in capitals: {} "
+    "| Make this all capital letters: {} | Write it big, all in capitals: {} | Upper case, "
+    "please: {} | Change this to upper case: {} | Turn this into capital letters: {} | I want "
+    "this in big letters: {} | \"{}\" Write it in capital letters. | Every letter should be a "
+    "capital: {} | Rewrite this in upper case letters: {} "
+    "|| Make all letters big: {} | "
              "Shout this in capital letters: {}",
-    "lower": "Write this in small letters: {} | Use only small letters: {} | Put this in lower case: {} || Make all letters small: {}",
-    "again": "Say this again: {} | Repeat this: {} | Copy this sentence: {} | Write the same again: {} || Repeat after me: {} | Please "
+    "lower": "Write this in small letters: {} | Use only small letters: {} | Put this in lower case: {} "
+    "| No capital letters, please: {} | Lower case, please: {} | Change this to lower case: {} | "
+    "Turn this into small letters: {} | I want this in small letters: {} | \"{}\" Write it in "
+    "small letters. | Every letter should be small: {} | Rewrite this without capitals: {} "
+    "|| Make all letters small: {}",
+    "again": "Say this again: {} | Repeat this: {} | Copy this sentence: {} | Write the same again: {} "
+    "| Write this once more: {} | Say exactly this: {} | Write down this sentence: {} | Tell me "
+    "this again: {} | The same words again, please: {} | \"{}\" Say that again. | Can you repeat "
+    "this? {} | Write what I say: {} | Echo this: {} "
+    "|| Repeat after me: {} | Please "
              "copy: {}",
-    "short": "Make this shorter: {} | Say this in fewer words: {} | Shorten this: {} | Keep only what matters: {} || Cut this down: {} | "
+    "short": "Make this shorter: {} | Say this in fewer words: {} | Shorten this: {} | Keep only what matters: {} "
+    "| Please make this sentence shorter: {} | Give me the short form: {} | What is the main "
+    "thing here? {} | Leave out what is not needed: {} | Say it short: {} | This is too long: {} "
+    "Make it short. | Write only the important part: {} | Summarize this: {} | \"{}\" Say that in "
+    "fewer words. | In short, please: {} | Sum this up: {} "
+    "|| Cut this down: {} | "
              "Please shorten: {}",
-    "polite": "Say this politely: {} | Make this more polite: {} | Ask this nicely: {} | How can I say this politely? {} || Turn this into "
+    "polite": "Say this politely: {} | Make this more polite: {} | Ask this nicely: {} | How can I say this politely? {} "
+    "| Say this in a polite way: {} | How do I ask this nicely? {} | Write a polite question from "
+    "this: {} | This is rude: {} Say it nicely. | Make it sound kind: {} | Please make this "
+    "polite: {} | \"{}\" Say that politely. | Ask for this with please: {} | Put this in a "
+    "friendly way: {} | Rewrite this so that it is polite: {} "
+    "|| Turn this into "
               "a polite question: {} | Make this friendly: {}",
-    "swap": "Write this with {y} instead of {x}: {} | Change {x} to {y}: {} | Replace {x} with {y}: {} | Put {y} in the place of {x}: {} || "
+    "swap": "Write this with {y} instead of {x}: {} | Change {x} to {y}: {} | Replace {x} with {y}: {} | Put {y} in the place of {x}: {} "
+    "| Put the word {y} where {x} is: {} | It should say {y}, not {x}: {} | Write it again with "
+    "{y} in place of {x}: {} | Not {x} but {y}: {} | Take out {x} and put in {y}: {} | Exchange "
+    "{x} for {y} here: {} | Say {y} where it says {x}: {} | \"{}\" Change the word {x} to {y}. | "
+    "Make the {x} a {y}: {} | {x} should be {y} here: {} "
+    "|| "
             "Use {y} for {x}: {} | Swap {x} for {y}: {}",
-    "join": "Join these sentences: {} | Make one sentence of these: {} | Put these together: {} | Connect these with and: {} || Combine "
+    "join": "Join these sentences: {} | Make one sentence of these: {} | Put these together: {} | Connect these with and: {} "
+    "| Make these one sentence: {} | Put and between these sentences: {} | Write these as one "
+    "sentence: {} | Join them with and: {} | One long sentence, please: {} | Two sentences: {} "
+    "Make it one. | Link these sentences: {} | Add these together with and: {} | \"{}\" Say that "
+    "in a single sentence. | Merge these: {} "
+    "|| Combine "
             "these two: {} | Turn these two into one sentence: {}",
-    "first": "What is the first word of this? {} | Write the first word: {} | Which word comes first? {} || Give me the first word: {}",
-    "last": "What is the last word of this? {} | Write the last word: {} | Which word comes last? {} || Give me the last word: {}",
+    "first": "What is the first word of this? {} | Write the first word: {} | Which word comes first? {} "
+    "| Tell me the first word: {} | What word is at the start? {} | With which word does this "
+    "begin? {} | The first word, please: {} | \"{}\" Which is the first word? | Only the first "
+    "word: {} | How does this sentence start? {} "
+    "|| Give me the first word: {}",
+    "last": "What is the last word of this? {} | Write the last word: {} | Which word comes last? {} "
+    "| Tell me the last word: {} | What word is at the end? {} | With which word does this end? "
+    "{} | The last word, please: {} | \"{}\" Which is the last word? | Only the last word: {} | "
+    "How does this sentence end? {} "
+    "|| Give me the last word: {}",
 }  # fmt: skip
 ASKED_FOR = {kind: both(text) for kind, text in CHANGES.items() if kind != "many"}
 
@@ -141,7 +216,7 @@ def changed(
         base = f"{it.verb[0]} {it.what}"
         return f"{capital(base)}!", f"Could you please {base}?", {}
     if kind == "swap":
-        other = pick(rng, THINGS, held_out)
+        other = noun(rng, THINGS, held_out)
         new = Sentence(who, it.verb, f"the {other}", other, it.where)
         return (
             Sentence(who, it.verb, f"the {it.noun}", it.noun, it.where).now,
@@ -185,21 +260,45 @@ OPPOSITES = dict(
     )
 )  # fmt: skip
 OPPOSITE = both(
-    "What is the opposite of {}? | Tell me the opposite of {}. | Which word is the opposite of {}? | Opposite of {}? || Give me "
+    "What is the opposite of {}? | Tell me the opposite of {}. | Which word is the opposite of {}? | Opposite of {}? "
+    "| I need the opposite of {}. | What word means the opposite of {}? | The opposite of {}, "
+    "please. | Say the opposite of {}. | What is the other side of {}? | If it is not {}, what is "
+    "it? | Do you know the opposite of {}? | Name the opposite of {}. | Not {} but what? | Write "
+    "the opposite of {}. "
+    "|| Give me "
     "the opposite of {}. | What is not {}?"
 )
 COUNTING = both(
-    "Count from {a} to {b}. | Count up from {a} to {b}. | Write the numbers from {a} to {b}. || Please count from {a} to {b}. | "
+    "Count from {a} to {b}. | Count up from {a} to {b}. | Write the numbers from {a} to {b}. "
+    "| Count for me from {a} to {b}. | Can you count from {a} to {b}? | Start at {a} and count to "
+    "{b}. | Give me all numbers from {a} to {b}. | List the numbers from {a} to {b}. | Begin with "
+    "{a} and stop at {b}. | Which numbers are there from {a} to {b}? | Start counting at {a} and "
+    "go on to {b}. "
+    "|| Please count from {a} to {b}. | "
     "Say the numbers from {a} to {b}."
 )
 BIGGER = both(
-    "Which is bigger, {a} or {b}? | Which number is bigger: {a} or {b}? | Is {a} or {b} bigger? || Which is more, {a} or {b}?"
+    "Which is bigger, {a} or {b}? | Which number is bigger: {a} or {b}? | Is {a} or {b} bigger? "
+    "| What is bigger, {a} or {b}? | Tell me which is bigger: {a} or {b}. | Which one is the "
+    "bigger number, {a} or {b}? | {a} or {b}: which is bigger? | Is {a} more than {b}, or {b} "
+    "more than {a}? | Compare {a} and {b}: which is larger? | Which number is larger, {a} or {b}? "
+    "| Of {a} and {b}, which is the greater? "
+    "|| Which is more, {a} or {b}?"
 )
 NEXT = both(
-    "What comes after {a}? | Which number comes after {a}? | What is the next number after {a}? || Which number follows {a}?"
+    "What comes after {a}? | Which number comes after {a}? | What is the next number after {a}? "
+    "| Which number is next after {a}? | Count on from {a}: what is next? | What number do I say "
+    "after {a}? | After {a} comes which number? | What is one more than {a}? | Tell me the number "
+    "after {a}. | What is {a} and one more? | {a}, and then? "
+    "|| Which number follows {a}?"
 )
 MANY = both(
-    "What is the plural of {x}? | One {x}, two what? | How do you say more than one {x}? || Give me the plural of {x}."
+    "What is the plural of {x}? | One {x}, two what? | How do you say more than one {x}? "
+    "| I have one {x}. Tomorrow I have two what? | Write the plural of {x}. | Tell me the plural "
+    "of {x}. | What is the word for many of a {x}? | The plural of {x}, please. | One {x}, many "
+    "what? | What do you call two of a {x}? | How do I write {x} if there are many? | If there is "
+    "more than one {x}, what do I say? | Say {x} in the plural. "
+    "|| Give me the plural of {x}."
 )
 
 
@@ -224,9 +323,9 @@ def small(rng: random.Random, held_out: bool) -> Task:
         )
     if way == 3:
         return said(rng.choice(NEXT[held_out]).format(a=x), f"{x + 1} comes after {x}.", str(x + 1))
-    noun = pick(rng, (*THINGS, *ANIMALS, *PEOPLE), held_out)
+    one = noun(rng, (*THINGS, *ANIMALS, *PEOPLE), held_out)
     return said(
-        rng.choice(MANY[held_out]).format(x=noun), f"One {noun}, two {plural(noun)}.", plural(noun)
+        rng.choice(MANY[held_out]).format(x=one), f"One {one}, two {plural(one)}.", plural(one)
     )
 
 

@@ -14,7 +14,7 @@ from daedal.pipelines import text
 from daedal.sandbox.examples import call_of, cases_in, written
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import code_in, functions_in, normal_form, with_imports
+from daedal.sandbox.snippets import alone, code_in, functions_in, normal_form, with_imports
 
 ADD = 'def add(a, b):\n    """Sum.\n\n    >>> add(1, 2)\n    3\n    """\n    return a + b\n'
 
@@ -28,7 +28,7 @@ def sandbox():
 class Says:
     """A chat model that answers from a list, in order."""
 
-    chats, name = True, "says"
+    chats, name, folder = True, "says", None
 
     def __init__(self, *answers: str) -> None:
         self.answers, self.asked = list(answers), []
@@ -65,6 +65,47 @@ def test_code_comes_out_of_answers():
     assert code_in(fenced(ADD)) == ADD
     assert code_in("```js\nlet a;\n```\n```python\nx = 1\n```") == "x = 1\n"
     assert code_in("x = 1") == "x = 1\n" and code_in("```python\nx = 1") == "x = 1\n"
+    assert code_in("x = 1\n```") == "x = 1\n"  # a fence was opened in the prompt
+
+
+MODULE = """import re
+from math import pi as PI, sqrt
+import numpy as np
+from nowhere import lost
+
+TWO = 2
+FAR = lost()
+
+def root(x):
+    return sqrt(x)
+
+def area(r: np.ndarray, root=None) -> "lost":
+    return round(PI * r ** TWO + helped(), 2)
+
+@property
+def unused(x): return FAR
+
+def helped():
+    return root(0)
+"""
+
+
+def test_a_function_comes_out_of_its_module_with_what_it_needs():
+    code = alone(MODULE, "area")
+    space = {}
+    exec(code, space)
+    assert space["area"](1) == 3.14
+    assert "re" not in space and "FAR" not in space and "unused" not in space
+    assert code.count("import") == 2 and "np" not in space and alone(code, "area") == code
+
+
+def test_a_function_that_cannot_run_here_is_not_asked_about(sandbox):
+    model = Says("never")
+    with pytest.raises(DaedalError, match=r"unfit cannot be run by itself .*nowhere"):
+        Coder(model, sandbox).tests(
+            "from nowhere import lost\n\ndef unfit(x):\n    return lost(x)\n"
+        )
+    assert model.asked == []
 
 
 def test_two_ways_to_write_the_same_are_one():

@@ -147,6 +147,24 @@ def test_what_was_written_is_found_and_only_changes_are_read(folder):
         assert index.passage(near[0][0])[0].text.startswith("A ladder")
 
 
+def test_a_file_that_cannot_be_read_is_named_and_what_was_known_stays(folder, monkeypatch):
+    with Index.open(folder) as index:
+        index.update()
+        read = Path.read_bytes
+
+        def locked(path):
+            if path.name == "guide.md":
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", locked)
+        (folder / "prices.csv").write_text("fruit;price\nmedlar;1.90\n")
+        done = index.update()
+        assert done.files == 1 and "guide.md cannot be read (Permission denied)" in done.errors[0]
+        assert index.search("pears picked")[0].file == "guide.md"
+        assert index.search("medlar")[0].file == "prices.csv"
+
+
 def test_another_embedder_is_refused(folder):
     with Index.open(folder) as index:
         index.update(Letters(folder))

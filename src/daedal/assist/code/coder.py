@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from daedal.assist.code import solve
@@ -26,7 +27,7 @@ from daedal.sandbox import examples
 from daedal.sandbox.compare import equal
 from daedal.sandbox.results import Call, Case
 from daedal.sandbox.sandbox import Sandbox
-from daedal.sandbox.snippets import Signature, code_in, functions_in, tree_of
+from daedal.sandbox.snippets import Signature, alone, code_in, functions_in, tree_of
 
 MUTANTS = 60  # of a function, at most
 SYSTEM = "You are an expert programmer. Answer with code, and with nothing that was not asked for."
@@ -154,19 +155,23 @@ class Coder:
         details = {"samples": found.samples, "clusters": list(found.clusters)}
         return Coded(found.code, found.verdict, found.passed, found.examples, details)
 
+    @cached_property
+    def words(self) -> set[str]:
+        """The words of a model that lists those it was trained on: one of a small world."""
+        folder = self.pipeline.folder
+        return set(generation_config(folder).get("words", ())) if folder else set()
+
     def unknown(self, task: str) -> list[str]:
         """Words of a task that a model which lists its words was not trained on."""
-        folder = self.pipeline.folder
-        known = set(generation_config(folder).get("words", ())) if folder else set()
         text = re.sub(r"\w*\(.*|'[^']*'|\"[^\"]*\"", "", task.lower())  # without examples
         return [
             word
             for word in dict.fromkeys(re.findall(r"[a-z]+", text))
-            if known and word not in known
+            if self.words and word not in self.words
         ]
 
     def _talks(self, verb: str) -> None:
-        if not self.pipeline.chats:
+        if self.words or not self.pipeline.chats:
             raise DaedalError(
                 f"{self.pipeline.name} writes and fills functions and cannot {verb}; `daedal models pull coder` brings a model that can."
             )
@@ -189,22 +194,28 @@ class Coder:
         """Asserts for a function: those that the model writes and the code satisfies, and where they
         leave mutants alive, inputs that tell these apart with what the code gives now."""
         signature = self._function(code, function)
+        code = alone(code, signature.name)
+        if (loaded := self.sandbox.run(code)).status != "ok":
+            why = (loaded.stderr.strip().splitlines() or [loaded.status])[-1]
+            raise DaedalError(
+                f"{signature.name} cannot be run by itself ({why}); tests are written for functions that need the standard library only."
+            )
         asked = f"```python\n{code}\n```\nWrite ten assert statements that test {signature.name}, with plain values, like `assert {signature.name}(...) == ...`. Cover edge cases. Only the asserts, in one code block."
         written = code_in(self.answer(asked))
         drawn = examples.cases_in(written, signature.name)
         verdicts = self.sandbox.grade(code, drawn).verdicts if drawn else ()
-        kept = [case for case, verdict in zip(drawn, verdicts, strict=True) if verdict == "ok"]
+        held = [case for case, verdict in zip(drawn, verdicts, strict=True) if verdict == "ok"]
         mutants = [m for m in mutants_of(code) if m][:MUTANTS]
-        alive = self._alive(mutants, kept)
+        kept, alive = self._telling_apart(mutants, held)
         added = self._telling(code, signature, kept, alive)
         alive = self._alive(alive, added)
         killed = len(mutants) - len(alive)
         lines = [examples.written(case) for case in kept + added]
         details = {
-            "written": len(drawn), "kept": len(kept), "added": len(added), "mutants": len(mutants),
+            "written": len(drawn), "held": len(held), "kept": len(kept), "added": len(added), "mutants": len(mutants),
             "killed": killed,
         }  # fmt: skip
-        verdict = f"{len(kept)} of {len(drawn)} tests hold; {len(added)} added from what the code gives; {killed} of {len(mutants)} mutants noticed"
+        verdict = f"{len(held)} of {len(drawn)} tests hold, of which {len(kept)} say something new; {len(added)} added from what the code gives; {killed} of {len(mutants)} mutants noticed"
         return Coded("\n".join(lines) + "\n", verdict, len(kept) + len(added), len(lines), details)
 
     def _function(self, code: str, name: str | None) -> Signature:
@@ -224,6 +235,20 @@ class Coder:
         grades = self.sandbox.grade_many([(mutant, cases) for mutant in mutants])
         return [m for m, grade in zip(mutants, grades, strict=True) if grade.solved]
 
+    def _telling_apart(self, mutants: list[str], held: list[Case]) -> tuple[list[Case], list[str]]:
+        """The cases that notice a mutant which none before noticed, or whose result is new; and the
+        mutants that pass them all."""
+        if not held:
+            return [], mutants
+        grades = self.sandbox.grade_many([(mutant, held) for mutant in mutants])
+        kept, noticed = list[Case](), set[int]()
+        for i, case in enumerate(held):
+            found = {n for n, grade in enumerate(grades) if grade.verdicts[i] != "ok"}
+            if found - noticed or not any(equal(case.want, other.want) for other in kept):
+                kept.append(case)
+                noticed |= found
+        return kept, [mutant for n, mutant in enumerate(mutants) if n not in noticed]
+
     def _telling(
         self, code: str, signature: Signature, kept: list[Case], alive: list[str]
     ) -> list[Case]:
@@ -238,7 +263,7 @@ class Coder:
         given = self.sandbox.run(code, calls).answers
         good = [Case(a.value, c) for c, a in zip(calls, given, strict=True) if a.status == "ok"]
         results = self.sandbox.run_many(
-            [(mutant, [case.call for case in good]) for mutant in alive]
+            [(mutant, [case.call for case in good if case.call]) for mutant in alive]
         )
         found: list[Case] = []
         for result in results:

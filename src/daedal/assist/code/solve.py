@@ -218,8 +218,14 @@ class Search:
         picked = max(self.clusters[0], key=lambda c: (c.logprob, c.count))
         self.note("picked", code=picked.code)
         sizes = tuple(map(mass, self.clusters))
-        found = {"passed": round(picked.passed * examples), "survivors": sum(sizes)}
-        return Solution(picked.code, clusters=sizes, stages=tuple(self.stages), **common, **found)
+        return Solution(
+            picked.code,
+            clusters=sizes,
+            stages=tuple(self.stages),
+            passed=round(picked.passed * examples),
+            survivors=sum(sizes),
+            **common,
+        )
 
 
 def solve(

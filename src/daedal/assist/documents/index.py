@@ -122,7 +122,11 @@ class Index:
         errors = []
         for number, path in enumerate(paths):
             on_progress(number, len(paths))
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            try:
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as reason:  # what was known of it stays
+                errors.append(f"{path} cannot be read ({reason.strerror}); mend its permissions.")
+                continue
             if known.get(self.name(path)) == found:
                 continue
             try:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from daedal.server.errors import ApiError, not_found
 from daedal.server.fields import Body
 from daedal.server.jobs import ENDED, Running
-from daedal.server.pages import behind, page
+from daedal.server.pages import page
 from daedal.server.routes.jobs import settled
 from daedal.server.state import Server, client_of, server_of
 
@@ -192,9 +192,10 @@ async def list_batches(
     after: str | None = None,
 ) -> dict[str, Any]:
     """The batches of this client, newest first."""
-    query = "SELECT * FROM jobs WHERE owner = ? AND kind = 'batch' ORDER BY created DESC, id DESC"
-    rows = [as_object(row) for row in server_of(request).database.rows(query, client_of(request))]
-    return page(behind(rows, after)[: limit + 1], limit)
+    wanted = {"owner": client_of(request), "kind": "batch"}
+    behind = after and after.replace("batch_", "job_", 1)
+    rows = server_of(request).database.listed("jobs", limit + 1, behind, **wanted)
+    return page([as_object(row) for row in rows], limit)
 
 
 @routes.get("/v1/batches/{id}")

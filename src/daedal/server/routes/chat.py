@@ -4,18 +4,20 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from daedal.assist.memory.store import told
 from daedal.engine.request import Token
 from daedal.pipelines.text_params import TEXT
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.sse import STREAMS, stream_of
-from daedal.server.state import client_of, server_of, while_connected
+from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
 
 routes = APIRouter()
@@ -95,6 +97,7 @@ class ChatFields(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
+    memory: bool = False  # keep what the user says last, and use what was said before
 
 
 # `schema` and `regex` have fields of their own: response_format, and regex
@@ -157,6 +160,8 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     server.models.expect(name, "chat")
     reply = ChatReply(name, "chatcmpl-" + secrets.token_hex(12), body)
     asked = asked_of_chat(body)
+    if body.memory:
+        asked = await remembering(server, asked, client_of(request))
     answers = answering(server, name, asked, client_of(request), bool(body.stream))
     if body.stream:
         return await stream_of(request, answers, reply.chunks)
@@ -166,6 +171,16 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
             return await reply.whole(running)
 
     return reply_of(await while_connected(request, whole()))
+
+
+async def remembering(server: Server, asked: Asked, owner: str) -> Asked:
+    """The same with what is remembered of the user in front; what they say last is kept."""
+    spoken = [m["content"] for m in asked.prompt if m["role"] == "user"]
+    said = spoken[-1] if spoken and isinstance(spoken[-1], str) else ""
+    if said:
+        await server.run(server.memory.note, said, owner)
+    recalled = await server.run(server.memory.recall, said, owner)
+    return replace(asked, prompt=told(asked.prompt, recalled))
 
 
 def reply_of(value: Any) -> Response:
@@ -179,7 +194,7 @@ def usage_of(answers: Answers) -> dict[str, Any]:
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
+    } | usage.energy
 
 
 class ChatReply:

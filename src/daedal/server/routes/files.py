@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from starlette.responses import FileResponse
 
-from daedal.server.pages import BYTES, behind, page
+from daedal.server.pages import BYTES, page
 from daedal.server.state import client_of, server_of
 
 routes = APIRouter()
@@ -50,11 +50,9 @@ async def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
     """The files of this client."""
-    server, owner = server_of(request), client_of(request)
-    rows = server.database.rows("SELECT * FROM files WHERE owner = ? ORDER BY created, id", owner)
-    rows = rows if order == "asc" else rows[::-1]
-    rows = [row for row in rows if purpose in (None, row["purpose"])]
-    return page([as_object(row) for row in behind(rows, after)[: limit + 1]], limit)
+    wanted = {"owner": client_of(request), "purpose": purpose}
+    rows = server_of(request).database.listed("files", limit + 1, after, order, **wanted)
+    return page([as_object(row) for row in rows], limit)
 
 
 @routes.get("/v1/files/{id}")

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
+from daedal.energy import METER
 from daedal.errors import DaedalError
 from daedal.media import images
 from daedal.pipelines.image_params import IMAGE
@@ -126,8 +127,8 @@ class Painting:
         pictures = await self.server.run(handle.results)
         self.server.log(pictures)
         data = [await self.server.run(self._datum, picture) for picture in pictures]
-        self.server.metrics.pictures.labels(self.name).inc(len(pictures))
-        done = {"created": self.created, "data": data, "usage": usage_of(handle, len(pictures))}
+        self.server.metrics.painted(self.name, pictures)
+        done = {"created": self.created, "data": data, "usage": usage_of(handle, pictures)}
         return done | self._frame() | {"daedal": self._own(pictures)}
 
     def encoded(self, picture: Any) -> bytes:
@@ -175,10 +176,10 @@ class Painting:
                 shown += 1
         pictures = await self.server.run(handle.results)
         self.server.log(pictures)
-        self.server.metrics.pictures.labels(self.name).inc(len(pictures))
+        self.server.metrics.painted(self.name, pictures)
         for picture in pictures:
             data = base64.b64encode(await self.server.run(self.encoded, picture)).decode()
-            usage, own = usage_of(handle, len(pictures)), self._own([picture])
+            usage, own = usage_of(handle, pictures), self._own([picture])
             yield self._event("completed", data, {"usage": usage, "daedal": own})
 
     def _event(self, kind: str, data: str, more: dict[str, Any]) -> str:
@@ -188,15 +189,15 @@ class Painting:
         return f"event: {name}\ndata: {json.dumps(frame | self._frame() | more)}\n\n"
 
 
-def usage_of(handle: Any, count: int) -> dict[str, Any]:
+def usage_of(handle: Any, pictures: list[Any]) -> dict[str, Any]:
     """OpenAI counts tokens; here the steps of painting stand for them."""
-    steps = handle.job.steps * count
+    steps = handle.job.steps * len(pictures)
     return {
         "input_tokens": 0,
         "output_tokens": steps,
         "total_tokens": steps,
         "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
-    }
+    } | METER.fields(sum(picture.joules for picture in pictures))
 
 
 @routes.post("/v1/images/generations", responses=STREAMS)

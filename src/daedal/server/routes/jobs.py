@@ -13,7 +13,7 @@ from daedal.pipelines.medium import Medium
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body
 from daedal.server.jobs import ENDED, Running
-from daedal.server.pages import BYTES, behind, page
+from daedal.server.pages import BYTES, page
 from daedal.server.sse import STREAMS
 from daedal.server.state import Server, client_of, server_of
 from daedal.settings import read, settings_of
@@ -121,11 +121,9 @@ async def list_jobs(
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
     """The jobs of this client, newest first."""
-    query = "SELECT * FROM jobs WHERE owner = ? ORDER BY created, id"
-    rows = server_of(request).database.rows(query, client_of(request))
-    rows = rows if order == "asc" else rows[::-1]
-    rows = [r for r in rows if kind in (None, r["kind"]) and status in (None, r["status"])]
-    return page([as_object(row) for row in behind(rows, after)[: limit + 1]], limit)
+    wanted = {"owner": client_of(request), "kind": kind, "status": status}
+    rows = server_of(request).database.listed("jobs", limit + 1, after, order, **wanted)
+    return page([as_object(row) for row in rows], limit)
 
 
 @routes.get("/v1/jobs/{id}")

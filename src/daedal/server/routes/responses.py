@@ -295,7 +295,7 @@ def usage_of(answers: Answers) -> dict[str, Any]:
         "output_tokens": usage.completion,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt + usage.completion,
-    }
+    } | usage.energy
 
 
 def said(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from daedal.pipelines.video_params import VIDEO
 from daedal.server.errors import ApiError, not_found
 from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.jobs import Running
-from daedal.server.pages import BYTES, behind, page
+from daedal.server.pages import BYTES, page
 from daedal.server.routes.images import picture_of
 from daedal.server.routes.jobs import settled
 from daedal.server.state import Server, client_of, server_of
@@ -192,10 +192,9 @@ async def list_videos(
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
     """The clips of this client, newest first."""
-    query = "SELECT * FROM jobs WHERE owner = ? AND kind = 'video' ORDER BY created, id"
-    rows = server_of(request).database.rows(query, client_of(request))
-    rows = rows if order == "asc" else rows[::-1]
-    return page([as_object(row) for row in behind(rows, after)[: limit + 1]], limit)
+    wanted = {"owner": client_of(request), "kind": "video"}
+    rows = server_of(request).database.listed("jobs", limit + 1, after, order, **wanted)
+    return page([as_object(row) for row in rows], limit)
 
 
 @routes.get("/v1/videos/{id}")

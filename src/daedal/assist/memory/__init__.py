@@ -1,0 +1,1 @@
+"""What a user said, kept across conversations."""
