@@ -206,7 +206,14 @@ class Sounds(SteppedHandle):
         settings = {k: v for k, v in asdict(self.params).items() if v is not None}
         recipe, rate = self.pipeline.recipe(self.prompt, settings), self.pipeline.system.rate
         return [
-            Sound(recipe | {"sample": i}, "stop", samples, rate, self.total)
+            Sound(
+                recipe | {"sample": i},
+                "stop",
+                samples,
+                rate,
+                self.total,
+                joules=self.share(len(made)),
+            )
             for i, samples in enumerate(made)
         ]
 
