@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.wan import pipeline_wan_i2v
+from PIL import Image
 
 import daedal
 from daedal.errors import DaedalError
@@ -14,7 +16,36 @@ from daedal.errors import DaedalError
 PROMPT, NEGATIVE = "a cat walks on a bench", "blurry"
 
 
-def wan(zoo: Any, two: bool = False, scheduler: Any = None) -> Any:
+SEEN = dict(in_channels=12)  # the latents, of which frames are given, and the given ones
+WITH_CLIP = SEEN | dict(image_dim=32, added_kv_proj_dim=24)
+CODEC = dict(
+    base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+    latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0],
+)  # fmt: skip
+LARGE_CELLS = CODEC | dict(
+    is_residual=True, patch_size=2, in_channels=12, out_channels=12, decoder_base_dim=16, scale_factor_spatial=16,
+)  # fmt: skip
+
+
+def eye() -> Any:
+    """CLIP's tower of pictures."""
+    return transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(
+            hidden_size=32, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=2,
+            hidden_act="gelu",
+        )
+    ).eval()  # fmt: skip
+
+
+def wan(
+    zoo: Any,
+    two: bool = False,
+    scheduler: Any = None,
+    shape: dict[str, Any] | None = None,
+    codec: dict[str, Any] = CODEC,
+    **options: Any,
+) -> Any:
+    """A pipeline of Wan; of a `shape` one that starts from a picture."""
     torch.manual_seed(0)
     text = transformers.UMT5EncoderModel(
         transformers.UMT5Config(
@@ -26,17 +57,14 @@ def wan(zoo: Any, two: bool = False, scheduler: Any = None) -> Any:
     def network(seed: int) -> Any:
         torch.manual_seed(seed)
         made = diffusers.WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=20, freq_dim=32, ffn_dim=40,
-            num_layers=2,
+            **dict(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=20, freq_dim=32, ffn_dim=40,
+                   num_layers=2) | (shape or {}),
         ).eval()  # fmt: skip
         for p in made.parameters():
             p.data += 0.1 * torch.randn(p.shape)
         return made
 
-    codec = diffusers.AutoencoderKLWan(
-        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0],
-    ).eval()  # fmt: skip
+    coder = diffusers.AutoencoderKLWan(**codec).eval()
     scheduler = scheduler or diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
@@ -44,7 +72,16 @@ def wan(zoo: Any, two: bool = False, scheduler: Any = None) -> Any:
         flow_shift=3.0,
     )
     more = dict(transformer_2=network(2), boundary_ratio=0.875) if two else {}
-    return diffusers.WanPipeline(zoo.pieces, text, codec, scheduler, network(1), **more)
+    if shape is None:
+        return diffusers.WanPipeline(
+            zoo.pieces, text, coder, scheduler, network(1), **more, **options
+        )
+    if "image_dim" in shape:
+        sizes = dict(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        more |= dict(image_encoder=eye(), image_processor=transformers.CLIPImageProcessor(**sizes))
+    return diffusers.WanImageToVideoPipeline(
+        zoo.pieces, text, coder, scheduler, transformer=network(1), **more, **options
+    )
 
 
 @pytest.mark.parametrize("case", ["unipc", "euler", "two experts"])
@@ -84,3 +121,54 @@ def test_other_pipelines_of_clips_are_named(tmp_path: Any) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
     with pytest.raises(DaedalError, match="holds a LTXPipeline; of the open models of clips"):
         daedal.load(str(tmp_path))
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+FIRST, LAST = noise(1, 32, 48, 3), noise(2, 32, 48, 3)
+STARTS: dict[str, dict[str, Any]] = {
+    "picture": dict(shape=WITH_CLIP),
+    "first and last": dict(shape=WITH_CLIP | dict(pos_embed_seq_len=2 * 257)),
+    "two experts": dict(shape=SEEN, two=True),
+    "two experts, first and last": dict(shape=SEEN, two=True),
+    "times of tokens": dict(shape={}, codec=LARGE_CELLS, expand_timesteps=True),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_clip_from_pictures_is_that_of_diffusers(
+    case: str, zoo: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    # theirs needs ftfy, which mends prompts that are not broken here
+    monkeypatch.setattr(pipeline_wan_i2v, "prompt_clean", str.strip)
+    theirs = wan(zoo, **STARTS[case])
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    pictures = {"init": FIRST} | ({"last": LAST} if "last" in case else {})
+    asked = dict(num_inference_steps=4, guidance_scale=5.0, height=32, width=64, num_frames=9)
+    if case != "times of tokens":
+        asked["width"] = 48
+    else:
+        pictures["init"] = noise(1, 32, 64, 3)
+    names = {"init": "image", "last": "last_image"}
+    theirs_of = {names[name]: Image.fromarray(picture) for name, picture in pictures.items()}
+    wanted = theirs(
+        **theirs_of, prompt=PROMPT, negative_prompt=NEGATIVE, **asked, output_type="np",
+        generator=torch.Generator().manual_seed(7),
+    ).frames[0]  # fmt: skip
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    clip = pipeline(
+        PROMPT, negative=NEGATIVE, steps=4, guidance_scale=5.0, size=f"{asked['width']}x32", seconds=0.5625, fps=16, seed=7, **pictures
+    )  # fmt: skip
+    assert np.array_equal(clip.frames[0], pictures["init"])
+    made = slice(1, -1 if "last" in case else None)  # what is given is given back to the bit
+    assert np.abs(clip.frames[made] / 255 - wanted[made]).max() < 0.5 / 255 + 1e-3
+    needed = "init and last" if case == "first and last" else "init"
+    if case != "times of tokens":
+        with pytest.raises(DaedalError, match=f"starts from pictures; give {needed} too"):
+            pipeline(PROMPT, steps=2)
+    if case == "picture":
+        with pytest.raises(DaedalError, match="cannot be given last; it takes init"):
+            pipeline(PROMPT, **pictures, last=LAST)

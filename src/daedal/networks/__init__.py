@@ -26,7 +26,7 @@ COMPONENTS = {
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
     "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",
     "SD3ControlNetModel": "controlnet_dit", "FluxControlNetModel": "controlnet_dit",
-    "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "CLIPVisionModelWithProjection": "clip", "CLIPModel": "clip",
+    "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "CLIPVisionModelWithProjection": "clip", "CLIPVisionModel": "clip", "CLIPModel": "clip",
     "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
     "BertModel": "bert", "BertForMaskedLM": "bert", "BertForPreTraining": "bert", "RobertaModel": "bert", "RobertaForMaskedLM": "bert",
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",

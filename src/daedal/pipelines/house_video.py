@@ -46,6 +46,7 @@ class HouseFilmer:
     """The house's media transformer of clips."""
 
     takes = frozenset({"init", "last", "extend", "loop"})
+    needs = frozenset[str]()
 
     def __init__(
         self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]

@@ -17,19 +17,22 @@ from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
 from daedal.systems.conditions import Conditions
 from daedal.systems.system import denoiser, guided_by, stacked
+from daedal.systems.video import VideoSystem
 from daedal.systems.wan import Wan
 
-SYSTEMS = {"WanPipeline": Wan}  # by what diffusers calls the pipeline
+SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipeline
+    **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline"), Wan),
+}
 
 
 class OpenFilmer:
     """A system, its codec and its schedule."""
 
-    def __init__(self, system: Wan, dtype: torch.dtype) -> None:
+    def __init__(self, system: VideoSystem, dtype: torch.dtype) -> None:
         self.system, self.network, self.dtype = system, system.network, dtype
         self.multiple = system.pixels * system.patch
         self.most: int = system.defaults["frames"]
-        self.takes = system.takes
+        self.takes, self.needs, self.legal = system.takes, system.needs, system.legal
         self.defaults = system.defaults | {"sampler": system.schedule.sampler}
         self._colours: Tensor | None = None
 
@@ -38,29 +41,37 @@ class OpenFilmer:
         parts = checkpoints.load_parts(folder, dtype=dtype, device=device)
         return cls(SYSTEMS[parts["model_index"]["_class_name"]](parts), dtype)
 
-    def legal(self, frames: int) -> int:
-        """The nearest number of frames that the codec can make."""
-        per = self.system.frames
-        return 1 + max(round((frames - 1) / per), 0) * per
-
     @torch.no_grad()
     def make(self, shot: Shot) -> Steps:
         """Steps that return clips (B, F, 3, H, W) in [-1, 1]."""
         made, device = self.system, self.system.device
         shape = made.latent_shape(shot.frames, shot.height, shot.width)
         noise = seeded_noise(shot.seeds, shape, device)
-        start = kept = None
-        if shot.front is not None:
-            start, kept = made.first(from_pixels(shot.front[0]).to(device), shape)
-            start = start.expand(len(shot.seeds), -1, -1, -1, -1)
-        yield None  # the picture is read
+        front, end = (frames_of(given) for given in (shot.front, shot.end))
+        known = made.known(front, end, shot.frames)
+        yield None  # the pictures are read
         negatives = [shot.negative] * (len(shot.seeds) * guided_by(made, shot.guidance_scale))
         prompts = [*[shot.prompt] * len(shot.seeds), *negatives]
         read = {text: made.encode([text], cut=True) for text in dict.fromkeys(prompts)}
         told = stacked([read[text] for text in prompts], device)
-        size = (shot.height, shot.width)
-        prepared = made.prepare(told, Conditions(size, shot.guidance_scale, len(negatives)))
-        predict = denoiser(made, prepared, guidance_scale=shot.guidance_scale, dtype=self.dtype)
+        ends = [frames[:, :, 0] for frames in (front, end) if frames is not None]
+        conditions = Conditions(
+            (shot.height, shot.width),
+            shot.guidance_scale,
+            len(negatives),
+            pictures=ends,
+            known=known,
+            rate=shot.rate,
+        )
+        predict = denoiser(
+            made,
+            made.prepare(told, conditions),
+            guidance_scale=shot.guidance_scale,
+            dtype=self.dtype,
+            channel_conditioning=None if known.beside is None else known.beside.to(self.dtype),
+        )
+        rows = len(shot.seeds)
+        start = None if known.start is None else known.start.expand(rows, -1, -1, -1, -1)
         levels = made.schedule.levels(shot.steps, tokens=shape[1] * shape[2] * shape[3])
         yield None  # the prompts are read
         x = yield from generating(
@@ -69,11 +80,10 @@ class OpenFilmer:
             levels,
             sampler=sampler_named(shot.sampler),
             start=start,
-            kept=kept,
+            kept=known.kept,
             opening=made.schedule.start,
         )
-        clips = [made.codec.decode(one[None].to(self.dtype)) for one in x]  # one by one, for memory
-        return torch.cat(clips).float().transpose(1, 2).cpu()
+        return made.decode(x, noise).transpose(1, 2).cpu()
 
     def total(self, shot: Shot) -> int:
         return shot.steps
@@ -92,6 +102,13 @@ class OpenFilmer:
 
     def remark(self, prompt: str) -> str:
         return remark(prompt, [self.system.t5.tokenizer], 512)
+
+
+def frames_of(given: np.ndarray | None) -> Tensor | None:
+    """(K, H, W, 3) uint8 -> (1, 3, K, H, W) in [-1, 1]."""
+    if given is None:
+        return None
+    return torch.stack([from_pixels(frame) for frame in given], 2)
 
 
 def named(folder: Path) -> str:

@@ -127,6 +127,10 @@ class VideoPipeline(Pipeline):
         if unfit := [name for name in wanted if name not in self.filmer.takes]:
             takes = ", ".join(sorted(self.filmer.takes))
             raise DaedalError(f"{self.name} cannot be given {unfit[0]}; it takes {takes}.")
+        if missing := sorted(self.filmer.needs.difference(wanted)):
+            raise DaedalError(
+                f"{self.name} starts from pictures; give {' and '.join(missing)} too."
+            )
         if p.loop and (p.last or p.extend):
             raise DaedalError("a loop ends where it begins; leave last and extend out, or loop.")
         if p.extend and p.init:
