@@ -1,5 +1,6 @@
 """Wan against diffusers, a whole clip of four steps, on random small models."""
 
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.ltx import pipeline_ltx_image2video
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 
@@ -118,8 +120,8 @@ def test_lengths_sizes_and_first_frames(zoo: Any, tmp_path: Any) -> None:
 
 
 def test_other_pipelines_of_clips_are_named(tmp_path: Any) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
-    with pytest.raises(DaedalError, match="holds a LTXPipeline; of the open models of clips"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
+    with pytest.raises(DaedalError, match="holds a MochiPipeline; of the open models of clips"):
         daedal.load(str(tmp_path))
 
 
@@ -172,3 +174,64 @@ def test_a_clip_from_pictures_is_that_of_diffusers(
     if case == "picture":
         with pytest.raises(DaedalError, match="cannot be given last; it takes init"):
             pipeline(PROMPT, **pictures, last=LAST)
+
+
+TOLD = dict(
+    timestep_conditioning=True, decoder_inject_noise=(True, False, True, True), upsample_residual=(True,) * 3, upsample_factor=(2,) * 3,
+)  # fmt: skip
+
+
+def ltx(zoo: Any, kind: Any, **codec: Any) -> Any:
+    """A pipeline of LTX-Video."""
+    torch.manual_seed(0)
+    network = diffusers.LTXVideoTransformer3DModel(
+        in_channels=6, out_channels=6, num_attention_heads=2, attention_head_dim=12, cross_attention_dim=24, num_layers=2,
+        caption_channels=32,
+    )  # fmt: skip
+    coder = diffusers.AutoencoderKLLTXVideo(
+        **dict(
+            latent_channels=6, block_out_channels=(8, 16, 32), down_block_types=("LTXVideoDownBlock3D",) * 3,
+            decoder_block_out_channels=(8, 16, 32), layers_per_block=(1,) * 4, decoder_layers_per_block=(1,) * 4,
+            spatio_temporal_scaling=(True,) * 3, decoder_spatio_temporal_scaling=(True,) * 3, patch_size=2,
+            decoder_inject_noise=(False,) * 4, downsample_type=("conv",) * 3, upsample_residual=(False,) * 3, upsample_factor=(1,) * 3,
+        ) | codec
+    )  # fmt: skip
+    coder.latents_mean.normal_()
+    for name, p in [*network.named_parameters(), *coder.named_parameters()]:
+        p.data += 0.1 * torch.randn(p.shape) * ("multiplier" not in name)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096, shift_terminal=0.1,
+    )  # fmt: skip
+    return kind(scheduler, coder.eval(), zoo.t5(), zoo.pieces, network.eval())
+
+
+@pytest.mark.parametrize("case", ["0.9", "0.9.1", "0.9.1 from a picture"])
+def test_a_clip_of_ltx_is_that_of_diffusers(
+    case: str, zoo: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    start = {"init": noise(1, 32, 64, 3)} if "picture" in case else {}
+    kind = diffusers.LTXImageToVideoPipeline if start else diffusers.LTXPipeline
+    theirs = ltx(zoo, kind, **({} if case == "0.9" else TOLD))
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    # theirs draws a sample where ours takes the mean
+    mean = partial(pipeline_ltx_image2video.retrieve_latents, sample_mode="argmax")
+    monkeypatch.setattr(pipeline_ltx_image2video, "retrieve_latents", mean)
+    decode = theirs.vae.decode
+    monkeypatch.setattr(
+        theirs.vae, "decode", lambda *a, **k: (torch.manual_seed(0), decode(*a, **k))[1]
+    )
+    asked = dict(num_inference_steps=4, guidance_scale=3.0, height=32, width=64, num_frames=17)
+    level = {} if case == "0.9" else dict(decode_timestep=0.05, decode_noise_scale=0.025)
+    picture = {"image": Image.fromarray(start["init"])} if start else {}
+    wanted = theirs(
+        prompt=PROMPT, negative_prompt=NEGATIVE, **asked, **level, **picture, frame_rate=24, output_type="np",
+        generator=torch.Generator().manual_seed(7),
+    ).frames[0]  # fmt: skip
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    clip = pipeline(
+        PROMPT, negative=NEGATIVE, steps=4, guidance_scale=3.0, size="64x32", seconds=17 / 24, fps=24, seed=7, **start
+    )  # fmt: skip
+    made = slice(1 if start else 0, None)
+    assert clip.frames.shape == wanted.shape == (17, 32, 64, 3)
+    assert np.abs(clip.frames[made] / 255 - wanted[made]).max() < 0.5 / 255 + 1e-3

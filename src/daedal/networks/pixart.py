@@ -28,7 +28,7 @@ from daedal.nn.dit import (
     wanted_text,
 )
 from daedal.nn.linear import Linear, linears
-from daedal.nn.timestep import TimestepEmbedding, sinusoidal
+from daedal.nn.timestep import Timestep, TimestepEmbedding, sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +62,17 @@ class PixArtConfig(DiTConfig):
         return self.interpolation_scale or max(self.sample_size // 64, 1)
 
 
-class Condition(nn.Module):
+class Condition(Timestep):
     """The noise level as a vector, to which some models add the size of the image and its aspect
     ratio."""
 
     def __init__(self, c: PixArtConfig) -> None:
-        super().__init__()
-        self.timestep_embedder = TimestepEmbedding(256, c.dim)
+        super().__init__(c.dim)
         self.resolution_embedder = TimestepEmbedding(256, c.dim // 3) if c.told_size else None
         self.aspect_ratio_embedder = TimestepEmbedding(256, c.dim // 3) if c.told_size else None
 
     def forward(self, x: Tensor, time: Tensor, added: dict[str, Tensor]) -> Tensor:  # -> (B, D)
-        e = self.timestep_embedder(sinusoidal(time.expand(len(x)), 256).to(x.dtype))
+        e = self.level(time.expand(len(x)), x.dtype)
         if self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return e
         parts = {"resolution": self.resolution_embedder, "aspect_ratio": self.aspect_ratio_embedder}

@@ -17,6 +17,7 @@ from daedal.nn.cost import count_flops
 from daedal.nn.dit import (
     FeedForward,
     Rope,
+    TextBlock,
     WideAttention,
     attend,
     axial_rope,
@@ -84,7 +85,7 @@ class Attention(WideAttention):
         return super().read(q, text) + attend(q, self.split(self.norm_added_k(k)), self.split(v))
 
 
-class WanBlock(nn.Module):
+class WanBlock(TextBlock):
     def __init__(self, c: WanConfig) -> None:
         super().__init__()
         self.eps, self.scale_shift_table = c.eps, nn.Parameter(torch.empty(1, 6, c.dim))
@@ -93,13 +94,8 @@ class WanBlock(nn.Module):
         self.norm2 = LayerNorm(c.dim, c.eps) if c.cross_attn_norm else nn.Identity()
         self.ffn = FeedForward(c.dim, c.ffn_dim)
 
-    def forward(self, x: Tensor, shared: Tensor, rope: Rope, text: Tensor) -> Tensor:
-        """x (B, T, D), shared (B, 1 or T, 6, D)."""
-        parts = (self.scale_shift_table[:, None].float() + shared.float()).to(x.dtype).unbind(2)
-        shift, scale, gate, shift2, scale2, gate2 = parts
-        x = x + gate * self.attn1(modulated(x, shift, scale, self.eps), rope)
-        x = x + self.attn2.across(self.norm2(x), text)
-        return x + gate2 * self.ffn(modulated(x, shift2, scale2, self.eps))
+    def normed(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
 
 
 class PictureEmbedding(nn.Module):

@@ -188,6 +188,31 @@ class WideAttention(nn.Module):
         return self.to_out[0](self.read(self.split(self.norm_q(self.to_q(x))), text, mask))
 
 
+class TextBlock(nn.Module):
+    """Tokens attend to each other, then to a text, and are fed forward; what the noise level says of
+    shifts, scales and gates is shared by all blocks, and each adds a table of its own."""
+
+    norm2: nn.Module
+    attn1: WideAttention
+    attn2: WideAttention
+    ffn: FeedForward
+    scale_shift_table: nn.Parameter
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Before the attention and before the feed-forward, without weights."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, shared: Tensor, rope: Rope, text: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, D), shared (B, 1 or T, 6, D), mask (B, 1, 1, L)."""
+        parts = (self.scale_shift_table.float() + shared.float()).to(x.dtype).unbind(2)
+        shift, scale, gate, shift2, scale2, gate2 = parts
+        x = x + gate * self.attn1(self.normed(x) * (1 + scale) + shift, rope)
+        x = x + self.attn2.across(self.norm2(x), text, mask)
+        return x + gate2 * self.ffn(self.normed(x) * (1 + scale2) + shift2)
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens over themselves. `qk_norm`: queries and keys have an RMS norm. `out`: the
     result is projected."""

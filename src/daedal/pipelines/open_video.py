@@ -16,12 +16,14 @@ from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
 from daedal.systems.conditions import Conditions
+from daedal.systems.ltx import LTX
 from daedal.systems.system import denoiser, guided_by, stacked
 from daedal.systems.video import VideoSystem
 from daedal.systems.wan import Wan
 
 SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipeline
     **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline"), Wan),
+    **dict.fromkeys(("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"), LTX),
 }
 
 
@@ -72,7 +74,8 @@ class OpenFilmer:
         )
         rows = len(shot.seeds)
         start = None if known.start is None else known.start.expand(rows, -1, -1, -1, -1)
-        levels = made.schedule.levels(shot.steps, tokens=shape[1] * shape[2] * shape[3])
+        cells = shape[1] * shape[2] * shape[3]
+        levels = made.schedule.levels(shot.steps, tokens=cells, evenly_spaced=made.evenly_spaced)
         yield None  # the prompts are read
         x = yield from generating(
             predict,
@@ -83,7 +86,7 @@ class OpenFilmer:
             kept=known.kept,
             opening=made.schedule.start,
         )
-        return made.decode(x, noise).transpose(1, 2).cpu()
+        return made.decoded(x, noise).float().transpose(1, 2).cpu()
 
     def total(self, shot: Shot) -> int:
         return shot.steps

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal.processes.samplers import Noise
 from daedal.systems.conditions import Known
 from daedal.systems.system import System
 
@@ -52,8 +53,8 @@ class VideoSystem(System):
         x = torch.where(known.kept, known.start.to(x.dtype), x)
         return x, time[:, None] * ~tokens.flatten()
 
-    def decode(self, latents: Tensor, noise: Any) -> Tensor:
-        """Latents (B, C, F, h, w) -> clips (B, 3, frames, H, W); `noise` draws more of it."""
+    def decoded(self, latents: Tensor, noise: Noise) -> Tensor:
+        """Latents (B, C, F, h, w) -> clips (B, 3, frames, H, W), one by one for memory; `noise` draws
+        more of it."""
         del noise
-        # one by one, for memory
-        return torch.cat([self.codec.decode(one[None].to(self.dtype)) for one in latents]).float()
+        return torch.cat([self.codec.decode(one[None].to(self.dtype)) for one in latents])
