@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.cogvideo import pipeline_cogvideox_image2video
 from diffusers.pipelines.ltx import pipeline_ltx_image2video
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
@@ -235,3 +236,67 @@ def test_a_clip_of_ltx_is_that_of_diffusers(
     made = slice(1 if start else 0, None)
     assert clip.frames.shape == wanted.shape == (17, 32, 64, 3)
     assert np.abs(clip.frames[made] / 255 - wanted[made]).max() < 0.5 / 255 + 1e-3
+
+
+ROTARY = dict(use_rotary_positional_embeddings=True)
+COGS: dict[str, dict[str, Any]] = {
+    "2B": {},
+    "5B": ROTARY,
+    "1.5": ROTARY | dict(patch_size_t=2, patch_bias=False),
+    "5B from a picture": ROTARY | dict(in_channels=8, use_learned_positional_embeddings=True),
+    "1.5 from a picture": ROTARY | dict(patch_size_t=2, patch_bias=False, in_channels=8, ofs_embed_dim=24),
+}  # fmt: skip
+
+
+def cogvideox(zoo: Any, case: str) -> Any:
+    """A pipeline of CogVideoX."""
+    torch.manual_seed(0)
+    network = diffusers.CogVideoXTransformer3DModel(
+        **dict(
+            num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=24, text_embed_dim=32,
+            num_layers=2, sample_width=6, sample_height=4, sample_frames=9,
+        ) | COGS[case]
+    )  # fmt: skip
+    codec = diffusers.AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=4, scaling_factor=0.7,
+        invert_scale_latents=case == "1.5 from a picture",
+    )  # fmt: skip
+    for p in [*network.parameters(), *codec.parameters()]:
+        p.data += 0.1 * torch.randn(p.shape)
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+        snr_shift_scale=3.0 if case == "2B" else 1.0,
+    )  # fmt: skip
+    starts = "picture" in case
+    kind = diffusers.CogVideoXImageToVideoPipeline if starts else diffusers.CogVideoXPipeline
+    return kind(zoo.pieces, zoo.t5(), codec.eval(), network.eval(), scheduler)
+
+
+@pytest.mark.parametrize("case", COGS)
+def test_a_clip_of_cogvideox_is_that_of_diffusers(
+    case: str, zoo: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    theirs = cogvideox(zoo, case)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    mean = partial(pipeline_cogvideox_image2video.retrieve_latents, sample_mode="argmax")
+    monkeypatch.setattr(pipeline_cogvideox_image2video, "retrieve_latents", mean)
+    start = {"init": FIRST} if "picture" in case else {}
+    picture = {"image": Image.fromarray(FIRST)} if start else {}
+    asked = dict(num_inference_steps=4, guidance_scale=6.0, height=32, width=48, num_frames=9)
+    wanted = theirs(
+        prompt=PROMPT, negative_prompt=NEGATIVE, **asked, **picture, output_type="np",
+        generator=torch.Generator().manual_seed(7),
+    ).frames[0]  # fmt: skip
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    handle = pipeline.start(
+        PROMPT, negative=NEGATIVE, steps=4, guidance_scale=6.0, size="48x32", seconds=0.8, fps=10, seed=7, **start
+    )  # fmt: skip
+    assert "9 frames" in " ".join(handle.remarks)
+    clip = handle.results()[0]
+    made = slice(1 if start else 0, None)
+    assert clip.frames.shape == wanted.shape == (9, 32, 48, 3)
+    assert np.abs(clip.frames[made] / 255 - wanted[made]).max() < 0.5 / 255 + 1e-3
+    if not start:
+        with pytest.raises(DaedalError, match="cannot be given init; it takes words alone"):
+            pipeline(PROMPT, init=FIRST)

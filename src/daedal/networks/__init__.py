@@ -21,7 +21,8 @@ FAMILIES = {
 # All others: `_class_name` or architecture -> module. The class there has that name, and a
 # `config_class`.
 COMPONENTS = {
-    "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "AutoencoderKLLTXVideo": "autoencoder_ltx", "VQModel": "vq",
+    "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "AutoencoderKLLTXVideo": "autoencoder_ltx",
+    "AutoencoderKLCogVideoX": "autoencoder_cogvideox", "CogVideoXTransformer3DModel": "cogvideox", "VQModel": "vq",
     "UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
     "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from daedal.networks.config import one_of
 from daedal.nn.conv3d import (
-    Conv3d,
+    RepeatedConv3d,
     check_fit,
     from_cells,
     from_patches,
@@ -63,23 +63,6 @@ class AutoencoderKLLTXVideoConfig:
     fixed: ClassVar[dict[str, Any]] = {"in_channels": 3, "out_channels": 3, "patch_size_t": 1}
 
 
-class Conv(nn.Module):
-    """A convolution of three frames, those at the ends repeated: in front only if `causal`."""
-
-    def __init__(
-        self, inp: int, out: int, kernel: int = 3, stride: int = 1, *, causal: bool
-    ) -> None:
-        super().__init__()
-        self.conv = Conv3d(inp, out, kernel, stride, (0, kernel // 2, kernel // 2))
-        self.front = kernel - 1 if causal else kernel // 2
-        self.behind = 0 if causal else kernel // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        front = x[:, :, :1].expand(-1, -1, self.front, -1, -1)
-        behind = x[:, :, -1:].expand(-1, -1, self.behind, -1, -1)
-        return self.conv(torch.cat([front, x, behind], 2))
-
-
 @dataclass(frozen=True)
 class Stage:
     """What all blocks of a stage are: `noise`, each adds some; `timed`, each is told the level."""
@@ -100,10 +83,12 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, inp: int, out: int, stage: Stage) -> None:
         super().__init__()
-        self.conv1 = Conv(inp, out, causal=stage.causal)
-        self.conv2 = Conv(out, out, causal=stage.causal)
+        self.conv1 = RepeatedConv3d(inp, out, causal=stage.causal)
+        self.conv2 = RepeatedConv3d(out, out, causal=stage.causal)
         self.norm3 = LayerNorm(inp, stage.eps) if inp != out else None
-        self.conv_shortcut = Conv(inp, out, 1, causal=stage.causal) if inp != out else None
+        self.conv_shortcut = (
+            RepeatedConv3d(inp, out, 1, causal=stage.causal) if inp != out else None
+        )
         for name in ("per_channel_scale1", "per_channel_scale2"):
             scale = nn.Parameter(torch.empty(inp, 1, 1)) if stage.noise else None
             self.register_parameter(name, scale)
@@ -161,7 +146,7 @@ class Downsample(nn.Module):
     def __init__(self, inp: int, out: int, cell: Cell, causal: bool) -> None:
         super().__init__()
         self.cell, self.out = cell, out
-        self.conv = Conv(inp, out // (cell[0] * cell[1] * cell[2]), causal=causal)
+        self.conv = RepeatedConv3d(inp, out // (cell[0] * cell[1] * cell[2]), causal=causal)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat(
@@ -177,7 +162,7 @@ class Upsample(nn.Module):
 
     def __init__(self, inp: int, stage: Stage, residual: bool, factor: int) -> None:
         super().__init__()
-        self.conv = Conv(inp, 8 * inp // factor, causal=stage.causal)
+        self.conv = RepeatedConv3d(inp, 8 * inp // factor, causal=stage.causal)
         self.repeats = 8 // factor if residual else 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,7 +178,7 @@ class DownBlock(Blocks):
         super().__init__(inp, inp, count, stage)
         self.downsamplers = self.conv_out = None
         if kind == "conv":
-            down: nn.Module = Conv(inp, inp, 3, 2, causal=stage.causal)
+            down: nn.Module = RepeatedConv3d(inp, inp, 3, 2, causal=stage.causal)
             self.downsamplers = nn.ModuleList([down])
         elif kind is not None:
             cell = CELLS[one_of("downsample_type", kind, ["conv", *CELLS])]
@@ -229,7 +214,7 @@ class Encoder(nn.Module):
         stage, dims = Stage(c.encoder_causal, c.resnet_norm_eps), c.block_out_channels
         if c.down_block_types[-1] == OLD:  # the last stage ends as wide as it begins
             dims = (*dims, dims[-1])
-        self.conv_in = Conv(3 * c.patch_size**2, dims[0], causal=stage.causal)
+        self.conv_in = RepeatedConv3d(3 * c.patch_size**2, dims[0], causal=stage.causal)
         self.down_blocks = nn.ModuleList()
         for i, (inp, out) in enumerate(pairwise(dims)):
             kind = one_of("down_block_types", c.down_block_types[i], (OLD, NEW))
@@ -237,7 +222,7 @@ class Encoder(nn.Module):
             halved = how if c.spatio_temporal_scaling[i] else None
             self.down_blocks.append(DownBlock(inp, out, c.layers_per_block[i], stage, halved))
         self.mid_block = Blocks(dims[-1], dims[-1], c.layers_per_block[-1], stage)
-        self.conv_out = Conv(dims[-1], c.latent_channels + 1, causal=stage.causal)
+        self.conv_out = RepeatedConv3d(dims[-1], c.latent_channels + 1, causal=stage.causal)
 
     def forward(self, x: Tensor) -> Tensor:
         """The means, and one log-variance for all channels."""
@@ -263,7 +248,7 @@ class Decoder(nn.Module):
             for noise in noisy
         ]
         out = c.decoder_block_out_channels[-1]
-        self.conv_in = Conv(c.latent_channels, out, causal=c.decoder_causal)
+        self.conv_in = RepeatedConv3d(c.latent_channels, out, causal=c.decoder_causal)
         self.mid_block = Blocks(out, out, layers[0], stages[0])
         self.up_blocks = nn.ModuleList()
         for i, dim in enumerate(c.decoder_block_out_channels[::-1]):
@@ -271,7 +256,7 @@ class Decoder(nn.Module):
             inp, out = out // factor, dim // factor
             how = c.decoder_spatio_temporal_scaling[::-1][i], c.upsample_residual[::-1][i], factor
             self.up_blocks.append(UpBlock(inp, out, layers[i + 1], stages[i + 1], *how))
-        self.conv_out = Conv(out, 3 * c.patch_size**2, causal=c.decoder_causal)
+        self.conv_out = RepeatedConv3d(out, 3 * c.patch_size**2, causal=c.decoder_causal)
         self.time_embedder = Timestep(2 * out) if c.timestep_conditioning else None
         for name, shape in {"timestep_scale_multiplier": (), "scale_shift_table": (2, out)}.items():
             value = nn.Parameter(torch.empty(shape)) if c.timestep_conditioning else None

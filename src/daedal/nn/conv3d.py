@@ -78,6 +78,27 @@ class CausalConv3d(Conv3d):
         return super().forward(past.before(self, x, self.count))
 
 
+class RepeatedConv3d(nn.Module):
+    """A convolution over frames, those at the ends repeated: in front only if `causal`, and then of a
+    piece it finds the frames before in a `Past`. Files have it under `conv`."""
+
+    def __init__(
+        self, inp: int, out: int, kernel: int = 3, stride: int = 1, *, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = Conv3d(inp, out, kernel, stride, (0, kernel // 2, kernel // 2))
+        self.causal, self.around = causal, kernel // 2
+
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        if self.causal:
+            return self.conv((past or Past()).before(self, x, 2 * self.around, repeat=True))
+        ends = (
+            x[:, :, at : at + 1].expand(-1, -1, self.around, -1, -1) for at in (0, x.shape[2] - 1)
+        )
+        front, behind = ends
+        return self.conv(torch.cat([front, x, behind], 2))
+
+
 def as_frames(x: Tensor) -> Tensor:  # (B, C, F, H, W) -> (B F, C, H, W)
     return x.transpose(1, 2).flatten(0, 1)
 

@@ -12,9 +12,10 @@ from daedal import checkpoints
 from daedal.checkpoints.folder import read_index
 from daedal.errors import DaedalError
 from daedal.pipelines.house_video import Shot
-from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
+from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
+from daedal.systems.cogvideox import CogVideoX
 from daedal.systems.conditions import Conditions
 from daedal.systems.ltx import LTX
 from daedal.systems.system import denoiser, guided_by, stacked
@@ -24,6 +25,7 @@ from daedal.systems.wan import Wan
 SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipeline
     **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline"), Wan),
     **dict.fromkeys(("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"), LTX),
+    **dict.fromkeys(("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"), CogVideoX),
 }
 
 
@@ -48,7 +50,7 @@ class OpenFilmer:
         """Steps that return clips (B, F, 3, H, W) in [-1, 1]."""
         made, device = self.system, self.system.device
         shape = made.latent_shape(shot.frames, shot.height, shot.width)
-        noise = seeded_noise(shot.seeds, shape, device)
+        noise = made.noise(shot.seeds, shape, device)
         front, end = (frames_of(given) for given in (shot.front, shot.end))
         known = made.known(front, end, shot.frames)
         yield None  # the pictures are read
@@ -86,7 +88,7 @@ class OpenFilmer:
             kept=known.kept,
             opening=made.schedule.start,
         )
-        return made.decoded(x, noise).float().transpose(1, 2).cpu()
+        return made.decoded(x, shot.frames, noise).float().transpose(1, 2).cpu()
 
     def total(self, shot: Shot) -> int:
         return shot.steps

@@ -125,7 +125,7 @@ class VideoPipeline(Pipeline):
         p = replace(p, **chosen, seed=secrets.randbelow(2**31) if p.seed is None else p.seed)
         wanted = [name for name in (*files, "loop") if is_given(settings.get(name))]
         if unfit := [name for name in wanted if name not in self.filmer.takes]:
-            takes = ", ".join(sorted(self.filmer.takes))
+            takes = ", ".join(sorted(self.filmer.takes)) or "words alone"
             raise DaedalError(f"{self.name} cannot be given {unfit[0]}; it takes {takes}.")
         if missing := sorted(self.filmer.needs.difference(wanted)):
             raise DaedalError(

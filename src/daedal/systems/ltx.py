@@ -46,9 +46,9 @@ class LTX(VideoSystem):
         told = {key: value for key, value in prepared.items() if key != "known"}
         return self.network(x, 1000 * time, **told)
 
-    def decoded(self, latents: Tensor, noise: Noise) -> Tensor:
+    def decoded(self, latents: Tensor, frames: int, noise: Noise) -> Tensor:
         if not self.codec.config.timestep_conditioning:
-            return super().decoded(latents, noise)
+            return super().decoded(latents, frames, noise)
         mean, spread = self.codec.scale(latents)  # the noise is not scaled, as in diffusers
         noisy = torch.lerp(latents, (noise() - mean) / spread, NOISE)
         return torch.cat([self.codec.decode(one[None].to(self.dtype), TIME) for one in noisy])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal.processes.imaging import seeded_noise
 from daedal.processes.samplers import Noise
 from daedal.systems.conditions import Known
 from daedal.systems.system import System
@@ -23,15 +24,22 @@ class VideoSystem(System):
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)
         self.frames, self.pixels = self.codec.factors
+        self.step = self.frames  # between the numbers of frames that it can make
 
     def legal(self, frames: int) -> int:
         """The nearest number of frames that the codec can make."""
-        return 1 + max(round((frames - 1) / self.frames), 0) * self.frames
+        return 1 + max(round((frames - 1) / self.step), 0) * self.step
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latents of a clip."""
         cells = height // self.pixels, width // self.pixels
         return self.channels, 1 + (frames - 1) // self.frames, *cells
+
+    def noise(
+        self, seeds: list[int], shape: tuple[int, int, int, int], device: torch.device
+    ) -> Noise:
+        """A source of noise (B, C, F, h, w)."""
+        return seeded_noise(seeds, shape, device)
 
     def known(self, front: Tensor | None, end: Tensor | None, frames: int) -> Known:
         """What the network is shown of a clip of so many frames that begins with `front` (1, 3, K,
@@ -53,8 +61,8 @@ class VideoSystem(System):
         x = torch.where(known.kept, known.start.to(x.dtype), x)
         return x, time[:, None] * ~tokens.flatten()
 
-    def decoded(self, latents: Tensor, noise: Noise) -> Tensor:
+    def decoded(self, latents: Tensor, frames: int, noise: Noise) -> Tensor:
         """Latents (B, C, F, h, w) -> clips (B, 3, frames, H, W), one by one for memory; `noise` draws
         more of it."""
-        del noise
+        del frames, noise
         return torch.cat([self.codec.decode(one[None].to(self.dtype)) for one in latents])
