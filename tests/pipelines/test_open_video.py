@@ -15,6 +15,7 @@ from PIL import Image
 
 import daedal
 from daedal.errors import DaedalError
+from daedal.media import audio
 
 PROMPT, NEGATIVE = "a cat walks on a bench", "blurry"
 
@@ -116,6 +117,12 @@ def test_lengths_sizes_and_first_frames(zoo: Any, tmp_path: Any) -> None:
     first, second = handle.results()
     assert np.array_equal(first.frames[0], picture) and first.frames.shape == (9, 32, 48, 3)
     assert not np.array_equal(first.frames[1], second.frames[1])
+    tone = np.sin(np.arange(24000) / 10).astype(np.float32)[None]
+    handle = pipeline.start(PROMPT, steps=1, size="48x32", seconds=5 / 16, sound=(tone, 16000))
+    assert "1.50 s is cut to the clip's 0.31 s" in " ".join(handle.remarks)
+    path = handle.results()[0].save(tmp_path / "a.mp4")
+    heard, rate = audio.open_audio(path)
+    assert heard.shape[1] / rate == pytest.approx(5 / 16, abs=0.1) and np.abs(heard).max() > 0.5
     with pytest.raises(DaedalError, match="cannot be given loop; it takes init"):
         pipeline(PROMPT, loop=True)
 

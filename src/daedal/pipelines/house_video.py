@@ -11,6 +11,7 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
+from daedal.media.video import Track
 from daedal.networks.media import MediaTransformer
 from daedal.pipelines.painter import generation_config
 from daedal.processes.imaging import from_pixels, pixels
@@ -40,6 +41,7 @@ class Shot:
     front: np.ndarray | None = None
     end: np.ndarray | None = None
     loop: bool = False
+    sound: Track | None = None  # of its length; no model hears it
 
 
 class HouseFilmer:

@@ -26,7 +26,7 @@ from daedal import device as machine
 from daedal.checkpoints.resolve import house_models
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
-from daedal.media import images, terminal, video
+from daedal.media import audio, images, terminal, video
 from daedal.pipelines import given, open_video
 from daedal.pipelines.house_video import HouseFilmer, Shot
 from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
@@ -47,6 +47,7 @@ class Clip(Result):
     frames: np.ndarray  # (F, H, W, 3) uint8
     rate: float  # frames a second
     steps: int
+    sound: video.Track | None = None
 
     @property
     def logged(self) -> str:
@@ -62,7 +63,7 @@ class Clip(Result):
 
     def save(self, path: str | Path) -> Path:
         """Write mp4, webm, gif, animated webp or png by suffix, with the recipe in the metadata."""
-        return video.save_clip(self.frames, path, self.rate, self.recipe)
+        return video.save_clip(self.frames, path, self.rate, self.recipe, self.sound)
 
     @classmethod
     def show(cls, results: list[Any]) -> None:
@@ -89,7 +90,7 @@ Filmer = HouseFilmer | OpenFilmer
 
 class VideoPipeline(Pipeline):
     """A model of clips behind one call. Settings are those of `VideoParams`; init and last may also be
-    arrays (H, W, 3) uint8, extend (F, H, W, 3)."""
+    arrays (H, W, 3) uint8, extend (F, H, W, 3), and sound samples (C, N) with their rate."""
 
     medium = VIDEO
 
@@ -118,6 +119,8 @@ class VideoPipeline(Pipeline):
             )
         files = {name: settings.get(name) for name in ("init", "last", "extend")}
         noted = {name: given.remembered(value) for name, value in files.items()}
+        sound = settings.get("sound")
+        noted["sound"] = given.remembered(sound[0] if isinstance(sound, tuple) else sound)
         p, d = read(VideoParams, settings | noted, "clips"), self.filmer.defaults
         chosen: dict[str, Any] = {
             k: d[k] for k in ("fps", "steps", "guidance_scale", "sampler") if getattr(p, k) is None
@@ -147,8 +150,19 @@ class VideoPipeline(Pipeline):
         seeds = [int(p.seed or 0) + i for i in range(p.n)]
         return p, Shot(
             prompt, p.negative, seeds, before + new, float(p.fps or 0), height, width, int(p.steps or 0), float(p.guidance_scale or 0),
-            str(p.sampler), front, end, p.loop,
+            str(p.sampler), front, end, p.loop, self.sound(sound, (before + new) / float(p.fps or 1), remarks),
         ), remarks  # fmt: skip
+
+    def sound(
+        self, asked: str | video.Track | None, seconds: float, remarks: list[str]
+    ) -> video.Track | None:
+        """The sound that is heard with a clip, as long as that."""
+        if asked is None:
+            return None
+        track = asked if isinstance(asked, tuple) else audio.open_audio(given.unchanged(asked))
+        fitted, done = video.fitted(track, seconds)
+        remarks += [done] if done else []
+        return fitted
 
     def size(self, p: VideoParams) -> tuple[int, int, list[str]]:
         d, multiple = self.filmer.defaults, self.filmer.multiple
@@ -218,7 +232,8 @@ class Filming(SteppedHandle):
                 frames[: len(shot.front)] = shot.front[: len(frames)]
             if shot.end is not None:
                 frames[-1:] = shot.end
-            results.append(Clip(recipe | {"sample": i}, "stop", frames, shot.rate, self.total))
+            made_of = (recipe | {"sample": i}, "stop", frames, shot.rate, self.total, shot.sound)
+            results.append(Clip(*made_of))
         return results
 
 
