@@ -100,3 +100,17 @@ def test_a_clip_in_pieces_is_the_clip_in_one(case, tmp_path):
     whole = ours.decoder(latents, Past())
     assert whole.shape[2] == 9
     assert (in_pieces(ours.decoder, latents, 1) - whole).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_tiles_make_the_frames_that_the_whole_makes(case, tmp_path, monkeypatch):
+    theirs(case).save_pretrained(tmp_path)
+    ours = checkpoints.load(tmp_path, dtype=torch.float64)
+    latents = torch.randn(1, 4, 2, 24, 20, dtype=torch.float64)
+    whole = ours.decode(latents)
+    for tile in (5, 16):
+        assert (ours.decode(latents, tile) - whole).abs().max() < 1e-12
+    reach = ours.decoder.reach - 2  # which is no more than they see
+    monkeypatch.setattr(type(ours.decoder), "reach", property(lambda self: reach))
+    assert (ours.decode(latents, 5) - whole).abs().max() > 1e-12

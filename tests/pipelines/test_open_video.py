@@ -1,6 +1,7 @@
 """Wan against diffusers, a whole clip of four steps, on random small models."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +15,8 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 
 import daedal
+from daedal import checkpoints
+from daedal.engine.store import STORE
 from daedal.errors import DaedalError
 from daedal.media import audio
 
@@ -307,3 +310,29 @@ def test_a_clip_of_cogvideox_is_that_of_diffusers(
     if not start:
         with pytest.raises(DaedalError, match="cannot be given init; it takes words alone"):
             pipeline(PROMPT, init=FIRST)
+
+
+def test_parts_work_one_after_another_in_the_room_of_the_largest(
+    zoo: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    wan(zoo, two=True).save_pretrained(tmp_path)
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    asked = dict(steps=4, size="48x32", seconds=0.3, seed=1)
+    wanted = pipeline(PROMPT, **asked)
+    sizes = {key: size for key, size, _ in STORE.models() if str(tmp_path) in str(key)}
+    assert len(sizes) == 4 and STORE.used >= sum(sizes.values())
+    others = STORE.used - sum(sizes.values())
+    monkeypatch.setattr(STORE, "_budget", others + max(sizes.values()))
+    loads, load = [], checkpoints.load
+
+    def counted(folder: Any, *options: Any) -> Any:
+        loads.append(Path(folder).name)
+        assert STORE.used <= STORE.budget
+        return load(folder, *options)
+
+    STORE.make_room(0)
+    monkeypatch.setattr(checkpoints, "load", counted)
+    assert np.array_equal(pipeline(PROMPT, **asked).frames, wanted.frames)
+    assert {"text_encoder", "transformer", "transformer_2"} <= set(loads)
+    assert loads.index("transformer_2") > loads.index("text_encoder")
+    assert STORE.used <= STORE.budget

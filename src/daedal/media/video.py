@@ -76,7 +76,8 @@ class Writer:
             raise DaedalError(f"{rate} frames a second cannot be written; give 1 to 240.")
         self.rate, self.recipe = Fraction(rate).limit_denominator(1001), recipe
         self.codec, self.options = ENCODERS[suffix]
-        self.sound, self.track, self.count = sound, None, 0
+        self.sound, self.count = sound, 0
+        self.track: SoundTrack | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}{suffix}")
         self.container: Any = None

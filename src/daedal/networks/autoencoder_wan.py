@@ -3,11 +3,13 @@ Qwen-Image use as well, and that of Wan 2.2's 5B, with larger cells, shortcuts p
 channels. A clip of 1 + 4 n frames is 1 + n latent frames. Each frame sees itself and those before it;
 the first is a picture by itself, so that a picture is a clip of one frame.
 
-Clips are coded a latent frame at a time; each layer finds the frames before in a `Past`.
+Clips are coded a latent frame at a time; each layer finds the frames before in a `Past`. Large frames
+are decoded in tiles, which come out as the whole would.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, F frames, H and W pixels
 or cells."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -36,6 +38,7 @@ MEAN = (
 STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+TILE = 128  # cells a side that are decoded at once
 CUBE, POINT = (3, 3, 3), (1, 1, 1)  # kernels
 
 
@@ -248,10 +251,26 @@ class Decoder(nn.Module):
         self.norm_out, self.conv_out = Norm(out), CausalConv3d(out, c.out_channels, CUBE)
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
-        x = self.mid_block(self.conv_in(x, past), past)
+        return self.enlarged(self.begun(x, past), past)
+
+    def begun(self, x: Tensor, past: Past) -> Tensor:
+        """At the size of the latents, where each place sees its whole frame."""
+        return self.mid_block(self.conv_in(x, past), past)
+
+    def enlarged(self, x: Tensor, past: Past) -> Tensor:
+        """Of what `begun` gives, pixels, which see no further than `reach` cells."""
         for block in self.up_blocks:
             x = block(x, past)
         return self.conv_out(F.silu(self.norm_out(x)), past)
+
+    @property
+    def reach(self) -> int:
+        """Cells on each side that a pixel sees: one of its stage for each convolution, two in a
+        residual block, and those of the ends of stages one of the next."""
+        far, cell, blocks = 0.0, 1.0, list[Any](self.up_blocks)
+        for block in blocks:
+            far, cell = far + 2 * len(block.resnets) * cell + cell / 2, cell / 2
+        return math.ceil(far + cell)
 
 
 class AutoencoderKLWan(nn.Module):
@@ -285,11 +304,27 @@ class AutoencoderKLWan(nn.Module):
         mean, spread = self.scale(clips)
         return (self.moments(clips).chunk(2, 1)[0] - mean) / spread
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tile: int = TILE) -> Tensor:
+        """In tiles of so many cells a side, with as much around them as their pixels see."""
         mean, spread = self.scale(latents)
-        latents = self.post_quant_conv(latents * spread + mean, Past())
-        clips = from_patches(in_pieces(self.decoder, latents, 1), self.config.patch_size or 1)
-        return clips.clamp(-1, 1)
+        x = self.post_quant_conv(latents * spread + mean, Past())
+        x = in_pieces(self.decoder.begun, x, 1)
+        sides = x.shape[3:]
+        rows, columns = (range(0, side, tile) for side in sides)
+        strips = [torch.cat([self.tile(x, top, left, tile) for left in columns], 4) for top in rows]
+        return torch.cat(strips, 3).clamp(-1, 1)
+
+    def tile(self, x: Tensor, top: int, left: int, side: int) -> Tensor:
+        """The pixels of cells of what the decoder has begun."""
+        reach, spans, kept = self.decoder.reach, [], []
+        for start, most in zip((top, left), x.shape[3:], strict=True):
+            first, last = max(start - reach, 0), min(start + side + reach, most)
+            pixels = self.factors[1]
+            spans.append(slice(first, last))
+            begin, count = (start - first) * pixels, (min(start + side, most) - start) * pixels
+            kept.append(slice(begin, begin + count))
+        made = in_pieces(self.decoder.enlarged, x[:, :, :, spans[0], spans[1]], 1)
+        return from_patches(made, self.config.patch_size or 1)[:, :, :, kept[0], kept[1]]
 
     def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread of each channel, (1, z_dim, 1, 1, 1)."""

@@ -6,6 +6,8 @@ finds the frames before its piece in a `Past`.
 
 Legend: B batch, C channels, F frames, H and W pixels or cells."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,9 @@ class Past:
         return x
 
 
-def in_pieces(coder: nn.Module, x: Tensor, size: int, first: int = 1) -> Tensor:
+def in_pieces(
+    coder: Callable[[Tensor, Past], Tensor], x: Tensor, size: int, first: int = 1
+) -> Tensor:
     """`coder(x, past)` of a clip in pieces of `size` frames, the first of `first`."""
     past, made = Past(), []
     for piece in [x[:, :, :first], *x[:, :, first:].split(size, 2)]:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daedal import checkpoints
-from daedal.checkpoints.folder import read_index
+from daedal.checkpoints.folder import kinds_of, load_part, networks_of, read_index
+from daedal.engine.on_demand import OnDemand
 from daedal.errors import DaedalError
 from daedal.pipelines.house_video import Shot
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
@@ -42,8 +42,16 @@ class OpenFilmer:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "OpenFilmer":
-        parts = checkpoints.load_parts(folder, dtype=dtype, device=device)
-        return cls(SYSTEMS[parts["model_index"]["_class_name"]](parts), dtype)
+        """Of a folder whose networks are loaded when they are used."""
+        index = read_index(folder)
+        parts: dict[str, Any] = {"model_index": index}
+        for name, kind in kinds_of(index).items():
+            network = name in networks_of(index)
+            place = folder / name
+            parts[name] = (
+                OnDemand(place, dtype, device) if network else load_part(place, kind, dtype, device)
+            )
+        return cls(SYSTEMS[index["_class_name"]](parts), dtype)
 
     @torch.no_grad()
     def make(self, shot: Shot) -> Steps:

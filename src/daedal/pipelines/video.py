@@ -108,7 +108,7 @@ class VideoPipeline(Pipeline):
         return Filming(self, params, shot, client, priority, said)
 
     def runtime(self) -> dict[str, Any]:
-        parameter = next(self.filmer.network.parameters())
+        parameter = next(iter(self.filmer.network.parameters()))
         return machine.runtime_of(parameter) | {"loading": self.loading}
 
     def shot(self, prompt: str, settings: dict[str, Any]) -> tuple[VideoParams, Shot, list[str]]:
