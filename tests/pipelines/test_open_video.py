@@ -316,6 +316,8 @@ def test_parts_work_one_after_another_in_the_room_of_the_largest(
     zoo: Any, tmp_path: Any, monkeypatch: Any
 ) -> None:
     wan(zoo, two=True).save_pretrained(tmp_path)
+    for key, _, _ in STORE.models():  # of other tests
+        STORE.drop(key)
     pipeline = daedal.load(str(tmp_path), dtype="fp32")
     asked = dict(steps=4, size="48x32", seconds=0.3, seed=1)
     wanted = pipeline(PROMPT, **asked)
