@@ -1,5 +1,6 @@
 """Wan against diffusers, a whole clip of four steps, on random small models."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,43 @@ def test_parts_work_one_after_another_in_the_room_of_the_largest(
     assert {"text_encoder", "transformer", "transformer_2"} <= set(loads)
     assert loads.index("transformer_2") > loads.index("text_encoder")
     assert STORE.used <= STORE.budget
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_clip_of_animatediff_is_that_of_diffusers(whole: bool, zoo: Any, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), sample_size=16,
+    )  # fmt: skip
+    adapter = diffusers.MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=8,
+    )  # fmt: skip
+    for p in adapter.parameters():
+        p.data += 0.1 * torch.randn(p.shape)
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="linear",
+        steps_offset=1,
+        clip_sample=False,
+    )
+    parts = dict(vae=zoo.vae(), text_encoder=zoo.tower(), tokenizer=zoo.words, scheduler=scheduler)
+    theirs = diffusers.AnimateDiffPipeline(unet=unet, motion_adapter=adapter, **parts)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path)
+    if not whole:  # a folder of Stable Diffusion and one of motion modules
+        unet.save_pretrained(tmp_path / "unet")
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        index["unet"] = ["diffusers", "UNet2DConditionModel"]
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+    wanted = theirs(
+        PROMPT, negative_prompt=NEGATIVE, num_frames=5, num_inference_steps=4, guidance_scale=7.5, height=32, width=48, output_type="np",
+        generator=torch.Generator().manual_seed(7),
+    ).frames[0]  # fmt: skip
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    clip = pipeline(
+        PROMPT, negative=NEGATIVE, steps=4, guidance_scale=7.5, size="48x32", seconds=5 / 8, fps=8, seed=7
+    )  # fmt: skip
+    assert clip.frames.shape == wanted.shape == (5, 32, 48, 3)
+    assert np.abs(clip.frames / 255 - wanted).max() < 0.5 / 255 + 1e-3

@@ -23,7 +23,7 @@ FAMILIES = {
 COMPONENTS = {
     "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "AutoencoderKLLTXVideo": "autoencoder_ltx",
     "AutoencoderKLCogVideoX": "autoencoder_cogvideox", "CogVideoXTransformer3DModel": "cogvideox", "VQModel": "vq",
-    "UNet2DConditionModel": "unet", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
+    "UNet2DConditionModel": "unet", "UNetMotionModel": "motion", "MotionAdapter": "motion", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
     "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",
     "LTXVideoTransformer3DModel": "ltx",

@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daedal import checkpoints
 from daedal.checkpoints.folder import kinds_of, load_part, networks_of, read_index
 from daedal.engine.on_demand import OnDemand
 from daedal.errors import DaedalError
+from daedal.networks.motion import moved
 from daedal.pipelines.house_video import Shot
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
+from daedal.systems.animatediff import AnimateDiff
 from daedal.systems.cogvideox import CogVideoX
 from daedal.systems.conditions import Conditions
 from daedal.systems.ltx import LTX
@@ -25,6 +28,7 @@ from daedal.systems.wan import Wan
 SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipeline
     **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline"), Wan),
     **dict.fromkeys(("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"), LTX),
+    "AnimateDiffPipeline": AnimateDiff,
     **dict.fromkeys(("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"), CogVideoX),
 }
 
@@ -51,6 +55,9 @@ class OpenFilmer:
             parts[name] = (
                 OnDemand(place, dtype, device) if network else load_part(place, kind, dtype, device)
             )
+        if "motion_adapter" in parts and kinds_of(index)["unet"] != "UNetMotionModel":
+            pair = (checkpoints.load(folder / n, dtype, device) for n in ("unet", "motion_adapter"))
+            parts["unet"] = moved(*pair)
         return cls(SYSTEMS[index["_class_name"]](parts), dtype)
 
     @torch.no_grad()
@@ -114,7 +121,9 @@ class OpenFilmer:
         return pixels(torch.einsum("bchw,cd->bdhw", cells, self._colours))
 
     def remark(self, prompt: str) -> str:
-        return remark(prompt, [self.system.t5.tokenizer], 512)
+        readers = [*self.system.towers, self.system.t5]
+        tokenizers = [reader.tokenizer for reader in readers if reader]
+        return remark(prompt, tokenizers, self.system.length)
 
 
 def frames_of(given: np.ndarray | None) -> Tensor | None:
@@ -133,7 +142,10 @@ def named(folder: Path) -> str:
     kind = str(index.get("_class_name", ""))
     if kind in SYSTEMS:
         return kind
-    if any(word in kind for word in ("Wan", "LTX", "CogVideo", "Hunyuan", "Mochi", "Video")):
+    if any(
+        word in kind
+        for word in ("Wan", "LTX", "CogVideo", "Hunyuan", "Mochi", "Video", "AnimateDiff")
+    ):
         raise DaedalError(
             f"{folder} holds a {kind}; of the open models of clips Daedal knows {', '.join(SYSTEMS)}."
         )

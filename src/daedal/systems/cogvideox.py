@@ -17,6 +17,8 @@ from daedal.systems.video import VideoSystem
 
 
 class CogVideoX(VideoSystem):
+    length = TEXT
+
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)
         c = self.config

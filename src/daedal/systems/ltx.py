@@ -18,6 +18,7 @@ TIME, NOISE = 0.05, 0.025  # what a decoder is told of its latents, and the nois
 
 
 class LTX(VideoSystem):
+    length = TEXT
     evenly_spaced = True
 
     def __init__(self, parts: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ class VideoSystem(System):
 
     takes = frozenset({"init"})
     needs = frozenset[str]()  # of these, what it cannot do without
+    length: int | None = None  # tokens of a prompt that are read
 
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)

@@ -20,6 +20,8 @@ from daedal.systems.video import VideoSystem
 
 
 class Wan(VideoSystem):
+    length = TEXT
+
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)
         self.t5, self.patch = T5(parts), self.config.patch_size[1]
