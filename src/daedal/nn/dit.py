@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
+from daedal.nn import head_products
 from daedal.nn.conv import Conv2d, to_tokens
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import RMSNorm
@@ -130,6 +131,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """q (B, T, H, K), k and v (B, S, H, K) -> (B, T, H*K). `mask` (B, 1, 1, S) is True where a key
     exists."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if mask is None and head_products.suited(q, k):
+        return head_products.attend(q, k, v).transpose(1, 2).flatten(2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
