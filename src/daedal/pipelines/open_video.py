@@ -1,4 +1,5 @@
-"""Open models of clips behind the video pipeline: a folder that diffusers saved."""
+"""Open models of clips behind the video pipeline: a folder that diffusers saved, whose networks are
+loaded when they are used."""
 
 from pathlib import Path
 from typing import Any
