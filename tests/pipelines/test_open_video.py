@@ -379,3 +379,18 @@ def test_a_clip_of_animatediff_is_that_of_diffusers(whole: bool, zoo: Any, tmp_p
     )  # fmt: skip
     assert clip.frames.shape == wanted.shape == (5, 32, 48, 3)
     assert np.abs(clip.frames / 255 - wanted).max() < 0.5 / 255 + 1e-3
+
+
+def test_a_clip_is_gone_on_from(zoo: Any, tmp_path: Any) -> None:
+    ltx(zoo, diffusers.LTXPipeline).save_pretrained(tmp_path)
+    pipeline = daedal.load(str(tmp_path), dtype="fp32")
+    asked = dict(steps=2, size="64x32", fps=16, seed=3)
+    first = noise(1, 32, 64, 3)
+    started = pipeline(PROMPT, init=first, seconds=17 / 16, **asked).frames
+    handle = pipeline.start(PROMPT, extend=first[None], seconds=1, **asked)
+    assert not handle.remarks and np.array_equal(handle.results()[0].frames, started)
+    clip = noise(2, 14, 32, 64, 3)  # of which the last nine are read
+    longer = pipeline(PROMPT, extend=clip, seconds=0.5, **asked).frames
+    assert longer.shape == (14 + 8, 32, 64, 3) and np.array_equal(longer[:14], clip)
+    alone = pipeline(PROMPT, extend=clip[5:], seconds=0.5, **asked).frames
+    assert np.array_equal(alone[9:], longer[14:])

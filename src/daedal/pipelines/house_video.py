@@ -72,8 +72,8 @@ class HouseFilmer:
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
-    def legal(self, frames: int) -> int:
-        """The nearest number of frames that it can make."""
+    def legal(self, frames: int, known: int = 0) -> int:
+        """The nearest number of frames that it can make behind so many that are known."""
         return frames
 
     def make(self, shot: Shot) -> Steps:

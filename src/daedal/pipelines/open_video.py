@@ -1,6 +1,7 @@
 """Open models of clips behind the video pipeline: a folder that diffusers saved, whose networks are
 loaded when they are used."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class OpenFilmer:
         self.system, self.network, self.dtype = system, system.network, dtype
         self.multiple = system.pixels * system.patch
         self.most: int = system.defaults["frames"]
-        self.takes, self.needs, self.legal = system.takes, system.needs, system.legal
+        self.takes, self.needs = system.takes, system.needs
         self.defaults = system.defaults | {"sampler": system.schedule.sampler}
         self._colours: Tensor | None = None
 
@@ -61,9 +62,25 @@ class OpenFilmer:
             parts["unet"] = moved(*pair)
         return cls(SYSTEMS[index["_class_name"]](parts), dtype)
 
-    @torch.no_grad()
+    def legal(self, frames: int, known: int = 0) -> int:
+        """The nearest number of frames that it can make behind so many that are known."""
+        seen = self.system.seen(known) if known else 0
+        return self.system.legal(seen + frames) - seen
+
     def make(self, shot: Shot) -> Steps:
-        """Steps that return clips (B, F, 3, H, W) in [-1, 1]."""
+        """Steps that return clips (B, F, 3, H, W) in [-1, 1]. Of a clip that is gone on from the last
+        frames are read, and those before stand in front."""
+        if shot.front is None:
+            return (yield from self.making(shot))
+        before = len(shot.front) - self.system.seen(len(shot.front))
+        rest = replace(shot, front=shot.front[before:], frames=shot.frames - before)
+        made = yield from self.making(rest)
+        first = torch.cat([from_pixels(frame) for frame in shot.front])[:before]
+        return torch.cat([first.expand(len(made), -1, -1, -1, -1), made], 1)
+
+    @torch.no_grad()
+    def making(self, shot: Shot) -> Steps:
+        """Steps that return all frames of the network."""
         made, device = self.system, self.system.device
         shape = made.latent_shape(shot.frames, shot.height, shot.width)
         noise = made.noise(shot.seeds, shape, device)

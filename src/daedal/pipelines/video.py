@@ -143,8 +143,8 @@ class VideoPipeline(Pipeline):
         front, end = self.front(files, float(p.fps or 0), height, width), None
         if files["last"] is not None:
             end = video.resized(given.opened(files["last"])[None, ..., :3], height, width)
-        new = self.frames(p, remarks)
         before = len(front) if front is not None and p.extend else 0
+        new = self.frames(p, before, remarks)
         if new + before - (0 if front is None or before else 1) < 1:
             raise DaedalError(f"{p.seconds} s at {p.fps} a second is one frame; ask for more.")
         seeds = [int(p.seed or 0) + i for i in range(p.n)]
@@ -171,12 +171,12 @@ class VideoPipeline(Pipeline):
         width, height, changed = images.parse_size(p.size, multiple)
         return width, height, [changed] if changed else []
 
-    def frames(self, p: VideoParams, remarks: list[str]) -> int:
-        """How many are to be made, at least one."""
+    def frames(self, p: VideoParams, before: int, remarks: list[str]) -> int:
+        """How many are to be made behind so many, at least one."""
         if p.seconds is None:
-            return self.filmer.most
+            return self.filmer.legal(self.filmer.most - 1, before) if before else self.filmer.most
         exact = p.seconds * float(p.fps or 0)
-        count = self.filmer.legal(max(round(exact), 1))
+        count = self.filmer.legal(max(round(exact), 1), before)
         if abs(exact - count) > 1e-6:
             seconds = count / float(p.fps or 1)
             remarks.append(

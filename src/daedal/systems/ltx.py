@@ -20,6 +20,7 @@ TIME, NOISE = 0.05, 0.025  # what a decoder is told of its latents, and the nois
 class LTX(VideoSystem):
     length = TEXT
     evenly_spaced = True
+    takes = frozenset({"init", "extend"})
 
     def __init__(self, parts: dict[str, Any]) -> None:
         super().__init__(parts)

@@ -31,6 +31,15 @@ class VideoSystem(System):
         """The nearest number of frames that the codec can make."""
         return 1 + max(round((frames - 1) / self.step), 0) * self.step
 
+    def seen(self, frames: int) -> int:
+        """How many of the last of so many given frames the network goes on from."""
+        return (
+            1
+            + (min(frames, self.legal(self.defaults["frames"] // 2)) - 1)
+            // self.frames
+            * self.frames
+        )
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latents of a clip."""
         cells = height // self.pixels, width // self.pixels

@@ -31,6 +31,7 @@ class Wan(VideoSystem):
         self.eye: Any = parts.get("image_encoder")
         self.shown = self.config.in_channels != self.channels  # frames, beside the latents
         self.timed = bool(self.index.get("expand_timesteps"))  # each token
+        self.takes = frozenset({"init", "extend"} if self.timed else {"init"})
         if self.shown:
             two = self.config.pos_embed_seq_len is not None
             self.needs = frozenset({"init", "last"} if two else {"init"})
