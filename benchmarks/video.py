@@ -121,14 +121,17 @@ def measure_peak(name: str, folder: Path) -> None:
 
 
 def drawn(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(disk name, random tensor), made as they are asked for."""
+    """(disk name, tensor), made as they are asked for: the same million random numbers over again, as
+    billions would take minutes to draw."""
+    some = (0.02 * torch.randn(2**20)).to(BIT)
     for name, empty in network.state_dict().items():
-        tensor = (
-            torch.randn(empty.shape, dtype=BIT) * 0.02
-            if empty.dim() > 1
-            else torch.ones(empty.shape, dtype=BIT)
+        count = empty.numel()
+        flat = (
+            torch.ones(count, dtype=BIT)
+            if empty.dim() < 2
+            else some.repeat(-(-count // len(some)))[:count]
         )
-        yield disk_name(network, name), tensor
+        yield disk_name(network, name), flat.view(empty.shape)
 
 
 def write(folder: Path, name: str, **shape: Any) -> None:

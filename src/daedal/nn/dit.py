@@ -211,9 +211,11 @@ class TextBlock(nn.Module):
         """x (B, T, D), shared (B, 1 or T, 6, D), mask (B, 1, 1, L)."""
         parts = (self.scale_shift_table.float() + shared.float()).to(x.dtype).unbind(2)
         shift, scale, gate, shift2, scale2, gate2 = parts
-        x = x + gate * self.attn1(self.normed(x) * (1 + scale) + shift, rope)
+        made = self.attn1(torch.addcmul(shift, self.normed(x), 1 + scale), rope)
+        x = torch.addcmul(x, gate, made)
         x = x + self.attn2.across(self.norm2(x), text, mask)
-        return x + gate2 * self.ffn(self.normed(x) * (1 + scale2) + shift2)
+        made = self.ffn(torch.addcmul(shift2, self.normed(x), 1 + scale2))
+        return torch.addcmul(x, gate2, made)
 
 
 class SelfAttention(nn.Module):
