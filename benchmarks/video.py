@@ -28,7 +28,6 @@ import daedal
 from daedal import checkpoints
 from daedal.checkpoints.files import publish
 from daedal.checkpoints.folder import config_of, disk_name, stem_of
-from daedal.checkpoints.resolve import house_models
 from daedal.engine.store import STORE
 from daedal.media import video
 from daedal.networks import build, component
@@ -150,7 +149,7 @@ def write_whole(folder: Path, layers: int) -> None:
     write(folder / "text_encoder", "UMT5EncoderModel", **UMT5 | dict(num_layers=layers))
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    house = house_models()["house/text"]
+    house = checkpoints.resolve("house/text")
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "tokenizer" / name).write_bytes((house / name).read_bytes())
