@@ -29,7 +29,7 @@ class Setting:
     flags: tuple[str, ...] = ()  # on the command line, where they are not --the-name
     # whether the command line has it: not where its values are no words or numbers
     typed: bool = True
-    # of a setting that names something on this machine: "picture", "weights" or "model". Who calls
+    # of a setting that names something on this machine: "picture", "sound", "weights" or "model". Who calls
     # from elsewhere cannot name it by its path
     place: str = ""
 

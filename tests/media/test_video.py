@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from daedal.errors import DaedalError
-from daedal.media import video
+from daedal.media import audio, video
 
 
 def moving(count=12, height=48, width=64):
@@ -124,3 +124,33 @@ def test_other_rates_and_sheets():
     assert video.sheet(clip, 4).shape == (48, 256, 3)
     assert (video.sheet(clip, 4)[:, -64:] == clip[-1]).all()
     assert video.resized(clip, 32, 32).shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("channels, rate", [(1, 16000), (2, 44100), (2, 96000)])
+def test_a_sound_is_heard_with_the_frames(tmp_path, suffix, channels, rate):
+    """Two seconds of tones, the second channel's an octave higher."""
+    time = np.arange(2 * rate) / rate
+    tones = np.stack([0.4 * np.sin(2 * np.pi * 440 * 2**c * time) for c in range(channels)])
+    clip = np.concatenate([moving()] * 2)[:16]
+    path = video.save_clip(
+        clip, tmp_path / f"a{suffix}", 8, {"seed": 1}, (tones.astype("f4"), rate)
+    )
+    frames, found = video.open_clip(path)
+    assert len(frames) == 16 and found == 8 and video.recipe_of(path) == {"seed": 1}
+    heard, own = audio.open_audio(path)
+    assert heard.shape[0] == channels and heard.shape[1] / own == pytest.approx(2, abs=0.1)
+    for channel, samples in enumerate(heard):
+        middle = samples[own // 2 : own // 2 + own]  # a second
+        loudest = np.abs(np.fft.rfft(middle))
+        assert loudest.argmax() == 440 * 2**channel
+        assert np.abs(middle).max() == pytest.approx(0.4, rel=0.1)
+
+
+def test_a_sound_is_as_long_as_its_clip():
+    sound = np.ones((1, 1000), np.float32), 1000
+    (cut, _), said = video.fitted(sound, 0.6)
+    assert cut.shape == (1, 600) and "sound of 1.00 s is cut to the clip's 0.60 s" in said
+    (long, _), said = video.fitted(sound, 1.5)
+    assert long.shape == (1, 1500) and not long[:, 1000:].any() and "ends after 1.00 s" in said
+    assert video.fitted(sound, 1.001)[1] == ""

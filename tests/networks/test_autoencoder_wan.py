@@ -7,6 +7,7 @@ import torch
 from daedal import checkpoints
 from daedal.errors import DaedalError
 from daedal.networks.autoencoder_wan import AutoencoderKLWan
+from daedal.nn.conv3d import Past, in_pieces, to_patches
 
 SMALL = dict(
     base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
@@ -15,6 +16,17 @@ SMALL = dict(
 CASES = {
     "halved once": SMALL,
     "halved twice": SMALL | dict(dim_mult=[1, 2, 2, 4], temperal_downsample=[True, True, False]),
+    "shortcuts": SMALL
+    | dict(
+        dim_mult=[1, 2, 2],
+        temperal_downsample=[True, True],
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        decoder_base_dim=16,
+        scale_factor_spatial=8,
+    ),
 }
 
 
@@ -73,3 +85,32 @@ def test_no_frame_sees_what_comes_after_it(tmp_path):
     )
     with pytest.raises(DaedalError, match=r"1 \+ 4 n frames and sides of 8 n"):
         ours.encode(clips[:, :, :4])
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_clip_in_pieces_is_the_clip_in_one(case, tmp_path):
+    theirs(case).save_pretrained(tmp_path)
+    ours = checkpoints.load(tmp_path, dtype=torch.float64)
+    clips = torch.randn(1, 3, 9, 16, 16, dtype=torch.float64).clamp(-1, 1)
+    patches = to_patches(clips, ours.config.patch_size or 1)
+    mean = ours.quant_conv(ours.encoder(patches, Past()), Past())
+    assert (ours.moments(clips) - mean).abs().max() < 1e-12
+    latents = ours.post_quant_conv(mean[:, : ours.config.z_dim], Past())
+    whole = ours.decoder(latents, Past())
+    assert whole.shape[2] == 9
+    assert (in_pieces(ours.decoder, latents, 1) - whole).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_tiles_make_the_frames_that_the_whole_makes(case, tmp_path, monkeypatch):
+    theirs(case).save_pretrained(tmp_path)
+    ours = checkpoints.load(tmp_path, dtype=torch.float64)
+    latents = torch.randn(1, 4, 2, 24, 20, dtype=torch.float64)
+    whole = ours.decode(latents)
+    for tile in (5, 16):
+        assert (ours.decode(latents, tile) - whole).abs().max() < 1e-12
+    reach = ours.decoder.reach - 2  # which is no more than they see
+    monkeypatch.setattr(type(ours.decoder), "reach", property(lambda self: reach))
+    assert (ours.decode(latents, 5) - whole).abs().max() > 1e-12

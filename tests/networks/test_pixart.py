@@ -194,7 +194,7 @@ def test_what_is_missing_gets_one_sentence():
     x, time, text, added = inputs()
     with pytest.raises(DaedalError, match=r"added\['resolution'\] was not given"):
         ours(x, time, text)
-    with pytest.raises(DaedalError, match="needs text or text_kv"):
+    with pytest.raises(DaedalError, match="needs text, or what was made of it"):
         ours(x, time, added=added)
     with pytest.raises(DaedalError, match=r"norm_elementwise_affine=True .* is not supported"):
         parse(PixArtConfig, dict(norm_elementwise_affine=True))

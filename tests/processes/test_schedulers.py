@@ -4,6 +4,7 @@ the right predecessors where it has wrong ones."""
 
 import inspect
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from daedal.errors import DaedalError
 from daedal.processes import noise as N
 from daedal.processes.noise import Level, Levels, noised
-from daedal.processes.samplers import sampler_named
+from daedal.processes.samplers import finished, sampler_named
 from daedal.processes.schedulers import DEFAULTS, EQUIVALENT, Schedule, read
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -561,3 +562,38 @@ def test_starting_noise_has_the_spread_diffusers_gives_it() -> None:
         assert float(schedule.start(torch.ones(1), levels)) == pytest.approx(
             float(scheduler.init_noise_sigma) * alpha, rel=1e-5
         )
+
+
+@pytest.mark.parametrize("kind", ["DDIM", "DPM"])
+def test_cogvideox_is_stepped_as_in_diffusers_but_for_its_noise(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"CogVideoX{kind}Scheduler"
+    config = dict(prediction_type="v_prediction", timestep_spacing="trailing")
+    config |= dict(rescale_betas_zero_snr=True)
+    schedule, stepper = ours(name, **config), theirs(name, 10, config)
+    torch.manual_seed(0)
+    matrix, x = (torch.randn(16, 16, dtype=torch.float64) * scale for scale in (0.3, 1))
+
+    def network(x: Tensor, time: Any) -> Tensor:
+        return torch.tanh(x @ matrix + time / 1000)
+
+    module = sys.modules[type(stepper).__module__]
+    monkeypatch.setattr(
+        module, "randn_tensor", lambda shape, **_: torch.zeros(shape).double(), raising=False
+    )
+    wanted, old, before = x, None, None
+    for time in stepper.timesteps:
+        output = network(wanted, time)
+        if kind == "DPM":
+            wanted, old = stepper.step(output, old, time, before, wanted)
+        else:
+            wanted = stepper.step(output, time, wanted).prev_sample
+        before = time
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        return schedule.parametrisation.denoised(network(x, level.time), x, level)
+
+    sampler, levels = sampler_named(schedule.sampler), schedule.levels(10)
+    made = finished(sampler.steps(denoise, x, levels, lambda: torch.zeros_like(x)), None)
+    assert (made - wanted).abs().max() < 1e-5

@@ -39,6 +39,8 @@ FOLDERS = (
     "Tokenizer",
     "TokenizerFast",
     "Processor",
+    "ProcessorFast",
+    "ProcessorPil",
     "FeatureExtractor",
     "SafetyChecker",
     "Watermarker",

@@ -173,6 +173,8 @@ def bytes_of(model: Any) -> int:
     seen: dict[int, int] = {}
     for module in modules_in(model):
         for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_meta:
+                continue
             storage = tensor.untyped_storage()
             seen[storage.data_ptr() or id(tensor)] = storage.nbytes()
     return sum(seen.values())

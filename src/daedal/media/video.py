@@ -6,11 +6,14 @@ recipe that made them in the metadata.
     with Writer("long.webm", rate) as file:                    # while the frames come
         for frame in more: file.add(frame)
 
+A sound stands beside the frames of mp4 (AAC) and webm (Opus); the other formats are silent.
+
 mp4 (H.264), webm (VP9) and whatever else FFmpeg reads go through PyAV; gif, animated webp and png
 through Pillow. Legend: F frames, H height, W width."""
 
 import io
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -26,13 +29,21 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from daedal.errors import DaedalError, nearest
 from daedal.files import write_whole
+from daedal.media.audio import OPUS_RATES
+from daedal.media.sound import Samples, resample
 
 Frames = np.ndarray  # (F, H, W, 3) uint8
+Track = tuple[Samples, int]  # (C, N) float32 in [-1, 1], Hz
 
 # of each, FFmpeg's encoder, its options, and how it names the pixels that players read
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     ".mp4": ("libx264", {"crf": "16", "preset": "medium"}),
     ".webm": ("libvpx-vp9", {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4"}),
+}
+# of each, the encoder of its sound and the rates that it takes
+SOUNDS: dict[str, tuple[str, tuple[int, ...]]] = {
+    ".mp4": ("aac", (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)),
+    ".webm": ("libopus", OPUS_RATES),
 }
 STILLS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 SUFFIXES = (*ENCODERS, *STILLS)
@@ -46,9 +57,15 @@ KEY = "daedal"
 class Writer:
     """A video file that is written while its frames come, each (H, W, 3) uint8 and all of one size.
     It appears under its name when the block ends; where the block raises, nothing is left. Odd sizes
-    get a row or column more, as players want even ones."""
+    get a row or column more, as players want even ones. `sound` is written as far as frames come."""
 
-    def __init__(self, path: str | Path, rate: float, recipe: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        rate: float,
+        recipe: dict[str, Any] | None = None,
+        sound: Track | None = None,
+    ) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in ENCODERS:
@@ -59,6 +76,8 @@ class Writer:
             raise DaedalError(f"{rate} frames a second cannot be written; give 1 to 240.")
         self.rate, self.recipe = Fraction(rate).limit_denominator(1001), recipe
         self.codec, self.options = ENCODERS[suffix]
+        self.sound, self.count = sound, 0
+        self.track: SoundTrack | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}{suffix}")
         self.container: Any = None
@@ -82,6 +101,9 @@ class Writer:
             picture = av.VideoFrame.from_ndarray(even, format="rgb24")
             picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
             self.container.mux(self.stream.encode(picture))
+            self.count += 1
+            if self.track is not None:
+                self.track.write(self.count / self.rate)
         except (av.FFmpegError, OSError) as error:
             raise DaedalError(
                 f"{self.path} could not be written ({error}); free some room."
@@ -98,6 +120,8 @@ class Writer:
         self.stream.pix_fmt = "yuv420p"
         context = self.stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # bt709
+        if self.sound is not None:
+            self.track = SoundTrack(self.container, self.path.suffix.lower(), *self.sound)
 
     def __exit__(
         self,
@@ -109,6 +133,8 @@ class Writer:
             if self.container is not None:
                 if kind is None:
                     self.container.mux(self.stream.encode(None))
+                    if self.track is not None:
+                        self.track.end()
                 self.container.close()
             elif kind is None:
                 raise DaedalError("a clip needs at least one frame; none came.")
@@ -118,15 +144,61 @@ class Writer:
             self.partial.unlink(missing_ok=True)
 
 
+class SoundTrack:
+    """The sound of a file under way, in stereo or mono, written beside its frames."""
+
+    def __init__(self, container: Any, suffix: str, samples: Samples, rate: int) -> None:
+        codec, rates = SOUNDS[suffix]
+        self.rate = min((each for each in rates if each >= rate), default=rates[-1])
+        self.samples, self.at = resample(samples[:2], rate, self.rate), 0
+        self.layout = "stereo" if len(self.samples) == 2 else "mono"
+        self.container = container
+        self.stream = container.add_stream(codec, rate=self.rate, layout=self.layout)
+
+    def write(self, seconds: Fraction) -> None:
+        """What is heard until then."""
+        end = min(math.floor(seconds * self.rate), self.samples.shape[1])
+        if end <= self.at:
+            return
+        block = np.ascontiguousarray(self.samples[:, self.at : end].reshape(1, -1, order="F"))
+        frame = av.AudioFrame.from_ndarray(
+            block.astype(np.float32), format="flt", layout=self.layout
+        )
+        frame.rate, frame.pts, frame.time_base = self.rate, self.at, Fraction(1, self.rate)
+        self.container.mux(self.stream.encode(frame))
+        self.at = end
+
+    def end(self) -> None:
+        self.container.mux(self.stream.encode(None))
+
+
+def fitted(sound: Track, seconds: float) -> tuple[Track, str]:
+    """A sound as long as a clip, cut or with silence behind it, and what was done."""
+    samples, rate = sound
+    count, have = round(seconds * rate), samples.shape[1] / rate
+    if abs(have - seconds) < 0.5 / 24:  # less than half a frame of film
+        done = ""
+    elif have > seconds:
+        done = f"the sound of {have:.2f} s is cut to the clip's {seconds:.2f} s."
+    else:
+        done = f"the sound ends after {have:.2f} s of the clip's {seconds:.2f} s; silence follows."
+    room = max(count - samples.shape[1], 0)
+    return (np.pad(samples[:, :count], [(0, 0), (0, room)]), rate), done
+
+
 def save_clip(
-    frames: Frames, path: str | Path, rate: float, recipe: dict[str, Any] | None = None
+    frames: Frames,
+    path: str | Path,
+    rate: float,
+    recipe: dict[str, Any] | None = None,
+    sound: Track | None = None,
 ) -> Path:
-    """Write (F, H, W, 3) uint8 in the format of the suffix."""
+    """Write (F, H, W, 3) uint8 in the format of the suffix, and a sound where it has one."""
     path = Path(path)
     if path.suffix.lower() in STILLS:
         write_whole(path, encode(frames, rate, path.suffix.lower(), recipe))
         return path
-    with Writer(path, rate, recipe) as file:
+    with Writer(path, rate, recipe, sound) as file:
         for frame in frames:
             file.add(frame)
     return path

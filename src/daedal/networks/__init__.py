@@ -21,12 +21,15 @@ FAMILIES = {
 # All others: `_class_name` or architecture -> module. The class there has that name, and a
 # `config_class`.
 COMPONENTS = {
-    "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "VQModel": "vq",
-    "UNet2DConditionModel": "unet", "AudioLDM2UNet2DConditionModel": "unet", "AudioLDM2ProjectionModel": "audioldm2", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
+    "AutoencoderKL": "autoencoder", "AutoencoderKLWan": "autoencoder_wan", "AutoencoderKLLTXVideo": "autoencoder_ltx",
+    "AutoencoderKLCogVideoX": "autoencoder_cogvideox", "CogVideoXTransformer3DModel": "cogvideox", "VQModel": "vq",
+    "UNet2DConditionModel": "unet", "UNetMotionModel": "motion", "MotionAdapter": "motion", "AudioLDM2UNet2DConditionModel": "unet",
+    "AudioLDM2ProjectionModel": "audioldm2", "ControlNetModel": "controlnet", "T2IAdapter": "t2i_adapter",
     "DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart", "Transformer2DModel": "pixart",
     "SD3Transformer2DModel": "mmdit", "FluxTransformer2DModel": "flux", "WanTransformer3DModel": "wan",
+    "LTXVideoTransformer3DModel": "ltx",
     "SD3ControlNetModel": "controlnet_dit", "FluxControlNetModel": "controlnet_dit",
-    "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "CLIPVisionModelWithProjection": "clip", "CLIPModel": "clip",
+    "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "CLIPVisionModelWithProjection": "clip", "CLIPVisionModel": "clip", "CLIPModel": "clip",
     "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
     "BertModel": "bert", "BertForMaskedLM": "bert", "BertForPreTraining": "bert", "RobertaModel": "bert", "RobertaForMaskedLM": "bert",
     "XLMRobertaModel": "bert", "XLMRobertaForMaskedLM": "bert", "MPNetModel": "bert", "MPNetForMaskedLM": "bert",

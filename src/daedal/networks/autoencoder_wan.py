@@ -1,13 +1,15 @@
-"""The causal 3-D autoencoder of Wan 2.1 (Wan Team 2025), which Wan 2.2's 14B and Qwen-Image use as
-well: a clip of 1 + 4 n frames as 1 + n latent frames. Each frame sees itself and those before it; the
-first is a picture by itself, so that a picture is a clip of one frame.
+"""The causal 3-D autoencoders of Wan (Wan Team 2025): that of Wan 2.1, which Wan 2.2's 14B and
+Qwen-Image use as well, and that of Wan 2.2's 5B, with larger cells, shortcuts past each stage and 48
+channels. A clip of 1 + 4 n frames is 1 + n latent frames. Each frame sees itself and those before it;
+the first is a picture by itself, so that a picture is a clip of one frame.
 
-The published code works frame group by frame group with caches in every layer. What those caches come
-to is written here as convolutions over the whole clip (`Resample`), which give the same numbers.
+Clips are coded a latent frame at a time; each layer finds the frames before in a `Past`. Large frames
+are decoded in tiles, which come out as the whole would.
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, F frames, H and W pixels
 or cells."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -16,8 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daedal.errors import DaedalError
 from daedal.nn.conv import Conv2d
+from daedal.nn.conv3d import (
+    CausalConv3d,
+    Past,
+    as_clip,
+    as_frames,
+    check_fit,
+    from_cells,
+    from_patches,
+    in_pieces,
+    to_cells,
+    to_patches,
+)
 
 MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -25,13 +38,17 @@ MEAN = (
 STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+TILE = 128  # cells a side that are decoded at once
+CUBE, POINT = (3, 3, 3), (1, 1, 1)  # kernels
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderKLWanConfig:
-    """`temperal_downsample`, so spelled in the files, says which halvings halve time as well."""
+    """`temperal_downsample`, so spelled in the files, says which halvings halve time as well.
+    `is_residual`: each stage has a shortcut. `patch_size`: pixels a side of what is coded as one."""
 
     base_dim: int = 96
+    decoder_base_dim: int | None = None
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
@@ -40,31 +57,14 @@ class AutoencoderKLWanConfig:
     latents_std: tuple[float, ...] = STD
     scale_factor_temporal: int | None = 4
     scale_factor_spatial: int | None = 8
+    is_residual: bool = False
+    in_channels: int = 3
+    out_channels: int = 3
+    patch_size: int | None = None
 
     class_name: ClassVar[str] = "AutoencoderKLWan"
-    fixed: ClassVar[dict[str, Any]] = {
-        "attn_scales": (), "is_residual": False, "in_channels": 3, "out_channels": 3, "patch_size": None, "decoder_base_dim": None, "input_channels": 3,
-    }  # fmt: skip
-    ignored: ClassVar[frozenset[str]] = frozenset({"dropout", "clip_output"})
-
-
-class CausalConv3d(nn.Conv3d):
-    """A convolution over frames that sees none to come: time is padded in front only."""
-
-    def __init__(
-        self, inp: int, out: int, kernel: int | tuple[int, int, int], padding: int = 0
-    ) -> None:
-        super().__init__(inp, out, kernel, padding=padding)
-        front = self.kernel_size[0] - 1 if padding else 0
-        side = int(self.padding[1])
-        self.around = (side, side, side, side, front, 0)
-
-    def reset_parameters(self) -> None:
-        pass
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, F, H, W) -> (B, C', F, H, W)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv3d(F.pad(x, self.around), self.weight.to(x.dtype), bias, self.stride)
+    fixed: ClassVar[dict[str, Any]] = {"attn_scales": ()}
+    ignored: ClassVar[frozenset[str]] = frozenset({"dropout", "clip_output", "input_channels"})
 
 
 class Norm(nn.Module):
@@ -81,13 +81,14 @@ class Norm(nn.Module):
 class ResidualBlock(nn.Module):
     def __init__(self, inp: int, out: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = Norm(inp), CausalConv3d(inp, out, 3, 1)
-        self.norm2, self.conv2 = Norm(out), CausalConv3d(out, out, 3, 1)
-        self.conv_shortcut = CausalConv3d(inp, out, 1) if inp != out else nn.Identity()
+        self.norm1, self.conv1 = Norm(inp), CausalConv3d(inp, out, CUBE)
+        self.norm2, self.conv2 = Norm(out), CausalConv3d(out, out, CUBE)
+        self.conv_shortcut = CausalConv3d(inp, out, POINT) if inp != out else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), past)
+        h = self.conv2(F.silu(self.norm2(h)), past)
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x, past))
 
 
 class AttentionBlock(nn.Module):
@@ -105,44 +106,45 @@ class AttentionBlock(nn.Module):
         return x + as_clip(self.proj(out.reshape(frames.shape)), len(x))
 
 
-def as_frames(x: Tensor) -> Tensor:  # (B, C, F, H, W) -> (B F, C, H, W)
-    return x.transpose(1, 2).flatten(0, 1)
+class Downsample(nn.Module):
+    """Half the size of every frame, and with `time` half as many of them but for the first: that
+    stays, and the others come from threes of frames, the last of one three being the first of the
+    next."""
 
-
-def as_clip(frames: Tensor, batch: int) -> Tensor:  # (B F, C, H, W) -> (B, C, F, H, W)
-    return frames.unflatten(0, (batch, -1)).transpose(1, 2)
-
-
-class Resample(nn.Module):
-    """Half or double the size of every frame, and with `time` how many there are but for the first.
-
-    Down, the first frame stays; the others come from threes of frames, the last of one three being
-    the first of the next. Up, a convolution that does not see the first frame makes two of each
-    other one."""
-
-    def __init__(self, dim: int, up: bool, time: bool) -> None:
+    def __init__(self, dim: int, time: bool) -> None:
         super().__init__()
-        self.up = up
-        pad: nn.Module = nn.Identity() if up else nn.ZeroPad2d((0, 1, 0, 1))
-        conv = Conv2d(dim, dim // 2, 3, padding=1) if up else Conv2d(dim, dim, 3, stride=2)
-        self.resample = nn.ModuleList([pad, conv])
-        self.time_conv = CausalConv3d(dim, 2 * dim if up else dim, (3, 1, 1)) if time else None
+        conv = Conv2d(dim, dim, 3, stride=2)
+        self.resample = nn.ModuleList([nn.ZeroPad2d((0, 1, 0, 1)), conv])
+        self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=2) if time else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.up and self.time_conv is not None and x.shape[2] > 1:
-            later = self.time_conv(F.pad(x[:, :, 1:], (0, 0, 0, 0, 2, 0)))
-            pairs = later.unflatten(1, (2, -1)).movedim(1, 3).flatten(2, 3)  # (B, C, 2 F, H, W)
-            x = torch.cat([x[:, :, :1], pairs], 2)
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        x = as_clip(self.resample[1](self.resample[0](as_frames(x))), len(x))
+        if self.time_conv is None:
+            return x
+        head, later = x[:, :, :1], x[:, :, 1:]
+        if not past.first:
+            return self.time_conv(x, past)
+        past.frames[self.time_conv] = head
+        return torch.cat([head, self.time_conv(later, past)], 2) if later.shape[2] else head
+
+
+class Upsample(nn.Module):
+    """Double the size of every frame, and with `time` how many there are but for the first: a
+    convolution that does not see the first makes two of each other one."""
+
+    def __init__(self, dim: int, out: int, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.ModuleList([nn.Identity(), Conv2d(dim, out, 3, padding=1)])
+        self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if time else None
+
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        head, later = x[:, :, : int(past.first)], x[:, :, int(past.first) :]
+        if self.time_conv is not None and later.shape[2]:
+            pairs = self.time_conv(later, past).unflatten(1, (2, -1)).movedim(1, 3)
+            x = torch.cat([head, pairs.flatten(2, 3)], 2)
         frames = as_frames(x)
-        if self.up:
-            frames = F.interpolate(frames.float(), scale_factor=2, mode="nearest-exact").to(x.dtype)
-        x = as_clip(self.resample[1](self.resample[0](frames)), len(x))
-        if not self.up and self.time_conv is not None and x.shape[2] > 1:
-            conv = self.time_conv
-            bias = None if conv.bias is None else conv.bias.to(x.dtype)
-            later = F.conv3d(x, conv.weight.to(x.dtype), bias, (2, 1, 1))
-            x = torch.cat([x[:, :, :1], later], 2)
-        return x
+        frames = F.interpolate(frames.float(), scale_factor=2, mode="nearest-exact").to(x.dtype)
+        return as_clip(self.resample[1](frames), len(x))
 
 
 class MidBlock(nn.Module):
@@ -151,68 +153,129 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList([ResidualBlock(dim, dim), ResidualBlock(dim, dim)])
         self.attentions = nn.ModuleList([AttentionBlock(dim)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, past)), past)
+
+
+class ResidualDownBlock(nn.Module):
+    """A stage with a shortcut: the means of groups of channels of cells."""
+
+    def __init__(self, inp: int, out: int, count: int, down: Downsample | None) -> None:
+        super().__init__()
+        dims = [inp, *[out] * count]
+        self.out, self.resnets = out, nn.ModuleList(ResidualBlock(*d) for d in pairwise(dims))
+        self.downsampler = down
+        self.cell = (2 if down and down.time_conv else 1, 2 if down else 1)
+
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        time, side = self.cell
+        # the first frame is the second of its pair
+        short = F.pad(x, (0, 0, 0, 0, (time - 1) * past.first, 0))
+        short = to_cells(short, time, side, side).unflatten(1, (self.out, -1)).mean(2)
+        for block in self.resnets:
+            x = block(x, past)
+        return short + (x if self.downsampler is None else self.downsampler(x, past))
 
 
 class Encoder(nn.Module):
     def __init__(self, c: AutoencoderKLWanConfig) -> None:
         super().__init__()
         dims = [c.base_dim * m for m in (1, *c.dim_mult)]
-        self.conv_in = CausalConv3d(3, dims[0], 3, 1)
+        self.conv_in = CausalConv3d(c.in_channels, dims[0], CUBE)
         self.down_blocks = nn.ModuleList()
-        for i, (inp, out) in enumerate(pairwise(dims)):
-            for n in range(c.num_res_blocks):
-                self.down_blocks.append(ResidualBlock(inp if n == 0 else out, out))
-            if i < len(c.dim_mult) - 1:
-                self.down_blocks.append(Resample(out, False, c.temperal_downsample[i]))
+        for (inp, out), time in zip(pairwise(dims), (*c.temperal_downsample, None), strict=True):
+            down = None if time is None else Downsample(out, time)
+            if c.is_residual:
+                self.down_blocks.append(ResidualDownBlock(inp, out, c.num_res_blocks, down))
+                continue
+            for pair in pairwise([inp, *[out] * c.num_res_blocks]):
+                self.down_blocks.append(ResidualBlock(*pair))
+            self.down_blocks.extend([down] if down else [])
         self.mid_block = MidBlock(out)
-        self.norm_out, self.conv_out = Norm(out), CausalConv3d(out, 2 * c.z_dim, 3, 1)
+        self.norm_out, self.conv_out = Norm(out), CausalConv3d(out, 2 * c.z_dim, CUBE)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        x = self.conv_in(x, past)
         for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
+            x = block(x, past)
+        return self.conv_out(F.silu(self.norm_out(self.mid_block(x, past))), past)
 
 
 class UpBlock(nn.Module):
-    def __init__(self, inp: int, out: int, count: int, up: Resample | None) -> None:
+    def __init__(self, inp: int, out: int, count: int, up: Upsample | None) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(inp if n == 0 else out, out) for n in range(count)
-        )
+        dims = [inp, *[out] * count]
+        self.resnets = nn.ModuleList(ResidualBlock(*d) for d in pairwise(dims))
         self.upsamplers = nn.ModuleList([up]) if up is not None else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:
         for block in self.resnets:
-            x = block(x)
-        return x if self.upsamplers is None else self.upsamplers[0](x)
+            x = block(x, past)
+        return x if self.upsamplers is None else self.upsamplers[0](x, past)
+
+
+class ResidualUpBlock(nn.Module):
+    """A stage with a shortcut: channels repeated as cells."""
+
+    def __init__(self, inp: int, out: int, count: int, up: Upsample | None) -> None:
+        super().__init__()
+        dims = [inp, *[out] * count]
+        self.resnets = nn.ModuleList(ResidualBlock(*d) for d in pairwise(dims))
+        self.upsampler, self.time = up, 2 if up and up.time_conv else 1
+        self.repeats = out * self.time * 4 // inp
+
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        h = x
+        for block in self.resnets:
+            h = block(h, past)
+        if self.upsampler is None:
+            return h
+        short = from_cells(x.repeat_interleave(self.repeats, 1), self.time, 2, 2)
+        return self.upsampler(h, past) + short[:, :, (self.time - 1) * past.first :]
 
 
 class Decoder(nn.Module):
     def __init__(self, c: AutoencoderKLWanConfig) -> None:
         super().__init__()
-        dims = [c.base_dim * m for m in (c.dim_mult[-1], *c.dim_mult[::-1])]
-        times = c.temperal_downsample[::-1]
-        self.conv_in, self.mid_block = CausalConv3d(c.z_dim, dims[0], 3, 1), MidBlock(dims[0])
+        dims = [(c.decoder_base_dim or c.base_dim) * m for m in (c.dim_mult[-1], *c.dim_mult[::-1])]
+        times = (*c.temperal_downsample[::-1], None)
+        self.conv_in, self.mid_block = CausalConv3d(c.z_dim, dims[0], CUBE), MidBlock(dims[0])
         self.up_blocks = nn.ModuleList()
-        for i, (inp, out) in enumerate(pairwise(dims)):
-            up = Resample(out, True, times[i]) if i < len(c.dim_mult) - 1 else None
-            # what was doubled before has half the channels
-            self.up_blocks.append(UpBlock(inp // 2 if i else inp, out, c.num_res_blocks + 1, up))
-        self.norm_out, self.conv_out = Norm(out), CausalConv3d(out, 3, 3, 1)
+        for i, ((inp, out), time) in enumerate(zip(pairwise(dims), times, strict=True)):
+            # without shortcuts what was doubled before has half the channels
+            halved = not c.is_residual
+            up = None if time is None else Upsample(out, out // 2 if halved else out, time)
+            kind = UpBlock if halved else ResidualUpBlock
+            inp = inp // 2 if halved and i else inp
+            self.up_blocks.append(kind(inp, out, c.num_res_blocks + 1, up))
+        self.norm_out, self.conv_out = Norm(out), CausalConv3d(out, c.out_channels, CUBE)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
+    def forward(self, x: Tensor, past: Past) -> Tensor:
+        return self.enlarged(self.begun(x, past), past)
+
+    def begun(self, x: Tensor, past: Past) -> Tensor:
+        """At the size of the latents, where each place sees its whole frame."""
+        return self.mid_block(self.conv_in(x, past), past)
+
+    def enlarged(self, x: Tensor, past: Past) -> Tensor:
+        """Of what `begun` gives, pixels, which see no further than `reach` cells."""
         for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = block(x, past)
+        return self.conv_out(F.silu(self.norm_out(x)), past)
+
+    @property
+    def reach(self) -> int:
+        """Cells on each side that a pixel sees: one of its stage for each convolution, two in a
+        residual block, and those of the ends of stages one of the next."""
+        far, cell, blocks = 0.0, 1.0, list[Any](self.up_blocks)
+        for block in blocks:
+            far, cell = far + 2 * len(block.resnets) * cell + cell / 2, cell / 2
+        return math.ceil(far + cell)
 
 
 class AutoencoderKLWan(nn.Module):
     """Clips (B, 3, 1 + 4 n, H, W) in [-1, 1] <-> latents (B, z_dim, 1 + n, H / 8, W / 8) of unit
-    spread."""
+    spread; H / 16, W / 16 of Wan 2.2's 5B."""
 
     config_class = AutoencoderKLWanConfig
     class_name = AutoencoderKLWanConfig.class_name
@@ -221,32 +284,47 @@ class AutoencoderKLWan(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
-        self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
+        self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, POINT)
+        self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, POINT)
 
     @property
     def factors(self) -> tuple[int, int]:
         """Frames and pixels a latent cell stands for."""
-        return 2 ** sum(self.config.temperal_downsample), 2 ** (len(self.config.dim_mult) - 1)
+        pixels = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        return 2 ** sum(self.config.temperal_downsample), pixels
 
     def moments(self, clips: Tensor) -> Tensor:
         """The mean and the log-variance of the latents, (B, 2 z_dim, f, h, w), not scaled."""
-        time, space = self.factors
-        frames, height, width = clips.shape[2:]
-        if (frames - 1) % time or height % space or width % space:
-            raise DaedalError(
-                f"{frames} frames of {width}x{height} do not fit: this codec takes 1 + {time} n frames and sides of {space} n; change the clip."
-            )
-        return self.quant_conv(self.encoder(clips))
+        check_fit(clips, *self.factors)
+        clips = to_patches(clips, self.config.patch_size or 1)
+        return self.quant_conv(in_pieces(self.encoder, clips, self.factors[0]), Past())
 
     def encode(self, clips: Tensor) -> Tensor:
         """The mean of the latents, scaled."""
         mean, spread = self.scale(clips)
         return (self.moments(clips).chunk(2, 1)[0] - mean) / spread
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tile: int = TILE) -> Tensor:
+        """In tiles of so many cells a side, with as much around them as their pixels see."""
         mean, spread = self.scale(latents)
-        return self.decoder(self.post_quant_conv(latents * spread + mean)).clamp(-1, 1)
+        x = self.post_quant_conv(latents * spread + mean, Past())
+        x = in_pieces(self.decoder.begun, x, 1)
+        sides = x.shape[3:]
+        rows, columns = (range(0, side, tile) for side in sides)
+        strips = [torch.cat([self.tile(x, top, left, tile) for left in columns], 4) for top in rows]
+        return torch.cat(strips, 3).clamp(-1, 1)
+
+    def tile(self, x: Tensor, top: int, left: int, side: int) -> Tensor:
+        """The pixels of cells of what the decoder has begun."""
+        reach, spans, kept = self.decoder.reach, [], []
+        for start, most in zip((top, left), x.shape[3:], strict=True):
+            first, last = max(start - reach, 0), min(start + side + reach, most)
+            pixels = self.factors[1]
+            spans.append(slice(first, last))
+            begin, count = (start - first) * pixels, (min(start + side, most) - start) * pixels
+            kept.append(slice(begin, begin + count))
+        made = in_pieces(self.decoder.enlarged, x[:, :, :, spans[0], spans[1]], 1)
+        return from_patches(made, self.config.patch_size or 1)[:, :, :, kept[0], kept[1]]
 
     def scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread of each channel, (1, z_dim, 1, 1, 1)."""

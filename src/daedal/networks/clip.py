@@ -75,6 +75,11 @@ class CLIPVisionConfig(TowerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CLIPVisionPlainConfig(CLIPVisionConfig):
+    architecture: ClassVar[str] = "CLIPVisionModel"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
     """The towers' configs are kept as the file has them; `text` and `vision` are what they say.
     `of` makes one from these."""
@@ -303,22 +308,23 @@ class CLIPTextModelWithProjection(CLIPTextModel):
         return replace(features, pooled=self.text_projection(features.pooled))
 
 
-class CLIPVisionModelWithProjection(nn.Module):
-    """An image as states of its patches, and as one vector in the shared space."""
+class CLIPVisionModel(nn.Module):
+    """An image as states of its patches, and as one state, not projected (Wan)."""
 
-    config_class = CLIPVisionConfig
-    names = Names(skipped=CONSTANTS)
+    config_class: type[CLIPVisionConfig] = CLIPVisionPlainConfig
+    names = Names(skipped=CONSTANTS, former=(  # what transformers 5 writes
+        ("embeddings.", "vision_model.embeddings."), ("encoder.", "vision_model.encoder."),
+        ("pre_layrnorm.", "vision_model.pre_layrnorm."), ("post_layernorm.", "vision_model.post_layernorm."),
+    ))  # fmt: skip
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.config = config
         self.vision_model = VisionTower(config)
-        self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
     def forward(self, images: Tensor) -> Features:
         """images (B, C, image_size, image_size), normalised as the model's image processor says."""
-        features = self.vision_model(images)
-        return replace(features, pooled=self.visual_projection(features.pooled))
+        return self.vision_model(images)
 
     def init_weights(self, seed: int = 0) -> Self:
         """Weights for training from scratch."""
@@ -327,6 +333,21 @@ class CLIPVisionModelWithProjection(nn.Module):
     def flops(self) -> int:
         """Floating-point operations of one image; a multiply-add is two."""
         return count_flops(self, lambda clip: clip(blank(self.config)))
+
+
+class CLIPVisionModelWithProjection(CLIPVisionModel):
+    """The same with `pooled` in the shared space."""
+
+    config_class = CLIPVisionConfig
+    names = Names(skipped=CONSTANTS)
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__(config)
+        self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def forward(self, images: Tensor) -> Features:
+        features = self.vision_model(images)
+        return replace(features, pooled=self.visual_projection(features.pooled))
 
 
 class CLIPModel(nn.Module):

@@ -18,9 +18,17 @@ from daedal.networks.dit import DiTConfig, DiTTransformer2DModel, positions
 from daedal.networks.unet_blocks import Keys
 from daedal.nn.conv import multi_head
 from daedal.nn.cost import count_flops
-from daedal.nn.dit import FeedForward, Modulation, PatchEmbed, SelfAttention, modulated, unpatchify
+from daedal.nn.dit import (
+    FeedForward,
+    Modulation,
+    PatchEmbed,
+    SelfAttention,
+    modulated,
+    unpatchify,
+    wanted_text,
+)
 from daedal.nn.linear import Linear, linears
-from daedal.nn.timestep import TimestepEmbedding, sinusoidal
+from daedal.nn.timestep import Timestep, TimestepEmbedding, sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +62,17 @@ class PixArtConfig(DiTConfig):
         return self.interpolation_scale or max(self.sample_size // 64, 1)
 
 
-class Condition(nn.Module):
+class Condition(Timestep):
     """The noise level as a vector, to which some models add the size of the image and its aspect
     ratio."""
 
     def __init__(self, c: PixArtConfig) -> None:
-        super().__init__()
-        self.timestep_embedder = TimestepEmbedding(256, c.dim)
+        super().__init__(c.dim)
         self.resolution_embedder = TimestepEmbedding(256, c.dim // 3) if c.told_size else None
         self.aspect_ratio_embedder = TimestepEmbedding(256, c.dim // 3) if c.told_size else None
 
     def forward(self, x: Tensor, time: Tensor, added: dict[str, Tensor]) -> Tensor:  # -> (B, D)
-        e = self.timestep_embedder(sinusoidal(time.expand(len(x)), 256).to(x.dtype))
+        e = self.level(time.expand(len(x)), x.dtype)
         if self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return e
         parts = {"resolution": self.resolution_embedder, "aspect_ratio": self.aspect_ratio_embedder}
@@ -165,7 +172,7 @@ class PixArtTransformer2DModel(nn.Module):
 
         text_mask (B, L), True where a token exists; added: "resolution" (B, 2), height and width in
         pixels, and "aspect_ratio" (B, 1)."""
-        keys = self.text_keys(text_of(text).to(x.dtype)) if text_kv is None else text_kv
+        keys = self.text_keys(wanted_text(text, self).to(x.dtype)) if text_kv is None else text_kv
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
         condition = self.adaln_single.emb(x, time, added or {})
         shared = torch.cat(self.adaln_single(condition), 1)  # (B, 6, D)
@@ -188,12 +195,6 @@ class PixArtTransformer2DModel(nn.Module):
             pixart(torch.empty(1, c.in_channels, height, width), torch.empty(1), text, added=added)
 
         return count_flops(self, call)
-
-
-def text_of(text: Tensor | None) -> Tensor:
-    if text is None:
-        raise DaedalError("PixArt needs text or text_kv, and neither was given; pass one.")
-    return text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,7 @@ class UNetEncoder(nn.Module):
         labels: Tensor | None = None,
         guidance: Tensor | None = None,
         text_kv: Sequence[Keys] | None = None,
+        frames: int = 1,
     ) -> Context:
         """Everything but the image, in the dtype of the image."""
         text = None if text is None else text.to(x.dtype)
@@ -165,7 +166,7 @@ class UNetEncoder(nn.Module):
             text_kv = self.text_keys(needed("text", text, "attention"))
         keys = text_kv or ()
         mask = None if text_mask is None else text_mask.bool()[:, None, None]
-        return Context(e if self.time_act is None else self.time_act(e), keys, mask)
+        return Context(e if self.time_act is None else self.time_act(e), keys, mask, frames)
 
     def sinusoids(self, values: Tensor, dim: int, like: Tensor) -> Tensor:  # (B,) -> (B, dim)
         c = self.config
@@ -260,7 +261,7 @@ class UNet2DConditionModel(UNetEncoder):
         text_mask (B, T), True where a token exists; text_kv = text_keys(text), in place of text;
         added: "text_embeds" (B, D') and "time_ids" (B, 5 or 6) of SDXL; labels (B,): classes, or
         the noise level of IF's upscalers; guidance (B,): the scale that a guidance-distilled (LCM)
-        network is told."""
+        network is told; frames: of each clip, whose frames are neighbours in the batch."""
         context = self.context(x, time, text, **conditions)
         x, skips = self.down(self.conv_in(x), context, features)
         if control is not None:

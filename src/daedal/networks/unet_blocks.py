@@ -5,7 +5,7 @@ one attention over text and pixels side by side (DeepFloyd IF).
 Parameter names are those of diffusers' files. Legend: B batch, C channels, H and W height and
 width, T text tokens, D text width, E width of the time embedding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,12 +59,13 @@ class Residuals:
 @dataclass(frozen=True)
 class Context:
     """What one call hands to every block: the time embedding (B, E), the keys of each text-reading
-    layer by its index (none where no text is told, and the layers read the pixels), and which text
-    tokens exist (B, 1, 1, T)."""
+    layer by its index (none where no text is told, and the layers read the pixels), which text
+    tokens exist (B, 1, 1, T), and of clips how many frames they have."""
 
     time: Tensor
     keys: Sequence[Keys]
     mask: Tensor | None = None
+    frames: int = 1  # of each clip, whose frames are neighbours in the batch
 
 
 class GEGLU(nn.Module):
@@ -201,7 +202,8 @@ class AddedAttention(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The residual blocks of one level and the attention after each."""
+    """The residual blocks of one level, the attention after each, and of networks of clips the motion
+    module after that (networks.motion)."""
 
     def __init__(
         self, config: EncoderConfig, level: Level, inputs: Sequence[int], scale: float
@@ -214,24 +216,22 @@ class Blocks(nn.Module):
             attention(config, level, i, at) for i in range(attend) for at in range(self.each)
         )
         self.resnets = nn.ModuleList(resnet(config, level, inp, scale) for inp in inputs)
+        self.motion_modules: nn.ModuleList | None = None
 
-    def pairs(self) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
-        """Each residual block and the attentions after it."""
-        layers = list(self.attentions)
-        for i, block in enumerate(self.resnets):
-            yield block, layers[i * self.each : (i + 1) * self.each]
+    def layer(self, i: int, x: Tensor, context: Context) -> Tensor:
+        """Residual block i and what follows it."""
+        x = self.resnets[i](x, context.time)
+        for at in range(i * self.each, min((i + 1) * self.each, len(self.attentions))):
+            x = self.attentions[at](x, context)
+        if self.motion_modules is not None and i < len(self.motion_modules):
+            x = self.motion_modules[i](x, context.frames)
+        return x
 
 
 def attention(config: EncoderConfig, level: Level, layer: int, at: int) -> nn.Module:
     if level.kind.attention == "added":
         return AddedAttention(config, level)
     return SpatialTransformer(config, level, layer, at)
-
-
-def attended(x: Tensor, attentions: Sequence[nn.Module], context: Context) -> Tensor:
-    for each in attentions:
-        x = each(x, context)
-    return x
 
 
 def resnet(
@@ -269,9 +269,9 @@ class DownBlock(Blocks):
         the last layer's output where the level has attention, and to the level's output where it
         has none."""
         skips = []
-        for resnet, attentions in self.pairs():
-            skips.append(attended(resnet(x, context.time), attentions, context))
-            x = skips[-1]
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, context)
+            skips.append(x)
         if feature is not None and self.kind.attention:
             x = skips[-1] = x + feature
         for downsample in self.downsamplers:
@@ -294,8 +294,8 @@ class MidBlock(Blocks):
         )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-        for resnet, attentions in self.pairs():
-            x = attended(resnet(x, context.time), attentions, context)
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, context)
         return x
 
 
@@ -320,9 +320,8 @@ class UpBlock(Blocks):
     def forward(self, x: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         """(B, C, H, W) -> (B, C', 2H, 2W), or the size of the next skip; takes its skips from the
         end of the list."""
-        for resnet, attentions in self.pairs():
-            x = resnet(torch.cat([x, skips.pop()], 1), context.time)
-            x = attended(x, attentions, context)
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], 1), context)
         for upsample in self.upsamplers:
             x = upsample(x, context.time, skips[-1].shape[2:])
         return x

@@ -23,6 +23,8 @@ KINDS = {
     "ResnetDownsampleBlock2D": Kind(None, True), "ResnetUpsampleBlock2D": Kind(None, True),
     "SimpleCrossAttnDownBlock2D": Kind("added", True), "SimpleCrossAttnUpBlock2D": Kind("added", True),
     "UNetMidBlock2DSimpleCrossAttn": Kind("added", True),
+    "DownBlockMotion": Kind(None), "UpBlockMotion": Kind(None),
+    "CrossAttnDownBlockMotion": Kind("transformer"), "CrossAttnUpBlockMotion": Kind("transformer"),
 }  # fmt: skip
 
 

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from daedal.errors import DaedalError
 from daedal.nn.cost import count_flops
-from daedal.nn.dit import Rope, attend, modulated, rotated
+from daedal.nn.dit import (
+    FeedForward,
+    Rope,
+    TextBlock,
+    WideAttention,
+    attend,
+    axial_rope,
+    modulated,
+    wanted_text,
+)
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import LayerNorm, RMSNorm
 from daedal.nn.timestep import TimestepEmbedding, sinusoidal
@@ -54,79 +63,39 @@ class WanConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
-class Attention(nn.Module):
-    """Of tokens over themselves or over a text. Queries and keys have a norm over all heads. With
-    `picture` a second pair of keys and values reads a picture's tokens, which stand first."""
+class Attention(WideAttention):
+    """`picture`: a second pair of keys and values reads a picture's tokens, which stand before the
+    text's."""
 
     def __init__(self, c: WanConfig, picture: bool = False) -> None:
-        super().__init__()
-        D, self.heads = c.dim, c.num_attention_heads
-        self.to_q, self.to_k, self.to_v = (Linear(D, D) for _ in range(3))
-        self.to_out = nn.ModuleList([Linear(D, D)])
-        self.norm_q, self.norm_k = RMSNorm(D, c.eps), RMSNorm(D, c.eps)
+        super().__init__(c.dim, c.num_attention_heads, c.eps)
         self.picture = picture
         if picture:
+            D = c.dim
             self.add_k_proj, self.add_v_proj = (
                 Linear(c.added_kv_proj_dim or D, D) for _ in range(2)
             )
             self.norm_added_k = RMSNorm(D, c.eps)
 
-    def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, H, K)
-        return x.unflatten(-1, (self.heads, -1))
-
-    def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        """Over itself, (B, T, D) -> (B, T, D)."""
-        q, k, v = linears(x, self.to_q, self.to_k, self.to_v)
-        q, k = rotated(self.split(self.norm_q(q)), rope), rotated(self.split(self.norm_k(k)), rope)
-        return self.to_out[0](attend(q, k, self.split(v)))
-
-    def across(self, x: Tensor, text: Tensor) -> Tensor:
-        """Over a text (B, L, D)."""
-        q = self.split(self.norm_q(self.to_q(x)))
-        seen, text = text[:, : text.shape[1] - TEXT], text[:, max(text.shape[1] - TEXT, 0) :]
-        k, v = linears(text, self.to_k, self.to_v)
-        out = attend(q, self.split(self.norm_k(k)), self.split(v))
-        if self.picture:
-            k, v = linears(seen, self.add_k_proj, self.add_v_proj)
-            out = out + attend(q, self.split(self.norm_added_k(k)), self.split(v))
-        return self.to_out[0](out)
+    def read(self, q: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not self.picture:
+            return super().read(q, text)
+        seen, text = text[:, :-TEXT], text[:, -TEXT:]
+        k, v = linears(seen, self.add_k_proj, self.add_v_proj)
+        return super().read(q, text) + attend(q, self.split(self.norm_added_k(k)), self.split(v))
 
 
-class GELU(nn.Module):
-    def __init__(self, dim: int, inner: int, tanh: bool = True) -> None:
-        super().__init__()
-        self.proj, self.approximate = Linear(dim, inner), "tanh" if tanh else "none"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate=self.approximate)
-
-
-class FeedForward(nn.Module):
-    def __init__(self, dim: int, inner: int, out: int, tanh: bool = True) -> None:
-        super().__init__()
-        # the middle one was a dropout
-        self.net = nn.ModuleList([GELU(dim, inner, tanh), nn.Identity(), Linear(inner, out)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
-
-
-class WanBlock(nn.Module):
+class WanBlock(TextBlock):
     def __init__(self, c: WanConfig) -> None:
         super().__init__()
         self.eps, self.scale_shift_table = c.eps, nn.Parameter(torch.empty(1, 6, c.dim))
         self.attn1 = Attention(c)
         self.attn2 = Attention(c, c.added_kv_proj_dim is not None)
         self.norm2 = LayerNorm(c.dim, c.eps) if c.cross_attn_norm else nn.Identity()
-        self.ffn = FeedForward(c.dim, c.ffn_dim, c.dim)
+        self.ffn = FeedForward(c.dim, c.ffn_dim)
 
-    def forward(self, x: Tensor, shared: Tensor, rope: Rope, text: Tensor) -> Tensor:
-        """x (B, T, D), shared (B, 1 or T, 6, D)."""
-        parts = (self.scale_shift_table[:, None].float() + shared.float()).to(x.dtype).unbind(2)
-        shift, scale, gate, shift2, scale2, gate2 = parts
-        x = x + gate * self.attn1(modulated(x, shift, scale, self.eps), rope)
-        x = x + self.attn2.across(self.norm2(x), text)
-        return x + gate2 * self.ffn(modulated(x, shift2, scale2, self.eps))
+    def normed(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
 
 
 class PictureEmbedding(nn.Module):
@@ -137,7 +106,7 @@ class PictureEmbedding(nn.Module):
     def __init__(self, dim: int, out: int, places: int | None) -> None:
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(out)
-        self.ff = FeedForward(dim, dim, out, tanh=False)
+        self.ff = FeedForward(dim, dim, out, approximate="none")
         self.pos_embed = nn.Parameter(torch.empty(1, places, dim)) if places else None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, n, dim) -> (B, n, out)
@@ -166,12 +135,6 @@ class Condition(nn.Module):
         waves = sinusoidal(time.flatten(), self.frequencies).to(dtype)
         e = self.time_embedder(waves.unflatten(0, time.shape))
         return e, self.time_proj(F.silu(e)).unflatten(-1, (6, -1))
-
-
-def text_of(text: Tensor | None) -> Tensor:
-    if text is None:
-        raise DaedalError("Wan needs text or tokens, and neither was given; pass one.")
-    return text
 
 
 class WanTransformer3DModel(nn.Module):
@@ -221,7 +184,7 @@ class WanTransformer3DModel(nn.Module):
                 f"latents of {tuple(x.shape[2:])} cannot be cut into patches of {self.config.patch_size}; change the clip's size."
             )
         if tokens is None:
-            tokens = self.text_tokens(text_of(text).to(x.dtype), picture)
+            tokens = self.text_tokens(wanted_text(text, self).to(x.dtype), picture)
         level, shared = self.condition_embedder.level(time, x.dtype)
         rope = self.rope(grid, x.device)
         h = self.patches(x)
@@ -247,17 +210,8 @@ class WanTransformer3DModel(nn.Module):
         column, the rest with the frame."""
         K = self.config.attention_head_dim
         across = 2 * (K // 6)
-        angles = []
-        for axis, (count, dim) in enumerate(
-            zip(grid, (K - 2 * across, across, across), strict=True)
-        ):
-            waves = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
-            turned = torch.arange(count, dtype=torch.float64, device=device)[:, None] * waves
-            shape = [1, 1, 1, len(waves)]
-            shape[axis] = count
-            angles.append(turned.view(shape).expand(*grid, -1))
-        angle = torch.cat(angles, -1).flatten(0, 2)[:, None]
-        return angle.cos().float(), angle.sin().float()
+        places = [torch.arange(count, device=device) for count in grid]
+        return axial_rope(places, (K - 2 * across, across, across))
 
     def flops(self, frames: int, height: int, width: int, text_tokens: int = TEXT) -> int:
         """Floating-point operations of one call on one latent clip of that size, the text's included;

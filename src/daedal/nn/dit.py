@@ -1,5 +1,5 @@
-"""What diffusion transformers of images are made of (Peebles & Xie 2023): patches with positions,
-norms that a condition scales and shifts, feed-forward layers, self-attention. (nn.joint has what
+"""What diffusion transformers of images and clips are made of (Peebles & Xie 2023): patches with
+positions, norms that a condition scales and shifts, feed-forward layers, attention. (nn.joint has what
 text and image need to attend to each other.)
 
 Parameter names are those of diffusers' files. Legend: B batch, C channels, p patch side, h and w
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daedal.errors import DaedalError
+from daedal.nn import head_products
 from daedal.nn.conv import Conv2d, to_tokens
 from daedal.nn.linear import Linear, linears
 from daedal.nn.norm import RMSNorm
@@ -99,19 +100,24 @@ class LastNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    def __init__(self, dim: int, inner: int) -> None:
+    def __init__(self, dim: int, inner: int, approximate: str = "tanh") -> None:
         super().__init__()
-        self.proj = Linear(dim, inner)
+        self.proj, self.approximate = Linear(dim, inner), approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return F.gelu(self.proj(x), approximate=self.approximate)
 
 
 class FeedForward(nn.Module):
-    def __init__(self, dim: int) -> None:
+    """Four times as wide within as without, unless `inner` says how wide, to `out` channels."""
+
+    def __init__(
+        self, dim: int, inner: int = 0, out: int = 0, *, approximate: str = "tanh"
+    ) -> None:
         super().__init__()
+        inner, out = inner or 4 * dim, out or dim
         # the middle one was a dropout
-        self.net = nn.ModuleList([GELU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
+        self.net = nn.ModuleList([GELU(dim, inner, approximate), nn.Identity(), Linear(inner, out)])
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
         return self.net[2](self.net[0](x))
@@ -126,6 +132,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """q (B, T, H, K), k and v (B, S, H, K) -> (B, T, H*K). `mask` (B, 1, 1, S) is True where a key
     exists."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if mask is None and head_products.suited(q, k):
+        return head_products.attend(q, k, v).transpose(1, 2).flatten(2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -168,6 +176,79 @@ def rotated(x: Tensor, rope: Rope | None) -> Tensor:
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x.dtype)
 
 
+def axial_rope(places: Sequence[Tensor], dims: Sequence[int], theta: float = 10_000.0) -> Rope:
+    """Cosines and sines (T, 1, K/2) of the points of a grid, the last axis fastest. Of a head's K
+    channels dims[i] turn with the place on axis i, places[i], at frequencies from 1 to 1 / theta."""
+    angles, grid = [], [len(place) for place in places]
+    for axis, (place, dim) in enumerate(zip(places, dims, strict=True)):
+        steps = torch.arange(0, dim, 2, dtype=torch.float64, device=place.device)
+        shape = [1, 1, 1, len(steps)]
+        shape[axis] = len(place)
+        turned = place.double()[:, None] * theta ** (-steps / dim)
+        angles.append(turned.view(shape).expand(*grid, -1))
+    angle = torch.cat(angles, -1).flatten(0, len(grid) - 1)[:, None]
+    return angle.cos().float(), angle.sin().float()
+
+
+class WideAttention(nn.Module):
+    """Attention over tokens or over a text, with one norm of queries and keys over all heads."""
+
+    def __init__(
+        self, dim: int, heads: int, eps: float, *, text: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.heads, text = heads, text or dim
+        self.to_q = Linear(dim, dim, bias=bias)
+        self.to_k, self.to_v = (Linear(text, dim, bias=bias) for _ in range(2))
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, H, K)
+        return x.unflatten(-1, (self.heads, -1))
+
+    def forward(self, x: Tensor, rope: Rope) -> Tensor:
+        """Over itself, (B, T, D) -> (B, T, D)."""
+        q, k, v = linears(x, self.to_q, self.to_k, self.to_v)
+        q, k = rotated(self.split(self.norm_q(q)), rope), rotated(self.split(self.norm_k(k)), rope)
+        return self.to_out[0](attend(q, k, self.split(v)))
+
+    def read(self, q: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Queries (B, T, H, K) over a text (B, L, D) -> (B, T, D), not projected."""
+        k, v = linears(text, self.to_k, self.to_v)
+        return attend(q, self.split(self.norm_k(k)), self.split(v), mask)
+
+    def across(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Over a text (B, L, D)."""
+        return self.to_out[0](self.read(self.split(self.norm_q(self.to_q(x))), text, mask))
+
+
+class TextBlock(nn.Module):
+    """Tokens attend to each other, then to a text, and are fed forward; what the noise level says of
+    shifts, scales and gates is shared by all blocks, and each adds a table of its own."""
+
+    norm2: nn.Module
+    attn1: WideAttention
+    attn2: WideAttention
+    ffn: FeedForward
+    scale_shift_table: nn.Parameter
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Before the attention and before the feed-forward, without weights."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, shared: Tensor, rope: Rope, text: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, D), shared (B, 1 or T, 6, D), mask (B, 1, 1, L)."""
+        parts = (self.scale_shift_table.float() + shared.float()).to(x.dtype).unbind(2)
+        shift, scale, gate, shift2, scale2, gate2 = parts
+        made = self.attn1(torch.addcmul(shift, self.normed(x), 1 + scale), rope)
+        x = torch.addcmul(x, gate, made)
+        x = x + self.attn2.across(self.norm2(x), text, mask)
+        made = self.ffn(torch.addcmul(shift2, self.normed(x), 1 + scale2))
+        return torch.addcmul(x, gate2, made)
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens over themselves. `qk_norm`: queries and keys have an RMS norm. `out`: the
     result is projected."""
@@ -191,6 +272,15 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:  # (B, T, D) -> (B, T, D)
         q, k, v = self.split(x)
         return self.to_out[0](attend(rotated(q, rope), rotated(k, rope), v))
+
+
+def wanted_text(text: Tensor | None, network: nn.Module) -> Tensor:
+    """The text of a call that needs one, where nothing made of it stands in for it."""
+    if text is None:
+        raise DaedalError(
+            f"{type(network).__name__} needs text, or what was made of it, and neither was given; pass one."
+        )
+    return text
 
 
 def head_norm(dim: int, wanted: bool) -> nn.Module:

@@ -52,3 +52,15 @@ class TimestepEmbedding(nn.Module):
         if cond is not None and self.cond_proj is not None:
             x = x + self.cond_proj(cond)
         return self.linear_2(self.act(self.linear_1(x)))
+
+
+class Timestep(nn.Module):
+    """A noise level as a vector."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedding(256, dim)
+
+    def level(self, time: Tensor, dtype: torch.dtype) -> Tensor:  # (...) -> (..., E)
+        waves = sinusoidal(time.flatten(), 256).to(dtype)
+        return self.timestep_embedder(waves).unflatten(0, time.shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from daedal import checkpoints
 from daedal.data.tokenizer import Tokenizer
+from daedal.media.video import Track
 from daedal.networks.media import MediaTransformer
 from daedal.pipelines.painter import generation_config
 from daedal.processes.imaging import from_pixels, pixels
@@ -40,12 +41,14 @@ class Shot:
     front: np.ndarray | None = None
     end: np.ndarray | None = None
     loop: bool = False
+    sound: Track | None = None  # of its length; no model hears it
 
 
 class HouseFilmer:
     """The house's media transformer of clips."""
 
     takes = frozenset({"init", "last", "extend", "loop"})
+    needs = frozenset[str]()
 
     def __init__(
         self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]
@@ -69,8 +72,8 @@ class HouseFilmer:
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return cls(network, Tokenizer.load(folder), generation_config(folder))
 
-    def legal(self, frames: int) -> int:
-        """The nearest number of frames that it can make."""
+    def legal(self, frames: int, known: int = 0) -> int:
+        """The nearest number of frames that it can make behind so many that are known."""
         return frames
 
     def make(self, shot: Shot) -> Steps:

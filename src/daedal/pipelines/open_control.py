@@ -10,10 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from daedal import checkpoints
 from daedal.checkpoints.folder import load_ip_adapter
@@ -23,9 +20,7 @@ from daedal.nn.quick import quicken
 from daedal.pipelines.given import KINDS
 from daedal.pipelines.painter import Job
 from daedal.processes.imaging import from_pixels
-from daedal.systems.conditions import Control, Reference, known_kind
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from daedal.systems.conditions import Control, Reference, for_clip, known_kind
 
 
 class Conditioners:
@@ -109,16 +104,3 @@ class Conditioners:
 def adapter_pools(adapter: Any) -> bool:
     """Whether an adapter reads the image's one embedding, not the states of its patches."""
     return type(adapter.image_proj).__name__ == "Tokens"
-
-
-def for_clip(picture: np.ndarray, side: int) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out,
-    normalised (Radford et al. 2021)."""
-    height, width = picture.shape[:2]
-    tall = width <= height
-    size = (side, int(side * height / width)) if tall else (int(side * width / height), side)
-    image = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    middle = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1)
-    mean, std = (torch.tensor(each)[:, None, None] for each in (CLIP_MEAN, CLIP_STD))
-    return ((middle.float() / 255 - mean) / std)[None]

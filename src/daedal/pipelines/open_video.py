@@ -1,5 +1,7 @@
-"""Open models of clips behind the video pipeline: a folder that diffusers saved."""
+"""Open models of clips behind the video pipeline: a folder that diffusers saved, whose networks are
+loaded when they are used."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,59 +11,106 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daedal import checkpoints
-from daedal.checkpoints.folder import read_index
+from daedal.checkpoints.folder import kinds_of, load_part, networks_of, read_index
+from daedal.engine.on_demand import OnDemand
 from daedal.errors import DaedalError
+from daedal.networks.motion import moved
 from daedal.pipelines.house_video import Shot
-from daedal.processes.imaging import colour_map, from_pixels, generating, pixels, seeded_noise
+from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
+from daedal.systems.animatediff import AnimateDiff
+from daedal.systems.cogvideox import CogVideoX
 from daedal.systems.conditions import Conditions
+from daedal.systems.ltx import LTX
 from daedal.systems.system import denoiser, guided_by, stacked
+from daedal.systems.video import VideoSystem
 from daedal.systems.wan import Wan
 
-SYSTEMS = {"WanPipeline": Wan}  # by what diffusers calls the pipeline
+SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipeline
+    **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline"), Wan),
+    **dict.fromkeys(("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"), LTX),
+    "AnimateDiffPipeline": AnimateDiff,
+    **dict.fromkeys(("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"), CogVideoX),
+}
 
 
 class OpenFilmer:
     """A system, its codec and its schedule."""
 
-    def __init__(self, system: Wan, dtype: torch.dtype) -> None:
+    def __init__(self, system: VideoSystem, dtype: torch.dtype) -> None:
         self.system, self.network, self.dtype = system, system.network, dtype
         self.multiple = system.pixels * system.patch
         self.most: int = system.defaults["frames"]
-        self.takes = system.takes
+        self.takes, self.needs = system.takes, system.needs
         self.defaults = system.defaults | {"sampler": system.schedule.sampler}
         self._colours: Tensor | None = None
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "OpenFilmer":
-        parts = checkpoints.load_parts(folder, dtype=dtype, device=device)
-        return cls(SYSTEMS[parts["model_index"]["_class_name"]](parts), dtype)
+        """Of a folder whose networks are loaded when they are used."""
+        index = read_index(folder)
+        parts: dict[str, Any] = {"model_index": index}
+        for name, kind in kinds_of(index).items():
+            network = name in networks_of(index)
+            place = folder / name
+            parts[name] = (
+                OnDemand(place, dtype, device) if network else load_part(place, kind, dtype, device)
+            )
+        if "motion_adapter" in parts and kinds_of(index)["unet"] != "UNetMotionModel":
+            pair = (checkpoints.load(folder / n, dtype, device) for n in ("unet", "motion_adapter"))
+            parts["unet"] = moved(*pair)
+        return cls(SYSTEMS[index["_class_name"]](parts), dtype)
 
-    def legal(self, frames: int) -> int:
-        """The nearest number of frames that the codec can make."""
-        per = self.system.frames
-        return 1 + max(round((frames - 1) / per), 0) * per
+    def legal(self, frames: int, known: int = 0) -> int:
+        """The nearest number of frames that it can make behind so many that are known."""
+        seen = self.system.seen(known) if known else 0
+        return self.system.legal(seen + frames) - seen
+
+    def make(self, shot: Shot) -> Steps:
+        """Steps that return clips (B, F, 3, H, W) in [-1, 1]. Of a clip that is gone on from the last
+        frames are read, and those before stand in front."""
+        if shot.front is None:
+            return (yield from self.making(shot))
+        before = len(shot.front) - self.system.seen(len(shot.front))
+        rest = replace(shot, front=shot.front[before:], frames=shot.frames - before)
+        made = yield from self.making(rest)
+        first = torch.cat([from_pixels(frame) for frame in shot.front])[:before]
+        return torch.cat([first.expand(len(made), -1, -1, -1, -1), made], 1)
 
     @torch.no_grad()
-    def make(self, shot: Shot) -> Steps:
-        """Steps that return clips (B, F, 3, H, W) in [-1, 1]."""
+    def making(self, shot: Shot) -> Steps:
+        """Steps that return all frames of the network."""
         made, device = self.system, self.system.device
         shape = made.latent_shape(shot.frames, shot.height, shot.width)
-        noise = seeded_noise(shot.seeds, shape, device)
-        start = kept = None
-        if shot.front is not None:
-            start, kept = made.first(from_pixels(shot.front[0]).to(device), shape)
-            start = start.expand(len(shot.seeds), -1, -1, -1, -1)
-        yield None  # the picture is read
+        noise = made.noise(shot.seeds, shape, device)
+        front, end = (frames_of(given) for given in (shot.front, shot.end))
+        known = made.known(front, end, shot.frames)
+        yield None  # the pictures are read
         negatives = [shot.negative] * (len(shot.seeds) * guided_by(made, shot.guidance_scale))
         prompts = [*[shot.prompt] * len(shot.seeds), *negatives]
         read = {text: made.encode([text], cut=True) for text in dict.fromkeys(prompts)}
         told = stacked([read[text] for text in prompts], device)
-        size = (shot.height, shot.width)
-        prepared = made.prepare(told, Conditions(size, shot.guidance_scale, len(negatives)))
-        predict = denoiser(made, prepared, guidance_scale=shot.guidance_scale, dtype=self.dtype)
-        levels = made.schedule.levels(shot.steps, tokens=shape[1] * shape[2] * shape[3])
+        ends = [frames[:, :, 0] for frames in (front, end) if frames is not None]
+        conditions = Conditions(
+            (shot.height, shot.width),
+            shot.guidance_scale,
+            len(negatives),
+            pictures=ends,
+            known=known,
+            rate=shot.rate,
+        )
+        predict = denoiser(
+            made,
+            made.prepare(told, conditions),
+            guidance_scale=shot.guidance_scale,
+            dtype=self.dtype,
+            channel_conditioning=None if known.beside is None else known.beside.to(self.dtype),
+        )
+        rows = len(shot.seeds)
+        start = None if known.start is None else known.start.expand(rows, -1, -1, -1, -1)
+        cells = shape[1] * shape[2] * shape[3]
+        levels = made.schedule.levels(shot.steps, tokens=cells, evenly_spaced=made.evenly_spaced)
         yield None  # the prompts are read
         x = yield from generating(
             predict,
@@ -69,11 +118,10 @@ class OpenFilmer:
             levels,
             sampler=sampler_named(shot.sampler),
             start=start,
-            kept=kept,
+            kept=known.kept,
             opening=made.schedule.start,
         )
-        clips = [made.codec.decode(one[None].to(self.dtype)) for one in x]  # one by one, for memory
-        return torch.cat(clips).float().transpose(1, 2).cpu()
+        return made.decoded(x, shot.frames, noise).float().transpose(1, 2).cpu()
 
     def total(self, shot: Shot) -> int:
         return shot.steps
@@ -91,7 +139,16 @@ class OpenFilmer:
         return pixels(torch.einsum("bchw,cd->bdhw", cells, self._colours))
 
     def remark(self, prompt: str) -> str:
-        return remark(prompt, [self.system.t5.tokenizer], 512)
+        readers = [*self.system.towers, self.system.t5]
+        tokenizers = [reader.tokenizer for reader in readers if reader]
+        return remark(prompt, tokenizers, self.system.length)
+
+
+def frames_of(given: np.ndarray | None) -> Tensor | None:
+    """(K, H, W, 3) uint8 -> (1, 3, K, H, W) in [-1, 1]."""
+    if given is None:
+        return None
+    return torch.stack([from_pixels(frame) for frame in given], 2)
 
 
 def named(folder: Path) -> str:
@@ -103,7 +160,10 @@ def named(folder: Path) -> str:
     kind = str(index.get("_class_name", ""))
     if kind in SYSTEMS:
         return kind
-    if any(word in kind for word in ("Wan", "LTX", "CogVideo", "Hunyuan", "Mochi", "Video")):
+    if any(
+        word in kind
+        for word in ("Wan", "LTX", "CogVideo", "Hunyuan", "Mochi", "Video", "AnimateDiff")
+    ):
         raise DaedalError(
             f"{folder} holds a {kind}; of the open models of clips Daedal knows {', '.join(SYSTEMS)}."
         )

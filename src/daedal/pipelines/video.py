@@ -26,7 +26,7 @@ from daedal import device as machine
 from daedal.checkpoints.resolve import house_models
 from daedal.engine.runtime import Generation, GeneratorLane
 from daedal.errors import DaedalError
-from daedal.media import images, terminal, video
+from daedal.media import audio, images, terminal, video
 from daedal.pipelines import given, open_video
 from daedal.pipelines.house_video import HouseFilmer, Shot
 from daedal.pipelines.medium import Pipeline, Result, SteppedHandle
@@ -47,6 +47,7 @@ class Clip(Result):
     frames: np.ndarray  # (F, H, W, 3) uint8
     rate: float  # frames a second
     steps: int
+    sound: video.Track | None = None
 
     @property
     def logged(self) -> str:
@@ -62,7 +63,7 @@ class Clip(Result):
 
     def save(self, path: str | Path) -> Path:
         """Write mp4, webm, gif, animated webp or png by suffix, with the recipe in the metadata."""
-        return video.save_clip(self.frames, path, self.rate, self.recipe)
+        return video.save_clip(self.frames, path, self.rate, self.recipe, self.sound)
 
     @classmethod
     def show(cls, results: list[Any]) -> None:
@@ -89,7 +90,7 @@ Filmer = HouseFilmer | OpenFilmer
 
 class VideoPipeline(Pipeline):
     """A model of clips behind one call. Settings are those of `VideoParams`; init and last may also be
-    arrays (H, W, 3) uint8, extend (F, H, W, 3)."""
+    arrays (H, W, 3) uint8, extend (F, H, W, 3), and sound samples (C, N) with their rate."""
 
     medium = VIDEO
 
@@ -107,7 +108,7 @@ class VideoPipeline(Pipeline):
         return Filming(self, params, shot, client, priority, said)
 
     def runtime(self) -> dict[str, Any]:
-        parameter = next(self.filmer.network.parameters())
+        parameter = next(iter(self.filmer.network.parameters()))
         return machine.runtime_of(parameter) | {"loading": self.loading}
 
     def shot(self, prompt: str, settings: dict[str, Any]) -> tuple[VideoParams, Shot, list[str]]:
@@ -118,6 +119,8 @@ class VideoPipeline(Pipeline):
             )
         files = {name: settings.get(name) for name in ("init", "last", "extend")}
         noted = {name: given.remembered(value) for name, value in files.items()}
+        sound = settings.get("sound")
+        noted["sound"] = given.remembered(sound[0] if isinstance(sound, tuple) else sound)
         p, d = read(VideoParams, settings | noted, "clips"), self.filmer.defaults
         chosen: dict[str, Any] = {
             k: d[k] for k in ("fps", "steps", "guidance_scale", "sampler") if getattr(p, k) is None
@@ -125,8 +128,12 @@ class VideoPipeline(Pipeline):
         p = replace(p, **chosen, seed=secrets.randbelow(2**31) if p.seed is None else p.seed)
         wanted = [name for name in (*files, "loop") if is_given(settings.get(name))]
         if unfit := [name for name in wanted if name not in self.filmer.takes]:
-            takes = ", ".join(sorted(self.filmer.takes))
+            takes = ", ".join(sorted(self.filmer.takes)) or "words alone"
             raise DaedalError(f"{self.name} cannot be given {unfit[0]}; it takes {takes}.")
+        if missing := sorted(self.filmer.needs.difference(wanted)):
+            raise DaedalError(
+                f"{self.name} starts from pictures; give {' and '.join(missing)} too."
+            )
         if p.loop and (p.last or p.extend):
             raise DaedalError("a loop ends where it begins; leave last and extend out, or loop.")
         if p.extend and p.init:
@@ -136,15 +143,26 @@ class VideoPipeline(Pipeline):
         front, end = self.front(files, float(p.fps or 0), height, width), None
         if files["last"] is not None:
             end = video.resized(given.opened(files["last"])[None, ..., :3], height, width)
-        new = self.frames(p, remarks)
         before = len(front) if front is not None and p.extend else 0
+        new = self.frames(p, before, remarks)
         if new + before - (0 if front is None or before else 1) < 1:
             raise DaedalError(f"{p.seconds} s at {p.fps} a second is one frame; ask for more.")
         seeds = [int(p.seed or 0) + i for i in range(p.n)]
         return p, Shot(
             prompt, p.negative, seeds, before + new, float(p.fps or 0), height, width, int(p.steps or 0), float(p.guidance_scale or 0),
-            str(p.sampler), front, end, p.loop,
+            str(p.sampler), front, end, p.loop, self.sound(sound, (before + new) / float(p.fps or 1), remarks),
         ), remarks  # fmt: skip
+
+    def sound(
+        self, asked: str | video.Track | None, seconds: float, remarks: list[str]
+    ) -> video.Track | None:
+        """The sound that is heard with a clip, as long as that."""
+        if asked is None:
+            return None
+        track = asked if isinstance(asked, tuple) else audio.open_audio(given.unchanged(asked))
+        fitted, done = video.fitted(track, seconds)
+        remarks += [done] if done else []
+        return fitted
 
     def size(self, p: VideoParams) -> tuple[int, int, list[str]]:
         d, multiple = self.filmer.defaults, self.filmer.multiple
@@ -153,12 +171,12 @@ class VideoPipeline(Pipeline):
         width, height, changed = images.parse_size(p.size, multiple)
         return width, height, [changed] if changed else []
 
-    def frames(self, p: VideoParams, remarks: list[str]) -> int:
-        """How many are to be made, at least one."""
+    def frames(self, p: VideoParams, before: int, remarks: list[str]) -> int:
+        """How many are to be made behind so many, at least one."""
         if p.seconds is None:
-            return self.filmer.most
+            return self.filmer.legal(self.filmer.most - 1, before) if before else self.filmer.most
         exact = p.seconds * float(p.fps or 0)
-        count = self.filmer.legal(max(round(exact), 1))
+        count = self.filmer.legal(max(round(exact), 1), before)
         if abs(exact - count) > 1e-6:
             seconds = count / float(p.fps or 1)
             remarks.append(
@@ -214,8 +232,8 @@ class Filming(SteppedHandle):
                 frames[: len(shot.front)] = shot.front[: len(frames)]
             if shot.end is not None:
                 frames[-1:] = shot.end
-            own = (recipe | {"sample": i}, "stop", frames, shot.rate, self.total)
-            results.append(Clip(*own, joules=self.share(len(clips))))
+            made_of = (recipe | {"sample": i}, "stop", frames, shot.rate, self.total, shot.sound)
+            results.append(Clip(*made_of, joules=self.share(len(clips))))
         return results
 
 

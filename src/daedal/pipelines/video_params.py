@@ -39,6 +39,14 @@ class VideoParams:
         str | None,
         Setting("Go on from this clip, which stands in front.", metavar="FILE", place="video"),
     ] = None
+    sound: Annotated[
+        str | None,
+        Setting(
+            "A sound that is heard with it, in mp4 and webm; cut or followed by silence.",
+            metavar="FILE",
+            place="sound",
+        ),
+    ] = None
     loop: Annotated[bool, Setting("End where it begins.")] = False
 
 

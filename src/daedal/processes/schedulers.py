@@ -65,6 +65,8 @@ EULER: Config = dict(sigma_min=None, sigma_max=None, final_sigmas_type="zero")
 EULER |= dict(timestep_type="discrete", interpolation_type="linear")
 MULTISTEP = LINSPACE | RESPACED | ZERO_SNR | THRESHOLD | FLOW_SIGMAS
 LAMBDAS: Config = dict(use_lu_lambdas=False, lambda_min_clipped=-math.inf, variance_type=None)
+COG: Config = ZERO_SNR | SD_BETAS | dict(beta_schedule="scaled_linear", set_alpha_to_one=True)
+COG |= CLIP | dict(snr_shift_scale=3.0, sample_max_value=1.0)
 UNIPC: Config = dict(solver_order=2, solver_type="bh2", final_sigmas_type="zero")
 UNIPC |= dict(predict_x0=True, lower_order_final=True, disable_corrector=[], solver_p=None)
 UNIPC |= dict(sigma_min=None, sigma_max=None, shift_terminal=None)
@@ -76,6 +78,7 @@ FLOW_MATCH |= dict(time_shift_type="exponential")
 DEFAULTS: dict[str, Config] = {  # a key left out of the file means the default of its class
     "DDIMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | dict(set_alpha_to_one=True),
     "DDPMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | dict(variance_type="fixed_small"),
+    **dict.fromkeys(("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), LEADING | COG),
     "PNDMScheduler": LEADING | dict(set_alpha_to_one=False, skip_prk_steps=False),
     "LCMScheduler": LEADING | CLIP | THRESHOLD | ZERO_SNR | SD_BETAS | CONSISTENCY,
     "EulerDiscreteScheduler": LINSPACE | RESPACED | ZERO_SNR | EULER,
@@ -170,7 +173,7 @@ class Schedule:
         c = self.config
         if c.get("thresholding"):
             x0 = dynamic_threshold(x0, c["dynamic_thresholding_ratio"], c["sample_max_value"])
-        elif c.get("clip_sample"):
+        elif c.get("clip_sample") and "snr_shift_scale" not in c:  # CogVideoX's do not
             x0 = x0.clamp(-c["clip_sample_range"], c["clip_sample_range"])
         if "timestep_scaling" in c:  # Luo et al. 2023, section 4.1, with sigma_data 1/2
             scaled = 2 * level.time * c["timestep_scaling"]
@@ -258,6 +261,8 @@ def ddpm_sampler(c: Config) -> str:
 SAMPLER: dict[str, Callable[[Config], str]] = {
     "DDIMScheduler": lambda c: "ddim",
     "DDPMScheduler": ddpm_sampler,
+    "CogVideoXDDIMScheduler": lambda c: "ddim",
+    "CogVideoXDPMScheduler": lambda c: "dpmpp_2m_sde",
     # PNDM is a multistep method of old; this one needs no warm-up
     "PNDMScheduler": lambda c: "dpmpp_2m",
     "LCMScheduler": lambda c: "lcm",
@@ -289,6 +294,8 @@ def trained_axis(c: Config, finite: bool = False) -> DiscreteAxis:
         ends, count = (c["beta_start"], c["beta_end"]), c["num_train_timesteps"]
         betas = N.betas_named(c["beta_schedule"], *ends, count)
     alpha_bar = (1 - betas.float()).cumprod(0)
+    if (scale := c.get("snr_shift_scale")) is not None:  # Esser et al. 2024, section 5.3.2
+        alpha_bar = alpha_bar / (scale + (1 - scale) * alpha_bar)
     if c.get("rescale_betas_zero_snr"):
         alpha_bar = N.zero_terminal_snr(alpha_bar).clamp(min=2.0**-24 if finite else 0)
     return DiscreteAxis.from_alpha_bar(alpha_bar)
@@ -437,6 +444,7 @@ def solver_flow_levels(c: Config, steps: int, mu: float | None) -> Levels:
 
 LEVELS: dict[str, Callable[[Config, int], Levels]] = {
     **dict.fromkeys(("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"), ddim_levels),
+    **dict.fromkeys(("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), ddim_levels),
     "LCMScheduler": lcm_levels,
     "EulerDiscreteScheduler": euler_levels,
     "EulerAncestralDiscreteScheduler": euler_levels,

@@ -27,6 +27,7 @@ from daedal.pipelines import registry
 from daedal.pipelines.embedding import DecoderEmbedder, Embedder
 from daedal.pipelines.medium import Loading
 from daedal.pipelines.place import located, part_of
+from daedal.pipelines.video_params import VIDEO
 from daedal.server.errors import ApiError
 from daedal.settings import settings_of
 
@@ -244,7 +245,7 @@ class Lease:
         """Take the model; from `source` if it is not loaded, else False."""
         load = None if source is None else lambda: opened(source, self.models.loading)
         known = self.models.measured
-        expected = 0 if source is None else known.get(self.name) or weight_bytes(source)
+        expected = 0 if source is None else known.get(self.name) or first_bytes(source)
         try:
             lease = STORE.lease(key_of(self.name), load, expected)
             self.model = self._held.enter_context(lease)
@@ -286,6 +287,14 @@ def weight_bytes(source: str) -> int:
         return place.stat().st_size
     kinds = ("*.safetensors", "*.gguf", "model.bin")
     return sum(file.stat().st_size for kind in kinds for file in place.rglob(kind))
+
+
+def first_bytes(source: str) -> int:
+    """Bytes that opening a model takes: none where its networks are loaded as they are used."""
+    place = located(parted(source)[0])
+    if registry.medium_of(source) is VIDEO and (place / "model_index.json").exists():
+        return 0
+    return weight_bytes(source)
 
 
 @lru_cache(maxsize=256)

@@ -1,14 +1,19 @@
 """Pictures as conditions: a ControlNet or T2I-Adapter with what it is shown, an IP-Adapter with
-what it reads of a reference, and what an inpainting network must be given."""
+what it reads of a reference, the frames that a clip is given, and what an inpainting network must be
+given."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from daedal.errors import DaedalError, nearest
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,23 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Known:
+    """The frames that a clip is given, as its network reads them: latents `start` (1, C, F, h, w),
+    given where `kept` (F, 1, 1), or what stands `beside` all latents (1, C', F, h, w)."""
+
+    start: Tensor | None = None
+    kept: Tensor | None = None
+    beside: Tensor | None = None
+
+
+NOTHING = Known()
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """What a picture is asked for beside its prompts. The last `negatives` rows of what is told are
-    of negative prompts. `pictures` (1, 3, H, W) in [-1, 1] are for networks that read one
-    themselves."""
+    """What a picture or a clip is asked for beside its prompts. The last `negatives` rows of what is
+    told are of negative prompts. `pictures` (1, 3, H, W) in [-1, 1] are for networks that read one
+    themselves; `known` and `rate`, frames a second, are of clips."""
 
     size: tuple[int, int]  # H, W in pixels
     guidance_scale: float = 1.0
@@ -76,6 +94,8 @@ class Conditions:
     reference: Reference | None = None
     pictures: Sequence[Tensor] = ()
     seconds: float = 0.0  # of a sound
+    known: Known = NOTHING
+    rate: float = 0.0
 
 
 def known_kind(kind: str, known: Iterable[str]) -> str:
@@ -102,3 +122,16 @@ def summed(items: list[Any]) -> Any:
     for item in items:
         total = item if total is None else total + item
     return total
+
+
+def for_clip(picture: np.ndarray, side: int) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, side, side): the shorter side resized, the middle cut out,
+    normalised (Radford et al. 2021)."""
+    height, width = picture.shape[:2]
+    tall = width <= height
+    size = (side, int(side * height / width)) if tall else (int(side * width / height), side)
+    image = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    middle = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (CLIP_MEAN, CLIP_STD))
+    return ((middle.float() / 255 - mean) / std)[None]

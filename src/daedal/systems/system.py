@@ -98,7 +98,7 @@ class System:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(iter(self.network.parameters())).device
 
     def training_level(self, rows: int, cells: int) -> Level:
         """Levels to train at, (B, 1, 1, 1) float32: a time of 0..N-1 drawn evenly, or for flow

@@ -104,4 +104,4 @@ def load_tokenizer(folder: Path | Tokenizer) -> Tokenizer:
 
 
 def device_of(module: Any) -> torch.device:
-    return next(module.parameters()).device
+    return next(iter(module.parameters())).device
