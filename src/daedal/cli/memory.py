@@ -11,16 +11,20 @@ NUMBER = Annotated[int, typer.Argument(help="Its number in the list.")]
 
 
 @app.callback()
-def memory(
-    context: typer.Context,
+def memory(context: typer.Context) -> None:
+    """What conversations remember of you."""
+    if context.invoked_subcommand is None:
+        listed()
+
+
+@app.command("list")
+def listed(
     everything: Annotated[
         bool, typer.Option("--all", help="Also what later facts took the place of.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Without a word behind it: the list of facts, with when and in which words they were said."""
-    if context.invoked_subcommand:
-        return
+    """The facts, with when and in which words they were said; `daedal memory` alone does the same."""
     from daedal.assist.memory.store import Memory, switch
 
     with Memory() as kept:

@@ -130,7 +130,7 @@ def noun(rng: random.Random, words: Sequence[str], held_out: bool) -> str:
     """As `pick`; for training every other time any noun, or now and then one that is made."""
     if held_out or rng.random() < 0.5:
         return pick(rng, words, held_out)
-    while rng.random() < 0.25:
+    while rng.random() < 0.4:
         made = made_word(rng).lower()
         if not is_held_out(made):
             return made

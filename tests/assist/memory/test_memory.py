@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from daedal.assist.memory.facts import facts_in, forgotten_in
-from daedal.assist.memory.store import Memory, told
+from daedal.assist.memory.store import Memory, switch, told
+from daedal.cli import app
 from daedal.errors import DaedalError
 
 
@@ -135,3 +137,25 @@ def test_it_is_there_after_a_crash(tmp_path):
     with Memory(tmp_path / "m.db") as again:
         assert again.facts()[0].value == "Pim"
     assert (tmp_path / "m.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_command_line_shows_and_changes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def said(*words: str) -> str:
+        found = CliRunner().invoke(app, ["memory", *words])
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    assert said("add", "home", "Oslo") == "" and "home = Oslo  (entered by hand)" in said()
+    said("edit", "1", "Bergen")
+    with Memory() as memory:
+        memory.note("My dog is called Rex.")
+    assert "Rex" in said("search", "dog") and "dog = Rex  (My dog is called Rex.)" in said("list")
+    assert json.loads(said("export"))["turns"][0]["text"] == "My dog is called Rex."
+    assert said("forget", "--all") == "2 facts forgotten\n" and said("list") == ""
+    assert not switch().exists()
+    said("on")
+    assert switch().exists()
+    said("off")
+    assert not switch().exists()
