@@ -25,6 +25,7 @@ from daedal.cli import (
     history,
     label,
     lsp,
+    mcp,
     memory,
     merge,
     models,
@@ -67,6 +68,7 @@ def verbs() -> typer.Typer:
     app.command("label")(label.label)
     app.add_typer(code.app, name="code")
     app.command("lsp")(lsp.lsp)
+    app.command("mcp")(mcp.mcp)
     app.add_typer(models.app, name="models")
     app.add_typer(memory.app, name="memory")
     app.command("history")(history.history)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from daedal.cli.options import MAX_TOKENS
+from daedal.cli.tools import MCP, TOOLS, opened_tools, talked
 
-HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /memory [forget N]  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
+HELP = "/help  /system TEXT  /retry  /undo  /save FILE  /load FILE  /history  /memory [forget N]  /tools  /seed N  /set NAME VALUE  /exit; Ctrl-C stops an answer, a line ending in \\ goes on"
 
 
 def chat(
@@ -40,6 +41,8 @@ def chat(
     quantize: Annotated[
         str | None, typer.Option(help="Pack the weights on loading: 8, 4 or 16.")
     ] = None,
+    tools: TOOLS = None,
+    mcp: MCP = None,
 ) -> None:
     """Talk with a model. A model without a chat template continues the text of the conversation
     instead."""
@@ -48,8 +51,8 @@ def chat(
     pipeline = load(f"{model}:{adapter}" if adapter else model, quantize=quantize)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings = {name: value for name, value in settings.items() if value is not None}
-    with memory_if_on(pipeline.chats) as memory:
-        Conversation(pipeline, settings, system, memory).run()
+    with memory_if_on(pipeline.chats) as memory, opened_tools(tools, mcp) as found:
+        Conversation(pipeline, settings, system, memory, found).run()
 
 
 @contextmanager
@@ -67,11 +70,15 @@ def memory_if_on(chats: bool) -> Iterator[Any]:
 class Conversation:
     """Messages, the settings of answers, and the commands that change them."""
 
-    def __init__(self, pipeline, settings: dict, system: str | None, memory: Any = None) -> None:
+    def __init__(
+        self, pipeline, settings: dict, system: str | None, memory: Any = None, tools: Any = ()
+    ) -> None:
         self.pipeline, self.settings, self.memory = pipeline, settings, memory
+        self.tools = tools
+        self.trusted: list[str] = []  # tools that were allowed for good
         self.name = secrets.token_hex(4)  # of this conversation, in the memory
         first = {"role": "system", "content": system or ""}
-        self.messages: list[dict[str, str]] = [first] if system else []
+        self.messages: list[dict[str, Any]] = [first] if system else []
         self.templated = pipeline.chats
 
     def run(self) -> None:
@@ -136,6 +143,13 @@ class Conversation:
         from daedal.errors import DaedalError
         from daedal.pipelines import history
 
+        if self.tools:
+            try:
+                self.messages = talked(self)
+            except DaedalError as error:
+                self.messages.pop()
+                print(f"daedal: {error}", file=sys.stderr)
+            return
         try:
             stream = self.pipeline.stream(self.prompt(), **self.settings)
         except DaedalError as error:
@@ -165,7 +179,7 @@ class Conversation:
             self.messages = [m for m in self.messages if m["role"] != "system"]
             self.messages[:0] = [{"role": "system", "content": rest}] if rest else []
         elif name in ("retry", "undo"):
-            while self.messages and self.messages[-1]["role"] == "assistant":
+            while self.messages and self.messages[-1]["role"] in ("assistant", "tool"):
                 self.messages.pop()
             if name == "undo" and self.messages and self.messages[-1]["role"] == "user":
                 self.messages.pop()
@@ -178,6 +192,12 @@ class Conversation:
         elif name == "history":
             for message in self.messages:
                 print(f"{message['role']}: {message['content']}", file=sys.stderr)
+        elif name == "tools":
+            for tool in self.tools:
+                acts = "; asks before it acts" if tool.acts else ""
+                print(f"{tool.name}: {tool.description}{acts}", file=sys.stderr)
+            if not self.tools:
+                print("daedal: no tools; start with --tools calculator,time", file=sys.stderr)
         elif name == "memory":
             self.show_memory(rest)
         elif name == "seed" and rest.isdigit():
@@ -222,7 +242,8 @@ class Conversation:
             with open(path, encoding="utf-8") as file:
                 messages = json.load(file)["messages"]
             if not all(
-                isinstance(m["content"], str) and m["role"] in ("system", "user", "assistant")
+                isinstance(m["content"], str)
+                and m["role"] in ("system", "user", "assistant", "tool")
                 for m in messages
             ):
                 raise ValueError

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from daedal.assist.tools.calls import CallText, Envelope, as_messages, envelope_of, schema_of
 from daedal.data import chat, infill
 from daedal.energy import METER
 from daedal.engine.request import Request as Sample
@@ -23,7 +24,6 @@ from daedal.engine.request import Token
 from daedal.errors import DaedalError
 from daedal.pipelines.text import MADE, Stream, TextPipeline
 from daedal.server.state import Server
-from daedal.server.tools import CallText, Envelope, as_messages, envelope_of, schema_of
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -44,6 +44,10 @@ class Asked:
     @property
     def calls(self) -> bool:
         return bool(self.tools) and self.choice != "none"
+
+    @property
+    def names(self) -> list[str]:
+        return [tool["name"] for tool in self.callable_tools]
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
@@ -201,11 +205,11 @@ class Turn:
         """Count what came, and see whether it ends where a call begins."""
         self.answers.usage.add(sample)
         self.left -= len(sample.output)
-        mark = self.envelope.prefix.strip()
         words = self.answers.pipeline.tokenizer
         said = words.decode(sample.output, skip_special=False)
-        self.calling = sample.finished == "stop" and bool(mark) and mark in said and self.left > 0
-        said = said.partition(mark)[0] if mark else said
+        before = self.envelope.before(said, self.answers.asked.names)
+        self.calling = sample.finished == "stop" and before is not None and self.left > 0
+        said = said if before is None else before
         self.ids += words.encode(said, special=True, add_bos=False) if said else []
 
     async def first(self) -> AsyncIterator[Piece]:
@@ -244,10 +248,10 @@ class Turn:
         """Whether another call follows: the model goes on, and a call is what it begins with."""
         if self.finish != "tool_calls" or not self.answers.asked.parallel or self.left <= 0:
             return
-        mark = self.envelope.prefix.strip()
+        marks = self.envelope.marks(self.answers.asked.names)
         words = self.answers.pipeline.tokenizer
         self.ids += words.encode(self.envelope.suffix, special=True, add_bos=False)
-        async with self._more(max_tokens=min(self.left, 16), stop=(mark,)) as handle:
+        async with self._more(max_tokens=min(self.left, 16), stop=marks) as handle:
             await self.answers.server.driver.ended(handle)
             sample = handle.samples[0]
             if not sample.text.strip():
@@ -342,10 +346,9 @@ def begun(asked: Asked) -> Callable[[TextPipeline], Stream]:
 
 def until_a_call(asked: Asked, envelope: Envelope) -> dict[str, Any]:
     """Settings under which free text ends where a call begins."""
-    mark = envelope.prefix.strip()
     stop = asked.settings.get("stop") or ()
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    return {"stop": (*stops, mark) if mark else stops, "raw": True}
+    return {"stop": (*stops, *envelope.marks(asked.names)), "raw": True}
 
 
 @contextlib.asynccontextmanager

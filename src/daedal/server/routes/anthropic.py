@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from daedal.assist.tools.calls import as_messages
 from daedal.data import chat
 from daedal.errors import DaedalError
 from daedal.server.errors import ApiError
@@ -17,7 +18,6 @@ from daedal.server.routes.chat import reply_of
 from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
-from daedal.server.tools import as_messages
 
 routes = APIRouter()
 

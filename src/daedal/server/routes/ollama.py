@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from daedal import __version__
+from daedal.assist.tools.calls import parsed
 from daedal.checkpoints import catalogue
 from daedal.server.errors import ApiError, not_found
 from daedal.server.fields import Body
@@ -19,7 +20,6 @@ from daedal.server.routes.chat import Message, Said, reply_of
 from daedal.server.sse import LINES, STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering
-from daedal.server.tools import parsed
 
 routes = APIRouter()
 

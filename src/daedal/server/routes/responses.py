@@ -12,13 +12,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from daedal.assist.tools.calls import text_of
 from daedal.server.errors import ApiError, api_error, not_found
 from daedal.server.fields import Body
 from daedal.server.routes.chat import choice_of, reply_of, scored
 from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
-from daedal.server.tools import text_of
 
 routes = APIRouter()
 

@@ -7,7 +7,7 @@ is rendered, and what stands around it is the envelope. So there is no table of 
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError
 
 PROBE, VALUE = "probe_name", "probe_value"
+WRAPPING = re.compile(r"(?:```\w*|<\w+>)\s*$")  # what a call that forgets the envelope stands in
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,23 @@ class Envelope:
     prefix: str = "<tool_call>\n"
     suffix: str = "\n</tool_call>"
     arguments: str = "arguments"
+
+    @property
+    def mark(self) -> str:
+        """The text by which a call is known to begin."""
+        return self.prefix.strip() or '{"name":'
+
+    def marks(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The mark, and how models begin a call of a known function that forget the envelope."""
+        bare = ('{{"name": "{}"', '{{"name":"{}"', '{{\n  "name": "{}"', '{{\n    "name": "{}"')
+        return (self.mark, *(form.format(name) for name in names for form in bare))
+
+    def before(self, said: str, names: Iterable[str]) -> str | None:
+        """What was said before the first call; None where there is no call."""
+        starts = [found for mark in self.marks(names) if (found := said.find(mark)) >= 0]
+        if not starts:
+            return None
+        return WRAPPING.sub("", said[: min(starts)])
 
 
 def envelope_of(tokenizer: Tokenizer) -> Envelope:
