@@ -32,6 +32,12 @@ QUANTIZE = Annotated[str | None, Option(help="Pack weights of language models on
 RAY = Annotated[int | None, Option(help="As so many replicas of Ray Serve (extra: cluster).")]
 DEVICE = Annotated[str, Option(help="auto, cpu, cuda, mps.")]
 DTYPE = Annotated[str, Option(help="auto, fp32, bf16, fp16.")]
+TOOLS = Annotated[
+    str | None,
+    Option(
+        help="Tools that a chat may have called here (run_tools) beside calculator, time and python: documents:FOLDER, files:FOLDER, memory, image:FOLDER, ..."
+    ),
+]
 
 
 def serve(
@@ -51,6 +57,7 @@ def serve(
     ray: RAY = None,
     device: DEVICE = "auto",
     dtype: DTYPE = "auto",
+    tools: TOOLS = None,
 ) -> None:
     """Serve every medium over HTTP, with the studio as a page."""
     if host not in LOCAL and keys is None:
@@ -73,6 +80,7 @@ def serve(
         loading={k: v for k, v in dict(quantize=quantize, device=device, dtype=dtype).items() if v},
         keys=keys,
         origins=origin or [],
+        tools=tuple(filter(None, (tools or "").split(","))),
     )
     if ray is not None:
         from daedal.server.cluster import deploy

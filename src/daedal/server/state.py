@@ -53,6 +53,7 @@ class Options:
     max_pixels: int = 1 << 22  # of a picture that is asked for
     quota: int = 10 << 30  # bytes of files and results on disk
     expiry: float = 7 * 86400.0  # seconds that results are kept
+    tools: tuple[str, ...] = ()  # that it calls for a chat on request, beside harmless ones
 
 
 class Admission:

@@ -56,7 +56,9 @@ def made(name: str, held: contextlib.ExitStack) -> list[Tool]:
     makers = MAKERS | {medium.name: medium_tools(medium.name) for medium in MEDIA}
     if word not in makers:
         known = ", ".join(makers)
-        raise DaedalError(f"there is no tool {word!r}{nearest(word, makers)}; there are {known}.")
+        raise DaedalError(
+            f"there is no tool {word!r}{nearest(word, list(makers))}; there are {known}."
+        )
     return makers[word](place, held)
 
 
@@ -222,7 +224,11 @@ def medium_tools(name: str) -> Callable[[str, contextlib.ExitStack], list[Tool]]
 
         schema = object_of(prompt=text(medium.prompt))
         verb = medium.verb or medium.name
-        said = {"acts": not medium.readable, "untrusted": medium.file, "private": medium.file}
+        said: dict[str, Any] = {
+            "acts": not medium.readable,
+            "untrusted": medium.file,
+            "private": medium.file,
+        }
         return [
             Tool(f"make_{verb}" if not medium.file else verb, medium.help, schema, make, **said)
         ]  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ class Loop:
         """Do the calls that were decided, in order, and tell the model what came of each."""
         for call in talk.waiting:
             result = self._done(call, talk)
-            message = {
+            message: dict[str, Any] = {
                 "role": "tool",
                 "name": call.name,
                 "tool_call_id": call.id,
@@ -198,7 +198,7 @@ class Loop:
         try:
             if call.name not in self.tools:
                 raise DaedalError(
-                    f"there is no tool {call.name!r}{nearest(call.name, self.tools)}."
+                    f"there is no tool {call.name!r}{nearest(call.name, list(self.tools))}."
                 )
             return self.tools[call.name](call.arguments)
         except DaedalError as error:

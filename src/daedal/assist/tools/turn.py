@@ -169,7 +169,7 @@ def knows_tools(tokenizer: Tokenizer) -> bool:
 def _probed(tokenizer: Tokenizer) -> bool:
     tool = {"name": PROBE, "description": "x", "parameters": {"type": "object", "properties": {}}}
     call = {"id": "call_1", "type": "function", "function": {"name": PROBE, "arguments": {}}}
-    talk = [
+    talk: list[dict[str, Any]] = [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "name": PROBE, "tool_call_id": "call_1", "content": "its_result"},

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from daedal.assist.memory.store import told
 from daedal.engine.request import Token
 from daedal.pipelines.text_params import TEXT
+from daedal.server import run_tools
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.sse import STREAMS, stream_of
@@ -97,6 +98,7 @@ class ChatFields(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
+    run_tools: list[str] | None = None  # that the server calls itself
     memory: bool = False  # keep what the user says last, and use what was said before
 
 
@@ -162,6 +164,10 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     asked = asked_of_chat(body)
     if body.memory:
         asked = await remembering(server, asked, client_of(request))
+    if body.run_tools:
+        tools = run_tools.expect(server, body.run_tools, asked, bool(body.stream))
+        made = run_tools.answered(server, name, asked, tools)
+        return reply_of(await while_connected(request, made))
     answers = answering(server, name, asked, client_of(request), bool(body.stream))
     if body.stream:
         return await stream_of(request, answers, reply.chunks)
