@@ -32,6 +32,7 @@ from daedal.cli import (
     quantize,
     remote,
     serve,
+    trace,
     train,
     verify,
 )
@@ -73,6 +74,7 @@ def verbs() -> typer.Typer:
     app.command("again")(history.again)
     app.command("energy")(energy.energy)
     app.command("verify")(verify.verify)
+    app.command("trace")(trace.trace)
     app.command("doctor")(doctor.doctor)
     return app
 
