@@ -4,14 +4,19 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat, code, memory, unit_tests
+from daedal.evals import chat, code, memorised, memory, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
 from daedal.pipelines.text_params import TextMeasuring
 
 # tasks that are asked for one at a time
-ALONE = {"code": code.evaluate, "unit-tests": unit_tests.evaluate, "memory": memory.evaluate}
+ALONE = {
+    "code": code.evaluate,
+    "unit-tests": unit_tests.evaluate,
+    "memory": memory.evaluate,
+    "memorised": memorised.evaluate,
+}
 
 
 def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
