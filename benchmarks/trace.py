@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def unlike(name: str, index: Index, kind: str, contents: list[np.ndarray]) -> No
 def drawn(found: list[Example], kind: str) -> list[int]:
     """Examples whose content stands only once in the data, by chance."""
     keys = [x.content if isinstance(x.content, str) else x.content.tobytes() for x in found if x.kind == kind]  # fmt: skip
-    once = [i for i, key in enumerate(keys) if keys.count(key) == 1]
+    times = Counter(keys)
+    once = [i for i, key in enumerate(keys) if times[key] == 1]
     return random.Random(0).sample(once, min(COUNT, len(once)))
 
 

@@ -28,6 +28,7 @@ from daedal.cli import (
     memory,
     merge,
     models,
+    moderate,
     prune,
     quantize,
     remote,
@@ -74,6 +75,7 @@ def verbs() -> typer.Typer:
     app.command("again")(history.again)
     app.command("energy")(energy.energy)
     app.command("verify")(verify.verify)
+    app.command("moderate")(moderate.moderate)
     app.command("trace")(trace.trace)
     app.command("doctor")(doctor.doctor)
     return app

@@ -16,6 +16,7 @@ from daedal.engine.request import Token
 from daedal.pipelines.text_params import TEXT
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
+from daedal.server.moderation import FILTERED
 from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
@@ -331,7 +332,7 @@ def delta_of(piece: Piece) -> dict[str, Any]:
 
 
 def finish_of(reason: str | None) -> str:
-    return reason if reason in ("length", "tool_calls") else "stop"
+    return reason if reason in ("length", "tool_calls", FILTERED) else "stop"
 
 
 def scored(token: Token, words: Any) -> dict[str, Any]:
