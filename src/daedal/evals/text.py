@@ -4,7 +4,7 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat, code, memorised, memory, unit_tests
+from daedal.evals import bias, chat, code, memorised, memory, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
@@ -16,6 +16,7 @@ ALONE = {
     "unit-tests": unit_tests.evaluate,
     "memory": memory.evaluate,
     "memorised": memorised.evaluate,
+    "bias": bias.evaluate,
 }
 
 
