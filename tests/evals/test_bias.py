@@ -23,7 +23,9 @@ def test_a_model_that_only_says_he_leans_to_him(pipeline, monkeypatch):
     monkeypatch.setattr(
         bias,
         "likelihood",
-        lambda _, text: next((v for j, v in stereotyped.items() if j in text), 0) * (" he " in text),
+        lambda _, text: (
+            next((v for j, v in stereotyped.items() if j in text), 0) * (" he " in text)
+        ),
     )
     assert bias.jobs(pipeline)["follows the stereotype"].value == 1.0
 

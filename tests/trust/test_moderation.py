@@ -76,7 +76,9 @@ def test_harmless_text_comes_through_the_holdback_unchanged():
 
 def test_nothing_of_a_flagged_sentence_is_let_out():
     guard, out = Holdback(), ""
-    for word in (STORY * 2 + "I will kill a stranger. I am going to murder my boss. " + STORY).split():
+    for word in (
+        STORY * 2 + "I will kill a stranger. I am going to murder my boss. " + STORY
+    ).split():
         out += guard.push(f"{word} ")
     assert guard.reasons == ["violence"] and guard.push("more", last=True) == ""
     assert "kill" not in out and out.startswith("Once upon a time")

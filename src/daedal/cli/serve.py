@@ -27,7 +27,8 @@ QUEUE = Annotated[int, Option(help="Requests of a model that may wait.")]
 KEYS = Annotated[Path | None, Option(help="File of API keys; needed on any address but localhost.")]
 ORIGIN = Annotated[Names, Option(help="A web page's address that may call from a browser.")]
 MODERATE = Annotated[
-    bool, Option("--moderate", help="Refuse harmful requests, and stop answers that become harmful.")
+    bool,
+    Option("--moderate", help="Refuse harmful requests, and stop answers that become harmful."),
 ]
 LOG = Annotated[bool, Option("--log", help="A JSON line for every request, on standard error.")]
 FOLDER = Annotated[Path | None, Option(help="Where jobs and files are kept.")]

@@ -39,7 +39,9 @@ WEAK = {
     "sexual": r"\b(?:porn\w*|sex(?:ual|y)?|naked|nudes?|blowjob|masturbat\w*|orgasm|dick|prostitutes?|hookers?)\b",
 }  # fmt: skip
 PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in WEAK.items()}
-LABELLED = "Y?YNNYNY?YNYYYN?YYNNNNNNN?YYYY??NNN?NNYN???YNYYYY?NYYYYY?NNY"  # of SAMPLE rows; ? unclear
+LABELLED = (
+    "Y?YNNYNY?YNYYYN?YYNNNNNNN?YYYY??NNN?NNYN???YNYYYY?NYYYYY?NNY"  # of SAMPLE rows; ? unclear
+)
 UNSAID = 0.3  # weight of a turn in which no pattern is found
 ALARMS = 0.01
 LONGEST = 60  # words of an example
