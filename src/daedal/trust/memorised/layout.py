@@ -60,5 +60,5 @@ def of_file(file: Path) -> tuple[str, np.ndarray] | None:
 
 def apart(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distances of a layout (SIZE,) to others (n, SIZE), (n,) of 255."""
-    difference = others.astype(np.int16) - one.astype(np.int16)
-    return np.sqrt(np.square(difference, dtype=np.int32).mean(1))
+    difference = others.astype(np.float32) - one
+    return np.sqrt(np.einsum("ni,ni->n", difference, difference) / SIZE)

@@ -44,6 +44,7 @@ LABELLED = (
 )
 UNSAID = 0.3  # weight of a turn in which no pattern is found
 ALARMS = 0.01
+LOWEST = 0.5  # threshold, whatever ALARMS allow: everyday talk has few of the look-alikes' words
 LONGEST = 60  # words of an example
 
 
@@ -126,7 +127,7 @@ def calibrated(found: Classifier, harmless: list[Example]) -> Classifier:
     """Thresholds that ALARMS of these texts reach, shared evenly among categories; 0.5 at least."""
     scores = np.stack([found.scores(each.text) for each in harmless])
     wanted = np.quantile(scores, 1 - ALARMS / len(CATEGORIES), axis=0)
-    return Classifier(found.weights, found.bias, np.maximum(wanted, 0.5).astype(np.float32))
+    return Classifier(found.weights, found.bias, np.maximum(wanted, LOWEST).astype(np.float32))
 
 
 def flags(found: Classifier, texts: list[str]) -> list[bool]:
