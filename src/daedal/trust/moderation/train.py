@@ -4,8 +4,8 @@
 
 The first file holds conversations of Anthropic's hh-rlhf (harmless-base, MIT; Bai et al. 2022), which
 have no categories: users' turns get theirs by patterns of words, as weak labels, and turns without any
-count as harmless with a small weight. Sixty of its rows, drawn by chance, are for measuring alone: one
-person said of each whether it is harmful, could not say of twelve, and those are left out. The second
+count as harmless with a small weight. Sixty of its rows, drawn by chance, are for measuring alone: each
+was labelled harmful or not by reading; twelve are neither plainly, and left out. The second
 file holds everyday talk (Synthetic-Persona-Chat, CC BY 4.0). The rest is made (made.py). Thresholds let
 one in a hundred harmless texts of training's own held-out part be called harmful."""
 
