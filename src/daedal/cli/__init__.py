@@ -29,10 +29,12 @@ from daedal.cli import (
     memory,
     merge,
     models,
+    moderate,
     prune,
     quantize,
     remote,
     serve,
+    trace,
     train,
     verify,
 )
@@ -75,6 +77,8 @@ def verbs() -> typer.Typer:
     app.command("again")(history.again)
     app.command("energy")(energy.energy)
     app.command("verify")(verify.verify)
+    app.command("moderate")(moderate.moderate)
+    app.command("trace")(trace.trace)
     app.command("doctor")(doctor.doctor)
     return app
 

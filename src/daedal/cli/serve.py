@@ -26,6 +26,10 @@ KEEP = Annotated[float, Option(help="Seconds that an idle model stays; below 0 f
 QUEUE = Annotated[int, Option(help="Requests of a model that may wait.")]
 KEYS = Annotated[Path | None, Option(help="File of API keys; needed on any address but localhost.")]
 ORIGIN = Annotated[Names, Option(help="A web page's address that may call from a browser.")]
+MODERATE = Annotated[
+    bool,
+    Option("--moderate", help="Refuse harmful requests, and stop answers that become harmful."),
+]
 LOG = Annotated[bool, Option("--log", help="A JSON line for every request, on standard error.")]
 FOLDER = Annotated[Path | None, Option(help="Where jobs and files are kept.")]
 QUANTIZE = Annotated[str | None, Option(help="Pack weights of language models on loading: 8, 4.")]
@@ -51,6 +55,7 @@ def serve(
     queue: QUEUE = 32,
     keys: KEYS = None,
     origin: ORIGIN = None,
+    moderate: MODERATE = False,
     log: LOG = False,
     folder: FOLDER = None,
     quantize: QUANTIZE = None,
@@ -81,6 +86,7 @@ def serve(
         keys=keys,
         origins=origin or [],
         tools=tuple(filter(None, (tools or "").split(","))),
+        moderate=moderate,
     )
     if ray is not None:
         from daedal.server.cluster import deploy

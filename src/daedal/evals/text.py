@@ -4,7 +4,7 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import chat, code, injection, memory, tools, unit_tests
+from daedal.evals import bias, chat, code, injection, memorised, memory, tools, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
@@ -17,6 +17,8 @@ ALONE = {
     "memory": memory.evaluate,
     "tools": tools.evaluate,
     "injection": injection.evaluate,
+    "memorised": memorised.evaluate,
+    "bias": bias.evaluate,
 }
 
 

@@ -34,6 +34,7 @@ from daedal.server.routes import (
     jobs,
     memories,
     models,
+    moderations,
     music,
     ollama,
     preferences,
@@ -51,7 +52,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
-    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, memories, studio,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, memories, moderations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -49,6 +49,7 @@ class Options:
     loading: dict[str, Any] = field(default_factory=dict)
     keys: Path | None = None
     origins: list[str] = field(default_factory=list)  # whose pages may call
+    moderate: bool = False  # requests and answers in text
     max_body: int = 64 << 20  # bytes
     max_pixels: int = 1 << 22  # of a picture that is asked for
     quota: int = 10 << 30  # bytes of files and results on disk

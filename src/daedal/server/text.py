@@ -23,6 +23,7 @@ from daedal.engine.request import Request as Sample
 from daedal.engine.request import Token
 from daedal.errors import DaedalError
 from daedal.pipelines.text import MADE, Stream, TextPipeline
+from daedal.server.moderation import check_asked, screened
 from daedal.server.state import Server
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -107,6 +108,8 @@ class Answers:
     async def __aiter__(self) -> AsyncIterator[Piece]:
         self.usage.prompt = len(self.handle.samples[0].prompt)
         produced = self._with_calls() if self.asked.calls else self._plain()
+        if self.server.options.moderate:
+            produced = screened(produced)
         first = True
         async for piece in produced:
             if first:
@@ -357,6 +360,8 @@ async def answering(
 ) -> AsyncIterator[Answers]:
     """The answers of a model, which stop when this is left."""
     server.models.expect(name, "text")
+    if server.options.moderate:
+        check_asked(asked.prompt)
     begin = begun(dataclasses.replace(asked, settings={**asked.settings, "client": client}))
     async with server.started_on(name, begin) as (pipeline, handle):
         yield Answers(server, pipeline, handle, asked, name, streams)

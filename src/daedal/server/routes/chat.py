@@ -17,6 +17,7 @@ from daedal.pipelines.text_params import TEXT
 from daedal.server import run_tools
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
+from daedal.server.moderation import FILTERED
 from daedal.server.sse import STREAMS, stream_of
 from daedal.server.state import Server, client_of, server_of, while_connected
 from daedal.server.text import Answers, Asked, Piece, answering, recipe_of
@@ -337,7 +338,7 @@ def delta_of(piece: Piece) -> dict[str, Any]:
 
 
 def finish_of(reason: str | None) -> str:
-    return reason if reason in ("length", "tool_calls") else "stop"
+    return reason if reason in ("length", "tool_calls", FILTERED) else "stop"
 
 
 def scored(token: Token, words: Any) -> dict[str, Any]:
