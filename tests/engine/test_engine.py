@@ -443,3 +443,44 @@ def test_numbers_that_are_not_finite_stay_with_their_request(cache: str) -> None
     assert [request.output for request in both] == [
         generate(network, prompt, asked) for prompt in ([3], [4, 5, 6, 7, 8])
     ]
+
+
+class Interrupted(list):
+    """A list whose method of this name is cut short by Ctrl-C once, before or after its work."""
+
+    def __init__(self, items, name: str, before: bool) -> None:
+        super().__init__(items)
+        self.name, self.before, self.due = name, before, True
+
+    def cut(self, name: str, item) -> None:
+        due = self.due and name == self.name
+        self.due = self.due and not due
+        if not (due and self.before):
+            getattr(super(), name)(item)
+        if due:
+            raise KeyboardInterrupt
+
+    def append(self, item) -> None:
+        self.cut("append", item)
+
+    def remove(self, item) -> None:
+        self.cut("remove", item)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("of, name", [("running", "append"), ("waiting", "remove")])
+def test_a_ctrl_c_in_the_middle_of_an_admission_is_put_right(of, name, before, cancel) -> None:
+    engine = Engine(TARGET, max_batch=2)
+    params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+    first, second = engine.submit([3, 4, 5], params), engine.submit([6, 7], params)
+    setattr(engine.scheduler, of, Interrupted([], name, before))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    if cancel:
+        engine.cancel(first)
+    while engine.busy:
+        engine.step()
+    assert second.output == generate(TARGET, [6, 7], params)
+    assert first.finished == ("cancelled" if cancel else "length")
+    assert len(engine.cache.free) == 2  # no place was lost

@@ -288,6 +288,7 @@ class Engine:
             if self._new[0] not in self.scheduler.waiting:
                 self.scheduler.waiting.append(self._new[0])
             self._new.popleft()
+        self.scheduler.mend()
         for request in (*self.scheduler.waiting, *self.scheduler.running):
             if request.cancelled or request.finished:  # Ctrl-C came before it was released
                 self._finish(request, request.finished or "cancelled")

@@ -108,6 +108,16 @@ class Scheduler:
             work[request] = Work(request, reused, count, [])
             budget -= count
 
+    def mend(self) -> None:
+        """Put right what a Ctrl-C in the middle of an admission left: a request that runs waits no
+        more, and one that does not run has no place in the cache."""
+        for request in [request for request in self.waiting if request.slot >= 0]:
+            if request in self.running:
+                self.waiting.remove(request)
+            else:
+                self.cache.close(request.slot)
+                request.slot = -1
+
     def branch(self, request: Request) -> list[Request]:
         """The samples that waited for this one's prompt and now run with a copy of its keys; places
         that others wait for are left to them."""
