@@ -38,7 +38,7 @@ class Entry:
     result: str  # of a picture the digest of its pixels
     tokens: int  # or steps
     finish_reason: str
-    joules: float | None  # None before they were kept
+    joules: float | None = None  # of what was made before they were kept
 
 
 def location() -> Path | None:
