@@ -90,8 +90,20 @@ def test_what_is_forgotten_is_gone_from_the_file(memory):
     assert [fact.value for fact in memory.facts(replaced=True)] == ["Pim", "Mo"]
     assert "Oslo" not in memory.export() and "Oslo" not in memory.recall("Oslo rain home")
     assert memory.turns("Oslo") == []
+    assert b"oslo" not in memory.place.read_bytes().lower()  # nor in pages that are free
     memory.note("Forget everything about me.")
     assert json.loads(memory.export()) == {"facts": [], "turns": []}
+
+
+def test_what_only_looks_like_it_is_kept(memory):
+    memory.note("I am 7.")
+    memory.note("We met at 17 Oak Road.")
+    memory.note("My education was short.")
+    memory.note("Forget how old I am.")
+    assert all(fact.key != "age" for fact in memory.facts())
+    assert len(memory.turns("Oak Road")) == 1 and len(memory.turns("education")) == 1
+    memory.note("Forget my cat.")
+    assert len(memory.turns("education")) == 1
 
 
 def test_a_question_finds_the_turn_that_it_is_about(memory):

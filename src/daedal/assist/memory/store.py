@@ -80,6 +80,7 @@ class Memory:
                 self.place, isolation_level=None, check_same_thread=False, timeout=10
             )
             self.database.executescript(TABLES)
+            self.database.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
             self.place.chmod(0o600)
         except (OSError, sqlite3.Error) as error:
             raise DaedalError(
@@ -159,18 +160,16 @@ class Memory:
         for number, text in self.database.execute(
             "SELECT id, text FROM turns WHERE owner = ?", (owner,)
         ).fetchall():
-            low = text.lower()
-            if (
-                any(value in low for value in said)
-                or (words and all(word in low for word in words))
-                or not words
-            ):
+            named = words and all(stands(word, text) for word in words)
+            if named or not words or any(stands(value, text) for value in said):
                 turns.add(number)
         for number in turns:
             self.database.execute("DELETE FROM turns WHERE id = ?", (number,))
             self.database.execute("DELETE FROM words WHERE rowid = ?", (number,))
         for fact in gone:
             self.database.execute("DELETE FROM facts WHERE id = ?", (fact.id,))
+        if turns:  # the word index keeps what was deleted until its parts are joined
+            self.database.execute("INSERT INTO words (words) VALUES ('optimize')")
 
     def enter(self, key: str, value: str, owner: str = "") -> Known:
         """A fact by hand, in the place of what was known of its key."""
@@ -268,6 +267,11 @@ class Memory:
         ]
         facts = [asdict(fact) for fact in self.facts(owner, replaced=True)]
         return json.dumps({"facts": facts, "turns": turns}, indent=2, ensure_ascii=False)
+
+
+def stands(said: str, text: str) -> bool:
+    """Whether words stand in a text whole: 7 not in 17, nor a cat in education."""
+    return re.search(rf"(?<!\w){re.escape(said)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def shared(fact: Known, words: set[str]) -> int:
