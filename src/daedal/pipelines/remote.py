@@ -77,6 +77,13 @@ def key_of(kind: str, base: str) -> str:
     return ""
 
 
+def connected(server: str, seconds: float | None = None) -> httpx.Client:
+    """A client with the key of a Daedal server, which may take so many seconds to answer."""
+    key = key_of("openai", server)
+    own = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(headers=own, timeout=httpx.Timeout(seconds, connect=10))
+
+
 class RemotePipeline(Pipeline):
     """A model of a server. Settings are those of TextParams that its dialect has names for."""
 

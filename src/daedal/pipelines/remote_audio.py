@@ -9,7 +9,7 @@ from daedal.media.audio import open_audio, recipe_of
 from daedal.pipelines.medium import AwaitedHandle, Pipeline
 from daedal.pipelines.music_params import MUSIC
 from daedal.pipelines.music_result import Music
-from daedal.pipelines.remote import key_of, refusal
+from daedal.pipelines.remote import connected, refusal
 from daedal.pipelines.sound_params import SOUND
 from daedal.pipelines.sound_result import Sound
 from daedal.settings import read, settings_of
@@ -24,9 +24,7 @@ class RemoteAudio(Pipeline):
 
     def __init__(self, server: str, model: str) -> None:
         self.server, self.name, self.loading = server.rstrip("/"), model, {}
-        key = key_of("openai", self.server)
-        own = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(headers=own, timeout=httpx.Timeout(None, connect=10))
+        self.http = connected(self.server)
 
     def start(
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any

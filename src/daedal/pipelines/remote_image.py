@@ -20,7 +20,7 @@ from daedal.pipelines import given
 from daedal.pipelines.image_params import IMAGE, ImageParams
 from daedal.pipelines.image_result import Picture, Progress
 from daedal.pipelines.medium import Handle, Pipeline
-from daedal.pipelines.remote import key_of, refusal
+from daedal.pipelines.remote import connected, refusal
 from daedal.settings import read, settings_of
 
 SENT = ("init", "mask", "reference")  # pictures that go along
@@ -36,9 +36,7 @@ class RemoteImagePipeline(Pipeline):
 
     def __init__(self, server: str, model: str) -> None:
         self.server, self.name, self.loading = server.rstrip("/"), model, {}
-        key = key_of("openai", self.server)
-        own = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(headers=own, timeout=httpx.Timeout(600, connect=10))
+        self.http = connected(self.server, 600)
 
     def start(
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any

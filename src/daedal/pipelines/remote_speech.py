@@ -13,7 +13,7 @@ import numpy as np
 
 from daedal.errors import DaedalError
 from daedal.pipelines.medium import Handle, Pipeline
-from daedal.pipelines.remote import key_of, refusal
+from daedal.pipelines.remote import connected, refusal
 from daedal.pipelines.speech_params import SPEECH, SpeechParams
 from daedal.pipelines.speech_result import Piece, Speech
 from daedal.settings import read
@@ -29,9 +29,7 @@ class RemoteSpeechPipeline(Pipeline):
 
     def __init__(self, server: str, model: str) -> None:
         self.server, self.name, self.loading = server.rstrip("/"), model, {}
-        key = key_of("openai", self.server)
-        own = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(headers=own, timeout=httpx.Timeout(600, connect=10))
+        self.http = connected(self.server, 600)
 
     def start(
         self, prompt: str, *, client: str = "", priority: int = 0, **settings: Any

@@ -9,7 +9,7 @@ import httpx
 
 from daedal.errors import DaedalError
 from daedal.pipelines.medium import AwaitedHandle, Pipeline
-from daedal.pipelines.remote import key_of, refusal
+from daedal.pipelines.remote import connected, refusal
 from daedal.pipelines.transcription_params import TRANSCRIPTION, TranscriptionParams
 from daedal.pipelines.transcription_result import Piece, Transcription
 from daedal.settings import read
@@ -24,9 +24,7 @@ class RemoteEar(Pipeline):
 
     def __init__(self, server: str, model: str) -> None:
         self.server, self.name, self.loading = server.rstrip("/"), model, {}
-        key = key_of("openai", self.server)
-        own = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(headers=own, timeout=httpx.Timeout(None, connect=10))
+        self.http = connected(self.server)
 
     def start(
         self, prompt: str | Path, *, client: str = "", priority: int = 0, **settings: Any
