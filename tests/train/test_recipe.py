@@ -43,6 +43,9 @@ def test_overrides():
         ("steps=many", ["steps", '"many"', "integer"]),
         ("steps", ["'steps'", "key=value"]),
         ("steps.x=3", ["steps is 150", "no keys"]),
+        ("rows=0", ["rows = 0", "greater than or equal to 1"]),
+        ("sample_every=-5", ["sample_every = -5", "greater than or equal to 1"]),
+        ("optimizer.decay=2", ["optimizer.decay = 2", "less than or equal to 1"]),
         ("optimizer.name=sgd", ["optimizer.name", "'muon' or 'adamw'"]),
     ],
 )

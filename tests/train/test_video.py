@@ -28,10 +28,11 @@ def recipe(out: Path, *overrides: str):
 
 def test_batches_are_of_one_kind_and_a_function_of_their_step() -> None:
     some = [(Moving(32), 1.0), (Scenes(32), 1.0)]
-    batches = [ClipBatches(some, WORDS, 3, 16, 5, stills=0.5).batch(step) for step in range(1, 30)]
+    how = {"stills": 0.5, "shapes": ((16, 8.0, 0.6), (4, 2.0, 0.4))}
+    batches = [ClipBatches(some, WORDS, 3, 16, 5, **how).batch(step) for step in range(1, 30)]
     kinds = {(b["clips"].shape[1], float(b["rate"][0])) for b in batches}
-    assert kinds == {(1, 1.0), (16, 8.0), (8, 8.0), (16, 12.0)}
-    again = ClipBatches(some, WORDS, 3, 16, 5, stills=0.5, step=11)
+    assert kinds == {(1, 1.0), (16, 8.0), (4, 2.0)}
+    again = ClipBatches(some, WORDS, 3, 16, 5, **how, step=11)
     assert torch.equal(next(iter(again))["clips"], batches[11]["clips"])
     with pytest.raises(DaedalError, match="has no clips"):
         ClipBatches(some[1:], WORDS, 3, 16, 5)

@@ -17,8 +17,8 @@ from daedal.data.tokenizer import Tokenizer
 from daedal.errors import DaedalError, nearest
 from daedal.worlds import motion
 
-# (frames, frames a second, share of the steps): what is learnt holds at other lengths and rates
-SHAPES = ((16, 8.0, 0.6), (8, 8.0, 0.2), (16, 12.0, 0.2))
+# Of the clips of a step: frames, frames a second, share of the steps.
+Shape = tuple[int, float, float]
 
 
 class Moving:
@@ -46,7 +46,8 @@ class Moving:
 
 class ClipBatches(DrawnBatches):
     """Batches {"clips": (B, F, 3, H, W) uint8, "captions": (B, L) int64, "rate": (B,)}. Of the steps,
-    `stills` are pictures; `drop` of the captions are empty."""
+    `stills` are pictures, and the others clips of one of the `shapes`; `drop` of the captions are
+    empty."""
 
     def __init__(
         self,
@@ -57,9 +58,11 @@ class ClipBatches(DrawnBatches):
         seed: int,
         drop: float = 0.0,
         stills: float = 0.0,
+        shapes: Sequence[Shape] = ((motion.FRAMES, motion.RATE, 1.0),),
         step: int = 0,
     ) -> None:
         super().__init__(sources, rows, seed, step)
+        self.shapes = shapes
         self.moving = [(s, w) for s, w in sources if isinstance(s, Moving)]
         self.pictures = [(s, w) for s, w in sources if not isinstance(s, Moving)]
         if not self.moving:
@@ -72,7 +75,7 @@ class ClipBatches(DrawnBatches):
             stills = (self.drawn(rng, self.pictures).sample(rng) for _ in range(self.rows))
             rate, drawn = 1.0, [(picture[None], caption) for picture, caption in stills]
         else:
-            count, rate, _ = rng.choices(SHAPES, [share for *_, share in SHAPES])[0]
+            count, rate, _ = rng.choices(self.shapes, [share for *_, share in self.shapes])[0]
             drawn = [self.drawn(rng, self.moving).clip(rng, count, rate) for _ in range(self.rows)]
         captions = ["" if rng.random() < self.drop else caption for _, caption in drawn]
         clips = torch.from_numpy(np.stack([clip for clip, _ in drawn])).permute(0, 1, 4, 2, 3)

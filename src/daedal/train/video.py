@@ -87,7 +87,7 @@ class Video(Flow):
         return Moving(side, only) if word == "motion" else source_of(listed, side)
 
     def make_batches(self, *what: Any, step: int) -> ClipBatches:
-        return ClipBatches(*what, self.recipe.stills, step)
+        return ClipBatches(*what, self.recipe.stills, self.recipe.shapes, step)
 
     def flops_of(self, network: MediaTransformer, tokens: int) -> float:
         frames = network.config.frames

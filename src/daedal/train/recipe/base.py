@@ -5,12 +5,16 @@ in `ModelRecipe` and `OptimizerRecipe`."""
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
 FIXED, FIXED_PRESENCE = "fixed", "fixed presence"
 Fixed = Annotated[T, FIXED]  # a resumed run may not change it: its state is made of it, or from it
 FixedPresence = Annotated[T, FIXED_PRESENCE]  # its value may change, but not whether there is one
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]  # where none is a choice
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -31,8 +35,8 @@ class ModelRecipe(Section):
     folder or Hub name to go on from."""
 
     family: str = "llama"
-    depth: int = 6
-    context: int = 512
+    depth: Count = 6
+    context: Count = 512
     options: dict[str, Any] = {}
     start: str | None = None
 
@@ -57,12 +61,12 @@ class OptimizerRecipe(Section):
     matrix_lr: float | None = None
     adam_lr: float | None = None
     weight_decay: float = 0.1
-    momentum: float = 0.95
+    momentum: Share = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float | None = 1.0
-    warmup: int = 50
-    decay: float = 0.5  # the share of the steps at the end over which the rate falls linearly
-    final: float = 0.0  # to this share of the peak
+    warmup: Whole = 50
+    decay: Share = 0.5  # the share of the steps at the end over which the rate falls linearly
+    final: Share = 0.0  # to this share of the peak
 
     def rates(self, width: int) -> tuple[float, float]:
         """(matrix_lr, adam_lr). Muon's update has unit RMS gain whatever the width, so its rate is
@@ -80,13 +84,13 @@ class Run(Section):
     """What every recipe has."""
 
     out: str
-    steps: int
-    seed: Fixed[int] = 0
-    checkpoint_every: int = 250
-    evaluate_every: int = 250
-    sample_every: int = 500
-    rows: Fixed[int] = 32  # samples a step, over all processes
-    micro_rows: int = 8  # samples a forward pass
+    steps: Count
+    seed: Fixed[Whole] = 0
+    checkpoint_every: Count = 250
+    evaluate_every: Count = 250
+    sample_every: Count = 500
+    rows: Fixed[Count] = 32  # samples a step, over all processes
+    micro_rows: Count = 8  # samples a forward pass
     optimizer: OptimizerRecipe = OptimizerRecipe()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
@@ -95,7 +99,7 @@ class Run(Section):
     # lengths of averages from which `daedal average` makes one of any length; two will do: [0.05,
     # 0.1]
     averages: Fixed[tuple[float, ...]] = ()
-    averages_every: int = 100  # steps between those written
+    averages_every: Count = 100  # steps between those written
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     tensorboard: bool = False  # also write out/tensorboard (extra: tensorboard)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from daedal.data.rows import ChatSource
-from daedal.train.recipe.base import Fixed, OptimizerRecipe, Run, Section
+from daedal.train.recipe.base import Count, Fixed, OptimizerRecipe, Run, Section, Share, Whole
 
 
 class AdapterRecipe(Section):
@@ -14,7 +14,7 @@ class AdapterRecipe(Section):
     `out/model` the model with it merged in. With `bits` the frozen base is packed in memory
     (Dettmers et al. 2023, QLoRA); it is merged into the start as it is on disk."""
 
-    rank: int = 16
+    rank: Count = 16
     alpha: float | None = None
     targets: list[str] = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
     rslora: bool = False
@@ -36,9 +36,9 @@ class ChatRun(Run):
     data: Fixed[ChatData] = ChatData()
     context: Fixed[int | None] = None
     prompts: list[str] = []
-    evaluate_tasks: int = 60  # held-out tasks, answered by the model and checked by program
+    evaluate_tasks: Count = 60  # held-out tasks, answered by the model and checked by program
     evaluate_kinds: list[str] = []  # of them; none: all
-    answer_tokens: int = 160  # of an answer at most
+    answer_tokens: Count = 160  # of an answer at most
 
     @model_validator(mode="after")
     def adapts_whole_weights(self) -> Self:
@@ -53,8 +53,8 @@ class SampledRecipe(Section):
     (task: sft), or the best and the worst of a prompt (task: preference)."""
 
     teacher: str | None = None  # folder, house model or Hub name of a chat model
-    tasks: int = 200
-    n: int = 8
+    tasks: Count = 200
+    n: Count = 8
     kinds: list[str] = []
     temperature: float = 1.0
     threshold: float = 1.0
@@ -81,11 +81,11 @@ class TeacherRecipe(Run):
     kinds: Fixed[list[str]] = []
     system: Fixed[str] = ""  # how it is to write
     examples: Fixed[list[dict[str, str]]] = []  # prompt and completion, shown before every request
-    answer_tokens: int = 110
+    answer_tokens: Count = 110
     temperature: float = 0.8
-    top_p: float = 0.95
-    rows: Fixed[int] = 512
-    micro_rows: int = 64
+    top_p: Share = 0.95
+    rows: Fixed[Count] = 512
+    micro_rows: Count = 64
 
 
 class RewardRecipe(ChatRun):
@@ -94,14 +94,14 @@ class RewardRecipe(ChatRun):
     task: Literal["reward"] = "reward"
     # a value for a whole answer, or a logit for each step of it
     kind: Fixed[Literal["outcome", "process"]] = "outcome"
-    task_pairs: Fixed[int] = 2000  # made of each source of tasks that has no limit
+    task_pairs: Fixed[Count] = 2000  # made of each source of tasks that has no limit
     # the start's own best and worst answers are pairs too
     sampled: Fixed[SampledRecipe | None] = None
     margin: float = 1.0  # weight of a pair's own margin
     centre: float = 0.01  # of the pull of rewards towards a mean of zero
-    rows: int = 16
-    micro_rows: int = 16
-    evaluate_tasks: int = 200
+    rows: Count = 16
+    micro_rows: Count = 16
+    evaluate_tasks: Count = 200
     optimizer: OptimizerRecipe = OptimizerRecipe(
         name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
     )
@@ -114,14 +114,14 @@ class PreferenceRecipe(ChatRun):
     task: Literal["preference"] = "preference"
     method: Fixed[Literal["dpo", "ipo", "kto", "orpo", "simpo"]] = "dpo"
     beta: float = 0.1
-    smoothing: float = 0.0  # dpo: the share of labels taken to be wrong (cDPO)
+    smoothing: Share = 0.0  # dpo: the share of labels taken to be wrong (cDPO)
     gamma: float = 1.0  # simpo: the margin
     good_weight: float = 1.0  # kto
     bad_weight: float = 1.0
-    task_pairs: Fixed[int] = 2000
+    task_pairs: Fixed[Count] = 2000
     sampled: Fixed[SampledRecipe | None] = None
-    rows: int = 16
-    micro_rows: int = 16
+    rows: Count = 16
+    micro_rows: Count = 16
     optimizer: OptimizerRecipe = OptimizerRecipe(
         name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
     )
@@ -135,15 +135,15 @@ class ConstitutionRecipe(ChatRun):
     task: Literal["constitution"] = "constitution"
     principles: str | None = None  # a YAML list of them; None: daedal/train/principles.yaml
     critic: str = "self"
-    questions: int = 200  # prompts that are answered and revised, and again for pairs
-    rounds: int = 1  # of revision
+    questions: Count = 200  # prompts that are answered and revised, and again for pairs
+    rounds: Count = 1  # of revision
     temperature: float = 1.0
     sure: float = 0.1  # how far from even a preference must be to count
-    sft_steps: int = 60
+    sft_steps: Whole = 60
     sft_lr: float = 2e-5
     dpo_lr: float = 1e-4
-    rows: int = 8
-    micro_rows: int = 8
+    rows: Count = 8
+    micro_rows: Count = 8
 
 
 class RolloutRecipe(Section):
@@ -152,15 +152,15 @@ class RolloutRecipe(Section):
     answer that is cut cost up to 1. `batch`: completions that an engine runs at once. `actors` draw
     in processes of their own (daedal.train.actors)."""
 
-    questions: int = 16
-    group: int = 8
+    questions: Count = 16
+    group: Count = 8
     temperature: float = Field(1.0, gt=0)
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    top_k: Whole = 0
+    top_p: Share = 1.0
+    min_p: Share = 0.0
     dynamic: bool = False
-    overlong: int = 0
-    batch: int = 128
+    overlong: Whole = 0
+    batch: Count = 128
     actors: int = Field(0, ge=0)
 
 
@@ -183,8 +183,8 @@ class RLRecipe(ChatRun):
     ] = "grpo"
     data: Fixed[RLData] = RLData()
     rollout: RolloutRecipe = RolloutRecipe()
-    answer_tokens: int = 64
-    epochs: int = 1  # over a rollout
+    answer_tokens: Count = 64
+    epochs: Count = 1  # over a rollout
     clip: float | None = None  # of the ratio, below and above 1; None: the method's own
     clip_high: float | None = None  # above, where it differs
     # weight of the divergence from the reference: in the rewards of ppo, reinforce++ and rloo, else
@@ -204,8 +204,8 @@ class RLRecipe(ChatRun):
     # when held-out tasks' own check falls so far below its best while the reward rises,
     held_out_drop: float | None = None
     dropped_most: float = 0.5  # or when the reward fails for more than this share of a rollout
-    rows: int = 128
-    micro_rows: int = 32
+    rows: Count = 128
+    micro_rows: Count = 32
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     optimizer: OptimizerRecipe = OptimizerRecipe(
         name="adamw", adam_lr=1e-5, weight_decay=0.0, betas=(0.9, 0.99), warmup=5, decay=0.3

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from daedal.train.recipe.base import Fixed, FixedPresence, OptimizerRecipe, Section
+from daedal.train.recipe.base import Count, Fixed, FixedPresence, OptimizerRecipe, Section, Share
 from daedal.train.recipe.pictures import PictureData, PictureRun, PictureSource
 
 
@@ -13,7 +13,7 @@ class MediaModelRecipe(Section):
     ratio); `options` are MediaConfig fields; `codec` is the folder of an autoencoder, whose latents
     are painted in then."""
 
-    depth: int = 8
+    depth: Count = 8
     options: dict[str, Any] = {}
     start: str | None = None
     codec: str | None = None
@@ -37,16 +37,16 @@ class FlowRecipe(PictureRun):
     prompts: list[str] = []
     model: Fixed[MediaModelRecipe] = MediaModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    vocab_size: Fixed[int] = 2048
+    vocab_size: Fixed[Count] = 2048
     # of the logit-normal that noise levels are drawn from (Esser et al. 2024), its spread,
     time_mean: float = 0.0
     time_std: float = 1.0
-    uniform: float = 0.1  # and the share drawn evenly instead
-    drop_caption: float = 0.1  # for classifier-free guidance
-    given: float = 0.1  # share of samples of which a rectangle is given clean (inpainting)
+    uniform: Share = 0.1  # and the share drawn evenly instead
+    drop_caption: Share = 0.1  # for classifier-free guidance
+    given: Share = 0.1  # share of samples of which a rectangle is given clean (inpainting)
     # share of samples that come with their edges, where model.options.control_size makes room for
     # them
-    control: float = 0.5
+    control: Share = 0.5
     # gamma: errors of x0 count min(SNR, gamma) (Hang et al. 2023: 5), not as errors of the velocity
     min_snr: float | None = None
     uncertainty: Fixed[bool] = False  # learn what a level's loss is, and divide by it (EDM2)
@@ -57,13 +57,13 @@ class FlowRecipe(PictureRun):
     align: FixedPresence[float] = 0.0
     # an average of the network's own weights at less noise, or the folder of a CLIP model
     align_to: Fixed[str] = "self"
-    align_decay: float = 0.999  # of that average
+    align_decay: Share = 0.999  # of that average
     # weight of names and endings of captions adding up, so that each is known with the others;
     # sketch and flow
     additive: float = 0.0
     guidance_scale: float = 3.0  # of samples and evaluation
-    evaluate_pictures: int = 48  # of each kind
-    sample_steps: int = 20
+    evaluate_pictures: Count = 48  # of each kind
+    sample_steps: Count = 20
     # of these steps towards noise; above 1, more of them go where layout is decided
     # (daedal.processes.noise.shifted)
     sample_shift: float = 1.0
@@ -88,9 +88,14 @@ class VideoRecipe(FlowRecipe):
     time_layers."""
 
     task: Literal["video"] = "video"  # type: ignore[assignment]
-    stills: Fixed[float] = 0.3  # share of the steps that are pictures, where data.train has some
-    given: float = 0.3  # share of samples of which some tokens are given clean
-    control: float = 0.0
+    stills: Fixed[Share] = 0.3  # share of the steps that are pictures, where data.train has some
+    # frames, frames a second, share of the steps that are clips: what is learnt holds at other
+    # lengths and rates
+    shapes: Fixed[list[tuple[Count, PositiveFloat, Share]]] = Field(
+        [(16, 8.0, 0.6), (8, 8.0, 0.2), (16, 12.0, 0.2)], min_length=1
+    )
+    given: Share = 0.3  # share of samples of which some tokens are given clean
+    control: Share = 0.0
 
     @model_validator(mode="after")
     def has_time(self) -> Self:
@@ -113,11 +118,11 @@ class MeanFlowRecipe(FlowRecipe):
     """A media transformer of one step, with `model.options.spans` (daedal.train.meanflow)."""
 
     task: Literal["meanflow"] = "meanflow"  # type: ignore[assignment]
-    spans: float = 0.5  # share of samples that follow the path for more than an instant
+    spans: Share = 0.5  # share of samples that follow the path for more than an instant
     guidance: float = 2.5  # baked in
     guidance_scale: float = 1.0
-    sample_steps: int = 1
-    given: float = 0.0
+    sample_steps: Count = 1
+    given: Share = 0.0
 
     @model_validator(mode="after")
     def has_spans(self) -> Self:
@@ -133,14 +138,14 @@ class DistillRecipe(FlowRecipe):
     task: Literal["distill"] = "distill"  # type: ignore[assignment]
     method: Fixed[Literal["progressive", "consistency", "guidance"]] = "progressive"
     # the teacher's steps between noise and picture; progressive: a multiple of sample_steps
-    levels: int = 24
+    levels: Count = 24
     teacher_guidance: float = 3.0
     # weight of fooling heads on the teacher's blocks that tell pictures from the student's (LADD);
     # 0: none
     adversarial: FixedPresence[float] = 0.0
     guidance_scale: float = 1.0  # the student needs none
-    sample_steps: int = 2
-    given: float = 0.0
+    sample_steps: Count = 2
+    given: Share = 0.0
 
     @model_validator(mode="after")
     def has_a_teacher(self) -> Self:
@@ -166,14 +171,14 @@ class PreferRecipe(FlowRecipe):
     # grpo, nft and refl: what can be read off a scene, or the folder of a rater or CLIP model
     reward: str = "scenes"
     data: Fixed[PictureData] = PictureData(train=[PictureSource(path="scenes")])
-    drop_caption: float = 0.0
+    drop_caption: Share = 0.0
     beta: float = 100.0  # dpo: how far a difference of errors is trusted
-    group: int = 8  # grpo and nft: pictures of one prompt, compared among themselves
-    rollout_steps: int = 8
+    group: Count = 8  # grpo and nft: pictures of one prompt, compared among themselves
+    rollout_steps: Count = 8
     noise: float = 0.7  # grpo: share of DDPM's noise in a step
     clip: float = 0.2
-    levels: int = 2  # nft: noise levels at which each picture is judged
-    follow: float = 0.5  # nft: how much of the old policy stays at a step
+    levels: Count = 2  # nft: noise levels at which each picture is judged
+    follow: Share = 0.5  # nft: how much of the old policy stays at a step
     kl: float = 0.05  # grpo and refl: pull towards the start
 
     @model_validator(mode="after")

@@ -8,12 +8,15 @@ from pydantic import model_validator
 
 from daedal.data.contents import DataPath
 from daedal.train.recipe.base import (
+    Count,
     Fixed,
     FixedPresence,
     ModelRecipe,
     OptimizerRecipe,
     Run,
     Section,
+    Share,
+    Whole,
 )
 
 
@@ -34,7 +37,7 @@ class PictureSource(Section):
 class PictureData(Section):
     train: list[PictureSource]
     validation: list[PictureSource] = []
-    captions: int = 20_000  # for the tokenizer
+    captions: Count = 20_000  # for the tokenizer
 
 
 class PictureRun(Run):
@@ -57,7 +60,7 @@ class CodecRecipe(Section):
     values a channel. Or `start`: a trained folder to go on from."""
 
     kind: Literal["kl", "vq"] = "kl"
-    side: int = 64  # pixels
+    side: Count = 64  # pixels
     options: dict[str, Any] = {}
     fsq_levels: tuple[int, ...] = ()
     start: str | None = None
@@ -86,31 +89,31 @@ class AutoencodeRecipe(PictureRun):
     all of them means. Without `perceptual` and `adversarial` no critic is trained."""
 
     task: Literal["autoencode"] = "autoencode"
-    evaluate_pictures: int = 100  # of the validation sources
+    evaluate_pictures: Count = 100  # of the validation sources
     model: Fixed[CodecRecipe] = CodecRecipe()
     error: Literal["l1", "l2"] = "l1"  # l2 is what PSNR measures; l1 keeps edges sharper
     perceptual: float = 0.1  # distance in the critic's features
     adversarial: FixedPresence[float] = 0.05
     # the step at which the codec starts to listen to the critic, which learns from the first
-    adversarial_from: int = 1000
+    adversarial_from: Whole = 1000
     game: Literal["hinge", "logistic", "relativistic"] = "hinge"
-    critic_width: Fixed[int] = 32
+    critic_width: Fixed[Count] = 32
     kl: float = 1e-5
     # kl: of a scaled latent's picture against the scaled picture (EQ-VAE)
     equivariance: float = 0.25
     commitment: float = 0.25  # vq
-    codebook_decay: float = 0.99  # vq: of the average that a code is
-    revive_every: int = 100  # vq: steps after which unused codes move to where vectors are
+    codebook_decay: Share = 0.99  # vq: of the average that a code is
+    revive_every: Count = 100  # vq: steps after which unused codes move to where vectors are
 
 
 class TowersRecipe(Section):
     """CLIP: two towers of `depth` layers, in heads of 64; `text` and `vision` are CLIPTextConfig
     and CLIPVisionConfig fields."""
 
-    side: int = 64  # pixels
-    depth: int = 4
-    width: int = 256
-    text_length: int = 24
+    side: Count = 64  # pixels
+    depth: Count = 4
+    width: Count = 256
+    text_length: Count = 24
     text: dict[str, Any] = {}
     vision: dict[str, Any] = {}
     start: str | None = None
@@ -130,9 +133,9 @@ class ContrastRecipe(PictureRun):
     """CLIP on captioned pictures (daedal.train.contrast)."""
 
     task: Literal["contrast"] = "contrast"
-    evaluate_pictures: int = 100  # of the validation sources
+    evaluate_pictures: Count = 100  # of the validation sources
     model: Fixed[TowersRecipe] = TowersRecipe()
-    vocab_size: Fixed[int] = 2048
+    vocab_size: Fixed[Count] = 2048
     # training pictures are shifted and scaled by up to this share of a side and turned by up to so
     # many radians
     jitter: float = 0.0
@@ -151,17 +154,17 @@ class PriorRecipe(PictureRun):
     """A decoder over the codes of the VQ autoencoder `codec`, after a caption (daedal.train.prior)."""
 
     task: Literal["prior"] = "prior"
-    evaluate_pictures: int = 100  # of the validation sources
+    evaluate_pictures: Count = 100  # of the validation sources
     codec: Fixed[str]
     model: Fixed[ModelRecipe] = ModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    vocab_size: Fixed[int] = 2048  # of captions
-    text_length: Fixed[int] = 24
-    drop_caption: float = 0.1  # for classifier-free guidance
+    vocab_size: Fixed[Count] = 2048  # of captions
+    text_length: Fixed[Count] = 24
+    drop_caption: Share = 0.1  # for classifier-free guidance
     prompts: list[str] = []
     guidance_scale: float = 2.0
     temperature: float = 1.0
-    top_k: int = 0
+    top_k: Whole = 0
 
 
 class GanRecipe(PictureRun):
@@ -170,7 +173,7 @@ class GanRecipe(PictureRun):
 
     task: Literal["gan"] = "gan"
     kind: Fixed[Literal["stylegan2", "stylegan3", "biggan"]] = "stylegan2"
-    side: Fixed[int] = 32  # pixels
+    side: Fixed[Count] = 32  # pixels
     classes: Fixed[list[str]] = []  # words of captions; none: no classes
     options: Fixed[dict[str, Any]] = {}
     critic_options: Fixed[dict[str, Any]] = {}
@@ -178,7 +181,7 @@ class GanRecipe(PictureRun):
     gamma: float = 1.0  # of R1 and R2 (R3GAN); the one knob to tune for a set of pictures
     path_length: float = 0.0  # StyleGAN2's 2.0; not needed with the relativistic game
     orthogonal: float = 0.0  # BigGAN's 1e-4
-    augment_target: float = 0.0  # 0.6 adapts augmentation to small sets (ADA); 0: none
+    augment_target: Share = 0.0  # 0.6 adapts augmentation to small sets (ADA); 0: none
     optimizer: OptimizerRecipe = OptimizerRecipe(
         name="adamw", adam_lr=0.002, weight_decay=0.0, betas=(0.0, 0.99), warmup=20
     )
@@ -198,7 +201,7 @@ class AdaptModel(Section):
     its `token`, the word whose meaning it starts from, and how many `vectors` it has."""
 
     start: str
-    rank: int = 16
+    rank: Count = 16
     alpha: float | None = None
     targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
     text_encoders: bool = False
@@ -206,7 +209,7 @@ class AdaptModel(Section):
     dora: bool = False
     token: str | None = None
     initializer: str | None = None
-    vectors: int = 1
+    vectors: Count = 1
 
 
 class AdaptRecipe(PictureRun):
@@ -221,20 +224,20 @@ class AdaptRecipe(PictureRun):
     # what a thing is one of (DreamBooth): pictures of it are painted before training and learned
     # beside
     class_prompt: str | None = None
-    class_pictures: int = 100
+    class_pictures: Count = 100
     prior_weight: float = 1.0
     # controlnet: drawn from the picture, or a column of the data that names another picture
     condition: str = "edges"
-    drop_caption: float = 0.0  # share of captions left empty, for classifier-free guidance
+    drop_caption: Share = 0.0  # share of captions left empty, for classifier-free guidance
     # cap of a level's weight (min-SNR; Hang et al. 2023), 5 for models of 1000 times
     snr_gamma: float | None = None
     # noise that is the same in all cells of a channel, so that dark and bright pictures are learned
     offset_noise: float = 0.0
     prompts: list[str] = []
-    sample_steps: int = 20
+    sample_steps: Count = 20
     guidance_scale: float = 5.0
-    rows: int = 4
-    micro_rows: int = 1
+    rows: Count = 4
+    micro_rows: Count = 1
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=1e-4, weight_decay=0.0)
 
     @model_validator(mode="after")

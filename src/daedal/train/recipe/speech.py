@@ -4,17 +4,17 @@ from typing import Literal
 
 from daedal.data.contents import DataPath
 from daedal.data.documents import Source
-from daedal.train.recipe.base import Fixed, OptimizerRecipe, Run, Section
+from daedal.train.recipe.base import Count, Fixed, OptimizerRecipe, Run, Section
 
 
 class SpellerRecipe(Section):
     """The sizes of the network (daedal.networks.phonemes)."""
 
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
-    ffn_dim: int = 256
-    state_size: int = 192
-    embedding_size: int = 64
+    hidden_size: Count = 128
+    num_hidden_layers: Count = 2
+    ffn_dim: Count = 256
+    state_size: Count = 192
+    embedding_size: Count = 64
 
 
 class PhonemesRecipe(Run):
@@ -23,19 +23,19 @@ class PhonemesRecipe(Run):
 
     task: Literal["phonemes"] = "phonemes"
     dictionary: Fixed[DataPath]
-    held_out: Fixed[int] = 20
-    evaluate_words: int = 2000
+    held_out: Fixed[Count] = 20
+    evaluate_words: Count = 2000
     model: Fixed[SpellerRecipe] = SpellerRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.01)
-    rows: Fixed[int] = 256
-    micro_rows: int = 256
+    rows: Fixed[Count] = 256
+    micro_rows: Count = 256
 
 
 class StudentRecipe(Section):
     """The blocks that take the place of the teacher's flow."""
 
-    blocks: int = 6
-    inner: int = 512
+    blocks: Count = 6
+    inner: Count = 512
 
 
 class VoiceRecipe(Run):
@@ -48,10 +48,10 @@ class VoiceRecipe(Run):
     phonemes: Fixed[str] = "house/phonemes"
     texts: Fixed[list[Source]]
     validation: list[Source] = []
-    sentences: Fixed[int] = 50_000  # drawn from the texts at most
-    evaluate_sentences: int = 24
+    sentences: Fixed[Count] = 50_000  # drawn from the texts at most
+    evaluate_sentences: Count = 24
     student: Fixed[StudentRecipe] = StudentRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adamw", adam_lr=0.002, weight_decay=0.01)
-    rows: Fixed[int] = 8
-    micro_rows: int = 8
+    rows: Fixed[Count] = 8
+    micro_rows: Count = 8
     ema: float | None = 0.995

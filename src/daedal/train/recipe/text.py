@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from daedal.data.documents import Source
 from daedal.data.rows import ChatSource
-from daedal.train.recipe.base import Fixed, ModelRecipe, Run, Section
+from daedal.train.recipe.base import Count, Fixed, ModelRecipe, Run, Section
 
 
 class TokenizerRecipe(Section):
@@ -14,15 +14,15 @@ class TokenizerRecipe(Section):
     most)."""
 
     path: str | None = None
-    vocab_size: int = 8192
+    vocab_size: Count = 8192
     special_tokens: list[str] = ["<|bos|>", "<|eos|>"]
-    documents: int = 200_000
+    documents: Count = 200_000
 
 
 class DataRecipe(Section):
     train: list[Source]
     validation: list[Source] = []
-    validation_documents: int = 200
+    validation_documents: Count = 200
     # the share of documents whose middle is moved to their end, for filling gaps
     fim: float = Field(0.0, ge=0, le=1)
 
