@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 
+import numpy as np
 import pytest
 
 from daedal.checkpoints import catalogue
@@ -16,7 +17,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is here")
 
-PAGES = ("create", "chat", "code", "models", "train", "label", "history", "measure")
+PAGES = (
+    "create", "chat", "code", "models", "train", "label", "history", "memory", "check", "measure",
+)  # fmt: skip
 SANDBOX = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
 
 
@@ -457,3 +460,48 @@ def test_a_server_with_keys_is_asked_for_one(browser, serve, tmp_path):
     page.get_by_role("button", name="Use it").click()
     page.get_by_role("button", name="Load house/image", exact=True).wait_for()
     context.close()
+
+
+def test_memory_is_entered_changed_and_forgotten(visit, served):
+    served.http.delete("/v1/memories")
+    page = visit("memory")
+    page.get_by_text("Nothing is remembered").wait_for()
+    page.get_by_label("Fact", exact=True).fill("favourite fruit")
+    page.get_by_label("is", exact=True).fill("pears")
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Change favourite fruit: pears").click()
+    page.get_by_role("dialog").get_by_label("favourite fruit").fill("figs")
+    page.get_by_role("dialog").get_by_role("button", name="Change").click()
+    page.get_by_role("button", name="Forget favourite fruit: figs").click()
+    page.get_by_text("Nothing is remembered").wait_for()
+    assert served.http.get("/v1/memories").json()["data"] == []
+
+
+def test_a_chat_with_remember_keeps_what_is_said(visit, served):
+    served.http.delete("/v1/memories")
+    page = visit("chat")
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Remember what I say").check()
+    page.get_by_label("Message", exact=True).fill("My name is Pim.")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Retry").first.wait_for()
+    page.goto(f"{served.url}/#/memory")
+    page.get_by_text("name: Pim").wait_for()
+    page.get_by_role("button", name="Forget everything").click()
+    page.get_by_role("button", name="Yes, forget everything").click()
+    page.get_by_text("Nothing is remembered").wait_for()
+
+
+def test_a_picture_and_a_text_are_checked(visit, tmp_path):
+    recipe = {"model": "house/image", "prompt": "a red circle", "settings": {"seed": 1}}
+    picture = images.save_image(np.zeros((32, 32, 3), np.uint8), tmp_path / "a.png", recipe)
+    page = visit("check")
+    page.get_by_label("A picture, sound, clip or text file").set_input_files(picture)
+    page.get_by_role("button", name="Check").click()
+    page.get_by_text("its metadata names house/image").wait_for()
+    page.get_by_text("the model has no index of what it was trained on").wait_for()
+    page = visit("check")
+    page.get_by_label("Text", exact=True).fill("How do I hurt my neighbour?")
+    page.get_by_role("button", name="Check").click()
+    page.get_by_role("heading", name="What it is about").wait_for()
+    page.get_by_role("cell", name="violence", exact=True).wait_for()

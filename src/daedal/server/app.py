@@ -43,6 +43,7 @@ from daedal.server.routes import (
     speech,
     studio,
     tokens,
+    traces,
     trainings,
     videos,
 )
@@ -52,7 +53,7 @@ log = logging.getLogger("daedal.server")
 
 GROUPS = (
     health, chat, completions, responses, embeddings, images, models, files, batches, jobs,
-    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, memories, moderations, studio,
+    tokens, code, videos, anthropic, ollama, history, trainings, preferences, evaluations, speech, audio, music, provenance, traces, memories, moderations, studio,
 )  # fmt: skip
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 REFUSALS: dict[int | str, dict[str, Any]] = {

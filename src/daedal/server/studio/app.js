@@ -3,7 +3,18 @@
 import { h, toast } from "./dom.js";
 import { read, write } from "./keep.js";
 
-const PAGES = ["create", "chat", "code", "models", "train", "label", "history", "measure"];
+const PAGES = [
+  "create",
+  "chat",
+  "code",
+  "models",
+  "train",
+  "label",
+  "history",
+  "memory",
+  "check",
+  "measure",
+];
 const main = document.getElementById("main");
 let first = true;
 

@@ -37,6 +37,7 @@ export function chatOptions(talk, changed) {
     value: talk.tools ?? "",
     placeholder: EXAMPLE,
   });
+  const memory = h("input", { type: "checkbox", checked: talk.memory ?? false });
   const schemaField = field("Schema", schema);
   const place = h("div");
   let settings = null;
@@ -70,6 +71,7 @@ export function chatOptions(talk, changed) {
         tools,
         "A JSON list of functions that the model may call. You answer its calls.",
       ),
+      h("label", { class: "inline" }, memory, "Remember what I say, and use what I said before"),
       place,
     ),
   );
@@ -83,9 +85,11 @@ export function chatOptions(talk, changed) {
         form: form.value,
         schema: schema.value,
         tools: tools.value,
+        memory: memory.checked,
         settings: fields,
       });
       const asked = { ...fields };
+      if (memory.checked) asked.memory = true;
       if (form.value === "json_object") asked.response_format = { type: "json_object" };
       if (form.value === "json_schema")
         asked.response_format = {
