@@ -21,6 +21,7 @@ from daedal.networks.flux import FluxTransformer2DModel
 from daedal.networks.mmdit import SD3Transformer2DModel
 from daedal.networks.t5 import T5EncoderModel
 from daedal.networks.unet import UNet2DConditionModel
+from daedal.networks.wan import WanTransformer3DModel
 
 RANK, ALPHA = 4, 2.0
 SD1 = dict(
@@ -478,6 +479,45 @@ def test_flux_as_diffusers_reads_it(convert, prefix, ends, tmp_path):
         if not isinstance(u, LowRank)
     }
     close(norms, {name: tensor for name, tensor in converted.items() if ".lora_" not in name})
+
+
+def test_wan_as_diffusers_reads_it(tmp_path):
+    """Every linear layer of Wan from a picture, under the authors' names."""
+    sizes = dict(num_attention_heads=2, attention_head_dim=4, in_channels=12, out_channels=4, text_dim=6, freq_dim=10, ffn_dim=14,
+                 num_layers=2, image_dim=16, added_kv_proj_dim=8)  # fmt: skip
+    with torch.device("meta"):
+        module = WanTransformer3DModel(parse(WanTransformer3DModel.config_class, sizes))
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    known = layout("WanTransformer3DModel", shapes)
+    assert sorted(name for entry in known.values() for name in entry.ours) == sorted(shapes)
+    tensors = {}
+    for i, (name, entry) in enumerate(known.items()):
+        rows, *columns = shapes[entry.ours[0]]
+        # the tokens of a picture are not among what their converter keeps
+        if len(columns) == 1 and not name.startswith("img_emb"):
+            layer = f"diffusion_model.{name.removesuffix('.weight')}"
+            tensors |= {
+                f"{layer}.lora_A.weight": draw(2, *columns, seed=i),
+                f"{layer}.lora_B.weight": draw(rows, 2, seed=i + 1),
+            }
+    lora = read_lora(written(tmp_path / "a.safetensors", tensors), {"transformer": module})
+    converted = theirs._convert_non_diffusers_wan_lora_to_diffusers(dict(tensors))
+    wanted = products(converted, "transformer.")
+    assert len(wanted) == len(tensors) // 2 > 25
+    found = deltas(lora, "transformer")
+    close({name: delta[:3, :40] for name, delta in found.items()}, wanted)
+
+
+def test_ltx_in_original_names(tmp_path):
+    names = (
+        "proj_in.weight",
+        "time_embed.linear.weight",
+        "transformer_blocks.0.attn1.norm_q.weight",
+        "proj_out.bias",
+    )
+    assert list(layout("LTXVideoTransformer3DModel", names)) == [
+        "patchify_proj.weight", "adaln_single.linear.weight", "transformer_blocks.0.attn1.q_norm.weight", "proj_out.bias",
+    ]  # fmt: skip
 
 
 def test_xlabs_as_diffusers_reads_it(flux, tmp_path):

@@ -14,6 +14,7 @@ from diffusers.pipelines.cogvideo import pipeline_cogvideox_image2video
 from diffusers.pipelines.ltx import pipeline_ltx_image2video
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
+from safetensors.torch import save_file
 
 import daedal
 from daedal import checkpoints
@@ -108,6 +109,45 @@ def test_a_clip_is_that_of_diffusers(case: str, zoo: Any, tmp_path: Any) -> None
     )  # fmt: skip
     assert clip.frames.shape == wanted.shape == (9, 32, 48, 3)
     assert np.abs(clip.frames / 255 - wanted).max() < 0.5 / 255 + 1e-3
+
+
+def test_a_clip_with_a_lora_is_that_of_diffusers(zoo: Any, tmp_path: Any) -> None:
+    """Under the authors' names, for the expert that the file is named for; without it all is as before."""
+    theirs = wan(zoo, two=True)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(tmp_path / "wan")
+    torch.manual_seed(3)
+    layers = {"blocks.0.self_attn.q": 24, "blocks.1.cross_attn.o": 24, "blocks.1.ffn.2": 40}
+    original = {}
+    for name, width in layers.items():
+        original[f"diffusion_model.{name}.lora_down.weight"] = torch.randn(4, width) / 2
+        original[f"diffusion_model.{name}.lora_up.weight"] = torch.randn(24, 4) / 2
+        original[f"diffusion_model.{name}.alpha"] = torch.tensor(2.0)
+    save_file(original, tmp_path / "high_noise.safetensors")
+    asked = dict(num_inference_steps=4, guidance_scale=5.0, height=32, width=48, num_frames=9)
+    call = partial(theirs, PROMPT, NEGATIVE, **asked, output_type="np")
+    plain = call(generator=torch.Generator().manual_seed(7)).frames[0]
+    theirs.load_lora_weights(tmp_path / "high_noise.safetensors")
+    wanted = call(generator=torch.Generator().manual_seed(7)).frames[0]
+    assert np.abs(wanted - plain).max() > 0.02
+    pipeline = daedal.load(str(tmp_path / "wan"), dtype="fp32")
+    film = partial(
+        pipeline, PROMPT, negative=NEGATIVE, steps=4, guidance_scale=5.0, size="48x32", seconds=0.5625, fps=16, seed=7
+    )  # fmt: skip
+    clip = film(lora=f"{tmp_path / 'high_noise.safetensors'}:1")
+    assert np.abs(clip.frames / 255 - wanted).max() < 0.5 / 255 + 1e-3
+    assert "high_noise.safetensors#" in clip.recipe["settings"]["lora"][0]
+    before = film()
+    assert np.abs(before.frames / 255 - plain).max() < 0.5 / 255 + 1e-3
+    (tmp_path / "high_noise.safetensors").rename(tmp_path / "both.safetensors")
+    both = film(lora=tmp_path / "both.safetensors")
+    assert not np.array_equal(both.frames, clip.frames)
+    with pytest.raises(DaedalError, match="no layer of"):
+        save_file(
+            {"blocks.7.attn1.to_q.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors"
+        )
+        film(lora=tmp_path / "x.safetensors")
+    assert np.array_equal(film().frames, before.frames)
 
 
 def test_lengths_sizes_and_first_frames(zoo: Any, tmp_path: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the original single files of Stable Diffusion, SD3 and FLUX call the tensors of diffusers'
+"""What the original single files of Stable Diffusion, SD3, FLUX, Wan and LTX-Video call the tensors of diffusers'
 and transformers' folders, for every family one table or one rule, read in both directions
 (checkpoints.single_file) and by LoRAs that name original modules (checkpoints.lora).
 
@@ -9,6 +9,7 @@ and transformers' folders, for every family one table or one rule, read in both 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -147,6 +148,37 @@ OPEN_CLIP_LAYER = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+# Wan's transformer; the second linear layer of each embedding is called 2.
+WAN = {
+    "patch_embedding": "patch_embedding",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    "img_emb.emb_pos": "condition_embedder.image_embedder.pos_embed",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+}
+WAN_BLOCK = {
+    f"{theirs}_attn.{layer}": f"{ours}.{name}"
+    for theirs, ours in (("self", "attn1"), ("cross", "attn2"))
+    for layer, name in (
+        ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"), ("norm_q", "norm_q"), ("norm_k", "norm_k"),
+    )
+} | {
+    "cross_attn.k_img": "attn2.add_k_proj",
+    "cross_attn.v_img": "attn2.add_v_proj",
+    "cross_attn.norm_k_img": "attn2.norm_added_k",
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "modulation": "scale_shift_table",
+}  # fmt: skip
 
 
 def blocks(table: dict[str, str], original: str, ours: str) -> dict[str, str]:
@@ -160,6 +192,7 @@ def blocks(table: dict[str, str], original: str, ours: str) -> dict[str, str]:
 SD3 |= blocks(SD3_BLOCK, "joint_blocks", "transformer_blocks")
 FLUX |= blocks(FLUX_DOUBLE, "double_blocks", "transformer_blocks")
 FLUX |= blocks(FLUX_SINGLE, "single_blocks", "single_transformer_blocks")
+WAN |= blocks(WAN_BLOCK, "blocks", "blocks")
 OPEN_CLIP |= blocks(OPEN_CLIP_LAYER, "transformer.resblocks", "text_model.encoder.layers")
 
 
@@ -171,7 +204,8 @@ def by_table(table: dict[str, str], names: list[str]) -> Layout:
     }
     found: dict[str, dict[int, str]] = {}
     for name in names:
-        block = re.search(r"\.(\d+)\.", name)
+        outside = name in places or name.rpartition(".")[0] in places
+        block = None if outside else re.search(r"\.(\d+)\.", name)
         number = block[1] if block else ""
         general = name.replace(f".{number}.", ".#.", 1) if block else name
         module, _, leaf = general.rpartition(".")
@@ -207,6 +241,24 @@ def sd3(names: list[str]) -> Layout:
 def open_clip(names: list[str]) -> Layout:
     found, turned = by_table(OPEN_CLIP, names), "text_projection"
     return {key: replace(entry, transposed=key == turned) for key, entry in found.items()}
+
+
+LTX = (  # ours, theirs
+    ("proj_in.", "patchify_proj."),
+    ("time_embed.", "adaln_single."),
+    (".norm_q.", ".q_norm."),
+    (".norm_k.", ".k_norm."),
+)
+
+
+def ltx(names: list[str]) -> Layout:
+    found = {}
+    for name in names:
+        original = name
+        for ours, theirs in LTX:
+            original = original.replace(ours, theirs)
+        found[original] = Original((name,))
+    return found
 
 
 # The U-Net and its ControlNet number their layers through all levels.
@@ -313,4 +365,6 @@ RULES: dict[str, Callable[[list[str]], Layout]] = {
     "SD3Transformer2DModel": sd3,
     "FluxTransformer2DModel": flux,
     "OpenCLIP": open_clip,
+    "WanTransformer3DModel": partial(by_table, WAN),
+    "LTXVideoTransformer3DModel": ltx,
 }

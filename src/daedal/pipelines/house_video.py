@@ -42,6 +42,7 @@ class Shot:
     end: np.ndarray | None = None
     loop: bool = False
     sound: Track | None = None  # of its length; no model hears it
+    loras: tuple[tuple[Path, float], ...] = ()  # (file, scale)
 
 
 class HouseFilmer:
@@ -49,6 +50,7 @@ class HouseFilmer:
 
     takes = frozenset({"init", "last", "extend", "loop"})
     needs = frozenset[str]()
+    takes_lora = False
 
     def __init__(
         self, network: MediaTransformer, tokenizer: Tokenizer, settings: dict[str, Any]

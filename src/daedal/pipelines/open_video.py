@@ -16,6 +16,7 @@ from daedal.engine.on_demand import OnDemand
 from daedal.errors import DaedalError
 from daedal.networks.motion import moved
 from daedal.pipelines.house_video import Shot
+from daedal.pipelines.video_adapters import VideoLoras
 from daedal.processes.imaging import colour_map, from_pixels, generating, pixels
 from daedal.processes.prompts import remark
 from daedal.processes.samplers import Steps, sampler_named
@@ -38,11 +39,14 @@ SYSTEMS: dict[str, type[VideoSystem]] = {  # by what diffusers calls the pipelin
 class OpenFilmer:
     """A system, its codec and its schedule."""
 
-    def __init__(self, system: VideoSystem, dtype: torch.dtype) -> None:
+    takes_lora = True
+
+    def __init__(self, system: VideoSystem, parts: dict[str, Any], dtype: torch.dtype) -> None:
         self.system, self.network, self.dtype = system, system.network, dtype
         self.multiple = system.pixels * system.patch
         self.most: int = system.defaults["frames"]
         self.takes, self.needs = system.takes, system.needs
+        self.loras = VideoLoras(parts)
         self.defaults = system.defaults | {"sampler": system.schedule.sampler}
         self._colours: Tensor | None = None
 
@@ -60,7 +64,7 @@ class OpenFilmer:
         if "motion_adapter" in parts and kinds_of(index)["unet"] != "UNetMotionModel":
             pair = (checkpoints.load(folder / n, dtype, device) for n in ("unet", "motion_adapter"))
             parts["unet"] = moved(*pair)
-        return cls(SYSTEMS[index["_class_name"]](parts), dtype)
+        return cls(SYSTEMS[index["_class_name"]](parts), parts, dtype)
 
     def legal(self, frames: int, known: int = 0) -> int:
         """The nearest number of frames that it can make behind so many that are known."""
@@ -81,6 +85,7 @@ class OpenFilmer:
     @torch.no_grad()
     def making(self, shot: Shot) -> Steps:
         """Steps that return all frames of the network."""
+        self.loras.apply(shot.loras)
         made, device = self.system, self.system.device
         shape = made.latent_shape(shot.frames, shot.height, shot.width)
         noise = made.noise(shot.seeds, shape, device)

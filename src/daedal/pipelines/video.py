@@ -121,7 +121,9 @@ class VideoPipeline(Pipeline):
         noted = {name: given.remembered(value) for name, value in files.items()}
         sound = settings.get("sound")
         noted["sound"] = given.remembered(sound[0] if isinstance(sound, tuple) else sound)
-        p, d = read(VideoParams, settings | noted, "clips"), self.filmer.defaults
+        noted_loras = tuple(map(given.remembered_lora, given.listed(settings.get("lora"))))
+        p = read(VideoParams, settings | noted | {"lora": noted_loras}, "clips")
+        d = self.filmer.defaults
         chosen: dict[str, Any] = {
             k: d[k] for k in ("fps", "steps", "guidance_scale", "sampler") if getattr(p, k) is None
         }
@@ -134,6 +136,8 @@ class VideoPipeline(Pipeline):
             raise DaedalError(
                 f"{self.name} starts from pictures; give {' and '.join(missing)} too."
             )
+        if p.lora and not self.filmer.takes_lora:
+            raise DaedalError(f"{self.name} takes no LoRA; leave lora out, or name an open model.")
         if p.loop and (p.last or p.extend):
             raise DaedalError("a loop ends where it begins; leave last and extend out, or loop.")
         if p.extend and p.init:
@@ -145,12 +149,13 @@ class VideoPipeline(Pipeline):
             end = video.resized(given.opened(files["last"])[None, ..., :3], height, width)
         before = len(front) if front is not None and p.extend else 0
         new = self.frames(p, before, remarks)
+        loras = tuple((given.unchanged(f), s) for f, s in map(given.scaled_file, p.lora))
         if new + before - (0 if front is None or before else 1) < 1:
             raise DaedalError(f"{p.seconds} s at {p.fps} a second is one frame; ask for more.")
         seeds = [int(p.seed or 0) + i for i in range(p.n)]
         return p, Shot(
             prompt, p.negative, seeds, before + new, float(p.fps or 0), height, width, int(p.steps or 0), float(p.guidance_scale or 0),
-            str(p.sampler), front, end, p.loop, self.sound(sound, (before + new) / float(p.fps or 1), remarks),
+            str(p.sampler), front, end, p.loop, self.sound(sound, (before + new) / float(p.fps or 1), remarks), loras,
         ), remarks  # fmt: skip
 
     def sound(
@@ -210,7 +215,7 @@ class Filming(SteppedHandle):
     ) -> None:  # fmt: skip
         self.pipeline, self.params, self.shot, self.remarks = pipeline, params, shot, remarks
         self.total = pipeline.filmer.total(shot)
-        generation = Generation(pipeline.filmer.make(shot), (), client, priority)
+        generation = Generation(pipeline.filmer.make(shot), shot.loras, client, priority)
         super().__init__(pipeline.lane.submit(generation))
 
     def event(self, state: Any) -> Progress:
@@ -224,7 +229,7 @@ class Filming(SteppedHandle):
                 "the clip has numbers that are NaN or infinite; load the model with dtype fp32, or check its weights."
             )
         clips = pixels(made.flatten(0, 1)).reshape(*made.shape[:2], *made.shape[3:], 3)
-        settings = {k: v for k, v in asdict(self.params).items() if v not in (None, False)}
+        settings = {k: v for k, v in asdict(self.params).items() if v not in (None, False, ())}
         recipe = self.pipeline.recipe(shot.prompt, settings)
         results = []
         for i, frames in enumerate(clips):

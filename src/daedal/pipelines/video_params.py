@@ -47,6 +47,10 @@ class VideoParams:
             place="sound",
         ),
     ] = None
+    lora: Annotated[
+        str | tuple[str, ...],
+        Setting("LoRAs for this clip.", metavar="FILE[:SCALE]", place="weights"),
+    ] = ()
     loop: Annotated[bool, Setting("End where it begins.")] = False
 
 
