@@ -6,17 +6,25 @@ import torch
 
 from daedal import networks
 from daedal.engine.engine import Engine, chosen
-from daedal.engine.graphs import WIDTH, Graphs, rounded, static
-from daedal.engine.paged import PagedCache
+from daedal.engine.graphs import Graphs, rounded, static
+from daedal.engine.paged import WIDTH, PagedCache
 from daedal.errors import DaedalError
 from daedal.nn import kernels
+from daedal.nn.pages import FORMS
 from daedal.processes.autoregression import generate
 from daedal.processes.sampling import SamplingParams
 
 SHAPE = {
-    "vocab_size": 24, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 512, "eos_token_id": None,
-}  # fmt: skip
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 512,
+    "eos_token_id": None,
+}
 KINDS = {
     "llama": {},
     "gemma2": {"sliding_window": 5, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 4},
@@ -124,6 +132,22 @@ def test_a_step_that_cannot_be_captured_takes_the_plain_path(monkeypatch) -> Non
     outputs = [request.output for request in engine.generate(PROMPTS[:2], ASKED)]
     assert outputs == [generate(network, prompt, ASKED) for prompt in PROMPTS[:2]]
     assert engine.replays.refused
+
+
+@pytest.mark.parametrize("why", ["dtype", "kernel"])
+def test_where_flex_does_not_run_sdpa_serves(why: str, monkeypatch, caplog) -> None:
+    def broken(*args, **scores):
+        raise RuntimeError("no kernel for this device")
+
+    network = tiny("llama")
+    if why == "kernel":
+        monkeypatch.setitem(FORMS, "flex", broken)
+    with caplog.at_level("DEBUG", logger="daedal.engine"):
+        kept = torch.float32 if why == "dtype" else None
+        engine = Engine(network, attention="flex", cache_dtype=kept)
+    assert engine.attention == "sdpa" and len(caplog.records) == 1
+    asked = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    assert engine.generate(PROMPTS[:1], asked)[0].output == generate(network, PROMPTS[0], asked)
 
 
 def test_batches_are_rounded_up_to_powers_of_two() -> None:

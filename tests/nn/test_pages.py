@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daedal.nn.attention import attend
-from daedal.nn.pages import FORMS, QUERIES, Pages, fitting
+from daedal.nn.pages import FORMS, QUERIES, Pages
 
 K = 8  # head dim
 
@@ -83,10 +83,3 @@ def test_flex_walks_every_page_that_a_block_of_queries_sees(window, start, new) 
         want = table[0, low // size : queries[-1] // size + 1].tolist()
         count = mask.kv_num_blocks[0, 0, row]
         assert mask.kv_indices[0, 0, row, :count].tolist() == want
-
-
-def test_flex_gives_way_where_keys_are_kept_in_another_dtype(caplog) -> None:
-    with caplog.at_level("DEBUG", logger="daedal.nn"):
-        assert fitting("flex", same_dtype=True) == "flex" and not caplog.records
-        assert fitting("flex", same_dtype=False) == "sdpa"
-    assert "another dtype" in caplog.text

@@ -38,7 +38,7 @@ from daedal.engine.scheduler import Cache, Scheduler, Work
 from daedal.engine.slots import SlotCache
 from daedal.engine.speculative import Draft, look_up
 from daedal.errors import Busy, DaedalError
-from daedal.nn.pages import PAGE_SIZES, fitting
+from daedal.nn.pages import PAGE_SIZES
 from daedal.processes.autoregression import activation_dtype
 from daedal.processes.sampling import Row, SamplingParams, likeliest, logprobs, sample_batch
 
@@ -96,12 +96,13 @@ class Engine:
             )
         dtype = cache_dtype or activation_dtype(network)
         chunk = token_budget if exact_prefixes else None
-        if cache == "paged":
-            attention = fitting(attention, dtype == activation_dtype(network))
         self.attention = attention
         self.cache = self._fitting_cache(
             cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk, usual
         )
+        if isinstance(self.cache, PagedCache) and attention == "flex":
+            self.cache.settle(network.config.num_attention_heads, activation_dtype(network))
+            self.attention = self.cache.attention
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
         ends = tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id)

@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from daedal.engine.paged import DecodeStep, PagedCache
+from daedal.engine.paged import WIDTH, DecodeStep, PagedCache
 from daedal.nn.replay import NotCapturable, looks_at_values
 
 if TYPE_CHECKING:
     from daedal.networks.decoder import Decoder
 
 log = logging.getLogger("daedal.engine")
-
-WIDTH = 32  # pages of the narrowest tables that a graph is captured for
 
 
 def rounded(number: int) -> int:

@@ -12,6 +12,7 @@ table, Hkv key heads, K head dim."""
 
 import hashlib
 import itertools
+import logging
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ from daedal.nn.attention import Scores
 from daedal.nn.cache import Step
 from daedal.nn.pages import FORMS, Pages
 
+log = logging.getLogger("daedal.engine")
+
 Name = bytes
+WIDTH = 32  # blocks of the narrowest tables that decode steps are captured for
 FIRST = 256  # tokens a sequence that there is memory for before it grows
 
 
@@ -154,6 +158,22 @@ class PagedCache:
                 new[:, :have] = old
                 tensors[layer] = new
 
+    def settle(self, heads: int, dtype: torch.dtype) -> None:
+        """Read pages by sdpa where flex cannot: it wants keys in the dtype of the queries, and a
+        kernel for this device."""
+        keys, values = self.keys[0], self.values[0]
+        tables = keys.new_zeros(1, WIDTH, dtype=torch.int64)
+        q = keys.new_zeros(1, 1, heads, keys.shape[-1])
+        pages = Pages(tables, tables[:, 0], 1, self.block_size, fixed=True)
+        try:
+            if keys.dtype != dtype:
+                raise TypeError(f"keys are {keys.dtype} and queries {dtype}")
+            with torch.inference_mode():
+                FORMS[self.attention](q, keys, values, pages, scale=1.0)
+        except Exception as error:  # compilers raise what they like
+            log.debug("attention by %s does not run here, sdpa is used: %s", self.attention, error)
+            self.attention = "sdpa"
+
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
         """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no
         slot is left. `owner` is the name before a sequence's first block, so blocks are shared
@@ -239,7 +259,8 @@ class PagedCache:
 
     def page_tables(self, slots: list[int], width: int | None = None) -> list[list[int]]:
         """The blocks of sequences, padded to one width."""
-        width = width or max(len(self.tables[slot]) for slot in slots)
+        # never one, which compilers take for a case of its own
+        width = width or max(2, *(len(self.tables[slot]) for slot in slots))
         return [self.tables[slot] + [0] * (width - len(self.tables[slot])) for slot in slots]
 
     def check(self) -> None:
@@ -327,5 +348,5 @@ class DecodeStep(PagedStep):
         self.positions, self.lengths = starts[None], starts[None] + 1
         self.block = tables.gather(1, starts[:, None] // size)[:, 0]
         self.offset = starts % size
-        self.groups = [(starts, Pages(tables, starts, 1, size))]
+        self.groups = [(starts, Pages(tables, starts, 1, size, fixed=True))]
         self.order = None

@@ -10,7 +10,6 @@ Legend: B sequences, T new tokens each (padded), H heads, Hkv key heads, K head 
 table, n pages of the pool, S key places, R blocks of queries."""
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Unpack
 
@@ -21,8 +20,6 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from daedal.nn.attention import Scores, weighted
 
-log = logging.getLogger("daedal.nn")
-
 QUERIES = 128  # rows of a block of queries, the size that flex's kernels are tuned for
 PAGE_SIZES = {"sdpa": 16, "flex": 128}  # a tile of flex's kernels lies within one page
 
@@ -31,10 +28,14 @@ class Pages:
     """The page tables of B sequences that get up to T new tokens each.
 
     `tables` (B, P) name the pages of a sequence in order, 0 past its end; `starts` (B,) say how
-    many tokens it has already. What every layer needs alike is made once and kept."""
+    many tokens it has already. What every layer needs alike is made once and kept. With `fixed`
+    shapes come again and again, so that a kernel of their own pays."""
 
-    def __init__(self, tables: Tensor, starts: Tensor, new: int, size: int) -> None:
+    def __init__(
+        self, tables: Tensor, starts: Tensor, new: int, size: int, fixed: bool = False
+    ) -> None:
         self.tables, self.starts, self.new, self.size = tables, starts, new, size
+        self.fixed = fixed
         self.queries = starts[:, None] + torch.arange(new, device=starts.device)  # (B, T)
         self._kept: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int | None, int], BlockMask] = {}
@@ -134,7 +135,7 @@ def flex(q: Tensor, keys: Tensor, values: Tensor, pages: Pages, **scores: Unpack
     def capped(score: Tensor, *at: Tensor) -> Tensor:
         return torch.tanh(score / softcap) * softcap
 
-    out = fused(q.device.type, pages.new == 1)(
+    out = fused(q.device.type, pages.fixed)(
         q.transpose(1, 2),
         keys.flatten(1, 2)[None],
         values.flatten(1, 2)[None],
@@ -147,23 +148,16 @@ def flex(q: Tensor, keys: Tensor, values: Tensor, pages: Pages, **scores: Unpack
 
 
 @functools.cache
-def fused(device: str, decode: bool) -> Callable[..., Tensor]:
-    """FlexAttention as one kernel. That of decoding is compiled for each size of a batch, since its
-    split along the keys needs to know it; that of prompts once, for all lengths."""
+def fused(device: str, fixed: bool) -> Callable[..., Tensor]:
+    """FlexAttention as one kernel: compiled for each shape where shapes are `fixed` (its quicker
+    form for decoding splits the keys by the size of the batch, which it must know), once for all
+    shapes elsewhere."""
     if device != "cuda":
         flex_module._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True  # the plain maths, untraced
         return flex_attention
+    # each window, cap and fixed shape is one; past the limit torch would run unfused
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(flex_attention, dynamic=not decode)
+    return torch.compile(flex_attention, dynamic=not fixed)
 
 
 FORMS = {"sdpa": sdpa, "flex": flex}
-
-
-def fitting(form: str, same_dtype: bool) -> str:
-    """The form of attention to use where `form` is asked for: flex reads keys and values only in
-    the dtype of the queries, and where they differ sdpa serves."""
-    if form == "flex" and not same_dtype:
-        log.debug("flex cannot read keys kept in another dtype than the queries'; sdpa is used.")
-        return "sdpa"
-    return form
