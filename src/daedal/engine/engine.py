@@ -100,9 +100,6 @@ class Engine:
         self.cache = self._fitting_cache(
             cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk, usual
         )
-        if isinstance(self.cache, PagedCache) and attention == "flex":
-            self.cache.settle(network.config.num_attention_heads, activation_dtype(network))
-            self.attention = self.cache.attention
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
         ends = tokenizer.eos_ids if tokenizer else _as_tuple(network.config.eos_token_id)
@@ -163,7 +160,9 @@ class Engine:
         whole = per_token * max(max_batch * usual, -(-self.max_len // size) * size)
         blocks = (whole if memory_budget is None else memory_budget) // (per_token * size)
         how = (*place, chunk, self.attention)
-        return PagedCache(config, max_batch, self.max_len, blocks, size, *how)
+        cache = PagedCache(config, max_batch, self.max_len, blocks, size, *how)
+        self.attention = cache.settle(config.num_attention_heads, activation_dtype(self.network))
+        return cache
 
     # -- requests ----------------------------------------------------------------------------------
 

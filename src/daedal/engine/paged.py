@@ -140,11 +140,11 @@ class PagedCache:
         return self.values[-1].shape[1]  # the last that `reserve` makes longer
 
     def reserve(self, block: int) -> None:
-        """Memory for all blocks up to this one: they are copied to twice as many, a layer at a
-        time."""
+        """Memory for all blocks up to this one: they are copied to four times as many, a layer at a
+        time. Seldom, since kernels and graphs of a GPU are made anew for each size."""
         if block < self.places:
             return
-        wanted = min(1 + self.blocks, max(1 + block, 2 * self.places))
+        wanted = min(1 + self.blocks, max(1 + block, 4 * self.places))
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 heads, have, size, width = old.shape
@@ -158,21 +158,28 @@ class PagedCache:
                 new[:, :have] = old
                 tensors[layer] = new
 
-    def settle(self, heads: int, dtype: torch.dtype) -> None:
-        """Read pages by sdpa where flex cannot: it wants keys in the dtype of the queries, and a
-        kernel for this device."""
+    def settle(self, heads: int, dtype: torch.dtype) -> str:
+        """Read pages by sdpa where flex cannot, which wants keys in the dtype of the queries and a
+        kernel for this device; returns what it is."""
+        if self.attention == "flex" and (why := self._refusal(heads, dtype)):
+            log.debug("attention by flex does not run here, sdpa is used: %s", why)
+            self.attention = "sdpa"
+        return self.attention
+
+    def _refusal(self, heads: int, dtype: torch.dtype) -> str:
+        """Why flex does not run on these pages; empty where it does."""
         keys, values = self.keys[0], self.values[0]
+        if keys.dtype != dtype:
+            return f"keys are kept in {keys.dtype}, queries in {dtype}"
         tables = keys.new_zeros(1, WIDTH, dtype=torch.int64)
-        q = keys.new_zeros(1, 1, heads, keys.shape[-1])
         pages = Pages(tables, tables[:, 0], 1, self.block_size, fixed=True)
         try:
-            if keys.dtype != dtype:
-                raise TypeError(f"keys are {keys.dtype} and queries {dtype}")
             with torch.inference_mode():
-                FORMS[self.attention](q, keys, values, pages, scale=1.0)
+                q = keys.new_zeros(1, 1, heads, keys.shape[-1])
+                FORMS["flex"](q, keys, values, pages, scale=1.0)
         except Exception as error:  # compilers raise what they like
-            log.debug("attention by %s does not run here, sdpa is used: %s", self.attention, error)
-            self.attention = "sdpa"
+            return str(error) or type(error).__name__
+        return ""
 
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
         """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no
