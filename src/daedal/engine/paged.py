@@ -172,11 +172,12 @@ class PagedCache:
         if keys.dtype != dtype:
             return f"keys are kept in {keys.dtype}, queries in {dtype}"
         tables = keys.new_zeros(1, WIDTH, dtype=torch.int64)
-        pages = Pages(tables, tables[:, 0], 1, self.block_size, fixed=True)
         try:
-            with torch.inference_mode():
-                q = keys.new_zeros(1, 1, heads, keys.shape[-1])
-                FORMS["flex"](q, keys, values, pages, scale=1.0)
+            for new in (1, 2):  # the kernel of decoding, and that of prompts
+                q = keys.new_zeros(1, new, heads, keys.shape[-1])
+                pages = Pages(tables, tables[:, 0], new, self.block_size, fixed=new == 1)
+                with torch.inference_mode():
+                    FORMS["flex"](q, keys, values, pages, scale=1.0)
         except Exception as error:  # compilers raise what they like
             return str(error) or type(error).__name__
         return ""
