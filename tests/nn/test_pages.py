@@ -69,17 +69,27 @@ def test_a_decode_step_and_a_prompt_longer_than_a_block(form: str, window: int |
     agrees(form, [5, 0], [QUERIES + 30, 3], size=16, groups=2, window=window)
 
 
-@pytest.mark.parametrize("window", [None, 1, 40])
-@pytest.mark.parametrize("start, new", [(0, 1), (70, 1), (0, QUERIES + 30), (37, 300)])
-def test_flex_walks_every_page_that_a_block_of_queries_sees(window, start, new) -> None:
-    """The unfused maths asks the mask alone; the kernel of a GPU reads these lists of pages."""
-    size, last = 16, start + new
-    table = 1 + torch.randperm(-(-last // size))[None]
-    pages = Pages(table, torch.tensor([start]), new, size)
-    mask = pages.block_mask(window, count=table.shape[1] + 5)
-    for row in range(-(-new // QUERIES)):
-        queries = range(start + row * QUERIES, min(start + (row + 1) * QUERIES, last))
-        low = 0 if window is None else max(0, queries[0] + 1 - window)
-        want = table[0, low // size : queries[-1] // size + 1].tolist()
-        count = mask.kv_num_blocks[0, 0, row]
-        assert mask.kv_indices[0, 0, row, :count].tolist() == want
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 900), st.integers(1, 300)), min_size=1, max_size=3),
+    st.sampled_from([None, 1, 40, 500]),
+    st.sampled_from([16, 128]),
+)
+def test_flex_walks_every_page_that_a_block_of_queries_sees_once(sequences, window, size) -> None:
+    """The unfused maths asks the mask alone; the kernel of a GPU reads these lists of pages, and
+    would count a page twice that is named twice."""
+    starts, news = (list(column) for column in zip(*sequences, strict=True))
+    lasts = [start + new for start, new in sequences]
+    table, *_ = scattered(lasts, size, heads=1, spare=0, shared=1)
+    pages = Pages(table, torch.tensor(starts), max(news), size)
+    mask = pages.block_mask(window, count=1 + int(table.max()))
+    for b, (start, last) in enumerate(zip(starts, lasts, strict=True)):
+        for row in range(-(-max(news) // QUERIES)):
+            count = mask.kv_num_blocks[b, 0, row]
+            named = [page for page in mask.kv_indices[b, 0, row, :count].tolist() if page]
+            assert count <= mask.kv_indices.shape[-1] and len(named) == len(set(named))
+            queries = range(start + row * QUERIES, min(start + (row + 1) * QUERIES, last))
+            if queries:
+                low = 0 if window is None else max(0, queries[0] + 1 - window)
+                want = table[b, low // size : queries[-1] // size + 1].tolist()
+                assert named[: len(want)] == want

@@ -75,9 +75,10 @@ class Pages:
         first = self.queries[:, ::QUERIES]  # (B, R)
         pages = self.walk(first, min(self.new, QUERIES), window)  # (B, R, W)
         last = (first + QUERIES - 1).clamp(max=self.queries[:, -1:])
-        number = last // self.size - pages[..., 0] + 1
-        number = number.clamp(max=pages.shape[-1]).int()  # a padded query may lie past the table
-        within = pages.clamp(max=self.tables.shape[1] - 1)
+        # a padded query may lie past the table, whose last page must not be read twice
+        end, begin = self.tables.shape[1] - 1, pages[..., 0]
+        number = ((last // self.size).clamp(max=end) - begin + 1).clamp(min=0).int()
+        within = pages.clamp(max=end)
         found = self.tables[:, None].expand(-1, pages.shape[1], -1).gather(2, within).int()
         sizes = (QUERIES, self.size)
         return BlockMask.from_kv_blocks(
