@@ -151,14 +151,15 @@ def flex(q: Tensor, keys: Tensor, values: Tensor, pages: Pages, **scores: Unpack
 @functools.cache
 def fused(device: str, fixed: bool) -> Callable[..., Tensor]:
     """FlexAttention as one kernel: compiled for each shape where shapes are `fixed` (its quicker
-    form for decoding splits the keys by the size of the batch, which it must know), once for all
-    shapes elsewhere."""
+    form for decoding splits the keys by the size of the batch, which it must know); elsewhere a
+    second shape makes one for all that follow. (Told at once that shapes change, the compiler takes
+    the size of a page and the window for changing too.)"""
     if device != "cuda":
         flex_module._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True  # the plain maths, untraced
         return flex_attention
     # each window, cap and fixed shape is one; past the limit torch would run unfused
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(flex_attention, dynamic=not fixed)
+    return torch.compile(flex_attention, dynamic=False if fixed else None)
 
 
 FORMS = {"sdpa": sdpa, "flex": flex}
