@@ -265,8 +265,18 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 @pytest.fixture(scope="session")
 def real_benchmark() -> ModuleType:
     """benchmarks/real.py: the published models' two sides, and how they are measured."""
-    path = Path(__file__).parents[1] / "benchmarks" / "real.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_real", path)
+    return benchmark("real")
+
+
+@pytest.fixture(scope="session")
+def gpu_benchmark() -> ModuleType:
+    """benchmarks/gpu.py: every figure of a GPU."""
+    return benchmark("gpu")
+
+
+def benchmark(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
     assert spec and spec.loader
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

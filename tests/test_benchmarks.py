@@ -1,5 +1,6 @@
-"""What benchmarks/real.py works out without a model."""
+"""What benchmarks/real.py works out without a model, and benchmarks/gpu.py without a GPU."""
 
+import argparse
 import math
 from types import ModuleType
 
@@ -52,3 +53,35 @@ def test_quick_takes_the_small_models(real_benchmark: ModuleType) -> None:
     quick, whole = real_benchmark.parsed(["--quick"]), real_benchmark.parsed([])
     assert quick.models == ("gemma-270m",) and quick.rounds == 1
     assert whole.models == ("gemma-270m", "coder") and whole.parts == list(real_benchmark.PARTS)
+
+
+def test_a_gpus_figures_are_all_asked_for_and_one_that_fails_costs_no_other(
+    gpu_benchmark: ModuleType, monkeypatch
+) -> None:
+    def broken(bench) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(gpu_benchmark.Bench, "train", broken, raising=True)
+    bench = gpu_benchmark.Bench(argparse.Namespace(device="cpu", tiny=True))
+    failed = gpu_benchmark.run(bench, [("sdpa", "on"), ("sdpa", "off")])
+    assert failed == ["train failed: RuntimeError: no memory"]
+    shown = " ".join(bench.figures)
+    for name in ("bandwidth", "prefill", "guided step", "all of it"):
+        assert name in shown
+    for graphs in ("on", "off"):
+        for batch in (1, 4):
+            assert f"decode, sdpa, graphs {graphs}, batch {batch}" in bench.figures
+    monkeypatch.setattr(gpu_benchmark, "LIMIT", -1)
+    assert "left out" in gpu_benchmark.run(bench, [("sdpa", "on")])[-1]
+
+
+def test_the_usual_way_to_decode_is_measured_first(gpu_benchmark: ModuleType) -> None:
+    ways = gpu_benchmark.usual_first(["sdpa", "flex"], ["off", "on"])
+    assert ways == [("flex", "on"), ("flex", "off"), ("sdpa", "on"), ("sdpa", "off")]
+    assert gpu_benchmark.usual_first(["sdpa"], ["off"]) == [("sdpa", "off")]
+
+
+def test_without_a_gpu_one_sentence_says_so(gpu_benchmark: ModuleType, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="no GPU here"):
+        gpu_benchmark.main()

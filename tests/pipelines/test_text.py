@@ -159,6 +159,7 @@ def test_what_the_engine_can_do_has_a_setting(tiny_folder, pipeline):
         {"draft": str(tiny_folder)},
         {"prompt_lookup": 3},
         {"cache": "paged", "cache_gb": 0.01},
+        {"attention": "sdpa"},
         {"context": 30},
     ):
         other = daedal.load(str(tiny_folder), **loading)
@@ -168,5 +169,7 @@ def test_what_the_engine_can_do_has_a_setting(tiny_folder, pipeline):
         )
     with pytest.raises(DaedalError, match="context of 30"):
         other("Once upon a time " * 10)
+    with pytest.raises(DaedalError, match="kernels, sdpa or flex"):
+        daedal.load(str(tiny_folder), attention="flash")("Once")
     with pytest.raises(DaedalError, match="'slots' or 'paged'"):
         daedal.load(str(tiny_folder), cache="pages")("Once")

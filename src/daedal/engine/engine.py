@@ -30,6 +30,7 @@ from torch import Tensor
 from daedal.data.tokenizer import Tokenizer
 from daedal.energy import METER
 from daedal.engine.adapters import Adapters
+from daedal.engine.graphs import Graphs
 from daedal.engine.paged import PagedCache
 from daedal.engine.replays import Replays
 from daedal.engine.request import Request, Token, new_request, take
@@ -37,6 +38,7 @@ from daedal.engine.scheduler import Cache, Scheduler, Work
 from daedal.engine.slots import SlotCache
 from daedal.engine.speculative import Draft, look_up
 from daedal.errors import Busy, DaedalError
+from daedal.nn.pages import PAGE_SIZES
 from daedal.processes.autoregression import activation_dtype
 from daedal.processes.sampling import Row, SamplingParams, likeliest, logprobs, sample_batch
 
@@ -49,8 +51,11 @@ class Engine:
 
     `max_batch` requests run at once, none longer than `max_len` tokens (default: the network's
     context, where rows grow with need; else 4,096); a step runs at most `token_budget` tokens.
-    `cache='slots'` keeps max_batch * max_len places, `'paged'` blocks of `block_size` tokens within
-    `memory_budget` bytes (default: what the slots would take). `draft` and `prompt_lookup` guess up
+    `attention` is how keys and values are read: 'kernels' (ours, on a CPU), 'sdpa' (PyTorch's), or
+    'flex' (FlexAttention over pages); 'auto' is flex on a CUDA device. `cache='slots'` keeps
+    max_batch rows, `'paged'` blocks of `block_size` tokens within `memory_budget` bytes (default:
+    max_batch texts of `max_len` or 4,096 tokens, and one of the longest); 'auto' is pages where
+    flex is asked for or sdpa. With `replay` decode steps are captured and replayed. `draft` and `prompt_lookup` guess up
     to `guesses` or `prompt_lookup` tokens ahead. `cache_dtype` defaults to the activations'.
     `adapters` are peft folders by the names that requests ask for them with
     (`SamplingParams.adapter`). At most `limit` requests wait. With `exact_prefixes` a beginning is
@@ -64,8 +69,9 @@ class Engine:
         max_batch: int = 16,
         max_len: int | None = None,
         token_budget: int = 256,
-        cache: str = "slots",
-        block_size: int = 16,
+        attention: str = "auto",
+        cache: str = "auto",
+        block_size: int | None = None,
         prefix_caching: bool = True,
         memory_budget: int | None = None,
         cache_dtype: torch.dtype | None = None,
@@ -80,16 +86,19 @@ class Engine:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.embed_tokens.weight.device
         context = network.config.max_position_embeddings
-        growing = cache == "slots" and memory_budget is None
+        attention, cache = chosen(attention, cache, self.device)
+        growing = memory_budget is None
         self.max_len = min(max_len or (context if growing else 4096), context)
+        usual = min(max_len or 4096, context)
         if token_budget < max_batch:
             raise DaedalError(
                 f"token_budget={token_budget} must be at least max_batch={max_batch}, or a running request would starve."
             )
         dtype = cache_dtype or activation_dtype(network)
         chunk = token_budget if exact_prefixes else None
+        self.attention = attention
         self.cache = self._fitting_cache(
-            cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk
+            cache, max_batch, block_size, prefix_caching, memory_budget, dtype, chunk, usual
         )
         self.max_len = self.cache.max_len
         self.scheduler = Scheduler(self.cache, token_budget)
@@ -97,9 +106,11 @@ class Engine:
         self.ends = frozenset(ends)
         self.draft = Draft(draft, network, max_batch, self.max_len) if draft is not None else None
         self.guesses, self.prompt_lookup = guesses, prompt_lookup
-        self.replays = None
-        if replay and isinstance(self.cache, SlotCache):
+        self.replays: Replays | Graphs | None = None
+        if replay and isinstance(self.cache, SlotCache) and attention == "kernels":
             self.replays = Replays(network, self.cache, max_batch)
+        elif replay and isinstance(self.cache, PagedCache) and self.device.type == "cuda":
+            self.replays = Graphs(network, self.cache)
         self.adapters = Adapters(network)
         for name, folder in (adapters or {}).items():
             self.add_adapter(name, folder)
@@ -125,11 +136,12 @@ class Engine:
         self,
         kind: str,
         max_batch: int,
-        block_size: int,
+        block_size: int | None,
         prefix_caching: bool,
         memory_budget: int | None,
         dtype: torch.dtype,
         chunk: int | None,
+        usual: int,
     ) -> Cache:
         config, per_token = self.network.config, self.network.cache_bytes_per_token(dtype)
         place = (dtype, self.device, prefix_caching)
@@ -142,12 +154,15 @@ class Engine:
                         "lower max_len or use cache='paged'."
                     )
                 max_batch = min(max_batch, fitting)
-            return SlotCache(config, max_batch, self.max_len, *place, chunk)
-        if kind != "paged":
-            raise DaedalError(f"cache={kind!r} must be 'slots' or 'paged'.")
-        whole = per_token * self.max_len * max_batch
-        blocks = (whole if memory_budget is None else memory_budget) // (per_token * block_size)
-        return PagedCache(config, max_batch, self.max_len, blocks, block_size, *place)
+            native = self.attention == "kernels"
+            return SlotCache(config, max_batch, self.max_len, *place, chunk, native)
+        size = block_size or PAGE_SIZES[self.attention]
+        whole = per_token * max(max_batch * usual, -(-self.max_len // size) * size)
+        blocks = (whole if memory_budget is None else memory_budget) // (per_token * size)
+        how = (*place, chunk, self.attention)
+        cache = PagedCache(config, max_batch, self.max_len, blocks, size, *how)
+        self.attention = cache.settle(config.num_attention_heads, activation_dtype(self.network))
+        return cache
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -360,7 +375,7 @@ class Engine:
         self.adapters.route(owners, self.device)
         hidden = network.hidden(tokens, cache=step)[0]  # (N, D)
         step.commit()
-        if len(work) == 1 and isinstance(self.cache, SlotCache):
+        if len(work) == 1:
             self.cache.computed(work[0].request.slot, work[0].start, work[0].count)
         at, rows = 0, list[int]()
         for w in work:
@@ -445,6 +460,29 @@ class Engine:
 
 def _as_tuple(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def chosen(attention: str, cache: str, device: torch.device) -> tuple[str, str]:
+    """The one switch: (how keys and values are read, how they are kept), with every 'auto' decided
+    for this device."""
+    if attention not in ("auto", "kernels", *PAGE_SIZES):
+        raise DaedalError(f"attention={attention!r} must be auto, kernels, sdpa or flex.")
+    if cache not in ("auto", "slots", "paged"):
+        raise DaedalError(f"cache={cache!r} must be 'slots' or 'paged', or 'auto'.")
+    if cache == "auto":
+        paged = attention in PAGE_SIZES or (attention == "auto" and device.type == "cuda")
+        cache = "paged" if paged else "slots"
+    if attention == "auto" and cache == "slots":
+        attention = "kernels" if device.type == "cpu" else "sdpa"
+    elif attention == "auto":
+        attention = "flex" if device.type == "cuda" else "sdpa"
+    if attention == "kernels" and (cache == "paged" or device.type != "cpu"):
+        raise DaedalError(
+            f"attention='kernels' reads slots on a CPU, not {cache} keys on {device.type}; use sdpa."
+        )
+    if attention == "flex" and cache == "slots":
+        raise DaedalError("attention='flex' reads pages; use cache='paged', or attention='sdpa'.")
+    return attention, cache
 
 
 def _rows(work: Work) -> list[Row]:

@@ -3,12 +3,16 @@ what sequences really hold.
 
 A full block is named by a hash of its tokens and the block before it; another sequence with the
 same beginning shares it, counted. A freed block keeps its name until it is needed for something
-else, so a prompt seen a while ago still costs nothing.
+else, so a prompt seen a while ago still costs nothing. Memory is taken when blocks are first used.
 
-Legend: N flat tokens of a ragged call, Hkv key heads, K head dim."""
+Block 0 is nobody's: tables are padded with it, and rows without a request write to it.
+
+Legend: N flat tokens of a ragged call, B sequences, T new tokens of each (padded), P blocks of a
+table, Hkv key heads, K head dim."""
 
 import hashlib
 import itertools
+import logging
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,13 +21,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from daedal.engine.slots import attend_last, seen_from
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
-from daedal.nn.attention import Scores, attend
+from daedal.nn.attention import Scores
 from daedal.nn.cache import Step
+from daedal.nn.pages import FORMS, Pages
+
+log = logging.getLogger("daedal.engine")
 
 Name = bytes
+WIDTH = 32  # blocks of the narrowest tables that decode steps are captured for
+FIRST = 256  # tokens a sequence that there is memory for before it grows
 
 
 def chained(parent: Name, tokens: tuple[int, ...]) -> Name:
@@ -36,10 +44,10 @@ class BlockPool:
     """Which blocks are free, how often each is referenced, and what the full ones contain."""
 
     def __init__(self, count: int) -> None:
-        self.refs = [0] * count
+        self.refs = [0] * (1 + count)  # from block 1 on
         # least recently used first
-        self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))
-        self.names: list[Name | None] = [None] * count
+        self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, 1 + count))
+        self.names: list[Name | None] = [None] * (1 + count)
         self.known: dict[Name, int] = {}
 
     def take(self) -> int:
@@ -81,8 +89,12 @@ class BlockPool:
 
 
 class PagedCache:
-    """Keys and values of up to `slots` sequences in `blocks` blocks of `block_size` tokens: (Hkv,
-    blocks, block_size, K) a layer."""
+    """Keys and values of up to `slots` sequences in at most `blocks` blocks of `block_size` tokens:
+    (Hkv, 1 + blocks, block_size, K) a layer. `attention` is the form that reads them (see
+    daedal.nn.pages).
+
+    With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning
+    is shared (see SlotCache)."""
 
     def __init__(
         self,
@@ -94,21 +106,26 @@ class PagedCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         prefix_caching: bool = True,
+        chunk: int | None = None,
+        attention: str = "sdpa",
     ) -> None:
         if blocks < 1:
             raise DaedalError(
                 f"{blocks} blocks of {block_size} tokens hold nothing; raise memory_budget."
             )
-        shape = (config.num_key_value_heads, blocks, block_size, config.head_dim)
-        self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
-        ]
-        self.values = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
-        ]
-        self.block_size = block_size
+        first = 1 + min(blocks, -(-slots * min(FIRST, max_len) // block_size))
+        shape = (config.num_key_value_heads, first, block_size, config.head_dim)
+        self.keys, self.values = (
+            [
+                torch.zeros(shape, dtype=dtype, device=device)
+                for _ in range(config.num_hidden_layers)
+            ]
+            for _ in range(2)
+        )
+        self.block_size, self.attention = block_size, attention
         self.max_len = min(max_len, blocks * block_size)
-        self.prefix_caching = prefix_caching
+        self.prefix_caching, self.chunk = prefix_caching, chunk
+        self.whole = [0] * slots  # leading tokens of a slot that whole chunks computed
         self.pool, self.blocks = BlockPool(blocks), blocks
         self.tables: list[list[int]] = [[] for _ in range(slots)]
         # names of the leading full blocks
@@ -116,6 +133,54 @@ class PagedCache:
         self.held: list[Sequence[int]] = [()] * slots
         self.root: list[Name] = [b""] * slots
         self.lengths, self.free = [0] * slots, list(range(slots))[::-1]
+
+    @property
+    def places(self) -> int:
+        """Blocks that there is memory for now, block 0 included."""
+        return self.values[-1].shape[1]  # the last that `reserve` makes longer
+
+    def reserve(self, block: int) -> None:
+        """Memory for all blocks up to this one: they are copied to four times as many, a layer at a
+        time. Seldom, since kernels and graphs of a GPU are made anew for each size."""
+        if block < self.places:
+            return
+        wanted = min(1 + self.blocks, max(1 + block, 4 * self.places))
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                heads, have, size, width = old.shape
+                try:
+                    new = old.new_zeros(heads, wanted, size, width)
+                except (RuntimeError, MemoryError):
+                    row = 2 * len(self.keys) * heads * width * old.element_size()
+                    raise DaedalError(
+                        f"{wanted} blocks of {size} tokens need {wanted * size * row / 1e9:.1f} GB, which is not there; lower memory_budget."
+                    ) from None
+                new[:, :have] = old
+                tensors[layer] = new
+
+    def settle(self, heads: int, dtype: torch.dtype) -> str:
+        """Read pages by sdpa where flex cannot, which wants keys in the dtype of the queries and a
+        kernel for this device; returns what it is."""
+        if self.attention == "flex" and (why := self._refusal(heads, dtype)):
+            log.debug("attention by flex does not run here, sdpa is used: %s", why)
+            self.attention = "sdpa"
+        return self.attention
+
+    def _refusal(self, heads: int, dtype: torch.dtype) -> str:
+        """Why flex does not run on these pages; empty where it does."""
+        keys, values = self.keys[0], self.values[0]
+        if keys.dtype != dtype:
+            return f"keys are kept in {keys.dtype}, queries in {dtype}"
+        tables = keys.new_zeros(1, WIDTH, dtype=torch.int64)
+        try:
+            for new in (1, 2):  # the kernel of decoding, and that of prompts
+                q = keys.new_zeros(1, new, heads, keys.shape[-1])
+                pages = Pages(tables, tables[:, 0], new, self.block_size, fixed=new == 1)
+                with torch.inference_mode():
+                    FORMS["flex"](q, keys, values, pages, scale=1.0)
+        except Exception as error:  # compilers raise what they like
+            return str(error) or type(error).__name__
+        return ""
 
     def open(self, tokens: Sequence[int], owner: int = 0) -> tuple[int, int] | None:
         """(slot, how many of `tokens` shared blocks already hold, less than all), or None when no
@@ -133,7 +198,10 @@ class PagedCache:
                 break
             self.tables[slot].append(self.pool.share(hit[0]))
             self.named[slot].append(hit[1])
-        self.lengths[slot] = len(self.tables[slot]) * self.block_size
+        while self.chunk is not None and len(self.tables[slot]) * self.block_size % self.chunk:
+            self.pool.drop(self.tables[slot].pop())
+            self.named[slot].pop()
+        self.lengths[slot] = self.whole[slot] = len(self.tables[slot]) * self.block_size
         return slot, self.lengths[slot]
 
     def _parent(self, slot: int) -> Name:
@@ -160,16 +228,20 @@ class PagedCache:
 
     def note(self, slot: int) -> None:
         """Tokens of this slot are final up to its length: name the blocks that they fill."""
-        while (
-            self.prefix_caching
-            and (len(self.named[slot]) + 1) * self.block_size <= self.lengths[slot]
-        ):
+        final = self.lengths[slot]
+        final = final if self.chunk is None else min(final, self.whole[slot])
+        while self.prefix_caching and (len(self.named[slot]) + 1) * self.block_size <= final:
             index = len(self.named[slot])
             self.named[slot].append(
                 self.pool.name(
                     self.tables[slot][index], self._parent(slot), self._block_tokens(slot, index)
                 )
             )
+
+    def computed(self, slot: int, start: int, count: int) -> None:
+        """A step of this slot alone ran tokens from `start` on."""
+        if self.chunk is not None and start == self.whole[slot] and count == self.chunk:
+            self.whole[slot] += count
 
     def close(self, slot: int) -> None:
         """Give a sequence's blocks back, its last ones to be used again first."""
@@ -184,67 +256,78 @@ class PagedCache:
         for block in self.tables[slot]:
             if self.pool.refs[block] == 1:
                 self.pool.forget(block)
-                for cached in (*self.keys, *self.values):
-                    cached[:, block] = 0
+                if block < self.places:
+                    for cached in (*self.keys, *self.values):
+                        cached[:, block] = 0
 
     def step(self, segments: list[tuple[int, int]]) -> "PagedStep":
+        """One call of the network: `segments` are (slot, new tokens), laid out one after another."""
+        self.reserve(max(max(self.tables[slot]) for slot, _ in segments))
         return PagedStep(self, segments)
+
+    def page_tables(self, slots: list[int], width: int | None = None) -> list[list[int]]:
+        """The blocks of sequences, padded to one width."""
+        # never one, which compilers take for a case of its own
+        width = width or max(2, *(len(self.tables[slot]) for slot in slots))
+        return [self.tables[slot] + [0] * (width - len(self.tables[slot])) for slot in slots]
 
     def check(self) -> None:
         """The invariants, for tests: counts add up, and no block is both free and referenced."""
         used = [block for table in self.tables for block in table]
-        assert sum(self.pool.refs) == len(used)
+        assert sum(self.pool.refs) == len(used) and 0 not in (*used, *self.pool.free)
         assert all(
-            (block in self.pool.free) == (refs == 0) for block, refs in enumerate(self.pool.refs)
+            (block in self.pool.free) == (refs == 0)
+            for block, refs in enumerate(self.pool.refs[1:], 1)
         )
         assert all(self.pool.names[block] is not None for block in self.pool.known.values())
 
 
 class PagedStep(Step):
-    """One call of the network over paged sequences."""
+    """One call of the network over paged sequences. Those with one new token are one call of
+    attention a layer, and those with more another, padded to the longest."""
 
     def __init__(self, cache: PagedCache, segments: list[tuple[int, int]]) -> None:
         self.cache, self.segments = cache, segments
         size, device = cache.block_size, cache.keys[0].device
-        spans = [
-            (slot, cache.lengths[slot], cache.lengths[slot] + count) for slot, count in segments
-        ]
-        positions = [p for _, start, end in spans for p in range(start, end)]
-        self.positions = torch.tensor([positions], device=device)
-        self.lengths = torch.tensor(
-            [[end for _, start, end in spans for _ in range(start, end)]], device=device
-        )
+        starts = [cache.lengths[slot] for slot, _ in segments]
         places = [
-            (cache.tables[slot][p // size], p % size)
-            for slot, start, end in spans
-            for p in range(start, end)
+            (p, start + count, cache.tables[slot][p // size], p % size)
+            for start, (slot, count) in zip(starts, segments, strict=True)
+            for p in range(start, start + count)
         ]
-        self.block, self.offset = (
-            torch.tensor(column, device=device) for column in zip(*places, strict=True)
-        )
-        self.tables = {slot: cache.tables[slot][: -(-end // size)] for slot, _, end in spans}
-        starts = list(itertools.accumulate((count for _, count in segments), initial=0))
-        self.chunks = [
-            (slot, at, count)
-            for (slot, count), at in zip(segments, starts, strict=False)
-            if count > 1
-        ]
-        self.slots = [slot for slot, count in segments if count == 1]
-        self.single = torch.tensor(
-            [at for (_, count), at in zip(segments, starts, strict=False) if count == 1],
-            device=device,
-        )
-        self.ends = [cache.lengths[slot] + 1 for slot in self.slots]
-        self.seen: dict[int | None, Tensor | None] = {}  # by window
+        columns = torch.tensor(places, device=device).T.contiguous()  # (4, N)
+        self.positions, self.lengths = columns[0, None], columns[1, None]
+        self.block, self.offset = columns[2], columns[3]
+        numbers = range(len(segments))
+        singles = [i for i in numbers if segments[i][1] == 1]
+        chunks = [i for i in numbers if segments[i][1] > 1]
+        self.groups = [self._group(some, starts) for some in (singles, chunks) if some]
+        # where in the padded results of all groups each token stands; None where all are single
+        self.order = self._order([*singles, *chunks]) if chunks else None
 
-    def _gather(self, cached: Tensor, slots: list[int], low: int, end: int) -> Tensor:
-        """(B, Hkv, S, K): the keys or values of sequences from position `low` to `end`; past a
-        sequence's own end, anything."""
-        size = self.cache.block_size
-        first, last = low // size, -(-end // size)
-        blocks = [(self.tables[slot] + [0] * last)[first:last] for slot in slots]
-        found = cached[:, torch.tensor(blocks, device=cached.device)].flatten(2, 3).transpose(0, 1)
-        return found[:, :, low - first * size : end - first * size]
+    def _group(self, some: list[int], starts: list[int]) -> tuple[Tensor, Pages]:
+        """(the flat row of each query (B, T), the page tables) of some of the segments."""
+        device, counts = self.cache.keys[0].device, [count for _, count in self.segments]
+        firsts, longest = (
+            list(itertools.accumulate(counts, initial=0)),
+            max(counts[i] for i in some),
+        )
+        tables = self.cache.page_tables([self.segments[i][0] for i in some])
+        rows = [[firsts[i] + min(t, counts[i] - 1) for t in range(longest)] for i in some]
+        begins = torch.tensor([starts[i] for i in some], device=device)
+        pages = Pages(torch.tensor(tables, device=device), begins, longest, self.cache.block_size)
+        return torch.tensor(rows, device=device), pages
+
+    def _order(self, some: list[int]) -> Tensor:
+        """The padded row of each flat token, of segments in this order."""
+        at, found = 0, dict[int, list[int]]()
+        longest = max(count for _, count in self.segments)
+        for i in some:
+            count = self.segments[i][1]
+            found[i] = list(range(at, at + count))
+            at += longest if count > 1 else 1
+        flat = [row for i in sorted(found) for row in found[i]]
+        return torch.tensor(flat, device=self.cache.keys[0].device)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
@@ -254,22 +337,24 @@ class PagedStep(Step):
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[:, self.block, self.offset] = k.transpose(0, 1).to(keys.dtype)
         values[:, self.block, self.offset] = v.transpose(0, 1).to(values.dtype)
-        out, window = torch.empty_like(q), scores.get("window")
-        if self.slots:
-            low = 0 if window is None else max(0, min(self.ends) - window)
-            if window not in self.seen:
-                self.seen[window] = seen_from(self.ends, low, window, q.device)
-            held = (
-                self._gather(t, self.slots, low, max(self.ends)).to(q.dtype) for t in (keys, values)
-            )
-            form = (scores["scale"], scores.get("softcap"))
-            out[self.single] = attend_last(q[self.single], *held, self.seen[window], *form)
-        for slot, at, count in self.chunks:
-            old, rows = self.cache.lengths[slot], slice(at, at + count)
-            low = 0 if window is None else max(0, old + 1 - window)
-            k_in, v_in = (
-                self._gather(t, [slot], low, old + count).transpose(1, 2).to(q.dtype)
-                for t in (keys, values)
-            )
-            out[rows] = attend(q[None, rows], k_in, v_in, offset=old - low, **scores)[0]
-        return out.view(shape)
+        form = FORMS[self.cache.attention]
+        if self.order is None:
+            return form(q[:, None], keys, values, self.groups[0][1], **scores).reshape(shape)
+        outs = [
+            form(q[rows], keys, values, pages, **scores).flatten(0, 1)
+            for rows, pages in self.groups
+        ]
+        return torch.cat(outs)[self.order].view(shape)
+
+
+class DecodeStep(PagedStep):
+    """One new token for each of B sequences, told in tensors alone, so that a graph can be captured
+    of it: `starts` (B,) tokens are there already, in the blocks of `tables` (B, P)."""
+
+    def __init__(self, cache: PagedCache, starts: Tensor, tables: Tensor) -> None:
+        self.cache, size = cache, cache.block_size
+        self.positions, self.lengths = starts[None], starts[None] + 1
+        self.block = tables.gather(1, starts[:, None] // size)[:, 0]
+        self.offset = starts % size
+        self.groups = [(starts, Pages(tables, starts, 1, size, fixed=True))]
+        self.order = None

@@ -10,13 +10,12 @@ Legend: N flat tokens of a ragged call, H heads, K head dim, S keys."""
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from daedal.errors import DaedalError
 from daedal.networks.decoder import DecoderConfig
 from daedal.nn import kernels
-from daedal.nn.attention import Scores, attend
+from daedal.nn.attention import Scores, attend, weighted
 from daedal.nn.cache import KVCache, Step
 
 
@@ -41,7 +40,7 @@ class SlotCache(KVCache):
 
     With a `chunk`, only what a step of one prompt alone computed in whole chunks from its beginning
     is shared: such keys come out of the same operations on the same numbers whoever asks, so that
-    sharing changes no output by a bit."""
+    sharing changes no output by a bit. `native` lets our kernels read them where they can."""
 
     def __init__(
         self,
@@ -52,9 +51,10 @@ class SlotCache(KVCache):
         device: torch.device | str = "cpu",
         prefix_caching: bool = True,
         chunk: int | None = None,
+        native: bool = True,
     ) -> None:
         super().__init__(config, slots + 1, min(max_len, FIRST) + 1, dtype, device)
-        self.max_len, self.chunk = max_len, chunk
+        self.max_len, self.chunk, self.native = max_len, chunk, native
         self.whole = [0] * (slots + 1)  # leading tokens of a slot that whole chunks computed
         self.spare, self.prefix_caching = slots, prefix_caching
         self.free = list(range(slots))[::-1]  # the next slot to take is the last
@@ -168,7 +168,7 @@ class RaggedStep(Step):
     """A Step that runs its single-token segments together: in one kernel where there is one, else
     in one product of PyTorch."""
 
-    def __init__(self, cache: KVCache, segments: list[tuple[int, int]]) -> None:
+    def __init__(self, cache: SlotCache, segments: list[tuple[int, int]]) -> None:
         super().__init__(cache, segments)
         rows, at = [], 0
         self.chunks: list[tuple[int, int, int]] = []  # (slot, first row, count) of longer segments
@@ -188,7 +188,7 @@ class RaggedStep(Step):
             cache.keys[0].dtype in (torch.float32, torch.bfloat16)
             and cache.keys[0].shape[-1] % 8 == 0
         )
-        self.native = device.type == "cpu" and kernel_takes and kernels.available()
+        self.native = cache.native and device.type == "cpu" and kernel_takes and kernels.available()
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, **scores: Unpack[Scores]
@@ -257,10 +257,4 @@ def attend_last(
     # (B, Hkv, H/Hkv, K): the queries of one key head side by side
     grouped = q.unflatten(1, (keys.shape[1], -1))
     mask = None if seen is None else seen[:, None, None]
-    if softcap is None:
-        return F.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=mask, scale=scale
-        ).flatten(1, 2)
-    scores = torch.tanh(grouped @ keys.mT * (scale / softcap)) * softcap
-    scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(-1) @ values).flatten(1, 2)
+    return weighted(grouped, keys, values, mask, scale, softcap).flatten(1, 2)

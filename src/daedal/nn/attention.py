@@ -63,15 +63,25 @@ def attend(
     if mask is not None:  # a padded query still sees itself, so that its row stays finite
         itself = torch.eye(S, dtype=torch.bool, device=q.device)[offset : offset + T]
         seen = seen & (mask[:, None, None] | itself)
+    if softcap is not None and grouped:
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    return weighted(q, k, v, seen, scale, softcap).transpose(1, 2)
+
+
+def weighted(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Values weighted by scores: q (B, H, T, K), k and v (B, Hkv, S, K), `seen` a mask that
+    broadcasts to (B, H, T, S) -> like q. With a softcap H is Hkv."""
     if softcap is None:
-        out = F.scaled_dot_product_attention(
+        grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(
             q, k, v, attn_mask=seen, scale=scale, enable_gqa=grouped
         )
-        return out.transpose(1, 2)
-    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) if grouped else t for t in (k, v))
     scores = torch.tanh(q @ k.mT * (scale / softcap)) * softcap
-    weights = scores.masked_fill(~seen, float("-inf")).float().softmax(-1).to(q.dtype)
-    return (weights @ v).transpose(1, 2)
+    scores = scores if seen is None else scores.masked_fill(~seen, float("-inf"))
+    exact = torch.promote_types(q.dtype, torch.float32)
+    return scores.softmax(-1, dtype=exact).to(q.dtype) @ v
 
 
 class Attention(nn.Module):

@@ -40,6 +40,7 @@ VALUE_DEPENDENT = {
     aten.is_nonzero.default,
     aten.equal.default,
     aten.nonzero.default,
+    aten.nonzero_numpy.default,  # nonzero(as_tuple=True), whole in inference mode
 }
 VALUE_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 

@@ -127,6 +127,14 @@ def frequencies(rope: Rope, length: int) -> tuple[Tensor, float]:
     return SCALINGS[rope.type](rope, length)
 
 
+@lru_cache(maxsize=64)
+def placed(rope: Rope, device: torch.device) -> tuple[Tensor, float]:
+    """`frequencies` that depend on no length, on a device: copied there once, since a graph of a
+    step cannot hold a copy from the CPU."""
+    freqs, factor = frequencies(rope, 0)
+    return freqs.to(device), factor
+
+
 def tables(
     rope: Rope, positions: Tensor, lengths: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -141,8 +149,7 @@ def tables(
         freqs = torch.stack([pair[0] for pair in pairs]).to(positions.device)[which]
         factor = pairs[0][1]
     else:
-        freqs, factor = frequencies(rope, 0)
-        freqs = freqs.to(positions.device)
+        freqs, factor = placed(rope, positions.device)
     angles = (positions.float()[..., None] * freqs)[:, :, None]  # (B, T, 1, dim/2)
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 

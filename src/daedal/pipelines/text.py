@@ -285,7 +285,7 @@ def load(
     keeps what is on disk (on a CPU half-precision weights run with fp32 activations in our kernels,
     which decode faster than bf16 activations do, also where there are bf16 units); `quantize` packs
     the weights to 8 or 4 bits, or 16 for bf16, on the way in. `serving` are the rest of
-    `TextLoading`: draft, prompt_lookup, cache, cache_gb, context, adapters. A model of a server
+    `TextLoading`: draft, prompt_lookup, cache, attention, cache_gb, context, adapters. A model of a server
     ("openai:NAME@ADDRESS") is a daedal.pipelines.remote.RemotePipeline."""
     if remote.is_remote(name_or_folder):
         return remote.load(str(name_or_folder))

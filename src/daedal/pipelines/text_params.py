@@ -64,6 +64,12 @@ class TextLoading(Loading):
             "How keys and values are kept: slots, or paged for many sequences of unlike lengths."
         ),
     ] = None
+    attention: Annotated[
+        str | None,
+        Setting(
+            "How keys and values are read: kernels (this package's, on a CPU), sdpa, flex (over pages), or auto."
+        ),
+    ] = None
     cache_gb: Annotated[
         float | None, Setting("Most memory for keys and values, in GB.", 0, 10**6)
     ] = None
