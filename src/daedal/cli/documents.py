@@ -88,7 +88,7 @@ def ask(
 
     with searching(folder) as (found, embedder):
         hits = found.search(question, embedder, count)
-    answer = answered(question, hits, load(model))
+    answer = answered(question, hits, load(model), embedder)
     if as_json:
         print(json.dumps(answer.as_dict(), ensure_ascii=False))
         return
