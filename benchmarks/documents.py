@@ -28,7 +28,7 @@ from daedal.evals.book_questions import questions
 from daedal.evals.claims import CHANGES, HELD_OUT, claims
 from daedal.evals.evidence import passages_of
 
-WIDTH = 384
+WIDTH, WORDS, COMMON = 384, 50_000, 100  # the commonest are what questions leave out
 PARTS = 100  # of a book, at most
 UNITS = 6
 PLACE = Path(rerank.__file__).parent
@@ -144,15 +144,14 @@ def f1(answerable: np.ndarray, strange: np.ndarray, least: float) -> float:
 
 
 def million(place: str, count: str = "1000000") -> None:
-    """Search among a million passages: 40 words each, drawn as often as words are (Zipf, 50,000 of
-    them), and random unit vectors of 384 numbers as stand-in for an embedder's."""
+    """Search among a million passages: 40 words each, of 50,000 drawn as often as words are, and random unit vectors of 384 numbers as stand-in for an embedder's."""
     index, rng = Index.open(Path(place)), np.random.default_rng(0)
     if len(index) < int(count):
         filled(index, int(count), rng)
     took: dict[str, list[float]] = defaultdict(list)
     index.by_meaning(rng.normal(size=WIDTH).astype(np.float32))  # makes the signs
     for _ in range(30):
-        question = " ".join(words_of(rng, 8))
+        question = " ".join(words_of(rng, 8, COMMON))
         vector = rng.normal(size=WIDTH).astype(np.float32)
         once = One(vector)
         for name, work in {
@@ -183,9 +182,11 @@ class One:
         return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def words_of(rng: np.random.Generator, count: int) -> list[str]:
-    """Words as often as Zipf's law has them."""
-    return [f"w{number}" for number in np.minimum(rng.zipf(1.3, count), 50_000)]
+def words_of(rng: np.random.Generator, count: int, common: int = 0) -> list[str]:
+    """Words as often as the law of Zipf and Mandelbrot has them, without the commonest."""
+    chances = 1 / (np.arange(common, WORDS) + 2.7)
+    rising = np.cumsum(chances) / chances.sum()
+    return [f"w{number}" for number in common + np.searchsorted(rising, rng.random(count))]
 
 
 def filled(index: Index, count: int, rng: np.random.Generator) -> None:

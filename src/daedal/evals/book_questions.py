@@ -153,7 +153,9 @@ def cut(sentence: str, known: Names) -> Iterator[tuple[str, str, str, str]]:
     found = re.match(rf"({NAME}) (\w+) (.+?)[.!?]?$", plain)
     if found and known.has(found[1]) and (found[2].endswith("ed") or found[2] in IRREGULAR):
         yield "who did", "who", f"{found[2]} {found[3]}", found[1]
-    counted = re.search(rf"\b((?:{NUMBERS})(?:[ -](?:{NUMBERS}))*|\d+) ([a-z]{{3,}}s)\b", plain)
+    counted = re.search(
+        rf"(?<![\w-])((?:{NUMBERS})(?:[ -](?:{NUMBERS}))*|\d+) ([a-z]{{3,}}s)\b", plain
+    )
     if counted and counted[2] not in ("was", "has", "this"):
         rest = plain[: counted.start(1)] + MANY + plain[counted.end(1) :]
         yield "how many", f"how many {counted[2]} are meant, where", lowered(rest), counted[1]

@@ -5,6 +5,7 @@ says.
 
     for claim in claims(passages, random.Random(0), 500): claim.text, claim.source, claim.kind
 
+What somebody says in a text is claimed as reported speech.
 A true and a false claim are made of the same sentences in the same way, so that other words alone
 tell nothing."""
 
@@ -16,7 +17,17 @@ from dataclasses import dataclass
 from daedal.assist.documents.passages import sentences
 from daedal.assist.documents.verify import DIGITS, OPPOSITE, UNITS
 from daedal.assist.documents.words import content
-from daedal.evals.book_questions import IRREGULAR, NUMBERS, PHRASE, TITLES, Names, reworded
+from daedal.evals.book_questions import (
+    IRREGULAR,
+    NAME,
+    NUMBERS,
+    PHRASE,
+    SAYING,
+    TITLES,
+    Names,
+    reported,
+    reworded,
+)
 
 TRUE = "true"
 HELD_OUT = ("unit", "addition")  # never in what a verifier is fitted on
@@ -48,7 +59,8 @@ def claims(
     wanted = -(-count // (2 * len(kinds)))
     for number in rng.sample(range(len(passages)), len(passages)):
         source = passages[number]
-        for sentence in rng.sample(told(source), min(2, len(told(source)))):
+        able = told(source) + speeches(source, known)
+        for sentence in rng.sample(able, min(2, len(able))):
             said = first_clause(sentence) if rng.random() < 0.6 else sentence
             made = dict(changed(said, passages, number, known, rng))
             open_kinds = [k for k in kinds if k in made and len(false[k]) < wanted]
@@ -74,6 +86,15 @@ def told(text: str) -> list[str]:
         and 6 <= len(s.split()) <= 35
         and len(content(first_clause(s))) >= 4
         and any(word.endswith("ed") or word in IRREGULAR for word in first_clause(s).split())
+    ]
+
+
+def speeches(text: str, known: Names) -> list[str]:
+    """What somebody says in a text, as reported speech."""
+    return [
+        f"{found[2]} said that {reported(found[1], known)}."
+        for found in re.finditer(rf'"([^"]{{30,160}}?)[,.!]" (?:{SAYING}) ({NAME})\b', text)
+        if known.has(found[2])
     ]
 
 

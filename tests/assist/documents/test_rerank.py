@@ -62,3 +62,9 @@ def test_what_a_text_says_is_likelier_than_what_it_does_not(true, false):
 @pytest.mark.parametrize("claim", ["", "!?", "7", "Зимой собирают груши."])
 def test_any_claim_can_be_checked(claim):
     assert 0 <= verify.support(claim, SOURCE) < 0.5
+
+
+def test_numbers_are_the_same_in_words_and_digits():
+    said = "Ten men, twenty-five boats and two hundred nets; one of the sixteen was lost."
+    assert verify.in_digits(said) == "10 men, 25 boats and 200 nets; one of the 16 was lost."
+    assert verify.support("She paid him 3 shillings.", SOURCE) > 0.5

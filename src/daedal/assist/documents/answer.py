@@ -18,7 +18,7 @@ import numpy as np
 
 from daedal.assist.documents.index import Hit
 from daedal.assist.documents.passages import sentences
-from daedal.assist.documents.verify import support
+from daedal.assist.documents.verify import in_digits, support
 
 NONE = "not in your documents"
 WORTH, WORTH_BY_WORDS = -10.0, -10.0  # score of the best passage from which it is worth asking
@@ -145,13 +145,13 @@ def marks(cites: Sequence[int]) -> str:
 
 def moved(said: str) -> str:
     """Sources that stand behind a full stop belong to the sentence before it."""
-    return re.sub(r"([.!?])((?:\s*\[\d+(?:\s*,\s*\d+)*\])+)", r"\2\1", said)
+    return re.sub(r"([.!?][\"')]?)((?:\s*\[\d+(?:\s*,\s*\d+)*\])+)", r"\2\1", said)
 
 
 def supports(sentence: str, text: str, embedder: Any = None) -> float:
     """The chance that a text says what a sentence says: none where it lacks a number or name."""
-    strict = [word.strip(".,:") for word in STRICT.findall(sentence)]
-    if not all(stands_in(word, text) for word in strict):
+    strict = [word.strip(".,:") for word in STRICT.findall(in_digits(sentence))]
+    if not all(stands_in(word, in_digits(text)) for word in strict):
         return 0.0
     return support(sentence, text, embedder)
 

@@ -25,7 +25,10 @@ NOT = frozenset(["not", "never", "no", "none", "nothing", "nobody", "without", "
 OPPOSITES = "old young|big small|large little|great small|high low|long short|good bad|rich poor|happy sad|hot cold|warm cool|dark light|first last|early late|open closed|opened closed|opened shut|up down|in out|inside outside|before after|above below|over under|left right|black white|day night|morning evening|man woman|men women|boy girl|boys girls|father mother|brother sister|son daughter|husband wife|king queen|began ended|came went|bought sold|gave took|won lost|found lost|loved hated|laughed wept|rose fell|raised lowered|lived died|alive dead|strong weak|quick slow|quickly slowly|loud quiet|full empty|near far|always never|more less|many few|most least|everyone nobody|everything nothing|wet dry|clean dirty|brave afraid|kind cruel|easy hard|true false|with without|to from|remembered forgot|asked answered|arrived left|entered left|north south|east west|summer winter|hour minute|hours minutes|days weeks|day week|weeks months|month year|months years|miles yards|feet inches|pounds shillings|dollars cents"  # fmt: skip
 UNITS = frozenset(["hour", "hours", "minute", "minutes", "day", "days", "week", "weeks", "month", "months", "year", "years", "mile", "miles", "yard", "yards", "feet", "inches", "pounds", "shillings", "dollars", "cents"])  # fmt: skip
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "dozen"]  # fmt: skip
-NUMBERS = frozenset(DIGITS)
+VALUES = {word: str(n if n < 20 else 10 * (n - 18)) for n, word in enumerate(DIGITS[:28])}
+VALUES |= {"hundred": "100", "thousand": "1000", "dozen": "12"}
+del VALUES["one"]  # which is a pronoun more often than a number
+NUMBER = re.compile(rf"\b(?:{'|'.join(VALUES)})\b", re.IGNORECASE)
 FEATURES = ("hard", "hard_whole", "soft", "soft_whole", "worst", "second", "numbers", "names", "names_whole", "negation", "opposites", "inverted", "names_inverted", "bigrams", "near_pairs", "beside_names", "beside_numbers", "added", "size", "cosine")  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def support(claim: str, text: str, embedder: Any = None) -> float:
 
 def features(claim: str, text: str, embedder: Any = None) -> np.ndarray:
     """(F,)."""
+    claim, text = in_digits(claim), in_digits(text)
     asked = list(dict.fromkeys(w for w in words(claim) if w not in STOP)) or words(claim)[:1]
     windows = windows_of(text)
     hard, soft = (found[0] for found in matches(asked, [windows], embedder))
@@ -64,7 +68,7 @@ def features(claim: str, text: str, embedder: Any = None) -> np.ndarray:
     if embedder is not None:
         vectors = embedder.embed([claim, place])
         near_in_meaning = float(vectors[0] @ vectors[1])
-    names, numbers = names_of(claim), [w for w in own if w.isdigit() or w in NUMBERS]
+    names, numbers = names_of(claim), [w for w in own if w.isdigit()]
     order = [stemmed.index(s) for s in stems(claim) if s in stemmed]
     called = [there.index(name) for name in names if name in there]
     return np.array([
@@ -89,6 +93,16 @@ def features(claim: str, text: str, embedder: Any = None) -> np.ndarray:
         len(own) / max(len(there), 1),
         near_in_meaning,
     ])  # fmt: skip
+
+
+def in_digits(text: str) -> str:
+    """With "ten", "twenty-five" and "two hundred" as 10, 25 and 200."""
+    text = NUMBER.sub(lambda found: VALUES[found[0].lower()], text)
+    text = re.sub(
+        r"\b([2-9]0)[- ]([1-9])\b", lambda found: str(int(found[1]) + int(found[2])), text
+    )
+    product = re.compile(r"\b(\d{1,3}) (100|1000)\b")
+    return product.sub(lambda found: str(int(found[1]) * int(found[2])), text)
 
 
 def words(text: str) -> list[str]:
