@@ -43,5 +43,10 @@ function mark(source, work) {
 
 function passage(source) {
   const where = [source.file, source.heading, source.place].filter(Boolean).join(", ");
-  return h("figure", { class: "source" }, h("figcaption", { class: "soft" }, where), h("blockquote", {}, source.text));
+  return h(
+    "figure",
+    { class: "source" },
+    h("figcaption", { class: "soft" }, where),
+    h("blockquote", {}, source.text),
+  );
 }
