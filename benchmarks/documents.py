@@ -117,7 +117,7 @@ def trained(x: np.ndarray, seen: np.ndarray, loss: Any, steps: int = 500) -> dic
     return {"mean": mean, "scale": scale} | {k: v.detach().numpy() for k, v in weights.items()}
 
 
-def calibrate(answerable: str, other: str, count: int = 200) -> None:
+def calibrate(answerable: str, other: str, count: int = 100) -> None:
     """Prints from which score of the best passage it is worth asking: the best F1 of abstaining,
     of questions about the indexed folder `answerable` against those about `other`."""
     embedder = daedal.load("minilm")
