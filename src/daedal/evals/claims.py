@@ -5,13 +5,14 @@ says.
 
     for claim in claims(passages, random.Random(0), 500): claim.text, claim.source, claim.kind
 
-What somebody says in a text is claimed as reported speech.
+What somebody says in a text is claimed as reported speech, and some claims are the words of a
+question with a name in the place of "who", as models answer.
 A true and a false claim are made of the same sentences in the same way, so that other words alone
 tell nothing."""
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from daedal.assist.documents.passages import sentences
@@ -25,6 +26,9 @@ from daedal.evals.book_questions import (
     SAYING,
     TITLES,
     Names,
+    Question,
+    asked,
+    owners_of,
     reported,
     reworded,
 )
@@ -53,13 +57,14 @@ def claims(
     passages: Sequence[str], rng: random.Random, count: int, kinds: Sequence[str] = CHANGES
 ) -> list[Claim]:
     """Up to `count` claims, half of them true, the false ones of all kinds alike."""
-    known = Names(passages)
+    known, owners = Names(passages), owners_of(passages)
     false: dict[str, list[Claim]] = {kind: [] for kind in kinds}
     true: list[Claim] = []
     wanted = -(-count // (2 * len(kinds)))
     for number in rng.sample(range(len(passages)), len(passages)):
         source = passages[number]
         able = told(source) + speeches(source, known)
+        able += echoes(asked(source, number, known, owners, rng))
         for sentence in rng.sample(able, min(2, len(able))):
             said = first_clause(sentence) if rng.random() < 0.6 else sentence
             made = dict(changed(said, passages, number, known, rng))
@@ -96,6 +101,11 @@ def speeches(text: str, known: Names) -> list[str]:
         for found in re.finditer(rf'"([^"]{{30,160}}?)[,.!]" (?:{SAYING}) ({NAME})\b', text)
         if known.has(found[2])
     ]
+
+
+def echoes(made: Iterable[Question]) -> list[str]:
+    """Questions with their answer in the place of "who", as models answer them."""
+    return [f"{q.answer}{q.text[3:-1]}." for q in made if q.text.startswith("Who ")]
 
 
 def in_other_words(text: str, rng: random.Random) -> str:

@@ -73,7 +73,7 @@ async def answered(server: Server, name: str, asked: Asked, question: str) -> So
 
     def work(pipeline: Any, unwanted: Any) -> Sourced:
         hits = library.search(question, COUNT)
-        if not worth_asking(hits, library.embedder) or unwanted():
+        if not worth_asking(question, hits) or unwanted():
             return Sourced(Answer(question, False, (), tuple(hits)))
         settings = {"temperature": 0.0, "max_tokens": 200, **asked.settings}
         handle = pipeline.start(messages(question, hits), **settings)

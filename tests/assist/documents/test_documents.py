@@ -296,6 +296,19 @@ def test_signs_choose_what_is_near_in_a_large_index(folder, monkeypatch):
     assert signs(np.array([[1.0, -1.0] + [0.5] * 70])).shape == (1, 2)
 
 
+def test_the_commonest_words_are_left_out_of_a_large_index(tmp_path, monkeypatch):
+    for i in range(12):
+        (tmp_path / f"{i}.txt").write_text(f"The orchard has a tree{i} and a gate{i % 3}.")
+    with Index.open(tmp_path) as index:
+        index.update()
+        words = ["orchard", "gate1", "tree7"]
+        assert index._rarest(words) == words
+        monkeypatch.setattr("daedal.assist.documents.index.SCORED", 6)
+        assert index._rarest(words) == ["tree7", "gate1"]
+        assert index._rarest(["orchard", "tree"]) == ["tree"] and index.by_words("orchard gate1")
+        assert index._rarest(["orchard"]) == ["orchard"]
+
+
 def drawn(text):
     """A vector of a text by chance, the same each time."""
     vector = np.random.default_rng(list(text.encode())).normal(size=100).astype(np.float32)

@@ -35,6 +35,7 @@ BATCH = 256  # passages embedded at once
 BLOCK = 65_536  # vectors multiplied at once
 EXACT = 200_000  # vectors up to which all are multiplied; above, those with most signs in common
 RESCORED = 8192  # of these
+SCORED = 20_000  # passages that BM25 is worked out for, about
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, digest TEXT, error TEXT);
 CREATE TABLE IF NOT EXISTS passages (id INTEGER PRIMARY KEY, path TEXT, heading TEXT, place TEXT, text TEXT, row INTEGER);
@@ -288,12 +289,23 @@ class Index:
         found = [w for w in re.findall(r"\w+", question.lower()) if w not in STOP]
         if not found:
             return []
-        query = " OR ".join(f'"{word}"' for word in dict.fromkeys(found))
+        query = " OR ".join(f'"{word}"' for word in self._rarest(list(dict.fromkeys(found))))
         return self.database.execute(
             "SELECT rowid, -bm25(words, 2.0, 1.0) AS score FROM words WHERE words MATCH ?"
             " ORDER BY score DESC LIMIT ?",
             (query, count),
         ).fetchall()
+
+    def _rarest(self, words: list[str]) -> list[str]:
+        """In a large index those words that are in at most SCORED passages together: the commonest
+        cost most to score and tell least."""
+        if len(words) < 2 or len(self) <= SCORED:
+            return words
+        count = "SELECT count(*) FROM words WHERE words MATCH ?"
+        counts = {w: self.database.execute(count, (f'"{w}"',)).fetchone()[0] for w in words}
+        rising = sorted(words, key=counts.__getitem__)
+        sums = np.cumsum([counts[word] for word in rising])
+        return rising[: max(1, int((sums <= SCORED).sum()))]
 
     def by_meaning(self, vector: np.ndarray, count: int = DEEP) -> list[tuple[int, float]]:
         """(passage, cosine) of the nearest vectors: all of them looked at, or in a large index
