@@ -3,10 +3,15 @@
 import random
 import re
 
+import numpy as np
+import pytest
+
 from daedal.assist.documents.words import content
+from daedal.errors import DaedalError
 from daedal.evals import evidence
 from daedal.evals.book_questions import KINDS, Names, questions, reworded
 from daedal.evals.claims import CHANGES, TRUE, claims
+from daedal.pipelines.text_params import TextMeasuring
 
 WHO = ["Anna", "Peter", "Clara", "Otto"]
 THINGS = ["herrings", "lanterns", "kettles", "ribbons", "barrels", "candles"]
@@ -68,3 +73,43 @@ def test_figures_are_of_ranks():
     assert abs(found["MRR"].value - (1 + 1 / 2 + 1 / 9) / 4) < 1e-6
     assert evidence.place(3, [5, 3]) == 2 and evidence.place(4, [5, 3]) is None
     assert content("The ships sailed") == {"ship", "sail"}
+
+
+class Hashed:
+    """An embedder of words by chance: alike texts share words."""
+
+    name = "hashed"
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "config.json").write_text("{}")
+
+    def word_vectors(self, words):
+        drawn = [np.random.default_rng(list(word.encode())).normal(size=64) for word in words]
+        return np.stack([each / np.linalg.norm(each) for each in drawn])
+
+    def embed(self, texts):
+        rows = [self.word_vectors(re.findall(r"\w+", text.lower())).sum(0) for text in texts]
+        return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "evidence"])
+def test_an_encoder_is_measured(tmp_path, task):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "embedder").mkdir()
+    for i, text in enumerate(books(60)):
+        (tmp_path / "books" / f"{i}.txt").write_text(text)
+    asked = TextMeasuring(data=str(tmp_path / "books"), tasks=task, limit=60)
+    report = evidence.evaluate(Hashed(tmp_path / "embedder"), asked)
+    groups = report.values
+    if task == "retrieval":
+        assert set(groups) == {"bm25", "dense", "hybrid", "hybrid + rerank"}
+        assert groups["hybrid + rerank"]["recall@8"]["value"] > 0.9
+    else:
+        assert groups["number"]["AUROC"]["value"] > 0.7 and groups["all"]["AUROC"]["n"] > 40
+    assert len(report.lines) >= 4
+
+
+def test_other_tasks_of_an_encoder_are_refused():
+    with pytest.raises(DaedalError, match="--tasks retrieval or evidence with --data FOLDER"):
+        evidence.evaluate(None, TextMeasuring(tasks="memory", data="books"))

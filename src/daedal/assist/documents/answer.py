@@ -25,7 +25,7 @@ NONE = "not in your documents"
 # Scores of the best passage from which it is worth asking: of a long question as `calibrate` of
 # benchmarks/documents.py found it; down to one word along a line that lets everyday questions pass.
 WORTH, WORTH_OF_A_WORD, WORTH_OF_NONE = 5.5, 0.8, -1.5
-SUPPORTED = 0.35  # chance of support from which a sentence is let stand
+SUPPORTED = 0.3  # chance of support from which a sentence is let stand
 CITED = re.compile(r"\s*\[(\d+(?:\s*,\s*\d+)*)\]")
 STRICT = re.compile(r"\d[\d.,:]*\d|\d|(?<!^)(?<![.!?] )\b[A-Z][a-z]+\b")
 ASKING = (
