@@ -4,6 +4,7 @@
     python benchmarks/documents.py fit TRAIN_FOLDER               # the reranker again
     python benchmarks/documents.py fit_claims TRAIN_FOLDER        # and the verifier
     python benchmarks/documents.py calibrate FOLDER OTHER_FOLDER  # from which score it is worth asking
+    python benchmarks/documents.py answers FOLDER OTHER_FOLDER RESULTS.jsonl    # by the coder
     python benchmarks/documents.py million EMPTY_FOLDER           # search among a million passages
 
 `books` takes a parquet file of books (columns title, part, text, split); `fit` takes an indexed
@@ -23,11 +24,14 @@ import pyarrow.parquet as pq
 import torch
 
 import daedal
-from daedal.assist.documents import rerank, verify
-from daedal.assist.documents.index import Index
+from daedal.assist.documents import answer, rerank, verify
+from daedal.assist.documents.index import Hit, Index
+from daedal.assist.documents.passages import Passage
+from daedal.assist.documents.verify import in_digits
 from daedal.evals.book_questions import questions
 from daedal.evals.claims import CHANGES, HELD_OUT, claims
 from daedal.evals.evidence import passages_of
+from daedal.evals.measured import bootstrap, share
 
 WIDTH, WORDS, COMMON = 384, 50_000, 100  # the commonest are what questions leave out
 PARTS = 100  # of a book, at most
@@ -146,6 +150,63 @@ def f1(answerable: np.ndarray, strange: np.ndarray, least: float) -> float:
     """Of abstaining below a score."""
     right, wrong = int((strange < least).sum()), int((answerable < least).sum())
     return 2 * right / max(2 * right + wrong + len(strange) - right, 1)
+
+
+def answers(folder: str, other: str, results: str, count: str = "60") -> None:
+    """Answers of the coder to questions about the indexed folder, and half as many about other
+    books, from three passages each; what is in the file of results is not asked again."""
+    file, embedder, coder = Path(results), daedal.load("minilm"), daedal.load("coder")
+    known = {row["q"] for row in rows_of(file)}
+    with Index.open(Path(folder), make=False) as index, Index.open(Path(other)) as away:
+        away.update()
+        for place, n in ((index, int(count)), (away, int(count) // 2)):
+            texts = [text for _, text in passages_of(place)]
+            for q in questions(texts, random.Random("answers"), n):
+                if q.text in known:
+                    continue
+                hits = index.search(q.text, embedder, 3)
+                asked = {"max_tokens": 60, "temperature": 0.0, "seed": 0}
+                said = coder.start(answer.messages(q.text, hits), **asked).result().text
+                found = [{"file": hit.file, "text": hit.passage.text} for hit in hits]
+                row = {"q": q.text, "answer": q.answer, "answerable": place is index, "said": said, "hits": found}  # fmt: skip
+                with file.open("a", encoding="utf-8") as opened:
+                    opened.write(json.dumps(row, ensure_ascii=False) + "\n")
+    report(folder, results)
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def report(folder: str, results: str) -> None:
+    """Of answers: how many name what was asked for, before and after what no source supports is
+    left out, how well it is abstained, and every sentence that is kept, to be read beside its
+    source."""
+    embedder, rows = daedal.load("minilm"), rows_of(Path(results))
+    with Index.open(Path(folder), make=False) as index:
+        for row in rows:
+            hits = [Hit(Passage(hit["text"], "", ""), hit["file"], 0.0) for hit in row["hits"]]
+            row["asks"] = answer.worth_asking(row["q"], index.search(row["q"], embedder, 1))
+            made = answer.checked(row["q"], row["said"], hits, embedder)
+            row["found"] = row["asks"] and made.found
+            right = row["answer"].split()[-1]
+            row["right"] = answer.stands_in(in_digits(right), in_digits(row["said"]))
+            row["kept"] = row["found"] and answer.stands_in(in_digits(right), in_digits(made.text))
+            for sentence in made.sentences if row["asks"] else ():
+                if sentence.supported:
+                    print(f"kept {sentence.cites} {sentence.text}")
+    own = [row for row in rows if row["answerable"]]
+    for name, key in {"right": "right", "right and supported": "kept"}.items():
+        print(f"{name}: {share(sum(row[key] for row in own), len(own))}")
+    for name, key in {"abstains before asking": "asks", "abstains in the end": "found"}.items():
+        table = torch.tensor([[float(not row["answerable"]), float(not row[key])] for row in rows])
+        print(f"{name}: F1 {bootstrap(f1_of, table)}")
+
+
+def f1_of(table: torch.Tensor) -> float:
+    """Of rows (should abstain, abstains)."""
+    both = float((table[:, 0] * table[:, 1]).sum())
+    return 2 * both / max(float(table.sum()), 1.0)
 
 
 def million(place: str, count: str = "1000000") -> None:
