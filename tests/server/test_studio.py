@@ -1,6 +1,7 @@
 """The studio in a real browser: Debian's Chromium without a window, on a server with the house
 models. Skipped where there is none."""
 
+import json
 import os
 import re
 import shutil
@@ -170,6 +171,34 @@ def test_a_mask_is_drawn_with_the_keyboard(visit):
         return [alpha(8, 8), alpha(0, 0)];
     }""")
     assert made == [0, 255]  # a hole in the middle, the rest as it is
+
+
+def test_a_source_is_shown_where_its_number_is_clicked(visit):
+    page = visit("chat")
+    source = {"number": 1, "file": "guide.md", "place": "line 7", "heading": "Harvest", "text": "Pears <b>are</b> ripe."}  # fmt: skip
+    said = {"choices": [{"delta": {"content": "In autumn. [1] [2]"}}]}
+    end = {"choices": [{"delta": {}}], "daedal": {"documents": {"sources": [source]}}}
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in (said, end)) + "data: [DONE]\n\n"
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_json)
+        route.fulfill(body=body, headers={"content-type": "text/event-stream"})
+
+    page.route("**/v1/chat/completions", answer)
+    page.get_by_role("combobox", name="Model").wait_for()
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Documents").select_option("true")
+    page.get_by_label("Message", exact=True).fill("When are pears picked?")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Source 1").click()
+    assert page.locator("figure.source blockquote").inner_text() == source["text"]
+    assert page.locator("figure.source figcaption").inner_text() == "guide.md, Harvest, line 7"
+    page.get_by_role("button", name="Source 1").click()
+    assert (
+        page.locator("figure.source").count() == 0 and "[2]" in page.locator(".prose").inner_text()
+    )
+    assert asked[0]["documents"] is True and asked[0]["stream"] is True
 
 
 def test_a_chat_is_stopped_branched_and_kept(visit, served):

@@ -33,8 +33,10 @@ def verb() -> Callable[..., None]:
 def run(model: str, as_json: bool, given: dict[str, Any]) -> None:
     from importlib import import_module
 
-    from daedal.evals import parts
+    from daedal.evals import evidence, parts
+    from daedal.pipelines.embedding import Embedder
     from daedal.pipelines.registry import load
+    from daedal.pipelines.text_params import TextMeasuring
     from daedal.settings import read
 
     if parts.part_of(model):
@@ -42,10 +44,16 @@ def run(model: str, as_json: bool, given: dict[str, Any]) -> None:
     else:
         loading = {name for medium in MEDIA for name in settings_of(medium.loading)} & given.keys()
         pipeline = load(model, **{name: given.pop(name) for name in loading})
+        if isinstance(pipeline, Embedder):
+            return shown(model, as_json, evidence.evaluate(pipeline, read(TextMeasuring, given, "measuring an encoder")))  # fmt: skip
         medium = pipeline.medium
         report = import_module(medium.metrics).evaluate(
             pipeline, read(medium.measuring, given, f"measuring {medium.plural}")
         )
+    shown(model, as_json, report)
+
+
+def shown(model: str, as_json: bool, report: Any) -> None:
     print(
         json.dumps({"model": model} | report.values, indent=2)
         if as_json

@@ -36,6 +36,9 @@ QUANTIZE = Annotated[str | None, Option(help="Pack weights of language models on
 RAY = Annotated[int | None, Option(help="As so many replicas of Ray Serve (extra: cluster).")]
 DEVICE = Annotated[str, Option(help="auto, cpu, cuda, mps.")]
 DTYPE = Annotated[str, Option(help="auto, fp32, bf16, fp16.")]
+DOCUMENTS = Annotated[
+    Path | None, Option(help="An indexed folder that chats may be answered from (documents: true).")
+]
 TOOLS = Annotated[
     str | None,
     Option(
@@ -62,6 +65,7 @@ def serve(
     ray: RAY = None,
     device: DEVICE = "auto",
     dtype: DTYPE = "auto",
+    documents: DOCUMENTS = None,
     tools: TOOLS = None,
 ) -> None:
     """Serve every medium over HTTP, with the studio as a page."""
@@ -85,6 +89,7 @@ def serve(
         loading={k: v for k, v in dict(quantize=quantize, device=device, dtype=dtype).items() if v},
         keys=keys,
         origins=origin or [],
+        documents=documents,
         tools=tuple(filter(None, (tools or "").split(","))),
         moderate=moderate,
     )

@@ -10,6 +10,7 @@ Legend: N texts, D width.
 import io
 import json
 from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,24 @@ class Embedder:
         return [
             row if len(row) <= self.context else [*row[: self.context - 1], row[-1]] for row in rows
         ]
+
+    @cached_property
+    def table(self) -> Tensor:
+        """(V, D) what the network knows of each token by itself, centred: without that all of them
+        are near to one another."""
+        tables = (each for each in self.network.modules() if isinstance(each, nn.Embedding))
+        table = next(tables).weight.detach().float().cpu()
+        return table - table.mean(0)
+
+    def word_vectors(self, words: Sequence[str]) -> np.ndarray:
+        """Words -> (N, D) float32 of length one: the mean of their tokens' vectors, without a pass
+        through the network."""
+        rows = [row[1:-1] or row for row in self.encode(list(words))]
+        sizes = torch.tensor([len(row) for row in rows])
+        flat = self.table[torch.tensor([i for row in rows for i in row])]
+        owner = torch.arange(len(rows)).repeat_interleave(sizes)
+        sums = torch.zeros(len(rows), flat.shape[1]).index_add_(0, owner, flat)
+        return F.normalize(sums, dim=-1).numpy()
 
     def vectors(self, rows: list[list[int]]) -> Tensor:
         """Rows in order of their sizes -> (B, D)."""

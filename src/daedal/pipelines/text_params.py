@@ -99,7 +99,7 @@ class TextMeasuring:
     tasks: Annotated[
         str | None,
         Setting(
-            "Comma-separated: code, unit-tests, memorised (with --data), memory, tools, injection, bias (one of these seven alone), instructions, problems, refusals (of a small chat model), and lm-evaluation-harness tasks (extra: evals)."
+            "Comma-separated: code, unit-tests, memorised (with --data), memory, tools, injection, bias (one of these seven alone), of an encoder of sentences retrieval or evidence (with --data, a folder of books), instructions, problems, refusals (of a small chat model), and lm-evaluation-harness tasks (extra: evals)."
         ),
     ] = None
     limit: Annotated[int | None, Setting("Examples a task.", 1, 10**9)] = None

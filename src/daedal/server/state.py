@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from daedal.assist.documents.library import Library
 from daedal.assist.memory.store import Memory
 from daedal.errors import DaedalError
 from daedal.pipelines import history
@@ -54,6 +55,7 @@ class Options:
     max_pixels: int = 1 << 22  # of a picture that is asked for
     quota: int = 10 << 30  # bytes of files and results on disk
     expiry: float = 7 * 86400.0  # seconds that results are kept
+    documents: Path | None = None  # an indexed folder that chats may be answered from
     tools: tuple[str, ...] = ()  # that it calls for a chat on request, beside harmless ones
 
 
@@ -90,6 +92,7 @@ class Server:
         self.files = Files(files, self.database, options.quota, options.expiry)
         self.jobs = Jobs(self.database, self.files, options.expiry)
         self.memory = Memory(self.folder / "memory.db")
+        self.documents = Library(options.documents) if options.documents else None
         self.driver = Driver()
         self.metrics = Metrics(self)
         self.admission = Admission(options.queue)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daedal.assist.documents import answer as answers
-from daedal.assist.documents.index import Hit, Index
+from daedal.assist.documents.index import Hit, Index, falling, signs
 from daedal.assist.documents.parts import parts_of
 from daedal.assist.documents.passages import LONG, Passage, passages_of, sentences
 from daedal.errors import DaedalError
@@ -64,6 +64,10 @@ class Letters:
             np.float32,
         )
         return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-6)
+
+    def word_vectors(self, words):
+        self.calls -= len(words)
+        return self.embed(words)
 
 
 def test_parts_stand_under_their_headings(folder):
@@ -227,9 +231,12 @@ def test_only_what_a_source_says_is_said(said, kept):
     assert len(found.as_dict()["sources"]) == 2
 
 
-def test_a_question_that_shares_no_word_is_not_asked():
-    assert not answers.answered("Who won the match?", HITS, None).found
-    assert answers.stem("ladders") == answers.stem("ladder") == "ladder"
+def test_what_is_found_badly_is_not_asked_about(folder):
+    with Index.open(folder) as index:
+        index.update()
+        hits = index.search("Who won the match against Lisbon?")
+        assert not answers.answered("Who won the match against Lisbon?", hits, None).found
+    assert not answers.answered("Who won the match?", [], None).found
 
 
 def test_numbers_and_names_stand_whole_and_in_any_script():
@@ -237,7 +244,7 @@ def test_numbers_and_names_stand_whole_and_in_any_script():
     assert not answers.stands_in("3", text) and not answers.stands_in("3.5", text)
     assert answers.stands_in("13", text) and answers.stands_in("3.50", text)
     hit = Hit(Passage(text, "", "line 1"), "a.txt", 1.0)
-    assert answers.shares_a_word("Когда собирают груши?", hit)
+    assert answers.supports("Зимой собирают груши.", hit.passage.text) > 0.5
 
 
 def test_rows_of_passages_that_are_gone_are_passed_over(folder):
@@ -250,3 +257,59 @@ def test_rows_of_passages_that_are_gone_are_passed_over(folder):
         with index.vectors_file.open("ab") as file:
             file.write(b"\0\0\0")  # as a crash leaves it
         assert len(index.by_meaning(embedder.embed(["pears"])[0], 50)) == len(index)
+
+
+def test_citations_stand_where_the_text_has_their_marks():
+    said = "Pears are picked in September. [1] A ladder of 3 metres. [2]"
+    found = answers.checked("What?", said, HITS)
+    marks = [each["url_citation"] for each in found.annotations]
+    assert [found.text[m["start_index"] : m["end_index"]] for m in marks] == ["[1]", "[2]"]
+    assert marks[1] | {"start_index": 0, "end_index": 0} == {
+        "start_index": 0, "end_index": 0, "url": "guide.md#line%2016", "title": "guide.md, Tools",
+    }  # fmt: skip
+    assert answers.checked("What?", f"This is {answers.NONE}.", HITS).annotations == []
+
+
+def test_scores_are_found_in_falling_order_a_part_at_a_time():
+    drawn = np.random.default_rng(0).normal(size=3000).astype(np.float32)
+    parts = list(falling(drawn))
+    assert len(parts) > 1 and np.array_equal(np.concatenate(parts), np.argsort(-drawn))
+
+
+def test_signs_choose_what_is_near_in_a_large_index(folder, monkeypatch):
+    embedder = Letters(folder)
+    embedder.embed = lambda texts: np.stack([drawn(text) for text in texts])
+    with Index.open(folder) as index:
+        index.update(embedder)
+        text = index.passage(1)[0].indexed
+        exact = index.by_meaning(drawn(text))
+        monkeypatch.setattr("daedal.assist.documents.index.EXACT", 3)
+        monkeypatch.setattr("daedal.assist.documents.index.RESCORED", 3)
+        assert index.by_meaning(drawn(text))[0][0] == exact[0][0] == 1
+        assert len(index.by_meaning(drawn(text))) == 3
+        (folder / "tree.py").write_text("def water(tree):\n    return tree\n")  # the last rows
+        index.update(embedder)
+        new = index.passage(
+            int(index.database.execute("SELECT max(id) FROM passages").fetchone()[0])
+        )
+        assert index.passage(index.by_meaning(drawn(new[0].indexed))[0][0]) == new
+    assert signs(np.array([[1.0, -1.0] + [0.5] * 70])).shape == (1, 2)
+
+
+def test_the_commonest_words_are_left_out_of_a_large_index(tmp_path, monkeypatch):
+    for i in range(12):
+        (tmp_path / f"{i}.txt").write_text(f"The orchard has a tree{i} and a gate{i % 3}.")
+    with Index.open(tmp_path) as index:
+        index.update()
+        words = ["orchard", "gate1", "tree7"]
+        assert index._rarest(words) == words
+        monkeypatch.setattr("daedal.assist.documents.index.SCORED", 6)
+        assert index._rarest(words) == ["tree7", "gate1"]
+        assert index._rarest(["orchard", "tree"]) == ["tree"] and index.by_words("orchard gate1")
+        assert index._rarest(["orchard"]) == ["orchard"]
+
+
+def drawn(text):
+    """A vector of a text by chance, the same each time."""
+    vector = np.random.default_rng(list(text.encode())).normal(size=100).astype(np.float32)
+    return vector / np.linalg.norm(vector)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from daedal.assist.documents.index import STOP
+from daedal.assist.documents.words import STOP
 from daedal.assist.memory.facts import facts_in, forgotten_in
 from daedal.errors import DaedalError
 from daedal.files import data_folder

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from daedal.assist.documents.index import Index
+from daedal.assist.documents.library import Library
 from daedal.assist.memory.store import Memory
 from daedal.assist.tools.calculator import calculated
 from daedal.assist.tools.tool import Tool, object_of, text
@@ -131,13 +131,11 @@ def memory(held: contextlib.ExitStack) -> Tool:
 
 
 def documents(place: str, held: contextlib.ExitStack) -> list[Tool]:
-    index = held.enter_context(Index.open(folder_of("documents", place), make=False))
-    embedders: list[Any] = []
+    del held
+    library = Library(folder_of("documents", place))
 
     def search(query: str) -> str:
-        if index.model and not embedders:
-            embedders.append(load(index.model))
-        hits = index.search(query, embedders[0] if embedders else None)[:5]
+        hits = library.search(query, 5)
         found = (f"[{i}] {hit.file}\n{hit.passage.text}" for i, hit in enumerate(hits, 1))
         return "\n\n".join(found) or "Nothing was found."
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from daedal.assist.memory.store import told
 from daedal.engine.request import Token
 from daedal.pipelines.text_params import TEXT
-from daedal.server import run_tools
+from daedal.server import documents, run_tools
 from daedal.server.errors import ApiError
 from daedal.server.fields import Body, settings_body, settings_in
 from daedal.server.moderation import FILTERED
@@ -100,6 +100,9 @@ class ChatFields(Sampling):
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     run_tools: list[str] | None = None  # that the server calls itself
+    documents: Annotated[
+        bool | None, Field(description="Answer from the server's documents, with sources.")
+    ] = None
     memory: bool = False  # keep what the user says last, and use what was said before
 
 
@@ -165,6 +168,15 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     asked = asked_of_chat(body)
     if body.memory:
         asked = await remembering(server, asked, client_of(request))
+    if body.documents:
+        question = documents.expect(server, asked)
+        if body.stream:
+            under_way = documents.running(server, name, asked, question)
+            return await stream_of(
+                request, under_way, lambda task: documents.chunks(task, reply.head, reply.counts)
+            )
+        made = await while_connected(request, documents.answered(server, name, asked, question))
+        return reply_of(documents.body_of(made, reply.head))
     if body.run_tools:
         tools = run_tools.expect(server, body.run_tools, asked, bool(body.stream))
         made = run_tools.answered(server, name, asked, tools)
@@ -212,6 +224,11 @@ class ChatReply:
         self.created = int(time.time())
         options = body.stream_options
         self.counts = bool(options and options.include_usage)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What every reply begins with."""
+        return {"id": self.id, "created": self.created, "model": self.name}
 
     def chunk(self, choices: list[Any], **more: Any) -> str:
         counts = {"usage": None} if self.counts else {}

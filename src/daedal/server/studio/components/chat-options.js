@@ -6,7 +6,7 @@ import { settingsForm } from "./settings-form.js";
 
 const EXAMPLE = `[{"name": "weather", "description": "The weather of a city.",
   "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}]`;
-const FIRST = ["temperature", "top_p", "max_tokens", "seed"];
+const FIRST = ["temperature", "top_p", "max_tokens", "seed", "documents"];
 
 // A form in a `details`; `request()` gives the fields that it means, and throws what is no JSON.
 export function chatOptions(talk, changed) {
@@ -53,6 +53,7 @@ export function chatOptions(talk, changed) {
         settings = settingsForm({
           schema: await schemaOf("/v1/chat/completions"),
           first: FIRST,
+          hints: { documents: "no" },
           leave: ["n", "logprobs", "ignore_eos", "stop"],
           given: talk.settings,
         });

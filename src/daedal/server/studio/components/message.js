@@ -3,6 +3,7 @@
 import { h } from "../dom.js";
 import { copied } from "./code-block.js";
 import { markdown } from "./markdown.js";
+import { cited } from "./sources.js";
 
 const NAMES = { user: "You", assistant: "Model", tool: "Function" };
 
@@ -14,7 +15,9 @@ export function bodyOf(node) {
       ? h("details", {}, h("summary", {}, "Thoughts"), markdown(node.reasoning))
       : null,
     (node.files ?? []).map((file) => h("span", { class: "tag" }, file.name)),
-    node.role === "user" ? h("p", { class: "said" }, node.content) : markdown(node.content),
+    node.role === "user"
+      ? h("p", { class: "said" }, node.content)
+      : cited(markdown(node.content), node.sources),
     (node.tool_calls ?? [])
       .filter(Boolean)
       .map((call) =>

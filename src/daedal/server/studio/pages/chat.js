@@ -258,6 +258,7 @@ class ChatPage extends HTMLElement {
     )) {
       const delta = event.choices[0]?.delta;
       if (delta) talk.grow(node, delta);
+      if (event.daedal?.documents) node.sources = event.daedal.documents.sources;
       if (event.usage) {
         node.tokens = event.usage.completion_tokens;
         node.rate = node.tokens / Math.max((performance.now() - asking) / 1000, 0.001);
