@@ -1,6 +1,6 @@
 """Clips: `load` a model by name and call it.
 
-    pipeline = daedal.load("runs/motion/model")
+    pipeline = daedal.load("runs/video/motion/model")
     clip = pipeline("a red circle moves right", seed=1)
     clip.save("a.mp4")                                        # the recipe goes into the file
     pipeline("a red circle moves right", init="first.png", seconds=4)
