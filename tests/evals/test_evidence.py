@@ -8,7 +8,7 @@ import pytest
 
 from daedal.assist.documents.words import content
 from daedal.errors import DaedalError
-from daedal.evals import evidence
+from daedal.evals import evidence, text
 from daedal.evals.book_questions import KINDS, Names, questions, reworded
 from daedal.evals.claims import CHANGES, TRUE, claims
 from daedal.pipelines.text_params import TextMeasuring
@@ -113,3 +113,15 @@ def test_an_encoder_is_measured(tmp_path, task):
 def test_other_tasks_of_an_encoder_are_refused():
     with pytest.raises(DaedalError, match="--tasks retrieval or evidence with --data FOLDER"):
         evidence.evaluate(None, TextMeasuring(tasks="memory", data="books"))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ("evidence", "evidence is of an encoder of sentences; write `daedal eval minilm"),
+        ("constraints,code", "code is measured by itself; give --tasks code alone"),
+    ],
+)
+def test_tasks_of_others_are_named(tasks, said):
+    with pytest.raises(DaedalError, match=said):
+        text.evaluate(None, TextMeasuring(tasks=tasks))  # type: ignore[arg-type]

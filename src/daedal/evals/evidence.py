@@ -30,7 +30,7 @@ def evaluate(embedder: Embedder, asked: TextMeasuring) -> Report:
     """What `daedal eval EMBEDDER --tasks retrieval` (or evidence) says."""
     if asked.tasks not in TASKS or not asked.data:
         raise DaedalError(
-            f"an encoder of sentences is measured by --tasks {' or '.join(TASKS)} with --data FOLDER of books; {asked.tasks} is neither."
+            f"an encoder of sentences is measured by --tasks {' or '.join(TASKS)} with --data FOLDER of books, and got --tasks {asked.tasks} --data {asked.data}."
         )
     with Index.open(Path(asked.data)) as index:
         index.update(embedder)

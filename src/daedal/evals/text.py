@@ -4,7 +4,7 @@
 from typing import Any
 
 from daedal.errors import DaedalError
-from daedal.evals import bias, chat, code, injection, memorised, memory, tools, unit_tests
+from daedal.evals import bias, chat, code, evidence, injection, memorised, memory, tools, unit_tests
 from daedal.evals.measured import Report, plain
 from daedal.evals.perplexity import held_out
 from daedal.pipelines.text import TextPipeline
@@ -31,6 +31,12 @@ def evaluate(pipeline: TextPipeline, asked: TextMeasuring) -> Report:
     names = asked.tasks.split(",") if asked.tasks else []
     if len(names) == 1 and names[0] in ALONE:
         return ALONE[names[0]](pipeline, asked)
+    if alone := [name for name in names if name in ALONE]:
+        raise DaedalError(f"{alone[0]} is measured by itself; give --tasks {alone[0]} alone.")
+    if encoders := [name for name in names if name in evidence.TASKS]:
+        raise DaedalError(
+            f"{encoders[0]} is of an encoder of sentences; write `daedal eval minilm --tasks {encoders[0]}`."
+        )
     values: dict[str, Any] = {}
     lines: list[str] = []
     if asked.data:
