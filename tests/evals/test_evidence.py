@@ -97,8 +97,8 @@ class Hashed:
 def test_an_encoder_is_measured(tmp_path, task):
     (tmp_path / "books").mkdir()
     (tmp_path / "embedder").mkdir()
-    for i, text in enumerate(books(60)):
-        (tmp_path / "books" / f"{i}.txt").write_text(text)
+    for i, book in enumerate(books(60)):
+        (tmp_path / "books" / f"{i}.txt").write_text(book)
     asked = TextMeasuring(data=str(tmp_path / "books"), tasks=task, limit=60)
     report = evidence.evaluate(Hashed(tmp_path / "embedder"), asked)
     groups = report.values
