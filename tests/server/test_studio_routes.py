@@ -194,7 +194,11 @@ def test_a_training_is_stopped_and_goes_on(served):
 
 
 def test_a_training_that_fails_says_why(served):
-    served.post("/v1/trainings", recipe="text/tiny", name="wrong", settings={"rows": 0})
+    refused = served.post("/v1/trainings", recipe="text/tiny", name="wrong", settings={"rows": 0})
+    assert refused.status_code == 400 and "rows = 0" in refused.json()["error"]["message"]
+    served.post(
+        "/v1/trainings", recipe="text/tiny", name="wrong", settings={"tokenizer.vocab_size": 3}
+    )
     failed = ended(served, "/v1/trainings/wrong")
     assert failed["status"] == "failed" and failed["error"]["message"]
 

@@ -36,7 +36,7 @@ class ChatRun(Run):
     data: Fixed[ChatData] = ChatData()
     context: Fixed[int | None] = None
     prompts: list[str] = []
-    evaluate_tasks: Count = 60  # held-out tasks, answered by the model and checked by program
+    evaluate_tasks: Whole = 60  # held-out tasks, answered by the model and checked by program
     evaluate_kinds: list[str] = []  # of them; none: all
     answer_tokens: Count = 160  # of an answer at most
 
@@ -101,7 +101,7 @@ class RewardRecipe(ChatRun):
     centre: float = 0.01  # of the pull of rewards towards a mean of zero
     rows: Count = 16
     micro_rows: Count = 16
-    evaluate_tasks: Count = 200
+    evaluate_tasks: Whole = 200
     optimizer: OptimizerRecipe = OptimizerRecipe(
         name="adamw", adam_lr=2e-5, weight_decay=0.0, warmup=10, decay=0.8
     )
