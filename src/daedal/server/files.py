@@ -2,9 +2,12 @@
 
 A file's place follows from its id alone, which the server makes; its name is only shown."""
 
+import contextlib
 import re
 import secrets
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from daedal.server.database import Database
 from daedal.server.errors import ApiError, not_found
 
 ID = re.compile(r"file-[0-9a-f]{24}")
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 class Files:
@@ -80,3 +84,13 @@ class Files:
                 f"{need:,} bytes do not fit: {used:,} of {self.quota:,} are used; delete files."
             )
             raise ApiError(507, message, "quota_exceeded")
+
+
+@contextlib.contextmanager
+def as_file(data: bytes, name: str) -> Iterator[Path]:
+    """The bytes of an upload as a file of its suffix, for as long as it is looked at."""
+    suffix = Path(name).suffix
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix if SUFFIX.fullmatch(suffix) else ''}"
+        path.write_bytes(data)
+        yield path

@@ -1,18 +1,16 @@
 """`/v1/content_provenance_checks`: what is known of where a file comes from."""
 
 import dataclasses
-import re
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 
+from daedal.server.files import as_file
 from daedal.server.state import server_of
 from daedal.trust.verify import Provenance, verify
 
 routes = APIRouter()
-SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 @routes.post("/v1/content_provenance_checks")
@@ -37,8 +35,5 @@ async def check(
 
 def known(data: bytes, name: str, tokenizer: Any) -> Provenance:
     """What `daedal verify` knows of the bytes of a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        suffix = Path(name).suffix
-        path = Path(folder) / f"file{suffix if SUFFIX.fullmatch(suffix) else ''}"
-        path.write_bytes(data)
+    with as_file(data, name) as path:
         return dataclasses.replace(verify(path, tokenizer), file=name)

@@ -1,7 +1,5 @@
 """`/v1/traces`: the training examples of a model that are nearest to a result."""
 
-import re
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +8,13 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from daedal.checkpoints import resolve
 from daedal.errors import DaedalError
 from daedal.server.errors import ApiError
+from daedal.server.files import as_file
 from daedal.server.state import Server, server_of
 from daedal.trust.memorised.trace import NAME, Index, Near, as_dicts, trace
 from daedal.trust.verify import recipe_of
 
 routes = APIRouter()
 NONE = "the model has no index of what it was trained on; `daedal trace --build DATA` makes one."
-SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 @routes.post("/v1/traces")
@@ -54,10 +52,7 @@ def nearest(
     server: Server, data: bytes, name: str, model: str | None, most: int
 ) -> tuple[str, list[Near]] | None:
     """What the bytes of a file are, and the nearest examples of the model's index, if it has one."""
-    suffix = Path(name).suffix
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"file{suffix if SUFFIX.fullmatch(suffix) else ''}"
-        path.write_bytes(data)
+    with as_file(data, name) as path:
         model = model or (recipe_of(path) or {}).get("model")
         if not model:
             raise ApiError(
