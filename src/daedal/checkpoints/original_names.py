@@ -1,6 +1,7 @@
-"""What the original single files of Stable Diffusion, SD3, FLUX, Wan and LTX-Video call the tensors of diffusers'
-and transformers' folders, for every family one table or one rule, read in both directions
-(checkpoints.single_file) and by LoRAs that name original modules (checkpoints.lora).
+"""What the original files of Stable Diffusion, SD3, FLUX, Wan and LTX-Video call the tensors of
+diffusers' and transformers' folders, for every family one table or one rule, read in both
+directions (checkpoints.single_file; of Wan and LTX-Video not yet) and by LoRAs that name original
+modules (checkpoints.lora_files).
 
     layout("FluxTransformer2DModel", names)["double_blocks.0.img_attn.qkv.weight"].ours      # to_q,
     to_k and to_v of block 0, one above the other
